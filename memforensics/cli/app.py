@@ -1,0 +1,105 @@
+"""The command line: all commands, and what becomes of an error."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from memforensics import __version__
+from memforensics.errors import Interrupted, MemforensicsError
+
+# In the order that --help shows them: the main ones first. Each is cli/NAME.py with a function of that name.
+COMMANDS: tuple[str, ...] = (
+    "diagnose",
+    "watch",
+    "trace_mmap",
+    "hooks",
+    "stacks",
+    "heap",
+    "snapshot",
+    "diff",
+    "prove",
+    "ci",
+    "report",
+    "case",
+    "remedies",
+    "doctor",
+    "demo",
+)
+
+app = typer.Typer(
+    name="memforensics",
+    help="Memory-leak forensics on live inference processes: which layer grows, through whose code, "
+    "what to set, and the proof.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"memforensics {__version__}")
+        raise typer.Exit
+
+
+for _name in COMMANDS:
+    if importlib.util.find_spec(f"memforensics.cli.{_name}") is None:
+        continue
+    _module = importlib.import_module(f"memforensics.cli.{_name}")
+    if hasattr(_module, "group"):
+        app.add_typer(_module.group, name=_name.replace("_", "-"))
+    else:
+        app.command(
+            _name.replace("_", "-"),
+            epilog=getattr(_module, "EXAMPLES", None),
+            context_settings=getattr(_module, "CONTEXT", None),
+        )(getattr(_module, _name))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command line; the exit code. Nothing prints a traceback at a user, unless MEMFORENSICS_DEBUG is set."""
+    try:
+        result = app(args=arguments, prog_name="memforensics", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except KeyboardInterrupt:
+        return _say(Interrupted())
+    except MemforensicsError as error:
+        if os.environ.get("MEMFORENSICS_DEBUG"):
+            raise
+        return _say(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("MEMFORENSICS_DEBUG"):
+            raise
+        shown = getattr(error, "show", None)  # click's own errors: usage, abort
+        if shown is not None:
+            shown()
+            return int(getattr(error, "exit_code", 2))
+        if type(error).__name__ == "Abort":
+            return _say(Interrupted())
+        return _say(
+            MemforensicsError(
+                f"memforensics failed: {type(error).__name__}: {error}",
+                why="this is a defect of memforensics",
+                enable="MEMFORENSICS_DEBUG=1 shows where; please report it",
+            )
+        )
+
+
+def _say(error: MemforensicsError) -> int:
+    print(f"memforensics: {error.what}", file=sys.stderr)
+    if error.why:
+        print(f"  why: {error.why}", file=sys.stderr)
+    if error.enable:
+        print(f"  do:  {error.enable}", file=sys.stderr)
+    return error.exit_code

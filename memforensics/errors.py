@@ -1,0 +1,84 @@
+"""The error tree. Each class owns its exit code and says what happened, why, and the command that helps.
+
+    MemforensicsError            3
+    ├── UsageError               2   the words of the command are off
+    ├── TargetError              3
+    │   ├── NoSuchProcess            never there, or its PID is free
+    │   ├── TargetGone               it left (or became another process) while it was observed
+    │   └── NotATarget               a kernel thread, a zombie
+    ├── PermissionNeeded         3   there, but not for us; names the privilege
+    ├── ToolMissing              3   bcc, bpftrace, gdb, memray, tracefs
+    ├── ProbeFailed              3   there and allowed, and still it did not work
+    ├── CaseError                3   a case file that cannot be read or written
+    └── Interrupted            130   Ctrl-C; the case is kept
+
+Only `memforensics.__main__` turns one into an exit. A leaf: imports nothing of the project.
+"""
+
+
+class MemforensicsError(Exception):
+    """What happened (one line), why (may be empty), and `enable`: the exact command or setting that helps."""
+
+    exit_code = 3
+
+    def __init__(self, what: str, *, why: str = "", enable: str = "") -> None:
+        super().__init__(what)
+        self.what, self.why, self.enable = what, why, enable
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.why})" if self.why else self.what
+
+
+class UsageError(MemforensicsError):
+    exit_code = 2
+
+
+class TargetError(MemforensicsError):
+    """Something about the process itself."""
+
+
+class NoSuchProcess(TargetError):
+    def __init__(self, pid: int) -> None:
+        super().__init__(
+            f"no process has PID {pid}", enable="memforensics watch   (without a PID: lists likely targets)"
+        )
+        self.pid = pid
+
+
+class TargetGone(TargetError):
+    """The process left, or exec replaced it, or its PID was given to another while it was observed."""
+
+    def __init__(self, pid: int, how: str = "it exited") -> None:
+        super().__init__(f"process {pid} is gone: {how}")
+        self.pid, self.how = pid, how
+
+
+class NotATarget(TargetError):
+    """A kernel thread or a zombie: there is no memory of its own to look at."""
+
+
+class PermissionNeeded(MemforensicsError):
+    """EACCES or EPERM. `privilege` is the name of what is missing, such as CAP_SYS_PTRACE."""
+
+    def __init__(self, what: str, *, privilege: str, why: str = "", enable: str = "") -> None:
+        super().__init__(what, why=why or f"needs {privilege}", enable=enable or "sudo, or see: memforensics doctor")
+        self.privilege = privilege
+
+
+class ToolMissing(MemforensicsError):
+    """A program, library or file system that the command needs is not here."""
+
+
+class ProbeFailed(MemforensicsError):
+    """A probe that is available did not work."""
+
+
+class CaseError(MemforensicsError):
+    """A case file that cannot be opened, is not one, or is of a newer version."""
+
+
+class Interrupted(MemforensicsError):
+    exit_code = 130
+
+    def __init__(self, case_path: str | None = None) -> None:
+        super().__init__(f"interrupted; what was collected is in {case_path}" if case_path else "interrupted")

@@ -1,0 +1,53 @@
+"""Which process is meant: likely targets, inference servers first, then by size."""
+
+import os
+import re
+from dataclasses import dataclass
+
+from memforensics.errors import MemforensicsError, UsageError
+from memforensics.target.parse import parse_stat, parse_status, status_bytes
+from memforensics.target.procfs import ProcFS
+from memforensics.target.roles import role_of
+from memforensics.units import size_text
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    pid: int
+    comm: str
+    cmdline: str
+    rss_bytes: int
+    role: str | None
+
+
+def find(*, name: str | None = None, cmdline: str | None = None, proc: ProcFS | None = None) -> list[Candidate]:
+    """Processes that match, inference servers first, largest first. Kernel threads, zombies and ourselves left out.
+    UsageError when `cmdline` is no regular expression."""
+    proc = proc or ProcFS()
+    try:
+        pattern = re.compile(cmdline) if cmdline is not None else None
+    except re.error as error:
+        raise UsageError(f"--cmdline {cmdline!r} is no regular expression", why=str(error)) from error
+    found = []
+    for pid in proc.pids():
+        if pid == os.getpid():
+            continue
+        try:
+            about = parse_stat(proc.read_text(pid, "stat"))
+            words = tuple(proc.read_text(pid, "cmdline").split("\0"))[:-1]
+            rss = status_bytes(parse_status(proc.read_text(pid, "status")), "VmRSS")
+        except (MemforensicsError, OSError, ValueError):
+            continue  # it left, or is hidden from us: not a candidate
+        line = " ".join(words)
+        if rss is None or (name is not None and about.comm != name) or (pattern and not pattern.search(line)):
+            continue
+        found.append(Candidate(pid, about.comm, line, rss, role_of(words)))
+    return sorted(found, key=lambda c: (c.role is None, -c.rss_bytes))
+
+
+def table(candidates: list[Candidate]) -> str:
+    """As text, a line each."""
+    rows = [f"{'PID':>8}  {'RSS':>9}  {'role':<18}  command"]
+    for c in candidates:
+        rows.append(f"{c.pid:>8}  {size_text(c.rss_bytes):>9}  {c.role or '':<18}  {c.cmdline[:90] or c.comm}")
+    return "\n".join(rows)

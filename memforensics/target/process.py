@@ -1,0 +1,180 @@
+"""One live process: who it is, whether it is still the same one, and its /proc, memory and mapped files."""
+
+import contextlib
+import os
+import select
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from memforensics.case.model import Mapping, Sample
+from memforensics.errors import NotATarget, PermissionNeeded, TargetError, TargetGone
+from memforensics.target.memory import ProcessMemory
+from memforensics.target.parse import ParsedMaps, StatLine, parse_maps, parse_stat, parse_status, status_bytes
+from memforensics.target.procfs import ProcFS
+
+
+@dataclass(slots=True)
+class Process:
+    """A process held by identity: pid, start time and, where the kernel has it, a pidfd.
+
+    Make one with `open_process`. Every reader raises TargetGone (or NoSuchProcess) once it left, and
+    PermissionNeeded where it is not for us.
+    """
+
+    pid: int
+    start_ticks: int
+    proc: ProcFS
+    exe_id: tuple[int, int] | None  # device and inode of the program: tells an exec
+    pidfd: int | None = None
+    _memory: ProcessMemory | None = field(default=None, repr=False)
+
+    # --- identity
+
+    def stat(self) -> StatLine:
+        return parse_stat(self.proc.read_text(self.pid, "stat"))
+
+    def left_how(self) -> str | None:
+        """None while it is still this process; else how it left: it exited, is a zombie, its PID is another's."""
+        if self.pidfd is not None and select.select([self.pidfd], [], [], 0)[0]:
+            return "it exited"
+        try:
+            now = self.stat()
+        except TargetError:
+            return "it exited"
+        except PermissionNeeded:
+            return None  # hidden from us (hidepid), not gone
+        if now.start_ticks != self.start_ticks:
+            return "its PID was given to another process"
+        if now.state in "ZX":
+            return "it exited"
+        return None
+
+    def check(self) -> None:
+        """TargetGone when it left."""
+        how = self.left_how()
+        if how is not None:
+            raise TargetGone(self.pid, how)
+
+    def execed(self) -> bool:
+        """Whether another program runs in it now than at the start (exec keeps pid and start time)."""
+        return self.exe_id is not None and _exe_id(self.proc, self.pid) not in (None, self.exe_id)
+
+    # --- reading
+
+    def read_text(self, name: str) -> str:
+        return self.proc.read_text(self.pid, name)
+
+    def read_bytes(self, name: str) -> bytes:
+        return self.proc.read_bytes(self.pid, name)
+
+    def maps(self) -> ParsedMaps:
+        return parse_maps(self.read_text("maps"))
+
+    def status(self) -> dict[str, str]:
+        return parse_status(self.read_text("status"))
+
+    def sample(self, *, clock: Callable[[], int] = time.monotonic_ns) -> Sample:
+        """One Sample from status. TargetGone when the kernel prints no memory for it (it is exiting)."""
+        t_ns = clock()
+        status = self.status()
+        anon = status_bytes(status, "RssAnon")
+        file_, shmem = status_bytes(status, "RssFile"), status_bytes(status, "RssShmem")
+        if anon is None or file_ is None or shmem is None:
+            raise TargetGone(self.pid, "it has no memory any more (exiting)")
+        return Sample(
+            pid=self.pid,
+            t_ns=t_ns,
+            rss_anon=anon,
+            rss_file=file_,
+            rss_shmem=shmem,
+            swap=status_bytes(status, "VmSwap"),
+            hugetlb=status_bytes(status, "HugetlbPages"),
+            vm_size=status_bytes(status, "VmSize"),
+            threads=int(status["Threads"]) if "Threads" in status else None,
+        )
+
+    def threads(self) -> list[int]:
+        try:
+            return sorted(int(name) for name in os.listdir(self.proc.root / str(self.pid) / "task"))
+        except OSError as error:
+            raise self.proc.explain(error, self.pid, "task") from error
+
+    @property
+    def memory(self) -> ProcessMemory:
+        """Opened at the first use and kept: bound to the address space of that moment."""
+        if self._memory is None:
+            self._memory = ProcessMemory(self.pid, self.proc)
+        return self._memory
+
+    @contextlib.contextmanager
+    def open_mapped(self, mapping: Mapping) -> Iterator[BinaryIO]:
+        """The very file that is mapped there, deleted ones and other mount namespaces included.
+
+        /proc/PID/map_files first (exact inode); where that is forbidden, the path under /proc/PID/root with device
+        and inode compared; never a bare path. FileNotFoundError when the file cannot be had.
+        """
+        name = f"{mapping.start:x}-{mapping.end:x}"
+        base = self.proc.root / str(self.pid)
+        try:
+            descriptor = os.open(base / "map_files" / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            path = base / "root" / mapping.path.lstrip("/")
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            about = os.fstat(descriptor)
+            if about.st_ino != mapping.inode:
+                os.close(descriptor)
+                raise FileNotFoundError(f"{mapping.path} is another file now") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise FileNotFoundError(f"{mapping.path} is not a regular file")
+        with open(descriptor, "rb") as stream:
+            yield stream
+
+    def close(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
+
+
+def open_process(pid: int, *, proc: ProcFS | None = None, need_memory: bool = True) -> Process:
+    """The process with that PID, checked: there, not a kernel thread, not a zombie, and (need_memory) ours to read.
+
+    NoSuchProcess, NotATarget, PermissionNeeded.
+    """
+    proc = proc or ProcFS()
+    pidfd: int | None = None
+    if proc.is_live and hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):  # a kernel without pidfds, or gone: stat below tells which
+            pidfd = os.pidfd_open(pid)
+    try:
+        about = parse_stat(proc.read_text(pid, "stat"))
+        if about.is_kernel_thread:
+            raise NotATarget(f"process {pid} ({about.comm}) is a kernel thread", why="it has no memory of its own")
+        if about.state in "ZX":
+            raise NotATarget(
+                f"process {pid} ({about.comm}) is a zombie",
+                why="it exited already, its memory is gone; its parent has not collected it",
+                enable=f"look at its parent instead: memforensics watch {about.ppid}",
+            )
+        if need_memory:
+            proc.read_bytes(pid, "maps")
+    except BaseException:
+        if pidfd is not None:
+            os.close(pidfd)
+        raise
+    return Process(pid=pid, start_ticks=about.start_ticks, proc=proc, exe_id=_exe_id(proc, pid), pidfd=pidfd)
+
+
+def _exe_id(proc: ProcFS, pid: int) -> tuple[int, int] | None:
+    try:
+        about = Path(proc.root / str(pid) / "exe").stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino

@@ -1,0 +1,25 @@
+"""The process tree below one process: the leak is often in a child."""
+
+from memforensics.errors import MemforensicsError
+from memforensics.target.parse import parse_stat
+from memforensics.target.procfs import ProcFS
+
+
+def descendants(pid: int, proc: ProcFS | None = None) -> list[int]:
+    """PIDs of all living descendants of `pid`, parents before children, without itself. Reads every /proc/*/stat once;
+    processes that leave meanwhile are passed over, zombies left out."""
+    proc = proc or ProcFS()
+    children: dict[int, list[int]] = {}
+    for other in proc.pids():
+        try:
+            about = parse_stat(proc.read_text(other, "stat"))
+        except (MemforensicsError, OSError, ValueError):
+            continue  # it left between the listing and the reading
+        if about.state not in "ZX":
+            children.setdefault(about.ppid, []).append(other)
+    found: list[int] = []
+    level = [pid]
+    while level:
+        level = [child for parent in level for child in children.get(parent, [])]
+        found.extend(level)
+    return found

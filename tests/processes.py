@@ -1,0 +1,100 @@
+"""Disposable real processes for live tests. They say "ready" on stdout; we wait for that, never for a delay."""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+LEAKERS = TESTS / "leakers"
+
+
+class Child:
+    """A process of ours. `lines()` reads what it prints; `tell(text)` writes a line to its stdin."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self.popen = popen
+        self.pid = popen.pid
+        self._buffer = b""
+
+    def read_line(self, timeout: float = 20.0) -> str:
+        """The next line it prints, without the newline. AssertionError when none comes in `timeout` seconds."""
+        assert self.popen.stdout is not None
+        end = time.monotonic() + timeout
+        while b"\n" not in self._buffer:
+            left = end - time.monotonic()
+            assert left > 0 and select.select([self.popen.stdout], [], [], left)[0], f"no line from {self.pid}"
+            piece = os.read(self.popen.stdout.fileno(), 65536)
+            assert piece, f"process {self.pid} ended (exit code {self.popen.wait()})"
+            self._buffer += piece
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.decode()
+
+    def wait_for(self, word: str, timeout: float = 20.0) -> str:
+        """Reads lines until one begins with `word`; that line."""
+        while True:
+            line = self.read_line(timeout)
+            if line.startswith(word):
+                return line
+
+    def tell(self, text: str) -> None:
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(text.encode() + b"\n")
+        self.popen.stdin.flush()
+
+    @property
+    def alive(self) -> bool:
+        return self.popen.poll() is None
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    ready: str | None = "ready",
+    timeout: float = 30.0,
+) -> Iterator[Child]:
+    """A process that runs during the block; it and its group are ended after. Waits for the line that begins with `ready`."""
+    popen = subprocess.Popen(
+        [str(word) for word in command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **(env or {})},
+        start_new_session=True,
+    )
+    child = Child(popen)
+    try:
+        if ready is not None:
+            child.wait_for(ready, timeout)
+        yield child
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(popen.pid, signal.SIGKILL)
+        popen.wait()
+        for stream in (popen.stdin, popen.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+def python(script: str, *args: str, interpreter: str = sys.executable) -> list[str | Path]:
+    """The command that runs tests/leakers/`script`."""
+    return [interpreter, "-u", LEAKERS / script, *args]
+
+
+def compiled(source: str, *flags: str) -> Path:
+    """tests/leakers/`source` (C), compiled with gcc when it is newer than its program; the program."""
+    binary = LEAKERS / "bin" / (Path(source).stem + "".join(flags).replace("/", "_").replace(" ", ""))
+    origin = LEAKERS / source
+    if not binary.exists() or binary.stat().st_mtime < origin.stat().st_mtime:
+        binary.parent.mkdir(exist_ok=True)
+        fresh = binary.with_suffix(f".{os.getpid()}")
+        subprocess.run(["gcc", "-g", "-O1", *flags, "-o", fresh, origin, "-lpthread", "-ldl"], check=True)
+        fresh.rename(binary)
+    return binary
