@@ -1,4 +1,4 @@
-"""Skip by capability, fail by request: with MEMFORENSICS_REQUIRE_ALL=1 (CI sets it) a missing privilege is a failure."""
+"""Skip by capability, fail by request: MEMFORENSICS_REQUIRE_ALL=1 (CI sets it) makes a missing privilege a failure."""
 
 import os
 import shutil

@@ -28,7 +28,8 @@ class Child:
         end = time.monotonic() + timeout
         while b"\n" not in self._buffer:
             left = end - time.monotonic()
-            assert left > 0 and select.select([self.popen.stdout], [], [], left)[0], f"no line from {self.pid}"
+            readable = left > 0 and select.select([self.popen.stdout], [], [], left)[0]
+            assert readable, f"no line from {self.pid}"
             piece = os.read(self.popen.stdout.fileno(), 65536)
             assert piece, f"process {self.pid} ended (exit code {self.popen.wait()})"
             self._buffer += piece
@@ -60,7 +61,8 @@ def running(
     ready: str | None = "ready",
     timeout: float = 30.0,
 ) -> Iterator[Child]:
-    """A process that runs during the block; it and its group are ended after. Waits for the line that begins with `ready`."""
+    """A process that runs during the block; it and its group are ended after. Waits for a line that begins with
+    `ready`."""
     popen = subprocess.Popen(
         [str(word) for word in command],
         stdin=subprocess.PIPE,

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -159,10 +159,12 @@ class CaseFile:
             raise CaseError(f"{self.path} is empty", why="its writer was ended before the first commit")
         try:
             meta = msgspec.json.decode(row[0], type=model.CaseMeta)
-            fields = {field: tuple(self._load_kind(kind)) for kind, (_, field) in KINDS.items()}
+            fields: dict[str, tuple[Any, ...]] = {
+                field: tuple(self._load_kind(kind)) for kind, (_, field) in KINDS.items()
+            }
         except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
             raise CaseError(f"{self.path} is damaged", why=str(error)) from error
-        return model.Case(meta=meta, **cast(Any, fields))
+        return model.Case(meta=meta, **fields)
 
     def counts(self) -> dict[str, int]:
         """Table -> rows, for listing."""
