@@ -1,0 +1,38 @@
+"""Text that came from the target, made safe to show. Processes, files and functions can have any name."""
+
+import os.path
+import re
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
+
+
+def utf8(text: str) -> str:
+    """Text that encodes as UTF-8: bytes that were none (lone surrogates of os.fsdecode) become \\udcXX."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def visible(text: str) -> str:
+    """One line for a terminal: escape sequences, line breaks, bidirectional overrides and every other character that
+    does not print stand there as their escape (\\x1b, \\n, \\u202e)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def markdown(text: str) -> str:
+    """One line of Markdown in which nothing of the text is markup."""
+    return _MARKDOWN.sub(r"\\\1", visible(text))
+
+
+def code(text: str) -> str:
+    """A Markdown code span that the text cannot end: its fence is longer than any run of backticks inside."""
+    shown = visible(text)
+    longest = max((len(run) for run in re.findall("`+", shown)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if shown.startswith("`") or shown.endswith("`") or not shown.strip() else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+def library_name(path: str) -> str:
+    """The file name of a mapped file: /a/b/libucs.so.0 (deleted) -> libucs.so.0."""
+    return os.path.basename(path.removesuffix(" (deleted)")) or path
