@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 
 def frame_json(frame: Frame) -> Json:
-    """{kind, function, module, build_id, file, line, offset, inlined, guessed}: every key always there; null: unknown."""
+    """{kind, function, module, build_id, file, line, offset, inlined, guessed}; null where unknown."""
     return {
         "kind": frame.kind,
         "function": _text(frame.function),

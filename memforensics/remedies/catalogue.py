@@ -1,0 +1,162 @@
+"""The catalogue of causes: one TOML file each, checked strictly, read into frozen values.
+
+id            the file's name without .toml
+title         one line
+layer         where the memory is
+certainty     "V": the cited text was read and says so. "P": plausible; such an entry never becomes a firm cause
+role          "cause" (default), or "conflict": settings that do not go together; only mentioned
+verdict       what a finding that grows becomes when the cause matches: leak, bounded or retention; none: no change
+strength      0 to 1: how sure the required signs alone make it
+explanation   why it grows, in about three sentences
+sources       where that is written
+
+[[signs]]     need = "required" | "adds", weight (adds), when_unknown = "possible" | "lower" (required), says, when
+[[remedies]]  the ladder, in the order to try: kind, name, value, text, scope, caveats, source, satisfied_by
+  [[remedies.vetoes]]   effect = "last" | "drop", text, when
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from memforensics.case.model import Layer, Remedy, RemedyKind
+from memforensics.errors import UsageError
+from memforensics.remedies.conditions import Condition, check_patterns
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Sign(_Part, frozen=True, kw_only=True):
+    """One thing that speaks for the cause. A required sign that is unmet rules the entry out; one that is unknown makes
+    it merely possible or, where the rest is proof enough, lowers the confidence."""
+
+    when: Condition
+    need: Literal["required", "adds"] = "required"
+    weight: float = 0.0
+    when_unknown: Literal["possible", "lower"] = "possible"
+    says: str | None = None
+
+
+class Veto(_Part, frozen=True, kw_only=True):
+    """What speaks against one remedy in this process."""
+
+    when: Condition
+    effect: Literal["last", "drop"]
+    text: str
+
+
+class Rung(_Part, frozen=True, kw_only=True):
+    """One remedy of the ladder. `satisfied_by`: a regular expression of values that do the same."""
+
+    kind: RemedyKind
+    name: str
+    value: str
+    text: str
+    scope: Literal["restart", "live"]
+    source: str
+    caveats: tuple[str, ...] = ()
+    satisfied_by: str | None = None
+    vetoes: tuple[Veto, ...] = ()
+
+    def remedy(self, *more_caveats: str) -> Remedy:
+        return Remedy(
+            kind=self.kind,
+            name=self.name,
+            value=self.value,
+            text=self.text,
+            scope=self.scope,
+            caveats=self.caveats + more_caveats,
+            source=self.source,
+        )
+
+
+class Entry(_Part, frozen=True, kw_only=True):
+    """One cause."""
+
+    id: str
+    title: str
+    layer: Layer
+    certainty: Literal["V", "P"]
+    explanation: str
+    sources: tuple[str, ...]
+    signs: tuple[Sign, ...]
+    remedies: tuple[Rung, ...] = ()
+    role: Literal["cause", "conflict"] = "cause"
+    verdict: Literal["leak", "bounded", "retention"] | None = None
+    strength: float = 0.6
+    does_not_help: tuple[str, ...] = ()
+
+    @property
+    def why(self) -> str:
+        """The explanation in one line."""
+        return " ".join(self.explanation.split())
+
+
+Catalogue = tuple[Entry, ...]
+PACKAGED = Path(__file__).with_name("catalogue")
+
+
+def load_catalogue(extra: Path | None = None) -> Catalogue:
+    """The packaged entries and those of the folder `extra`, by id; one of `extra` with the same id replaces the
+    packaged one. UsageError names the file and what is wrong with it."""
+    entries = {entry.id: entry for entry in _entries(PACKAGED)}
+    if extra is not None:
+        if not extra.is_dir():
+            raise UsageError(f"there is no folder {extra}", enable="--folder takes a folder of .toml files")
+        entries |= {entry.id: entry for entry in _entries(extra)}
+    return tuple(entries[name] for name in sorted(entries))
+
+
+def parse_entry(text: str, name: str) -> Entry:
+    """One file's text. UsageError names `name` (the file) and what is wrong."""
+    try:
+        entry = msgspec.convert(tomllib.loads(text), Entry, strict=True)
+        _check(entry)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{name} is not TOML", why=str(error)) from error
+    except (msgspec.ValidationError, ValueError, re.error) as error:
+        raise UsageError(f"{name} is not a catalogue entry", why=str(error)) from error
+    return entry
+
+
+def _entries(folder: Path) -> Iterator[Entry]:
+    for file in sorted(folder.iterdir(), key=lambda f: f.name):
+        if not file.name.endswith(".toml"):
+            continue
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read {file}", why=str(error)) from error
+        entry = parse_entry(text, str(file))
+        if f"{entry.id}.toml" != file.name:
+            raise UsageError(f"{file} is not a catalogue entry", why=f"its id {entry.id!r} is not its file's name")
+        yield entry
+
+
+def _check(entry: Entry) -> None:
+    """What types do not say. ValueError."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", entry.id):
+        raise ValueError(f"id {entry.id!r}: lower case letters, digits and hyphens only")
+    if not any(sign.need == "required" for sign in entry.signs):
+        raise ValueError("no sign is required: the entry would match everything")
+    if not 0 <= entry.strength <= 1 or any(not 0 <= sign.weight <= 1 for sign in entry.signs):
+        raise ValueError("strength and weight are shares, 0 to 1")
+    if entry.certainty == "V" and not entry.sources:
+        raise ValueError('certainty "V" needs a source')
+    for rung in entry.remedies:
+        if not rung.source:
+            raise ValueError(f"the remedy {rung.name} has no source")
+        re.compile(rung.satisfied_by or "")
+    check_patterns([sign.when for sign in entry.signs])
+    check_patterns([veto.when for rung in entry.remedies for veto in rung.vetoes])

@@ -1,0 +1,170 @@
+"""From a finding to its cause and its ladder of remedies. Pure.
+
+An entry matches when no required sign is unmet. With one of them unknown it is *possible* and only mentioned, unless
+the entry says that the rest is proof enough (`when_unknown = "lower"`). Only entries whose text was read (certainty V)
+become a cause. Remedies come in the entry's order; what speaks against one here is said, and moves it to the end.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from memforensics.case.model import Case, EvidenceItem, Finding, Remedy
+from memforensics.remedies.catalogue import Catalogue, Entry, Rung
+from memforensics.remedies.conditions import Outcome, Scene, environment, evidence_of
+
+_GROWS = ("growing", "leak", "retention", "bounded")
+_SET_ALREADY_COST = 0.6  # a remedy that is in place, with the growth going on, is doubt about the cause
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One entry, held against one finding."""
+
+    entry: Entry
+    outcomes: tuple[Outcome, ...]  # one a sign, in order
+
+    @property
+    def firm(self) -> bool:
+        """A cause, not a mere possibility."""
+        return self.entry.certainty == "V" and all(
+            outcome.state == "met" or (outcome.state == "unknown" and sign.when_unknown == "lower")
+            for sign, outcome in zip(self.entry.signs, self.outcomes, strict=True)
+            if sign.need == "required"
+        )
+
+    @property
+    def strength(self) -> float:
+        """0 to 1: how sure the signs that are met make the cause."""
+        strength = self.entry.strength
+        for sign, outcome in zip(self.entry.signs, self.outcomes, strict=True):
+            if outcome.state == "met":
+                strength += (1 - strength) * sign.weight
+        return strength
+
+    def evidence(self) -> tuple[EvidenceItem, ...]:
+        return tuple(
+            evidence_of(sign.when, outcome, sign.says)
+            for sign, outcome in zip(self.entry.signs, self.outcomes, strict=True)
+            if outcome.state == "met"
+        )
+
+    def unknowns(self) -> tuple[str, ...]:
+        return tuple(
+            outcome.text
+            for sign, outcome in zip(self.entry.signs, self.outcomes, strict=True)
+            if outcome.state == "unknown" and sign.need == "required"
+        )
+
+
+def match(draft: Finding, case: Case, catalogue: Catalogue) -> Finding:
+    """The finding with its cause, remedies, further evidence and what speaks against, where an entry fits; else as it
+    was, with what is possible mentioned. A finding that does not grow is left alone: no growth, no remedy."""
+    if draft.verdict not in _GROWS:
+        return draft
+    scene = Scene(draft, case)
+    matches = candidates(scene, catalogue)
+    conflicts = [m for m in matches if m.entry.role == "conflict" and m.firm]
+    causes = [m for m in matches if m.entry.role == "cause"]
+    firm = sorted((m for m in causes if m.firm), key=lambda m: -m.strength)
+    mentions = tuple(
+        EvidenceItem(
+            kind="conflict", text=f"{m.entry.title}. {m.entry.explanation.strip()}", ref=f"remedies/{m.entry.id}"
+        )
+        for m in conflicts
+    )
+    if firm:
+        return _explained(scene, firm[0], mentions)
+    possible = tuple(
+        EvidenceItem(
+            kind="possible-cause",
+            text=f"possibly {m.entry.id} ({m.entry.title}), not shown: {'; '.join(m.unknowns()) or 'not certain'}",
+            ref=f"remedies/{m.entry.id}",
+        )
+        for m in causes
+    )
+    return replace(draft, evidence=draft.evidence + possible + mentions)
+
+
+def candidates(scene: Scene, catalogue: Catalogue) -> list[Match]:
+    """Every entry that the evidence does not rule out and for which at least one required sign speaks."""
+    out = []
+    for entry in catalogue:
+        outcomes = tuple(sign.when.judge(scene) for sign in entry.signs)
+        required = [o.state for s, o in zip(entry.signs, outcomes, strict=True) if s.need == "required"]
+        if "unmet" not in required and "met" in required:
+            out.append(Match(entry, outcomes))
+    return out
+
+
+def _explained(scene: Scene, found: Match, mentions: tuple[EvidenceItem, ...]) -> Finding:
+    draft, entry = scene.finding, found.entry
+    verdict = entry.verdict if entry.verdict is not None and draft.verdict == "growing" else draft.verdict
+    remedies, set_already = _ladder(scene, entry)
+    confidence = found.strength
+    against = [f"{text}: the confidence is lower for it" for text in found.unknowns()]
+    for doubt, cost in _doubts(scene):
+        against.append(doubt)
+        confidence *= cost
+    if set_already:
+        against += set_already
+        confidence *= _SET_ALREADY_COST
+    explanation = EvidenceItem(kind="cause", text=entry.why, ref=f"remedies/{entry.id}")
+    useless = tuple(
+        EvidenceItem(kind="does-not-help", text=text, ref=f"remedies/{entry.id}") for text in entry.does_not_help
+    )
+    return replace(
+        draft,
+        title=entry.title,
+        cause=entry.id,
+        verdict=verdict,
+        confidence=round(min(confidence, 0.99), 3),
+        evidence=(*draft.evidence, *found.evidence(), explanation, *useless, *mentions),
+        against=(*draft.against, *against),
+        remedies=remedies,
+    )
+
+
+def _doubts(scene: Scene) -> list[tuple[str, float]]:
+    """What makes the stacks, on which the cause stands, less sure: (a sentence, the factor on the confidence)."""
+    stacks = [site.stack for site in scene.finding.sites]
+    doubts = []
+    if any(stack.doubtful for stack in stacks):
+        doubts.append(("on some stacks Python and native frames did not splice one to one", 0.95))
+    if any(frame.guessed for stack in stacks for frame in stack.frames):
+        doubts.append(("some frames were found without unwind tables", 0.95))
+    if any(loss.count for loss in scene.case.losses if loss.probe.startswith("trace")):
+        doubts.append(("the trace lost events", 0.95))
+    return doubts
+
+
+def _ladder(scene: Scene, entry: Entry) -> tuple[tuple[Remedy, ...], list[str]]:
+    """The remedies to offer here, in order, and a sentence for each that is in place already."""
+    first: list[Remedy] = []
+    last: list[Remedy] = []
+    set_already: list[str] = []
+    for rung in entry.remedies:
+        now = _in_place(scene, rung)
+        if now is not None:
+            set_already.append(now)
+            continue
+        vetoes = [veto for veto in rung.vetoes if veto.when.judge(scene).state == "met"]
+        if any(veto.effect == "drop" for veto in vetoes):
+            continue
+        other, where = environment(scene.target, rung.name) if rung.kind == "env" else (None, "")
+        notes = [f"now {rung.name}={other} ({where})"] if other is not None else []
+        remedy = rung.remedy(*(veto.text for veto in vetoes), *notes)
+        (last if vetoes else first).append(remedy)
+    return (*first, *last), set_already
+
+
+def _in_place(scene: Scene, rung: Rung) -> str | None:
+    """A sentence when the environment carries this remedy already."""
+    if rung.kind != "env":
+        return None
+    value, where = environment(scene.target, rung.name)
+    if value is None or not re.fullmatch(rung.satisfied_by or re.escape(rung.value), value):
+        return None
+    return (
+        f"{rung.name}={value} is set already ({where}), and the growth goes on: either it was set after the library "
+        "read it, or this is not the cause"
+    )
