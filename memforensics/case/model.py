@@ -607,6 +607,7 @@ class Finding:
     against: tuple[str, ...] = ()
     remedies: tuple[Remedy, ...] = ()
     rate: Rate | None = None
+    trend: Trend | None = None  # of the finding's own outstanding memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

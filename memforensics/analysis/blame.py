@@ -1,0 +1,234 @@
+"""Who makes it grow: sites -> findings without a cause (the catalogue adds that) and without a verdict (verdict.py).
+
+Ranked by outstanding growth, not by traffic: in the reference case 65 guilty mmaps a second hide among 60,000 innocent
+ones. Growth by mapping address misleads (mappings merge and move), growth by stack does not.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from memforensics.analysis.frames import basename, caller_of, culprit_frame, layer_of, mark_hooks
+from memforensics.analysis.trend import judge
+from memforensics.case.model import (
+    AllocationSite,
+    Caller,
+    Case,
+    Culprit,
+    EvidenceItem,
+    Finding,
+    FindingSite,
+    Frame,
+    Hook,
+    Layer,
+    Rate,
+    Stack,
+    Trend,
+)
+from memforensics.units import MIB, NS_PER_MINUTE, NS_PER_S, rate_text, size_text
+
+MINIMUM_BYTES_PER_MINUTE = 1 * MIB  # a group of sites below this is no finding
+MINIMUM_SHARE = 0.05  # nor one below this share of the growth
+SITES_CITED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class SiteGroup:
+    """Sites of one process that one person would mend at one place."""
+
+    pid: int
+    layer: Layer
+    inside: str | None
+    culprit: Culprit | None
+    sites: tuple[AllocationSite, ...]
+    stacks: tuple[Stack, ...]  # of the sites, hook frames marked
+    growth_bytes: int  # resident growth since the trace began
+    trend: Trend | None = None
+    bytes_per_minute: tuple[float | None, ...] = field(default=())  # of each site
+
+
+def group_sites(case: Case) -> list[SiteGroup]:
+    """All anonymous sites with outstanding memory, grouped, most growth first."""
+    grouped: dict[tuple[object, ...], list[tuple[AllocationSite, Stack]]] = defaultdict(list)
+    culprits: dict[tuple[object, ...], Culprit | None] = {}
+    for site in case.sites:
+        if site.outstanding_bytes <= 0 or site.file_backed:
+            continue
+        hooks = [hook for hook in case.hooks if hook.pid == site.pid]
+        stack, inside = mark_hooks(site.stack, hooks)
+        named = culprit_frame(stack.frames, inside)
+        layer = layer_of(site)
+        culprit = _culprit(case, site.pid, named, caller_of(stack.frames))
+        if named is None or named.kind == "python":
+            where: tuple[object, ...] = (named.file, named.function) if named else (None,)
+        elif inside is not None:
+            where = (named.module,)
+        else:
+            where = (named.module, named.function, culprit.caller if culprit else None)
+        key = (site.pid, layer, inside, *where)
+        grouped[key].append((site, stack))
+        culprits.setdefault(key, culprit)
+    groups = []
+    for key, members in grouped.items():
+        members.sort(key=lambda pair: -_resident(pair[0]))
+        sites = tuple(site for site, _ in members)
+        groups.append(
+            SiteGroup(
+                pid=sites[0].pid,
+                layer=layer_of(sites[0]),
+                inside=key[2] if isinstance(key[2], str) else None,
+                culprit=culprits[key],
+                sites=sites,
+                stacks=tuple(stack for _, stack in members),
+                growth_bytes=sum(_resident(site) for site in sites),
+            )
+        )
+    return sorted(groups, key=lambda g: -g.growth_bytes)
+
+
+def with_trends(case: Case, groups: Sequence[SiteGroup], limit: int = 8) -> list[SiteGroup]:
+    """The first `limit` groups with the trend of their resident outstanding bytes."""
+    out = []
+    for group in groups[:limit]:
+        times, values = _timeline(case, group)
+        trend = judge(times, values, seed=case.meta.seed) if len(times) >= 3 else None
+        rates = tuple(site_rate(site) for site in group.sites)
+        out.append(replace(group, trend=trend, bytes_per_minute=rates))
+    return out
+
+
+def draft_findings(case: Case, growth_bytes: int, seconds: float) -> list[Finding]:
+    """Findings without cause and verdict, most growth first. `growth_bytes`: of the tree, in the observed `seconds`;
+    a group that is neither a share of that nor grows by itself is left out."""
+    findings = []
+    for group in with_trends(case, group_sites(case)):
+        rate = group.trend.rate if group.trend else None
+        share = group.growth_bytes / growth_bytes if growth_bytes > 0 else None
+        per_minute = rate.estimate if rate else group.growth_bytes / max(seconds, 1.0) * 60.0
+        if per_minute < MINIMUM_BYTES_PER_MINUTE or (share is not None and share < MINIMUM_SHARE):
+            continue
+        findings.append(_finding(case, group, rate, share))
+    return findings
+
+
+def site_rate(site: AllocationSite) -> float | None:
+    """Bytes a minute that stay outstanding at this site, over its life in the trace; None when that is too short."""
+    points = site.timeline
+    if len(points) < 2 or points[-1].t_ns - points[0].t_ns < NS_PER_S:
+        return None
+    span = points[-1].t_ns - points[0].t_ns
+    return (points[-1].outstanding_bytes - points[0].outstanding_bytes) * NS_PER_MINUTE / span * _resident_share(site)
+
+
+def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | None) -> Finding:
+    cited = tuple(
+        FindingSite(
+            pid=site.pid,
+            outstanding_bytes=site.outstanding_bytes,
+            bytes_per_minute=per_minute,
+            count=site.outstanding_count,
+            inside=group.inside,
+            stack=stack,
+            kind=site.kind,
+        )
+        for site, stack, per_minute in zip(
+            group.sites[:SITES_CITED], group.stacks, group.bytes_per_minute or (None,) * SITES_CITED, strict=False
+        )
+    )
+    refs = f"sites/{group.pid}/{group.sites[0].site_id}"
+    evidence = [
+        EvidenceItem(
+            kind="stack",
+            text=f"{size_text(group.growth_bytes)} of what was mapped since the trace began is resident and still "
+            f"outstanding here, in {sum(s.outstanding_count for s in group.sites):,} mappings",
+            ref=refs,
+        )
+    ]
+    if rate is not None:
+        evidence.append(
+            EvidenceItem(
+                kind="rate",
+                text=f"these mappings grow by {rate_text(rate.estimate)} ({rate_text(rate.low)} to {rate_text(rate.high)})",
+                ref=refs,
+            )
+        )
+    if group.inside is not None:
+        evidence.append(
+            EvidenceItem(
+                kind="inside",
+                text=f"mmap inside {group.inside}: the memory is asked for while the program gives memory back",
+                ref=refs,
+            )
+        )
+    return Finding(
+        title=_title(group),
+        layer=group.layer,
+        verdict="growing",
+        confidence=0.0,
+        share=None if share is None else min(1.0, share),
+        pid=group.pid,
+        culprit=group.culprit,
+        sites=cited,
+        evidence=tuple(evidence),
+        rate=rate,
+        trend=group.trend,
+    )
+
+
+def _title(group: SiteGroup) -> str:
+    culprit = group.culprit
+    if culprit is None:
+        return f"memory of {group.layer} that is mapped and not given back"
+    if group.inside is not None:
+        return f"{culprit.library} maps memory inside {group.inside} and keeps it"
+    where = f"{culprit.function} in {culprit.library}" if culprit.function else culprit.library
+    return f"{where} maps memory that stays outstanding"
+
+
+def _culprit(case: Case, pid: int, named: Frame | None, caller: Caller | None) -> Culprit | None:
+    if named is None:
+        return None
+    if named.kind == "python":
+        holder = caller or Caller(function=named.function or "?", file=named.file or "?", line=named.line)
+        return Culprit(library=basename(holder.file), path=holder.file, function=holder.function, caller=holder)
+    module = next((m for m in case.modules if m.pid == pid and m.path == named.module), None)
+    version = module.version if module else _hook_version(case.hooks, named.module)
+    return Culprit(
+        library=basename(named.module),
+        path=named.module,
+        version=version,
+        build_id=named.build_id or (module.build_id if module else None),
+        function=named.function,
+        caller=caller,
+    )
+
+
+def _hook_version(hooks: Iterable[Hook], path: str | None) -> str | None:
+    return next((hook.owner_version for hook in hooks if hook.owner_path == path), None)
+
+
+def _resident_share(site: AllocationSite) -> float:
+    """Resident over outstanding, 0 to 1; 1 where residency was not read."""
+    if site.resident_bytes is None or site.outstanding_bytes <= 0:
+        return 1.0
+    return min(1.0, site.resident_bytes / site.outstanding_bytes)
+
+
+def _resident(site: AllocationSite) -> int:
+    return round(site.outstanding_bytes * _resident_share(site))
+
+
+def _timeline(case: Case, group: SiteGroup) -> tuple[list[float], list[float]]:
+    """Resident outstanding bytes of the whole group on a common time axis, from the start of the trace (0 bytes)."""
+    began = next((t.began_ns for t in case.traces if t.pid == group.pid), min(s.first_ns for s in group.sites))
+    ended = next((t.ended_ns for t in case.traces if t.pid == group.pid), max(s.last_ns for s in group.sites))
+    instants = sorted({point.t_ns for site in group.sites for point in site.timeline} | {began, ended})
+    values = [0.0] * len(instants)
+    for site in group.sites:
+        share, points = _resident_share(site), site.timeline
+        at, current = 0, 0
+        for index, instant in enumerate(instants):
+            while at < len(points) and points[at].t_ns <= instant:
+                current, at = points[at].outstanding_bytes, at + 1
+            values[index] += current * share
+    return [(instant - began) / NS_PER_S for instant in instants], values

@@ -1,0 +1,140 @@
+"""What a frame is to a person: plumbing (libc, allocators, the interpreter, an interposer's pass-through) or somebody's
+code. And which of a stack's frames stand inside an interposer, and inside which call."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from memforensics.analysis.application import is_application_file
+from memforensics.case.model import AllocationSite, Caller, Frame, Hook, Layer, Stack
+
+_LIBC = re.compile(r"(lib(c|pthread|dl|rt|m|util|resolv)[-.].*so.*|ld[-.].*so.*|ld-linux.*|ld-musl.*|libc\.musl.*|\[vdso\])")
+_ALLOCATOR = re.compile(
+    r"lib(jemalloc|tcmalloc|tcmalloc_minimal|mimalloc|tbbmalloc|tbbmalloc_proxy|snmalloc.*|hoard)[-._].*so.*"
+    r"|lib(stdc\+\+|gcc_s|c\+\+|c\+\+abi)[-.].*so.*"
+)
+_INTERPRETER = re.compile(r"(lib)?python[23](\.\d+)?[a-z]*([-.].*)?")
+_INTERPRETER_SYMBOL = re.compile(r"_?Py[A-Z_]\w*|py[a-z]+_[a-z]\w*")
+_MALLOC = re.compile(
+    r"(__libc_)?(malloc|calloc|realloc|reallocarray|memalign|posix_memalign|aligned_alloc|valloc|pvalloc)"
+    r"|_int_(malloc|realloc|memalign)|sysmalloc(_mmap)?|new_heap|alloc_new_heap|grow_heap|arena_get2?|ptmalloc_init"
+    r"|operator new.*|_Zn[wa].*|(__)?s?brk|__default_morecore|__libc_sbrk"
+)
+_PYMALLOC = re.compile(r"_PyMem_ArenaAlloc|_PyObject_Arena(Mmap|Malloc)|new_arena|allocate_from_new_pool")
+_THREAD = re.compile(r"(__)?pthread_create(@.*)?|allocate_stack|allocate_thread_stack")
+
+
+def basename(path: str | None) -> str:
+    """The file's name, without the kernel's " (deleted)"."""
+    return PurePosixPath((path or "").removesuffix(" (deleted)")).name
+
+
+def is_libc(frame: Frame) -> bool:
+    return frame.module is not None and _LIBC.fullmatch(basename(frame.module)) is not None
+
+
+def is_allocator(frame: Frame) -> bool:
+    """A malloc of its own, or the C++ runtime that `operator new` lives in."""
+    return frame.module is not None and _ALLOCATOR.fullmatch(basename(frame.module)) is not None
+
+
+def is_interpreter(frame: Frame) -> bool:
+    """CPython itself and its standard extension modules (mmap.cpython-*.so and the like in lib-dynload)."""
+    if frame.kind == "python" or frame.module is None:
+        return False
+    if "/lib-dynload/" in frame.module or _INTERPRETER.fullmatch(basename(frame.module)):
+        return True
+    return frame.function is not None and _INTERPRETER_SYMBOL.fullmatch(frame.function) is not None
+
+
+def is_plumbing(frame: Frame) -> bool:
+    """Whether a native frame is nobody's code in particular."""
+    return is_libc(frame) or is_allocator(frame) or is_interpreter(frame)
+
+
+def caller_of(frames: Sequence[Frame]) -> Caller | None:
+    """The application's innermost Python function; where no application code is on the stack, the innermost one."""
+    python = [f for f in frames if f.kind == "python" and f.function is not None and f.file is not None]
+    chosen = next((f for f in python if is_application_file(f.file or "")), python[0] if python else None)
+    if chosen is None:
+        return None
+    return Caller(function=chosen.function or "?", file=chosen.file or "?", line=chosen.line)
+
+
+def mark_hooks(stack: Stack, hooks: Sequence[Hook]) -> tuple[Stack, str | None]:
+    """The stack with frames of interposers as kind "hook"; and the hooked function inside whose replacement the memory
+    was asked for, when that function is one that should give memory back (munmap, free, ...), else None.
+
+    System calls never nest, but an interposer's replacement of munmap may itself map memory: its frame then stands
+    above the mmap.
+    """
+    owners = {hook.owner_path for hook in hooks if hook.owner_path}
+    if not owners:
+        return stack, None
+    frames = tuple(
+        replace(frame, kind="hook") if frame.kind == "native" and frame.module in owners else frame
+        for frame in stack.frames
+    )
+    inside = None
+    for frame in frames:
+        hooked = _replaced_function(frame, hooks) if frame.kind == "hook" else None
+        if hooked is not None and hooked in _GIVES_BACK:
+            inside = hooked
+    return replace(stack, frames=frames), inside
+
+
+_GIVES_BACK = frozenset({"munmap", "free", "shmdt", "madvise", "cuMemFree", "cuMemFree_v2"})
+
+
+def _replaced_function(frame: Frame, hooks: Sequence[Hook]) -> str | None:
+    """The watched function that this frame of an interposer stands in for: it is the hook's target, or is named after
+    it (`ucm_munmap` in the library that owns munmap's hook)."""
+    if frame.function is None:
+        return None
+    for hook in hooks:
+        if hook.owner_path != frame.module:
+            continue
+        if frame.function == hook.target_function or re.fullmatch(rf"(.*_)?{re.escape(hook.function)}", frame.function):
+            return hook.function
+    return None
+
+
+def culprit_frame(frames: Sequence[Frame], inside: str | None) -> Frame | None:
+    """The frame to name: the first that is neither libc, nor an allocator, nor the interpreter and its standard
+    extensions, nor an interposer's pass-through - unless the memory is the interposer's own, which it is when it was
+    asked for inside a call that gives memory back. None when nothing on the stack qualifies."""
+    interposer: Frame | None = None
+    for frame in frames:
+        if frame.kind == "python":
+            # Inside a hook that gives memory back, the Python code below only asked for that: it holds nothing.
+            return interposer if inside is not None and interposer is not None else frame
+        if frame.kind == "hook":
+            interposer = interposer or frame
+            continue
+        if frame.module is not None and not is_plumbing(frame):
+            return frame
+        if interposer is not None and inside is not None and is_interpreter(frame):
+            return interposer
+    return interposer
+
+
+def layer_of(site: AllocationSite) -> Layer:
+    """Which layer a site's memory belongs to, by the way it was asked for."""
+    if site.file_backed:
+        return "file"
+    if site.kind in ("brk", "malloc"):
+        return "native-heap"
+    for frame in site.stack.frames:
+        if frame.kind == "python":
+            break
+        name = frame.function or ""
+        if _PYMALLOC.fullmatch(name):
+            return "python-object"
+        if _THREAD.fullmatch(name) and is_libc(frame):
+            return "thread-stack"
+        if is_allocator(frame) or (_MALLOC.fullmatch(name) and is_libc(frame)):
+            return "native-heap"
+        if frame.kind == "native" and not is_plumbing(frame):
+            break
+    return "anon-mmap"

@@ -1,0 +1,18 @@
+"""Evidence to conclusion: analysis, then the catalogue's causes, then the word. The same case gives the same report."""
+
+from dataclasses import replace
+
+from memforensics.analysis import conclude as analysis
+from memforensics.analysis.verdict import decide
+from memforensics.case.model import Case, Diagnosis
+from memforensics.remedies.catalogue import Catalogue, load_catalogue
+from memforensics.remedies.match import match
+
+
+def conclude_case(case: Case, catalogue: Catalogue | None = None) -> Diagnosis:
+    """The diagnosis of a case. Pure but for reading the packaged catalogue."""
+    catalogue = catalogue or load_catalogue()
+    draft = analysis.draft(case)
+    matched = [match(finding, case, catalogue) for finding in draft.findings]
+    decision = decide(case, draft.growth, matched)
+    return analysis.finish(case, replace(draft, findings=decision.findings), decision)
