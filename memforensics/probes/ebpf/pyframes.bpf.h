@@ -1,0 +1,244 @@
+/*
+ * The Python frames of the current task, walked in the kernel. For inclusion in BPF C that bcc compiles.
+ *
+ * Interface (all that an including program uses):
+ *
+ *   map       py_processes       u32 tgid (the kernel's) -> struct py_process. User space fills it, one entry a CPython
+ *                                process (runtimes/cpython/kernel.py packs the value), and takes it out when the
+ *                                process leaves or execs. A fork needs an entry of its own, with the same value.
+ *   struct    py_stack           the result; lies in the caller's per-cpu scratch (3 KiB), never on the BPF stack.
+ *                                Only `count`, `flags` and frames[0 .. count) mean anything after a walk.
+ *   function  py_walk(tgid, tid, out)
+ *                                walks the stack of the current task, leaf first; tgid and tid are the halves of
+ *                                bpf_get_current_pid_tgid(). Returns out->count. Call it once in a program: it is
+ *                                inlined, 128 steps for frames and 256 for thread states.
+ *
+ * Offsets are data (struct py_process), so one program serves several CPython versions at a time.
+ * bcc rewrites map calls in the main file only (clang front end of bcc 0.26): in a file that is #included they compile to
+ * calls through a null pointer, and the verifier says "unknown opcode 8d". So the loader pastes this text in place of
+ * the #include line. It needs u8 to u64 only.
+ */
+#ifndef MEMFORENSICS_PYFRAMES_BPF_H
+#define MEMFORENSICS_PYFRAMES_BPF_H
+
+#define PY_MAX_FRAMES 128   /* a power of two: indices are masked for the verifier */
+#define PY_MAX_THREADS 256  /* thread states looked at to find the one of an unknown thread */
+#define PY_RAW_BYTES 128    /* the largest frame structure that is read, a power of two */
+#define PY_RETRY_NS 1000000 /* a thread that was none of Python's is looked up again after this time */
+
+/* struct py_process.style: how a frame tells its instruction and where the native eval frames begin and end. */
+#define PY_STYLE_OBJECT_BYTES 1 /* 3.8, 3.9: PyFrameObject, f_lasti in bytes */
+#define PY_STYLE_OBJECT_UNITS 2 /* 3.10: PyFrameObject, f_lasti in 2-byte units */
+#define PY_STYLE_ENTRY_FLAG 3   /* 3.11: _PyInterpreterFrame.is_entry ends the run of one native eval frame */
+#define PY_STYLE_SHIM 4         /* 3.12 and later: a frame on the C stack, without code, ends it */
+
+/* struct py_frame.flags. One native _PyEval_EvalFrameDefault stands for the frames up to one that is PY_ENTRY,
+ * included, or up to one that is PY_SHIM, left out. */
+#define PY_ENTRY 1 /* the outermost Python frame of its native eval frame (3.11; every frame of 3.8 to 3.10) */
+#define PY_SHIM 2  /* no Python code: the mark that ends a native eval frame's run (3.12 and later) */
+
+/* struct py_stack.flags */
+#define PY_FOUND 1     /* a thread state of this thread was found (count may be 0: no Python code runs in it) */
+#define PY_TRUNCATED 2 /* more than PY_MAX_FRAMES frames: the outermost are missing */
+#define PY_UNREADABLE 4 /* a frame could not be read: the rest is missing */
+#define PY_TOO_MANY 8  /* more than PY_MAX_THREADS thread states, and this thread's was not among those looked at */
+
+struct py_process {
+    u64 runtime;           /* address of _PyRuntime */
+    u64 ns_device;         /* PID namespace of the target (stat of /proc/PID/ns/pid); inode 0: tids are the kernel's */
+    u64 ns_inode;
+    u32 style;             /* PY_STYLE_* */
+    u32 interpreters_head; /* in _PyRuntime */
+    u32 interpreter_next;  /* in PyInterpreterState */
+    u32 threads_head;
+    u32 thread_next;       /* in PyThreadState */
+    u32 thread_ident;      /* native_thread_id, or thread_id (a pthread_t) */
+    u32 pthread_tid;       /* not 0: thread_ident is a pthread_t, and the tid lies this far into it */
+    u32 thread_frame;      /* frame, current_frame, or cframe */
+    u32 cframe_frame;      /* with has_cframe: current_frame in _PyCFrame */
+    u32 has_cframe;
+    u32 frame_bytes;       /* read from each frame: through the last field below; below PY_RAW_BYTES */
+    u32 frame_previous;    /* in the frame; 8-byte aligned, like the next two */
+    u32 frame_code;
+    u32 frame_instruction; /* prev_instr or instr_ptr; f_lasti (4 bytes) */
+    u32 frame_mark;        /* is_entry or owner (1 byte) */
+    u32 code_start;        /* 3.11 and later: co_code_adaptive in PyCodeObject */
+};
+
+struct py_frame {
+    u64 code;        /* address of the PyCodeObject */
+    s32 instruction; /* bytes from the start of its bytecode; negative: not begun */
+    u32 flags;       /* PY_ENTRY, PY_SHIM */
+};
+
+struct py_stack {
+    u32 count;
+    u32 flags;
+    struct py_frame frames[PY_MAX_FRAMES];
+    u64 raw[PY_RAW_BYTES / 8]; /* scratch of the walk */
+};
+
+/* The thread states of one thread: one an interpreter that it has entered, the newest interpreter's first. */
+struct py_threads {
+    u64 states[2];
+    u64 head;       /* interpreters.head at the time: another one means a new sub-interpreter */
+    u64 checked_ns;
+    u32 several;    /* there were several interpreters */
+    u32 too_many;
+};
+
+BPF_HASH(py_processes, u32, struct py_process, 1024);
+BPF_TABLE("lru_hash", u64, struct py_threads, py_thread_states, 16384);
+
+static __always_inline u64 py_read_u64(u64 address) {
+    u64 value = 0;
+    bpf_probe_read_user(&value, sizeof(value), (void *)address);
+    return value;
+}
+
+/* Whether a thread state is that of the thread `tid` (as the target's PID namespace numbers it). */
+static __always_inline int py_is_of(struct py_process *process, u64 state, u32 tid) {
+    u64 ident = py_read_u64(state + process->thread_ident);
+    if (process->pthread_tid) {
+        u32 value = 0;
+        if (ident == 0)
+            return 0;
+        bpf_probe_read_user(&value, sizeof(value), (void *)(ident + process->pthread_tid));
+        return value == tid;
+    }
+    return (u32)ident == tid;
+}
+
+static __always_inline void py_look_up(struct py_process *process, u32 tid, struct py_threads *found) {
+    u64 interpreter = found->head;
+    u64 state = 0;
+    u32 steps;
+    for (steps = 0; steps < PY_MAX_THREADS; steps++) {
+        if (state == 0) {
+            if (interpreter == 0)
+                break;
+            state = py_read_u64(interpreter + process->threads_head);
+            interpreter = py_read_u64(interpreter + process->interpreter_next);
+            if (interpreter)
+                found->several = 1;
+            continue;
+        }
+        if (!py_is_of(process, state, tid)) {
+            state = py_read_u64(state + process->thread_next);
+            continue;
+        }
+        if (found->states[0]) {
+            found->states[1] = state;
+            break;
+        }
+        found->states[0] = state;
+        state = 0; /* one thread state a thread and interpreter */
+    }
+    if (steps == PY_MAX_THREADS)
+        found->too_many = 1;
+}
+
+static __always_inline void py_thread(struct py_process *process, u32 tgid, u32 tid, struct py_threads *found) {
+    u64 key = ((u64)tgid << 32) | tid;
+    u64 now = bpf_ktime_get_ns();
+    u32 wanted = tid;
+    if (process->ns_inode) {
+        struct bpf_pidns_info here = {};
+        if (bpf_get_ns_current_pid_tgid(process->ns_device, process->ns_inode, &here, sizeof(here)) == 0)
+            wanted = here.pid;
+    }
+    u64 head = py_read_u64(process->runtime + process->interpreters_head);
+    struct py_threads *known = py_thread_states.lookup(&key);
+    if (known && known->head == head) {
+        u64 first = known->states[0];
+        u64 second = known->states[1];
+        int fresh = now - known->checked_ns < PY_RETRY_NS;
+        found->too_many = known->too_many;
+        if (first == 0) {
+            if (fresh)
+                return;
+        } else if ((fresh || !known->several) && py_is_of(process, first, wanted)) {
+            if (second == 0 || py_is_of(process, second, wanted)) {
+                found->states[0] = first;
+                found->states[1] = second;
+                return;
+            }
+        }
+    }
+    found->head = head;
+    found->checked_ns = now;
+    found->too_many = 0;
+    py_look_up(process, wanted, found);
+    py_thread_states.update(&key, found);
+}
+
+static __always_inline u64 py_top_frame(struct py_process *process, u64 state) {
+    u64 frame = py_read_u64(state + process->thread_frame);
+    if (frame && process->has_cframe)
+        frame = py_read_u64(frame + process->cframe_frame);
+    return frame;
+}
+
+static __always_inline u32 py_walk(u32 tgid, u32 tid, struct py_stack *out) {
+    struct py_threads threads = {};
+    u64 frame, code, place, later;
+    u32 size, style, mark, flags, i;
+    char *raw = (char *)out->raw;
+
+    out->count = 0;
+    out->flags = 0;
+    struct py_process *process = py_processes.lookup(&tgid);
+    if (!process)
+        return 0;
+    py_thread(process, tgid, tid, &threads);
+    if (threads.too_many)
+        out->flags |= PY_TOO_MANY;
+    if (threads.states[0] == 0)
+        return 0;
+    out->flags |= PY_FOUND;
+    frame = py_top_frame(process, threads.states[0]);
+    later = threads.states[1];
+    style = process->style;
+    for (i = 0; i < PY_MAX_FRAMES; i++) {
+        if (frame == 0) {
+            if (later == 0)
+                break;
+            frame = py_top_frame(process, later);
+            later = 0;
+            if (frame == 0)
+                break;
+        }
+        size = process->frame_bytes & (PY_RAW_BYTES - 1);
+        if (bpf_probe_read_user(raw, size, (void *)frame) != 0) {
+            out->flags |= PY_UNREADABLE;
+            break;
+        }
+        code = *(u64 *)(raw + (process->frame_code & 0x78)) & ~7ULL; /* 3.14 tags its references in the low bits */
+        place = *(u64 *)(raw + (process->frame_instruction & 0x78));
+        mark = *(u8 *)(raw + (process->frame_mark & 0x7f));
+        flags = 0;
+        if (style == PY_STYLE_SHIM) {
+            place -= code + process->code_start;
+            if (mark == 3)
+                flags = PY_SHIM;
+        } else if (style == PY_STYLE_ENTRY_FLAG) {
+            place -= code + process->code_start;
+            if (mark)
+                flags = PY_ENTRY;
+        } else {
+            flags = PY_ENTRY;
+            if (style == PY_STYLE_OBJECT_UNITS)
+                place *= 2;
+        }
+        out->frames[i & (PY_MAX_FRAMES - 1)].code = flags & PY_SHIM ? 0 : code;
+        out->frames[i & (PY_MAX_FRAMES - 1)].instruction = flags & PY_SHIM ? 0 : (s32)place;
+        out->frames[i & (PY_MAX_FRAMES - 1)].flags = flags;
+        out->count = i + 1;
+        frame = *(u64 *)(raw + (process->frame_previous & 0x78));
+    }
+    if (i == PY_MAX_FRAMES && frame)
+        out->flags |= PY_TRUNCATED;
+    return out->count;
+}
+
+#endif
