@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""A small inference service on the real UCX, which leaks: makes its own virtual environment, then becomes the service.
+
+    python3 examples/ucx_rcache_leak/run.py --seconds 60                  leaks about 110 MiB a minute
+    python3 examples/ucx_rcache_leak/run.py --ucx-version 1.21.0          the same program, and it does not leak
+    UCX_RCACHE_MAX_UNRELEASED=1024 python3 examples/ucx_rcache_leak/run.py        nor so
+
+All other options are the service's (service.py --help). The environment is kept in the XDG cache folder
+(~/.cache/memforensics, or where --cache says) and used again. Needs Python 3.10 or newer with venv; nothing else.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DISTRIBUTION = "libucx-cu12"
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/memforensics, ~/.cache/memforensics, or a folder of this user in the temporary directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    cache = Path(base) / "memforensics"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        writable = os.access(cache, os.W_OK)
+    except OSError:
+        writable = False
+    return cache if writable else Path(tempfile.gettempdir()) / f"memforensics-{os.getuid()}"
+
+
+def environment(ucx_version: str, cache: Path) -> Path:
+    """The Python of a virtual environment with that UCX in it, made when it is not there yet. SystemExit with one
+    clear line when it cannot be made."""
+    # One a base interpreter: a cache that outlives a Python is of no use with the next one.
+    base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    tag = f"cp{sys.version_info.major}{sys.version_info.minor}-{hashlib.sha256(os.fsencode(base)).hexdigest()[:8]}"
+    folder = cache / f"ucx-{ucx_version}-{tag}"
+    python, stamp = folder / "bin" / "python", folder / "complete"
+    if stamp.exists() and os.access(python, os.X_OK):
+        return python
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / f"{folder.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two at once: the second waits, and finds it made
+        if stamp.exists() and os.access(python, os.X_OK):
+            return python
+        print(f"making {folder} ({DISTRIBUTION} {ucx_version}; once) ...", file=sys.stderr, flush=True)
+        try:
+            venv.EnvBuilder(clear=True, symlinks=True, with_pip=True).create(folder)
+        except (subprocess.CalledProcessError, OSError) as error:
+            sys.exit(f"cannot make a virtual environment in {folder}: {error}\n  do: apt-get install python3-venv")
+        # No build isolation, no other packages: exactly this wheel.
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        done = subprocess.run(
+            [*pip, "--only-binary=:all:", f"{DISTRIBUTION}=={ucx_version}"], stdout=sys.stderr, check=False
+        )
+        if done.returncode:
+            sys.exit(f"pip could not install {DISTRIBUTION} {ucx_version} (exit code {done.returncode})")
+        stamp.touch()
+    return python
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--ucx-version", default="1.19.0", metavar="V", help="which UCX (default %(default)s)")
+    parser.add_argument("--cache", type=Path, default=None, metavar="DIR", help="where environments are kept")
+    parser.add_argument("--prepare", action="store_true", help="only make the environment, print its Python, and end")
+    own, service = parser.parse_known_args()
+    python = environment(own.ucx_version, own.cache or default_cache())
+    if own.prepare:
+        print(python)
+        return
+    os.execv(python, [str(python), "-u", str(HERE / "service.py"), *service])
+
+
+if __name__ == "__main__":
+    main()
