@@ -223,6 +223,7 @@ class OwnerMark:
         str  # "heap", "glibc-arena", "thread-stack", "pymalloc-arena", "jvm-heap", ... analysis/ownership.py lists them
     )
     detail: str = ""  # "arena header at 0x7f...", "stack pointer of thread 123"
+    resident_bytes: int | None = None  # of the range, by pagemap; None: not counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
