@@ -1,0 +1,201 @@
+"""How often the trend judge is wrong: seeded synthetic series of known kinds, judged, counted.
+
+    python benchmarks/calibrate.py [--series 2000] [--markdown docs/calibration.md]
+
+Healthy kinds must not be called `linear` (a false upward trend); growing kinds must. The unit tests run the same kinds
+with fewer series.
+"""
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from math import exp, pi, sin
+from pathlib import Path
+
+from memforensics.analysis.trend import growth_word, judge
+from memforensics.units import KIB, MIB
+
+Series = tuple[list[float], list[float]]
+BASE = 300 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A family of series: `level(t, T)` is drawn anew for each, then sampled with jitter and lost ticks."""
+
+    name: str
+    what: str
+    grows: bool
+    make: Callable[[random.Random, float], Callable[[float], float]]
+    windows: tuple[tuple[float, float], ...] = ((10, 0.5), (20, 0.5), (60, 0.5), (60, 1), (600, 1), (7200, 10))
+
+
+def _chunks(rng: random.Random, mib_a_minute: float) -> Callable[[float], float]:
+    """A rising line as RSS shows it: in jumps of one chunk size, with a phase."""
+    chunk = rng.choice((16 * KIB, 144 * KIB, 512 * KIB, MIB))
+    rate, phase = mib_a_minute * MIB / 60.0, rng.random() * chunk
+    return lambda t: BASE + (rate * t + phase) // chunk * chunk
+
+
+def _white(rng: random.Random, sd: float) -> Callable[[float], float]:
+    return lambda t: rng.gauss(0.0, sd)
+
+
+def _wobble(rng: random.Random, sd: float, memory_s: float) -> Callable[[float], float]:
+    """A wobble that forgets itself in `memory_s` seconds (Ornstein-Uhlenbeck)."""
+    state = {"t": 0.0, "v": rng.gauss(0.0, sd)}
+
+    def at(t: float) -> float:
+        keep = exp(-max(t - state["t"], 0.0) / memory_s)
+        state["v"] = state["v"] * keep + rng.gauss(0.0, sd) * (1.0 - keep * keep) ** 0.5
+        state["t"] = t
+        return state["v"]
+
+    return at
+
+
+def _saw(rng: random.Random, window: float) -> Callable[[float], float]:
+    period = rng.uniform(window / 30, window / 2.2)
+    height, phase = rng.uniform(2, 200) * MIB, rng.random() * period
+    return lambda t: height * ((t + phase) % period) / period
+
+
+def _bursts(rng: random.Random, window: float) -> Callable[[float], float]:
+    spans: list[tuple[float, float, float]] = []
+    for _ in range(rng.randint(3, 25)):
+        start = rng.uniform(-0.1, 1.0) * window
+        spans.append((start, start + rng.expovariate(1 / (window / 25)), rng.uniform(1, 60) * MIB))
+    return lambda t: sum(height for start, end, height in spans if start <= t < end)
+
+
+def _both(*parts: Callable[[float], float]) -> Callable[[float], float]:
+    return lambda t: sum(part(t) for part in parts)
+
+
+def _warm_up(rng: random.Random, window: float, constants: tuple[float, float]) -> Callable[[float], float]:
+    tau, height = window / rng.uniform(*constants), rng.uniform(5, 2000) * MIB
+    return lambda t: BASE + height * (1.0 - exp(-t / tau))
+
+
+def _steps(rng: random.Random, window: float, count: int) -> Callable[[float], float]:
+    jumps = [(rng.uniform(0.02, 0.98) * window, rng.uniform(1, 400) * MIB) for _ in range(count)]
+    return lambda t: BASE + sum(height for at, height in jumps if t >= at)
+
+
+def _load(rng: random.Random, window: float) -> Callable[[float], float]:
+    """A model that is read into memory at a constant speed, then stays."""
+    end, height = rng.uniform(0.05, 0.45) * window, rng.uniform(50, 4000) * MIB
+    return lambda t: BASE + height * min(t / end, 1.0)
+
+
+def _sine(rng: random.Random, window: float) -> Callable[[float], float]:
+    period, height, phase = window / rng.uniform(3, 20), rng.uniform(5, 200) * MIB, rng.random() * 2 * pi
+    return lambda t: height * (1 + sin(2 * pi * t / period + phase))
+
+
+LONG = ((60, 0.5), (60, 1), (600, 1), (7200, 10))
+KINDS: tuple[Kind, ...] = (
+    Kind("flat, quiet", "a constant, some pages of wobble", False, lambda r, w: _both(lambda t: BASE, _white(r, 8 * KIB))),
+    Kind("flat, noise", "white noise, 0.1 to 20 MiB", False, lambda r, w: _both(lambda t: BASE, _white(r, r.uniform(0.1, 20) * MIB))),
+    Kind("flat, wobble", "noise with a memory of up to a 20th of the window", False,
+         lambda r, w: _both(lambda t: BASE, _wobble(r, r.uniform(0.5, 20) * MIB, r.uniform(0.01, 0.05) * w))),
+    Kind("slow drift", "rises by a third of what matters", False, lambda r, w: _both(_chunks(r, 0.33 * min(1.0, 600 / w)), _white(r, 16 * KIB))),
+    Kind("saw-teeth", "2 to 30 teeth, noise", False, lambda r, w: _both(lambda t: BASE, _saw(r, w), _white(r, r.uniform(0.01, 2) * MIB))),
+    Kind("waves", "3 to 20 waves, noise", False, lambda r, w: _both(lambda t: BASE, _sine(r, w), _white(r, r.uniform(0.01, 2) * MIB))),
+    Kind("bursts", "3 to 25 bursts of 1 to 60 MiB", False, lambda r, w: _both(lambda t: BASE, _bursts(r, w), _white(r, 50 * KIB))),
+    Kind("warm-up", "exponential, 3 to 10 time constants, noise", False,
+         lambda r, w: _both(_warm_up(r, w, (3, 10)), _white(r, r.uniform(0.01, 1) * MIB))),
+    Kind("load, then flat", "straight up for 5 to 45% of the window, then flat", False,
+         lambda r, w: _both(_load(r, w), _white(r, r.uniform(0.01, 1) * MIB))),
+    Kind("one step", "1 to 400 MiB at any time", False, lambda r, w: _both(_steps(r, w, 1), _white(r, r.uniform(0.01, 1) * MIB))),
+    Kind("two steps", "1 to 400 MiB each", False, lambda r, w: _both(_steps(r, w, 2), _white(r, r.uniform(0.01, 1) * MIB))),
+    Kind("falling", "shrinks by 5 to 100 MiB/min", False,
+         lambda r, w: (lambda rate: lambda t: BASE * 100 - rate * t)(r.uniform(5, 100) * MIB / 60)),
+    Kind("leak, quiet", "10 MiB/min in chunks of 16 KiB to 1 MiB", True, lambda r, w: _chunks(r, 10), ((20, 0.5), *LONG)),
+    Kind("leak, noise", "40 to 400 MiB/min, 1 to 5 MiB of noise", True,
+         lambda r, w: _both(_chunks(r, r.uniform(40, 400)), _white(r, r.uniform(1, 5) * MIB)), LONG),
+    Kind("leak, wobble", "40 to 400 MiB/min, wobble of 1 to 5 MiB", True,
+         lambda r, w: _both(_chunks(r, r.uniform(40, 400)), _wobble(r, r.uniform(1, 5) * MIB, 1.5)), LONG),
+    Kind("leak, saw-teeth", "60 to 400 MiB/min under teeth of 5 to 50 MiB, 4 to 30 of them", True,
+         lambda r, w: _both(_chunks(r, r.uniform(60, 400)),
+                            (lambda p, h, f: lambda t: h * ((t + f) % p) / p)(min(w, 120) / r.uniform(4, 30), r.uniform(5, 50) * MIB, r.random() * w)), LONG),
+    Kind("leak, bursts", "60 to 400 MiB/min under bursts", True,
+         lambda r, w: _both(_chunks(r, r.uniform(60, 400)), _bursts(r, w)), LONG),
+    Kind("leak after warm-up", "40 to 400 MiB/min after a warm-up in the first fifth", True,
+         lambda r, w: _both(_chunks(r, r.uniform(40, 400)), (lambda tau, h: lambda t: h * (1 - exp(-t / tau)))(w / r.uniform(20, 60), r.uniform(20, 500) * MIB)), LONG),
+    Kind("leak and a step", "40 to 400 MiB/min, one step of 10 to 200 MiB", True,
+         lambda r, w: _both(_chunks(r, r.uniform(40, 400)), (lambda at, h: lambda t: h if t >= at else 0.0)(r.uniform(0.1, 0.9) * w, r.uniform(10, 200) * MIB)), LONG),
+)  # fmt: skip
+
+
+def draw(kind: Kind, seed: int) -> Series:
+    """One series of a kind: jittered times, one tick in fifty lost, sometimes a gap."""
+    rng = random.Random(f"{kind.name}/{seed}")
+    window, interval = kind.windows[seed % len(kind.windows)]
+    level = kind.make(rng, window)
+    gap = rng.uniform(0.2, 0.8) * window if rng.random() < 0.1 else None
+    times, values = [], []
+    t = 0.0
+    while t <= window:
+        lost = rng.random() < 0.02 or (gap is not None and gap <= t < gap + window / 10)
+        value = level(t)
+        if not lost:
+            times.append(t)
+            values.append(max(value, 0.0))
+        t += interval * rng.uniform(0.95, 1.1)
+    return times, values
+
+
+def shapes(kind: Kind, count: int) -> Counter[str]:
+    """How the judge calls `count` series of a kind."""
+    return Counter(judge(*draw(kind, seed), seed=seed).shape for seed in range(count))
+
+
+def _row(task: tuple[int, int]) -> tuple[int, Counter[str]]:
+    index, count = task
+    return index, shapes(KINDS[index], count)
+
+
+def table(count: int) -> Iterator[str]:
+    yield "| kind | what | called growing | other answers |"
+    yield "|---|---|---|---|"
+    with ProcessPoolExecutor() as pool:
+        for index, found in pool.map(_row, [(i, count) for i in range(len(KINDS))]):
+            kind = KINDS[index]
+            others = ", ".join(f"{shape} {n / count:.1%}" for shape, n in found.most_common() if shape != "linear")
+            yield f"| {kind.name} | {kind.what} | {found['linear'] / count:.2%} | {others} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--series", type=int, default=2000, help="series a kind")
+    parser.add_argument("--markdown", type=Path, help="replace the table between the markers of this page")
+    parser.add_argument("--show", metavar="KIND", help="print the series of this kind that are judged wrongly")
+    options = parser.parse_args()
+    if options.show:
+        for kind in (k for k in KINDS if k.name == options.show):
+            for seed in range(options.series):
+                times, values = draw(kind, seed)
+                trend = judge(times, values, seed=seed)
+                if (growth_word(trend) == "growing") != kind.grows:
+                    print(seed, kind.windows[seed % len(kind.windows)], trend)
+        return
+    began = time.monotonic()
+    lines = list(table(options.series))
+    print("\n".join(lines))
+    print(f"{options.series} series a kind, {time.monotonic() - began:.0f} s", file=sys.stderr)
+    if options.markdown:
+        page = options.markdown.read_text()
+        head, _, rest = page.partition("<!-- table -->\n")
+        _, _, tail = rest.partition("<!-- end -->")
+        body = "\n".join(lines)
+        options.markdown.write_text(f"{head}<!-- table -->\n{options.series} series a kind.\n\n{body}\n<!-- end -->{tail}")
+
+
+if __name__ == "__main__":
+    main()

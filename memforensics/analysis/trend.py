@@ -1,0 +1,401 @@
+"""The shape of one line, and what the line alone allows to say. Pure: the same points and seed give the same answer.
+
+A line is called `linear` only when five independent looks agree, each of which a kind of healthy memory fails:
+
+1. the rate's interval (Theil-Sen slope, moving-block bootstrap of its residuals) lies above the minimum effect: noise;
+2. Mann-Kendall, its variance corrected for autocorrelation, sees an upward trend: slow wobble;
+3. the lower envelope (rolling minima) rises along: saw-teeth, bursts;
+4. no single jump makes up most of the rise: a step;
+5. the second half rises like the first: a warm-up that levels off.
+
+RSS grows in chunks (144 KiB to some MiB at a time): at least three rises make a line, fewer are a `step`. A line that
+starts with a warm-up, or is broken by one jump, is judged without that part. A cache that fills for the whole window
+*is* linear; what tells it from a leak is not in the line. docs/calibration.md has the measured error rates.
+"""
+
+import math
+import random
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+from memforensics.case.model import Rate, Shape, Trend, VerdictWord
+from memforensics.units import KIB, MIB
+
+MIN_SAMPLES = 8
+MIN_SECONDS = 7.0
+MAX_POINTS = 80  # after thinning: pairwise slopes are quadratic in it
+RESAMPLES = 160
+ALPHA = 0.01  # Mann-Kendall, one-sided, for `linear`
+DOUBT_ALPHA = 0.05  # below it a rise that fails another look is `irregular`, not `flat`
+ENVELOPE_SHARE = 0.5  # of the rate: how much of it the rolling minima must show
+JUMP_SHARE = 0.45  # of the rise: more in one jump is a step; three even jumps have 0.33 each
+BENT_SHARE = 0.42  # second half's rise over the first's: an exponential warm-up of two time constants has 0.37
+STRAIGHT_SHARE = 0.7  # the same, asked of what is left after a warm-up was cut off
+CUTS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the window, tried in turn as the end of a warm-up
+MIN_RISE = 512 * KIB  # in the window; less is the working of any process
+
+
+def least_effect(level_bytes: float, seconds: float) -> float:
+    """The smallest rate that matters, bytes a minute: 1 MiB, or 0.05% of the level where that is more. In windows over
+    ten minutes it falls with the window, as far as 64 KiB a minute (90 MiB a day): a long look is owed a finer answer."""
+    finer = min(1.0, 600.0 / max(seconds, 1.0))
+    return max(64 * KIB, MIB * finer, 0.0005 * level_bytes * finer)
+
+
+def judge(
+    times_s: Sequence[float],
+    values_bytes: Sequence[float],
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    minimum_effect: float | None = None,
+) -> Trend:
+    """The shape of a series. Times in seconds, rising, in any spacing and with gaps. `minimum_effect`: the rate in bytes a
+    minute below which nothing matters (default: `least_effect`). Rates are bytes a minute."""
+    points = _thin(times_s, values_bytes)
+    if not points:
+        return Trend(shape="too-short", rate=None, p=None, samples=0, seconds=0.0, seconds_to_decide=2 * MIN_SECONDS)
+    seconds = times_s[-1] - times_s[0]
+    if len(times_s) < MIN_SAMPLES or seconds < MIN_SECONDS:
+        missing = max(MIN_SECONDS - seconds, (MIN_SAMPLES - len(times_s)) * seconds / max(len(times_s) - 1, 1), 1.0)
+        return Trend(
+            shape="too-short", rate=None, p=None, samples=len(times_s), seconds=seconds, seconds_to_decide=missing
+        )
+    floor = minimum_effect if minimum_effect is not None else least_effect(_median([p.value for p in points]), seconds)
+    judge_once = _Judge(floor, confidence, random.Random(seed))
+    trend = judge_once.whole(points)
+    return replace(trend, samples=len(times_s), seconds=seconds)
+
+
+def growth_word(trend: Trend) -> VerdictWord:
+    """What a line alone allows to say. Never `leak`: that needs something beside the line."""
+    if trend.shape in ("too-short", "irregular"):
+        return "insufficient-data"
+    if trend.shape == "linear":
+        return "growing"
+    if trend.shape == "plateau":
+        return "bounded"
+    return "steady"
+
+
+# --- points -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """Some neighbouring samples: their median, and the least of them for the lower envelope."""
+
+    t: float  # seconds
+    value: float
+    low: float
+
+
+def _thin(times: Sequence[float], values: Sequence[float]) -> list[_Point]:
+    """At most MAX_POINTS points, of bins of equal time; empty bins (gaps) give none."""
+    if len(times) != len(values):
+        raise ValueError("a series needs a value for each time")
+    if len(times) <= MAX_POINTS:
+        return [_Point(t, float(v), float(v)) for t, v in zip(times, values, strict=True)]
+    width = (times[-1] - times[0]) / MAX_POINTS or 1.0
+    bins: dict[int, list[int]] = {}
+    for i, t in enumerate(times):
+        bins.setdefault(min(int((t - times[0]) / width), MAX_POINTS - 1), []).append(i)
+    return [
+        _Point(
+            sum(times[i] for i in members) / len(members),
+            _median([float(values[i]) for i in members]),
+            float(min(values[i] for i in members)),
+        )
+        for members in bins.values()
+    ]
+
+
+# --- judging ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    floor: float  # bytes a minute
+    confidence: float
+    random: random.Random
+
+    def whole(self, points: list[_Point]) -> Trend:
+        """The whole window; then, where it is bent or jumps, what is left without that part."""
+        trend = self.part(points)
+        if trend.shape == "step":
+            mended = self.part(_without_largest_jump(points))
+            return replace(mended, bound_bytes=None) if mended.shape == "linear" else trend
+        if trend.shape != "plateau":
+            return trend
+        start, seconds = points[0].t, points[-1].t - points[0].t
+        rest = points
+        for cut in CUTS:
+            rest = [p for p in points if p.t >= start + cut * seconds]
+            if len(rest) < MIN_SAMPLES or rest[-1].t - rest[0].t < MIN_SECONDS:
+                break
+            tail = self.part(rest)
+            if tail.shape == "linear" and _bend(rest) >= STRAIGHT_SHARE:
+                return replace(tail, cut_seconds=rest[0].t - start)
+            if tail.shape in ("flat", "saw-tooth", "falling"):
+                return replace(tail, shape="plateau", cut_seconds=rest[0].t - start, bound_bytes=_level(rest))
+        return trend
+
+    def part(self, points: list[_Point]) -> Trend:
+        """One stretch, as it is."""
+        seconds = points[-1].t - points[0].t
+        slope = _theil_sen(points)
+        estimate = slope * 60.0
+        low, high = self._interval(points, slope)
+        up, down = _mann_kendall(points, slope)
+        rate = Rate(estimate=estimate, low=low, high=high, confidence=self.confidence)
+
+        def trend(shape: Shape, *, decide: float | None = None, bound: int | None = None) -> Trend:
+            return Trend(
+                shape=shape,
+                rate=rate,
+                p=up,
+                samples=len(points),
+                seconds=seconds,
+                bound_bytes=bound,
+                seconds_to_decide=decide,
+            )
+
+        if high < -self.floor and down < ALPHA:
+            return trend("falling")
+        rise = _rise(points)
+        if rise < MIN_RISE and estimate < self.floor:
+            return trend("flat")
+        if _is_step(points) and rise > self.floor * seconds / 60.0:
+            return trend("step", decide=seconds)
+        if max(rise, slope * seconds) < max(MIN_RISE, self.floor * seconds / 60.0):
+            return trend("flat")
+        envelope = _envelope_slope(points) * 60.0
+        if envelope < ENVELOPE_SHARE * estimate or envelope < 0.5 * self.floor:
+            return trend("saw-tooth" if _returns(points) else "flat")
+        if _bend(points) < BENT_SHARE and rise > 2.0 * _noise(points):
+            return trend("plateau", bound=_bound(points))
+        if estimate > self.floor and low > 0.5 * self.floor and up < ALPHA:
+            return trend("linear")
+        if estimate > self.floor and up < DOUBT_ALPHA:
+            narrower = ((estimate - low) / max(estimate - 0.5 * self.floor, 1.0)) ** (2 / 3)
+            return trend("irregular", decide=seconds * min(max(narrower - 1.0, 0.25), 9.0))
+        return trend("flat")
+
+    def _interval(self, points: list[_Point], slope: float) -> tuple[float, float]:
+        """The interval of the rate by moving-block bootstrap of the residuals. Each resample is judged by the slopes
+        of pairs half a window apart, whose median costs n log n and not n squared."""
+        n = len(points)
+        half = n // 2
+        residuals = [p.value - slope * p.t for p in points]
+        centre = _median(residuals)
+        residuals = [r - centre for r in residuals]
+        block = min(max(2, round(n**0.5), _correlation_length(residuals)), max(2, n // 3))
+        spans = [1.0 / (points[i + half].t - points[i].t) for i in range(n - half)]
+        randrange, last = self.random.randrange, n - block + 1
+        slopes = []
+        for _ in range(RESAMPLES):
+            drawn: list[float] = []
+            while len(drawn) < n:
+                first = randrange(last)
+                drawn += residuals[first : first + block]
+            slopes.append(_median([(drawn[i + half] - drawn[i]) * spans[i] for i in range(n - half)]))
+        slopes.sort()
+        outside = (1.0 - self.confidence) / 2.0
+        lowest = slopes[int(outside * (RESAMPLES - 1))]
+        highest = slopes[math.ceil((1.0 - outside) * (RESAMPLES - 1))]
+        return (slope + min(lowest, 0.0)) * 60.0, (slope + max(highest, 0.0)) * 60.0
+
+
+# --- the looks ----------------------------------------------------------------------------------------------------
+
+
+def _theil_sen(points: list[_Point]) -> float:
+    """The median of the slopes of all pairs, bytes a second."""
+    slopes = []
+    for i, a in enumerate(points):
+        t, v = a.t, a.value
+        slopes += [(b.value - v) / (b.t - t) for b in points[i + 1 :] if b.t > t]
+    return _median(slopes) if slopes else 0.0
+
+
+def _mann_kendall(points: list[_Point], slope: float) -> tuple[float, float]:
+    """One-sided p of no upward and of no downward trend. The variance is widened by the autocorrelation of the ranks
+    of the detrended series (Hamed and Rao 1998), its significant positive lags only."""
+    n = len(points)
+    values = [p.value for p in points]
+    s = 0
+    for i in range(n - 1):
+        a = values[i]
+        later = values[i + 1 :]
+        s += sum(b > a for b in later) - sum(b < a for b in later)
+    ties: dict[float, int] = {}
+    for v in values:
+        ties[v] = ties.get(v, 0) + 1
+    variance = (n * (n - 1) * (2 * n + 5) - sum(k * (k - 1) * (2 * k + 5) for k in ties.values() if k > 1)) / 18.0
+    if variance <= 0:
+        return 1.0, 1.0
+    ranks = _ranks([p.value - slope * p.t for p in points])
+    significant = 1.645 / math.sqrt(n)
+    inflation = 1.0
+    for lag in range(1, n // 3):
+        r = _autocorrelation(ranks, lag)
+        if r < significant:
+            break
+        inflation += 2.0 / (n * (n - 1) * (n - 2)) * (n - lag) * (n - lag - 1) * (n - lag - 2) * r
+    z = (s - (s > 0) + (s < 0)) / math.sqrt(variance * inflation)
+    up = 1.0 - NormalDist().cdf(z)
+    return up, 1.0 - up
+
+
+def _envelope_slope(points: list[_Point]) -> float:
+    """How fast the minima rise, bytes a second: second half against first, and last third against first, the less of
+    the two. A minimum of a rising line stands where its stretch begins."""
+    start, seconds = points[0].t, points[-1].t - points[0].t
+    slopes = []
+    for share in (1 / 2, 2 / 3):
+        early = min(p.low for p in points if p.t <= start + (1 - share) * seconds)
+        late = min(p.low for p in points if p.t >= start + share * seconds)
+        slopes.append((late - early) / (share * seconds))
+    return min(slopes)
+
+
+def _returns(points: list[_Point]) -> bool:
+    """Whether it went up and came back, rather than wobbled: more than half of its range given back at once."""
+    values = [p.value for p in points]
+    span = max(values) - min(values)
+    top, fall = values[0], 0.0
+    for v in values:
+        top = max(top, v)
+        fall = max(fall, top - v)
+    return span >= MIN_RISE and fall > 0.5 * span
+
+
+def _is_step(points: list[_Point]) -> bool:
+    """Whether one jump makes up most of the rise, or two levels fit far better than a line."""
+    rise = _rise(points)
+    if rise <= 0:
+        return False
+    at, jump = _largest_jump(points)
+    if jump > JUMP_SHARE * rise:
+        before, after = [p.value for p in points[:at]], [p.value for p in points[at:]]
+        return jump > 2.0 * max(_spread(before), _spread(after), 0.0) or _two_levels(points) < 0.6
+    return _two_levels(points) < 0.4
+
+
+def _largest_jump(points: list[_Point]) -> tuple[int, float]:
+    """Where the level rises most from one point to the next, and by how much: medians of three points either side, so
+    a spike is none."""
+    values = [p.value for p in points]
+    best, where = 0.0, 1
+    for i in range(2, len(values) - 1):
+        jump = _median(values[i : i + 3]) - _median(values[max(0, i - 3) : i])
+        if jump > best:
+            best, where = jump, i
+    return where, best
+
+
+def _without_largest_jump(points: list[_Point]) -> list[_Point]:
+    at, jump = _largest_jump(points)
+    return points[:at] + [_Point(p.t, p.value - jump, p.low - jump) for p in points[at:]]
+
+
+def _two_levels(points: list[_Point]) -> float:
+    """The squared error of the best two levels over that of the best straight line. A line has over 1, a step near 0."""
+    n = len(points)
+    origin_t, origin_v = points[0].t, points[0].value
+    t = [p.t - origin_t for p in points]
+    v = [p.value - origin_v for p in points]
+    sum_v, sum_vv = sum(v), sum(x * x for x in v)
+    mean_t, mean_v = sum(t) / n, sum_v / n
+    stt = sum((x - mean_t) ** 2 for x in t)
+    stv = sum((x - mean_t) * (y - mean_v) for x, y in zip(t, v, strict=True))
+    svv = sum_vv - n * mean_v * mean_v
+    line = svv - stv * stv / stt if stt > 0 else svv
+    left, best = 0.0, svv
+    for i in range(1, n):
+        left += v[i - 1]
+        best = min(best, sum_vv - left * left / i - (sum_v - left) ** 2 / (n - i))
+    return best / line if line > 1.0 else math.inf
+
+
+def _rise(points: list[_Point]) -> float:
+    """From the first level to the last: medians of a tenth of the window (three points at least) at either end."""
+    k = max(3, len(points) // 10)
+    values = [p.value for p in points]
+    return _median(values[-k:]) - _median(values[:k])
+
+
+def _bend(points: list[_Point]) -> float:
+    """The rise of the second half over that of the first. 1 for a line; 0 for one that has levelled off."""
+    times = [p.t for p in points]
+    values = [p.value for p in points]
+    k = max(3, len(points) // 10)
+    middle = bisect_left(times, (times[0] + times[-1]) / 2.0)
+    at_middle = _median(values[max(0, middle - k // 2) : middle + k // 2 + 1])
+    first, second = at_middle - _median(values[:k]), _median(values[-k:]) - at_middle
+    if first <= 0:
+        return math.inf
+    return second / first
+
+
+def _bound(points: list[_Point]) -> int | None:
+    """Where a bent line levels off, by its halves: an exponential's rises fall by the same factor each half."""
+    ratio = _bend(points)
+    if not 0.0 <= ratio < 1.0:
+        return _level(points)
+    rise = _rise(points)
+    return round(_level(points) + rise * ratio * ratio / (1.0 - ratio * ratio))
+
+
+def _level(points: list[_Point]) -> int:
+    """The level at the end."""
+    return round(_median([p.value for p in points[-max(3, len(points) // 10) :]]))
+
+
+# --- arithmetic ---------------------------------------------------------------------------------------------------
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2.0
+
+
+def _spread(values: Sequence[float]) -> float:
+    """A robust standard deviation: 1.48 times the median distance from the median."""
+    if len(values) < 3:
+        return 0.0
+    centre = _median(values)
+    return 1.4826 * _median([abs(v - centre) for v in values])
+
+
+def _noise(points: list[_Point]) -> float:
+    """The size of the point-to-point wobble: second differences, so that any smooth curve counts as none."""
+    v = [p.value for p in points]
+    return _spread([v[i + 1] - 2 * v[i] + v[i - 1] for i in range(1, len(v) - 1)]) / math.sqrt(6.0)
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    for rank, i in enumerate(order):
+        ranks[i] = float(rank)
+    return ranks
+
+
+def _autocorrelation(values: Sequence[float], lag: int) -> float:
+    n = len(values)
+    mean = sum(values) / n
+    centred = [v - mean for v in values]
+    total = sum(c * c for c in centred)
+    return sum(a * b for a, b in zip(centred, centred[lag:], strict=False)) / total if total > 0 else 0.0
+
+
+def _correlation_length(residuals: Sequence[float]) -> int:
+    """The lag at which neighbours have ceased to resemble each other, in points."""
+    for lag in range(1, len(residuals) // 3):
+        if _autocorrelation(residuals, lag) < 0.2:
+            return lag
+    return max(1, len(residuals) // 3)
