@@ -56,7 +56,7 @@ def environment(ucx_version: str, cache: Path) -> Path:
         except (subprocess.CalledProcessError, OSError) as error:
             sys.exit(f"cannot make a virtual environment in {folder}: {error}\n  do: apt-get install python3-venv")
         # No build isolation, no other packages: exactly this wheel.
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         done = subprocess.run(
             [*pip, "--only-binary=:all:", f"{DISTRIBUTION}=={ucx_version}"], stdout=sys.stderr, check=False
         )

@@ -39,7 +39,7 @@ class Transport:
     FEATURES = 1 << 0 | 1 << 1
 
     def __init__(self) -> None:
-        import libucx  # the wheel's own loader: dlopens its copies of libucm, libucs, libuct, libucp
+        import libucx  # type: ignore[import-not-found]  # the wheel's own loader: dlopens its copies of libucm, libucs, libuct, libucp
 
         self.library = libucx.load_library()[-1]
         major, minor, release = ctypes.c_uint(), ctypes.c_uint(), ctypes.c_uint()
@@ -224,8 +224,8 @@ def supervise(options: argparse.Namespace) -> int:
         for _ in range(options.workers)
     ]
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: [worker.terminate() for worker in workers])
-    signal.signal(signal.SIGUSR1, lambda *_: [worker.send_signal(signal.SIGUSR1) for worker in workers])
+        signal.signal(number, lambda *_: tell_all(workers, signal.SIGTERM))
+    signal.signal(signal.SIGUSR1, lambda *_: tell_all(workers, signal.SIGUSR1))
     latest: dict[int, tuple[int, int]] = {}
     readers = []
     for worker in workers:
@@ -244,6 +244,11 @@ def supervise(options: argparse.Namespace) -> int:
         reader.join(timeout=10)
     print_sum(latest)
     return max(abs(code) for code in codes)
+
+
+def tell_all(workers: "list[subprocess.Popen[str]]", number: signal.Signals) -> None:
+    for worker in workers:
+        worker.send_signal(number)
 
 
 def follow(worker: "subprocess.Popen[str]", latest: dict[int, tuple[int, int]]) -> None:

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Everything `make` needs, once: system packages (when root), tracefs, .venv with memforensics in it, the example's UCX.
+# A second run finds the stamp and only looks whether tracefs is still mounted. Not root: says what is missing, goes on.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+mkdir -p .make
+exec 9>.make/lock
+flock 9 # two at once: the second waits, and finds it done
+log=.make/setup.log
+BCC=/usr/lib/python3/dist-packages/bcc
+TRACING=/sys/kernel/tracing
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+# step TITLE COMMAND...: runs it quietly, one line with its duration; on failure the end of its output.
+step() {
+    local title=$1 began=$SECONDS
+    shift
+    if "$@" >>"$log" 2>&1; then
+        say "$title ($((SECONDS - began)) s)"
+    else
+        say "$title FAILED; the end of $log:"
+        tail -n 15 "$log" >&2
+        return 1
+    fi
+}
+
+mount_tracefs() {
+    [ -d $TRACING/events ] && return
+    if [ "$(id -u)" != 0 ]; then
+        say "tracefs is not mounted (eBPF needs it):  sudo mount -t tracefs nodev $TRACING"
+    else
+        step "tracefs mounted" mount -t tracefs nodev $TRACING || true
+    fi
+}
+
+# The first Python that is new enough: $PYTHON, python3, then by name.
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python3.10 /usr/bin/python3; do
+        if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            "$candidate" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+    return 1
+}
+
+missing_packages() {
+    command -v bpftrace >/dev/null || echo bpftrace
+    command -v gdb >/dev/null || echo gdb
+    command -v tmux >/dev/null || echo tmux
+    command -v gcc >/dev/null || echo gcc
+    [ -e /usr/include/stdio.h ] || echo libc6-dev
+    [ -e /usr/include/linux/bpf.h ] || echo linux-libc-dev
+    [ -d $BCC ] || echo python3-bpfcc
+    if ! python=$(find_python); then
+        echo python3 python3-venv
+    elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        echo python3-venv
+    fi
+}
+
+install_packages() {
+    local missing
+    missing=$(missing_packages | xargs)
+    [ -z "$missing" ] && return
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        say "missing here:  sudo apt-get install $missing"
+        return
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    step "package lists" apt-get update -q || true
+    # shellcheck disable=SC2086
+    step "system packages: $missing" apt-get install -q -y --no-install-recommends $missing ||
+        say "going on without them; what needs them says so"
+}
+
+make_venv() {
+    [ -x .venv/bin/python ] && .venv/bin/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 10))' && return
+    rm -rf .venv
+    "$1" -m venv .venv
+}
+
+install_project() {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' # it knows --group
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+}
+
+# Where tests find UCX. The example makes (and keeps) the environments itself.
+write_env() {
+    local version name python
+    : >.make/env.new
+    for version in 1.19.0 1.21.0; do
+        [ $version = 1.19.0 ] && name=MEMFORENSICS_UCX_DIR || name=MEMFORENSICS_UCX_DIR_1_21
+        python=$(.venv/bin/python examples/ucx_rcache_leak/run.py --ucx-version $version --prepare)
+        printf 'export %s=%q\n' $name \
+            "$("$python" -c 'import libucx, os; print(os.path.join(os.path.dirname(libucx.__file__), "lib"))')" >>.make/env.new
+    done
+    mv .make/env.new .make/env
+}
+
+fingerprint() { cat pyproject.toml scripts/setup.sh examples/ucx_rcache_leak/run.py | sha256sum | cut -d' ' -f1; }
+
+done_already() {
+    [ "$(cat .make/stamp 2>/dev/null)" = "$(fingerprint)" ] && [ -x .venv/bin/memforensics ] && [ -s .make/env ] &&
+        (
+            . .make/env
+            [ -d "$MEMFORENSICS_UCX_DIR" ] && [ -d "$MEMFORENSICS_UCX_DIR_1_21" ]
+        )
+}
+
+mount_tracefs
+done_already && exit 0
+: >"$log"
+began=$SECONDS
+install_packages
+python=$(find_python) || {
+    say "needs Python 3.10 or newer:  sudo apt-get install python3 python3-venv   (or PYTHON=/path/to/python make ...)"
+    exit 1
+}
+step "virtual environment .venv ($("$python" -V))" make_venv "$python"
+step "memforensics and its tools in .venv" install_project
+step "UCX 1.19.0 and 1.21.0 for the example" write_env
+fingerprint >.make/stamp
+say "done in $((SECONDS - began)) s"
