@@ -39,7 +39,8 @@ MIN_RISE = 512 * KIB  # in the window; less is the working of any process
 
 def least_effect(level_bytes: float, seconds: float) -> float:
     """The smallest rate that matters, bytes a minute: 1 MiB, or 0.05% of the level where that is more. In windows over
-    ten minutes it falls with the window, as far as 64 KiB a minute (90 MiB a day): a long look is owed a finer answer."""
+    ten minutes it falls with the window, as far as 64 KiB a minute (90 MiB a day): a long look is owed a finer
+    answer."""
     finer = min(1.0, 600.0 / max(seconds, 1.0))
     return max(64 * KIB, MIB * finer, 0.0005 * level_bytes * finer)
 
@@ -52,8 +53,8 @@ def judge(
     confidence: float = 0.95,
     minimum_effect: float | None = None,
 ) -> Trend:
-    """The shape of a series. Times in seconds, rising, in any spacing and with gaps. `minimum_effect`: the rate in bytes a
-    minute below which nothing matters (default: `least_effect`). Rates are bytes a minute."""
+    """The shape of a series. Times in seconds, rising, in any spacing and with gaps; rates in bytes a minute.
+    `minimum_effect`: the rate below which nothing matters (default: `least_effect`)."""
     points = _thin(times_s, values_bytes)
     if not points:
         return Trend(shape="too-short", rate=None, p=None, samples=0, seconds=0.0, seconds_to_decide=2 * MIN_SECONDS)
@@ -302,7 +303,8 @@ def _without_largest_jump(points: list[_Point]) -> list[_Point]:
 
 
 def _two_levels(points: list[_Point]) -> float:
-    """The squared error of the best two levels over that of the best straight line. A line has over 1, a step near 0."""
+    """The squared error of the best two levels over that of the best straight line: over 1 for a line, near 0 for a
+    step."""
     n = len(points)
     origin_t, origin_v = points[0].t, points[0].value
     t = [p.t - origin_t for p in points]
