@@ -1,0 +1,78 @@
+"""The unwind rule: what a table, a guess or the kernel's own walk says about one pc."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+CfaBase = Literal[
+    "rsp", "rbp", "rbx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rax", "rcx", "rdx", "rsi", "rdi",
+    "expression-plt",
+    "deref-rbp",
+    "deref-rsp",
+    "signal",
+    "expression",
+]  # fmt: skip
+SaveBase = Literal["cfa", "rbp", "rsp"]
+
+DWARF_REGISTERS = (
+    "rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Where a register of the caller is: in memory at `base` (this frame's register, or the CFA) + `offset`."""
+
+    register: str
+    base: SaveBase
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How to get from one frame to its caller, at one pc. Hashable: many pcs share few rules.
+
+    The canonical frame address (CFA), which is the caller's rsp, by `cfa_base`:
+
+    - a register's name: register + cfa_offset;
+    - "expression-plt": rsp + 8 + (8 if (rip & 15) >= cfa_offset else 0), the lazy PLT stubs (cfa_offset is 11 in most);
+    - "deref-rbp", "deref-rsp": the word at register + cfa_offset (functions that realign their stack: GCC's DRAP);
+    - "signal": the word at rsp + cfa_offset; the kernel's rt_sigframe. Here ra_offset and rbp_offset are relative to
+      *rsp* too, not to the CFA, and the pc found is exact, no return address (do not subtract 1);
+    - "expression": `expression` is to be evaluated (user space only; rare).
+
+    The return address is the word at CFA + ra_offset; `end`: there is none, this is the outermost frame.
+    The caller's rbp is the word at CFA + rbp_offset (rbp + rbp_offset where rbp_base is "rbp"); None: rbp is unchanged.
+    """
+
+    cfa_base: CfaBase
+    cfa_offset: int
+    ra_offset: int | None = -8
+    end: bool = False
+    rbp_offset: int | None = None
+    rbp_base: SaveBase = "cfa"
+    saved: tuple[Saved, ...] = ()  # rbx, r12 to r15, those that are
+    signal_frame: bool = False
+    guessed: bool = False  # not from CFI: a frame-pointer step, or found by scanning the stack
+    expression: bytes | None = None
+
+
+# glibc, sysdeps/unix/sysv/linux/x86_64/libc_sigaction.c: on entry of __restore_rt rsp points to the ucontext_t that
+# the kernel pushed (arch/x86/include/asm/sigframe.h); uc_mcontext's registers begin 40 bytes into it.
+SIGNAL_RULE = Rule(
+    cfa_base="signal",
+    cfa_offset=160,
+    ra_offset=168,
+    rbp_offset=120,
+    rbp_base="rsp",
+    saved=tuple(
+        Saved(name, "rsp", at) for name, at in (("rbx", 128), ("r12", 72), ("r13", 80), ("r14", 88), ("r15", 96))
+    ),
+    signal_frame=True,
+)
+# mov $15,%rax; syscall and mov $15,%eax; syscall: how every libc, and Go, calls rt_sigreturn.
+_SIGRETURN_CODES = (bytes.fromhex("48c7c00f0000000f05"), bytes.fromhex("b80f0000000f05"))
+
+
+def is_sigreturn_code(code: bytes) -> bool:
+    """Whether these instructions (9 bytes at the pc suffice) are a signal trampoline's."""
+    return code.startswith(_SIGRETURN_CODES)

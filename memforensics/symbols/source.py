@@ -1,0 +1,107 @@
+"""Bytes by offset: an open file or a buffer, bounded, and never mapped into memory (a file that its owner cuts short
+while we look would end us with SIGBUS)."""
+
+import contextlib
+import io
+import os
+import stat
+import weakref
+from typing import BinaryIO
+
+from memforensics.errors import MemforensicsError
+
+MAX_READ_BYTES = 256 * 1024 * 1024
+
+
+class BadElf(MemforensicsError):
+    """Not an ELF file of a kind that is read here, or damaged. The only error that parsing one makes."""
+
+
+class Source:
+    """`size` bytes that `read` gives pieces of."""
+
+    size: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes at `offset`. BadElf when they are not there."""
+        if offset < 0 or size < 0 or size > MAX_READ_BYTES or offset + size > self.size:
+            raise BadElf(f"no {size} bytes at offset {offset:#x} of the file")
+        data = self._pread(offset, size)
+        if len(data) != size:
+            raise BadElf(f"the file ends before {size} bytes at offset {offset:#x}")
+        return data
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        raise NotImplementedError
+
+
+class BytesSource(Source):
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        return self._data[offset : offset + size]
+
+
+class FileSource(Source):
+    """A descriptor of its own, closed with this object: the stream that it was made of may be closed at once."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = os.dup(descriptor)
+        weakref.finalize(self, os.close, self._descriptor)
+        about = os.fstat(self._descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise BadElf("not a regular file")
+        self.size = about.st_size
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        pieces: list[bytes] = []
+        while size:
+            try:
+                piece = os.pread(self._descriptor, size, offset)
+            except OSError as error:
+                raise BadElf(f"the file cannot be read: {error.strerror}") from error
+            if not piece:
+                break
+            pieces.append(piece)
+            offset += len(piece)
+            size -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def source_of(origin: BinaryIO | bytes) -> Source:
+    """A buffer, a file, or any other binary stream (read whole, MAX_READ_BYTES of it)."""
+    if isinstance(origin, bytes):
+        return BytesSource(origin)
+    with contextlib.suppress(AttributeError, io.UnsupportedOperation):
+        return FileSource(origin.fileno())
+    origin.seek(0)
+    return BytesSource(origin.read(MAX_READ_BYTES))
+
+
+class SectionStream(io.RawIOBase):
+    """A range of a source as a seekable stream, for readers that want one."""
+
+    def __init__(self, source: Source, offset: int, size: int) -> None:
+        self._source, self._offset, self._size, self._position = source, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        buffer[:wanted] = self._source.read(self._offset + self._position, wanted)
+        self._position += wanted
+        return wanted
