@@ -84,19 +84,25 @@ class SiteCondition(_Condition, frozen=True, tag="stack", kw_only=True):
             return Outcome("unknown", f"no stacks of {' or '.join(self.kinds)} calls were seen")
         fitting = [site for site in sites if self.fits(site)]
         share = sum(site.outstanding_bytes for site in fitting) / total
-        wanted = self._wanted()
         if not fitting or share < self.share:
-            return Outcome("unmet", f"{share:.0%} of the outstanding bytes come through {wanted}")
-        return Outcome("met", f"{share:.0%} of the outstanding bytes come through {wanted}")
+            return Outcome(
+                "unmet", f"only {share:.0%} of the outstanding bytes come through {' and '.join(self.frames)}"
+            )
+        most = max(fitting, key=lambda site: site.outstanding_bytes)
+        through = ", ".join(f"{f.function or '?'} ({basename(f.module or f.file or '?')})" for f in self.seen(most))
+        inside = f", inside {most.inside}" if self.inside else ""
+        return Outcome(
+            "met", f"{share:.0%} of the outstanding bytes come through {through}{inside}", f"sites/{most.pid}"
+        )
 
     def fits(self, site: FindingSite) -> bool:
         if self.inside and site.inside not in self.inside:
             return False
         return all(any(_frame_fits(f, wanted) for f in site.stack.frames) for wanted in self.frames)
 
-    def _wanted(self) -> str:
-        inside = f" inside {' or '.join(self.inside)}" if self.inside else ""
-        return " and ".join(self.frames) + inside if self.frames else f"calls{inside}"
+    def seen(self, site: FindingSite) -> list[Frame]:
+        """The frames that fit, the outermost for each pattern."""
+        return [[f for f in site.stack.frames if _frame_fits(f, wanted)][-1] for wanted in self.frames]
 
 
 class HookCondition(_Condition, frozen=True, tag="hook", kw_only=True):
@@ -156,9 +162,8 @@ class VersionCondition(_Condition, frozen=True, tag="version", kw_only=True):
         except InvalidVersion:
             return Outcome("unknown", f"{self.product} calls itself {text!r}, which is no version")
         told = f"{self.product} {text} is loaded ({basename(path)}{f', by {how}' if how else ''})"
-        affected = f"affected: {self.range.replace(',', ', ')}"
         ref = f"modules/{scene.pid}/{path}"
-        return Outcome("met", f"{told}; {affected}", ref) if inside else Outcome("unmet", f"{told}; {affected}", ref)
+        return Outcome("met" if inside else "unmet", told, ref)
 
     def _read(self, scene: Scene) -> list[tuple[str, str, str]]:
         """(version, path, how) of the files that count most and have a version."""

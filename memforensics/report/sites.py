@@ -4,6 +4,7 @@
 `diff` and `diagnose` print exactly these, so a script that reads one reads all.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -124,7 +125,12 @@ def rate_json(rate: Rate | None) -> Json:
     """{estimate, low, high, confidence}; each null when no rate could be judged."""
     if rate is None:
         return {"estimate": None, "low": None, "high": None, "confidence": None}
-    return {"estimate": rate.estimate, "low": rate.low, "high": rate.high, "confidence": rate.confidence}
+    return {
+        "estimate": _finite(rate.estimate),
+        "low": _finite(rate.low),
+        "high": _finite(rate.high),
+        "confidence": rate.confidence,
+    }
 
 
 def layer_json(row: LayerRow) -> Json:
@@ -213,6 +219,11 @@ def probe_json(status: ProbeStatus) -> Json:
         "why": utf8(status.why),
         "enable": utf8(status.enable),
     }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity: an open end of an interval is null."""
+    return value if math.isfinite(value) else None
 
 
 def _text(value: str | None) -> str | None:

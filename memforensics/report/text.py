@@ -3,7 +3,8 @@
 import os.path
 import re
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
+# an underscore within a word is none of Markdown's business; a mark of a heading or list is one at the start only
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|~]|(?<![^\W_])_|_(?![^\W_])|^[#+=-])")
 
 
 def utf8(text: str) -> str:

@@ -1,0 +1,58 @@
+"""`memforensics remedies list | show | test`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memforensics.cli.common import JsonOption, print_json
+from memforensics.errors import UsageError
+
+group = typer.Typer(
+    help="The catalogue of known causes and what removes them.", no_args_is_help=True, rich_markup_mode=None
+)
+FolderOption = Annotated[
+    Path | None, typer.Option("--folder", metavar="DIR", help="Also your own entries, one .toml file each.")
+]
+
+
+@group.command("list", epilog="Examples: memforensics remedies list    |    memforensics remedies list --json")
+def list_entries(folder: FolderOption = None, as_json: JsonOption = False) -> None:
+    """List the causes that are known."""
+    from memforensics.remedies.catalogue import load_catalogue
+
+    entries = load_catalogue(folder)
+    if as_json:
+        print_json([{"id": entry.id, "title": entry.title, "layer": entry.layer} for entry in entries])
+        return
+    width = max(len(entry.id) for entry in entries)
+    for entry in entries:
+        typer.echo(f"{entry.id:<{width}}  {entry.layer:<20} {entry.title}")
+
+
+@group.command("show", epilog="Example: memforensics remedies show ucx-invq")
+def show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="As `remedies list` prints it.")],
+    folder: FolderOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one cause: why it grows, what speaks for it, the remedies in order, the sources."""
+    from memforensics.remedies.catalogue import load_catalogue
+    from memforensics.remedies.page import entry_object, entry_page
+
+    entries = {entry.id: entry for entry in load_catalogue(folder)}
+    if id not in entries:
+        raise UsageError(f"the catalogue has no entry {id!r}", enable="memforensics remedies list")
+    if as_json:
+        print_json(entry_object(entries[id]))
+    else:
+        typer.echo(entry_page(entries[id]), nl=False)
+
+
+@group.command("test", epilog="Example: memforensics remedies test --folder ./our-remedies")
+def check(folder: FolderOption = None) -> None:
+    """Check every entry (and those of your own folder): exits 2 with the file and its fault when one is bad."""
+    from memforensics.remedies.catalogue import load_catalogue
+
+    entries = load_catalogue(folder)
+    typer.echo(f"{len(entries)} entries are in order")

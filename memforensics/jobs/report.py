@@ -1,0 +1,44 @@
+"""`report`: a case file, concluded upon again and rendered. No privileges, no live process."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from memforensics.case.model import Case, Diagnosis
+from memforensics.case.store import CaseFile
+from memforensics.errors import MemforensicsError
+from memforensics.jobs.conclude import conclude_case
+
+Format = Literal["terminal", "md", "json"]
+
+
+def load(path: Path) -> tuple[Case, Diagnosis]:
+    """The case in the file and what it says. CaseError when it cannot be read."""
+    with CaseFile.open(path) as file:
+        case = file.load()
+    return case, conclude_case(case)
+
+
+def render(case: Case, diagnosis: Diagnosis, form: Format, *, width: int = 100) -> str:
+    """The report as text that ends with a newline: `terminal` (plain, `width` columns), `md` or `json`."""
+    if form == "json":
+        from memforensics.report.json_report import report_text
+
+        return report_text(case, diagnosis) + "\n"
+    if form == "md":
+        from memforensics.report.markdown import report_markdown
+
+        return report_markdown(case, diagnosis)
+    from memforensics.report.terminal import report_text as screen_text
+
+    return screen_text(case, diagnosis, width)
+
+
+def write(text: str, path: Path) -> None:
+    """Writes the text to a file, mode 0600 when it is new: it tells about a production process. MemforensicsError when
+    it cannot be written."""
+    try:
+        with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(text)
+    except OSError as error:
+        raise MemforensicsError(f"cannot write {path}", why=error.strerror or str(error)) from error

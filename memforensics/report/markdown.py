@@ -1,0 +1,151 @@
+"""The report as Markdown: for an issue, a chat, a step summary. Everything of the target is escaped."""
+
+from collections.abc import Iterable, Iterator
+
+from memforensics.case.model import Case, Diagnosis, Finding, FindingSite, Remedy
+from memforensics.report import observed as say
+from memforensics.report.text import code, markdown, visible
+from memforensics.units import change_text, rate_text, size_text
+
+_MAX_FRAMES = 60
+_MAX_SITES = 3
+
+
+def report_markdown(case: Case, diagnosis: Diagnosis) -> str:
+    """The whole report."""
+    return "\n".join(_lines(case, diagnosis)) + "\n"
+
+
+def _lines(case: Case, diagnosis: Diagnosis) -> Iterator[str]:
+    seen = say.observed(case)
+    yield f"# {diagnosis.verdict}: {markdown(diagnosis.headline)}"
+    yield ""
+    yield f"- Growth: {say.growth_sentence(diagnosis.growth)}"
+    limit = say.limit_sentence(diagnosis.growth)
+    if limit:
+        yield f"- Limit: {limit}"
+    if seen.root is not None:
+        line = code(" ".join(seen.root.cmdline) or seen.root.comm)
+        yield f"- Process: {markdown(say.target_sentence(seen.root))}, {line}"
+    tree = say.members_sentence(diagnosis, case)
+    if tree:
+        yield f"- Tree: {markdown(tree)}"
+    yield f"- Observed: {seen.seconds:.0f} s, {seen.samples} samples"
+    if diagnosis.next_step:
+        yield f"- Next: {markdown(diagnosis.next_step)}"
+    for number, finding in enumerate(diagnosis.findings, 1):
+        yield from _finding(number, finding)
+    if diagnosis.hooks:
+        yield from _hooks(diagnosis)
+    if diagnosis.layers:
+        yield from _layers(diagnosis)
+    yield from _list("Not seen", (f"{n.what}: {n.why}. To see it: {n.enable}" for n in diagnosis.not_seen))
+    yield from _list("Lost", say.losses_sentences(case))
+    yield from _list("What observing cost", [*say.coverage_sentences(case), *say.overhead_sentences(case)])
+
+
+def _finding(number: int, finding: Finding) -> Iterator[str]:
+    yield ""
+    yield f"## {number}. {markdown(finding.title)}"
+    yield ""
+    yield f"{markdown(say.finding_sentence(finding))}{f', cause {code(finding.cause)}' if finding.cause else ''}."
+    culprit = finding.culprit
+    if culprit is not None:
+        yield ""
+        yield f"- Held by: {markdown(say.culprit_sentence(culprit))}"
+        if culprit.path:
+            yield f"- File: {code(culprit.path)}{f', build id {code(culprit.build_id)}' if culprit.build_id else ''}"
+        caller = say.caller_sentence(culprit)
+        if caller:
+            yield f"- Called from: {markdown(caller)}"
+    told = say.told(finding)
+    for text in told.why:
+        yield ""
+        yield f"**Why:** {markdown(text)}"
+    for site in finding.sites[:_MAX_SITES]:
+        yield from _site(site, finding)
+    if len(finding.sites) > _MAX_SITES:
+        yield ""
+        yield f"{len(finding.sites) - _MAX_SITES} further sites are in the JSON report."
+    if finding.remedies:
+        yield ""
+        yield "### What to do, in this order"
+        for rung, remedy in enumerate(finding.remedies, 1):
+            yield from _remedy(rung, remedy)
+        for text in told.useless:
+            yield ""
+            yield f"{markdown(text)}."
+    yield from _list("Evidence", told.facts, level=3)
+    yield from _list("What speaks against it", finding.against, level=3)
+
+
+def _site(site: FindingSite, finding: Finding) -> Iterator[str]:
+    yield ""
+    yield f"**{markdown(say.site_sentence(site))}**"
+    yield ""
+    yield "```text"
+    entry = say.hook_entry(site)
+    shown, left_out = say.shown_frames(site, finding.culprit, _MAX_FRAMES)
+    for index, frame in enumerate(site.stack.frames[:shown]):
+        notes = ""
+        if index == entry:
+            notes += f"   <== {site.kind} inside {site.inside}"
+        elif frame.kind == "hook":
+            notes += "   (hook)"
+        if say.is_caller(frame, finding.culprit):
+            notes += "   <== the application"
+        if frame.guessed:
+            notes += "   (guessed)"
+        # each line begins with its number, so that none of them can end the fence
+        yield f"#{index:<3} {visible(say.frame_name(frame))}  {visible(say.frame_place(frame))}{notes}"
+    if left_out:
+        yield f"...  {left_out} more frames"
+    if not site.stack.complete:
+        yield "...  the walk ended here"
+    yield "```"
+
+
+def _remedy(rung: int, remedy: Remedy) -> Iterator[str]:
+    yield ""
+    setting = code(say.remedy_setting(remedy))
+    yield f"{rung}. {setting} ({remedy.kind}, {say.scope_sentence(remedy)}). {markdown(remedy.text)}"
+    for caveat in remedy.caveats:
+        yield f"   - Mind: {markdown(caveat)}"
+    if remedy.source:
+        yield f"   - Source: {remedy.source}"
+
+
+def _hooks(diagnosis: Diagnosis) -> Iterator[str]:
+    yield ""
+    yield "## Who intercepts what"
+    yield ""
+    for hooks, meanings in say.same_hooks(diagnosis):
+        functions = ", ".join(code(hook.function) for hook in hooks)
+        yield f"- {functions}: {markdown(say.hook_sentence(hooks))}"
+        for meaning in meanings:
+            yield f"  - {markdown(meaning)}"
+
+
+def _layers(diagnosis: Diagnosis) -> Iterator[str]:
+    yield ""
+    yield "## Layers"
+    yield ""
+    yield "| layer | bytes | change | rate | verdict |"
+    yield "|---|---:|---:|---:|---|"
+    for row in diagnosis.layers:
+        size = size_text(row.bytes) if row.bytes is not None else "not read"
+        change = change_text(row.change_bytes) if row.change_bytes is not None else ""
+        rate = rate_text(row.rate.estimate) if row.rate is not None else ""
+        outside = "" if row.in_rss else " (not in RSS)"
+        yield f"| {row.layer}{outside} | {size} | {change} | {rate} | {row.verdict} |"
+
+
+def _list(title: str, texts: Iterable[str], level: int = 2) -> Iterator[str]:
+    items = list(texts)
+    if not items:
+        return
+    yield ""
+    yield f"{'#' * level} {title}"
+    yield ""
+    for text in items:
+        yield f"- {markdown(text)}"

@@ -1,0 +1,280 @@
+"""What was looked at, in figures and sentences that every rendering shares. Pure text: each renderer escapes it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memforensics.case.model import (
+    Case,
+    Culprit,
+    Diagnosis,
+    Finding,
+    FindingSite,
+    Frame,
+    Growth,
+    Hook,
+    Remedy,
+    Target,
+)
+from memforensics.report.text import library_name
+from memforensics.units import change_text, duration_text, rate_text, size_text
+
+_MECHANISMS = {
+    "inline": "inline patch of {where}'s code",
+    "got": "changed GOT entries of {objects}",
+    "preload": "preloaded, found first by the dynamic linker",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The extent of an observation. `root`: the process that the user named, or the first seen."""
+
+    root: Target | None
+    began_wall_ns: int
+    seconds: float
+    samples: int  # readings of the process read most often
+
+
+def observed(case: Case) -> Observed:
+    """How long and how often the case looked."""
+    times = [sample.t_ns for sample in case.samples] or [snapshot.t_ns for snapshot in case.snapshots]
+    for trace in case.traces:
+        times += [trace.began_ns, trace.ended_ns]
+    began = min(times, default=case.meta.anchor.monotonic_ns)
+    root = case.target(case.meta.root_pid) if case.meta.root_pid is not None else None
+    return Observed(
+        root=root or next(iter(case.targets), None),
+        began_wall_ns=case.meta.anchor.wall_at(began),
+        seconds=(max(times, default=began) - began) / 1e9,
+        samples=max(Counter(sample.pid for sample in case.samples).values(), default=0),
+    )
+
+
+def growth_sentence(growth: Growth | None) -> str:
+    """+402 MiB/min (95%: +398 to +406), linear."""
+    if growth is None or growth.rate is None:
+        return "no rate could be judged"
+    rate = growth.rate
+    low, high = (change_text(edge) for edge in (rate.low, rate.high))
+    return f"{rate_text(rate.estimate)} ({rate.confidence:.0%} interval: {low} to {high}), {growth.trend.shape}"
+
+
+def limit_sentence(growth: Growth | None) -> str | None:
+    """When the limit is reached; None when there is no limit or no growth towards it."""
+    if growth is None or growth.limit_bytes is None or growth.seconds_to_limit is None:
+        return None
+    return f"the limit of {size_text(growth.limit_bytes)} is reached in {duration_text(growth.seconds_to_limit)}"
+
+
+def target_sentence(target: Target) -> str:
+    """1234 (vLLM engine, cpython 3.11.7, glibc 2.36)."""
+    about = [target.role] if target.role else []
+    about += [f"{runtime.name} {runtime.version}" if runtime.version else runtime.name for runtime in target.runtimes]
+    return f"{target.pid} ({', '.join(about)})" if about else str(target.pid)
+
+
+def culprit_sentence(culprit: Culprit) -> str:
+    """libucs.so.0.0.0 1.19.0, in ucs_mpool_grow."""
+    version = f" {culprit.version}" if culprit.version else ""
+    function = f", in {culprit.function}" if culprit.function else ""
+    return f"{culprit.library}{version}{function}"
+
+
+def caller_sentence(culprit: Culprit) -> str | None:
+    """serve_request, server.py:88."""
+    caller = culprit.caller
+    return None if caller is None else f"{caller.function}, {place(caller.file, caller.line)}"
+
+
+def finding_sentence(finding: Finding) -> str:
+    """Its rate, share, layer and confidence."""
+    parts = [finding.verdict, f"layer {finding.layer}"]
+    if finding.rate is not None:
+        parts.append(rate_text(finding.rate.estimate))
+    if finding.share is not None:
+        parts.append(f"{finding.share:.0%} of the growth")
+    parts.append(f"confidence {finding.confidence:.0%}")
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The evidence of a finding, by what it is good for."""
+
+    why: tuple[str, ...]  # why a known cause grows
+    facts: tuple[str, ...]
+    useless: tuple[str, ...]  # what would seem to help and does not
+
+
+def told(finding: Finding) -> Told:
+    def of(*kinds: str) -> tuple[str, ...]:
+        return tuple(item.text for item in finding.evidence if item.kind in kinds)
+
+    facts = tuple(item.text for item in finding.evidence if item.kind not in ("cause", "does-not-help"))
+    return Told(of("cause"), facts, of("does-not-help"))
+
+
+def hook_sentence(hooks: Sequence[Hook]) -> str:
+    """Of hooks of one owner and mechanism: inline patch of libc.so.6's code; the calls go to ucm_override_mmap and
+    ucm_override_munmap in libucm.so.0.0.0 1.19.0."""
+    first = hooks[0]
+    where = library_name(first.patched_in) if first.patched_in else "the library"
+    names = list(dict.fromkeys(library_name(name) for hook in hooks for name in hook.objects))
+    objects = _listed(names) if names else "loaded objects"
+    owner = library_name(first.owner_path) if first.owner_path else "memory of no file"
+    version = f" {first.owner_version}" if first.owner_version else ""
+    functions = list(dict.fromkeys(hook.target_function for hook in hooks if hook.target_function))
+    calls = "the calls go" if len(hooks) > 1 else "the call goes"
+    inside = f"{_listed(functions)} in " if functions else ""
+    return f"{_MECHANISMS[first.mechanism].format(where=where, objects=objects)}; {calls} to {inside}{owner}{version}"
+
+
+def hook_summary(hooks: Sequence[Hook]) -> str:
+    """mmap, munmap: inline, by libucm.so.0.0.0 1.19.0."""
+    first = hooks[0]
+    owner = library_name(first.owner_path) if first.owner_path else "memory of no file"
+    version = f" {first.owner_version}" if first.owner_version else ""
+    return f"{_listed([hook.function for hook in hooks])}: {first.mechanism}, by {owner}{version}"
+
+
+def same_hooks(diagnosis: Diagnosis) -> list[tuple[list[Hook], list[str]]]:
+    """Hooks of one process, owner and mechanism together, and what they mean."""
+    groups: dict[tuple[object, ...], list[Hook]] = {}
+    for hook in diagnosis.hooks:
+        groups.setdefault((hook.pid, hook.owner_path, hook.mechanism, hook.patched_in), []).append(hook)
+    return [
+        (hooks, list(dict.fromkeys(m for hook in hooks if (m := diagnosis.hook_meanings.get(hook.function)))))
+        for hooks in groups.values()
+    ]
+
+
+def remedy_setting(remedy: Remedy) -> str:
+    """What to write: UCX_RCACHE_MAX_UNRELEASED=1024, UCX >= 1.21.0."""
+    if not remedy.value:
+        return remedy.name
+    return f"{remedy.name}={remedy.value}" if remedy.kind == "env" else f"{remedy.name} {remedy.value}"
+
+
+def scope_sentence(remedy: Remedy) -> str:
+    return "takes effect at a restart" if remedy.scope == "restart" else "takes effect while it runs"
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def place(file: str, line: int | None) -> str:
+    return f"{file}:{line}" if line is not None else file
+
+
+def frame_place(frame: Frame) -> str:
+    """Where a frame is: file:line for Python, the object's file name (and source line, if known) for native code."""
+    if frame.kind == "python":
+        return place(frame.file or "?", frame.line)
+    module = library_name(frame.module) if frame.module else "no file"
+    return f"{module} ({place(library_name(frame.file), frame.line)})" if frame.file else module
+
+
+def frame_name(frame: Frame) -> str:
+    if frame.function:
+        return frame.function
+    return f"+{frame.offset:#x}" if frame.offset is not None else "?"
+
+
+def is_caller(frame: Frame, culprit: Culprit | None) -> bool:
+    """Whether this is the application's innermost Python function, by which the finding is named."""
+    caller = culprit.caller if culprit else None
+    return (
+        caller is not None
+        and frame.kind == "python"
+        and frame.function == caller.function
+        and frame.file == caller.file
+        and frame.line == caller.line
+    )
+
+
+def losses_sentences(case: Case) -> list[str]:
+    """Every loss that happened, with what reduces it."""
+    return [
+        f"{loss.probe}: {loss.count:,} {loss.what}{f'; less with: {loss.reduce}' if loss.reduce else ''}"
+        for loss in case.losses
+        if loss.count
+    ]
+
+
+def overhead_sentences(case: Case) -> list[str]:
+    """What observing cost the target and us."""
+    seconds = observed(case).seconds
+    out = []
+    for cost in case.costs:
+        parts = []
+        if cost.bpf_run_ns is not None:
+            share = f" ({cost.bpf_run_ns / (seconds * 1e9):.2%} of one CPU)" if seconds else ""
+            runs = f" in {cost.bpf_runs:,} runs" if cost.bpf_runs is not None else ""
+            parts.append(f"{duration_text(cost.bpf_run_ns / 1e9)} in the kernel{runs}{share}")
+        if cost.observer_cpu_s is not None:
+            parts.append(f"{duration_text(cost.observer_cpu_s)} of our CPU")
+        if parts:
+            out.append(f"{cost.probe}: {', '.join(parts)}")
+    longest = max((pause.ms for pause in case.pauses), default=0.0)
+    out.append(
+        f"the target was stopped {len(case.pauses)} times, {longest:.1f} ms at the longest"
+        if case.pauses
+        else "the target was never stopped"
+    )
+    return out
+
+
+def coverage_sentences(case: Case) -> list[str]:
+    """How much of the growth the traces account for."""
+    return [
+        f"{trace.engine} saw {trace.events:,} events of {trace.pid}"
+        + (
+            f"; what is outstanding accounts for {trace.coverage:.0%} of the growth of RSS"
+            if trace.coverage is not None
+            else ""
+        )
+        for trace in case.traces
+    ]
+
+
+def hook_entry(site: FindingSite) -> int | None:
+    """Index of the frame through which the call was made inside a hook: the outermost frame of the hook that is named
+    for the intercepted function. None when it was made inside none."""
+    if site.inside is None:
+        return None
+    hooks = [index for index, frame in enumerate(site.stack.frames) if frame.kind == "hook"]
+    named = [index for index in hooks if site.inside in (site.stack.frames[index].function or "")]
+    return max(named or hooks, default=None)
+
+
+def shown_frames(site: FindingSite, culprit: Culprit | None, limit: int) -> tuple[int, int]:
+    """How many frames to show of the leaf's end, and how many are left out after them: all up to the application's
+    function and a few of its callers, `limit` at most."""
+    frames = site.stack.frames
+    marked = next((n for n, frame in enumerate(frames) if is_caller(frame, culprit)), None)
+    wanted = len(frames) if marked is None else max(marked + 4, 8)
+    shown = min(wanted, limit, len(frames))
+    if len(frames) - shown <= 2:
+        shown = len(frames)
+    return shown, len(frames) - shown
+
+
+def site_sentence(site: FindingSite) -> str:
+    """397 MiB outstanding in 2,753 blocks, +402 MiB/min: mmap inside munmap."""
+    rate = f", {rate_text(site.bytes_per_minute)}" if site.bytes_per_minute is not None else ""
+    inside = f": {site.kind} inside {site.inside}" if site.inside else f", by {site.kind}"
+    return f"{size_text(site.outstanding_bytes)} outstanding in {site.count:,} blocks{rate}{inside}"
+
+
+def members_sentence(diagnosis: Diagnosis, case: Case) -> str | None:
+    """Which process of the tree grows; None when there is but one."""
+    if len(case.targets) < 2 or not diagnosis.members:
+        return None
+    most = max(diagnosis.members, key=lambda member: member.change_bytes)
+    target = case.target(most.pid)
+    who = target_sentence(target) if target else str(most.pid)
+    name = f" {target.comm}" if target and target.comm else ""
+    return f"{len(case.targets)} processes; most of the growth is in {who}{name}: {change_text(most.change_bytes)}"

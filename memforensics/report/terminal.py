@@ -1,0 +1,130 @@
+"""The report on a terminal. The first screen is the answer: what, how fast, where, through whose code, what to set."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.text import Text
+
+from memforensics.case.model import Case, Diagnosis, Finding
+from memforensics.report import observed as say
+from memforensics.report import terminal_parts as parts
+from memforensics.report.text import visible
+from memforensics.units import duration_text
+
+_MAX_SITES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A rich renderable: `console.print(Report(case, diagnosis))`."""
+
+    case: Case
+    diagnosis: Diagnosis
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from _screen(self.case, self.diagnosis, options.max_width)
+
+
+def report_text(case: Case, diagnosis: Diagnosis, width: int = 100) -> str:
+    """The screen as plain text of that width."""
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False).print(
+        Report(case, diagnosis)
+    )
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _screen(case: Case, diagnosis: Diagnosis, width: int) -> Iterator[RenderableType]:
+    yield parts.headline(diagnosis.verdict, diagnosis.headline)
+    yield Text()
+    yield _indent(parts.facts_table(_summary(case, diagnosis)))
+    for number, finding in enumerate(diagnosis.findings, 1):
+        yield Text()
+        yield from _finding(finding, number, len(diagnosis.findings), width)
+    if diagnosis.hooks:
+        yield Text()
+        yield parts.heading("Who intercepts what")
+        yield _indent(parts.hooks_of(diagnosis))
+    for finding in diagnosis.findings:
+        yield from _reasons(finding)
+    if diagnosis.layers:
+        yield Text()
+        yield parts.heading("Layers", "those in RSS sum to the kernel's figure")
+        yield _indent(parts.layers_table(diagnosis.layers))
+    yield from _limits(case, diagnosis)
+
+
+def _summary(case: Case, diagnosis: Diagnosis) -> Iterator[tuple[str, Text | str]]:
+    seen = say.observed(case)
+    yield "growth", say.growth_sentence(diagnosis.growth)
+    limit = say.limit_sentence(diagnosis.growth)
+    if limit:
+        yield "limit", limit
+    if seen.root is not None:
+        yield "process", f"{say.target_sentence(seen.root)}  {' '.join(seen.root.cmdline)}"[:300]
+    tree = say.members_sentence(diagnosis, case)
+    if tree:
+        yield "tree", tree
+    first = next(iter(diagnosis.findings), None)
+    if first is not None:
+        yield "layer", f"{first.layer}{f', {first.share:.0%} of the growth' if first.share is not None else ''}"
+        if first.culprit is not None:
+            yield "held by", say.culprit_sentence(first.culprit)
+            caller = say.caller_sentence(first.culprit)
+            if caller:
+                yield "through", Text(visible(caller), style="bold cyan")
+    for hooks, _ in say.same_hooks(diagnosis)[:3]:
+        yield "hooked", Text(visible(say.hook_summary(hooks)), style="magenta")
+    yield "observed", f"{duration_text(seen.seconds)}, {seen.samples} samples"
+    if diagnosis.next_step:
+        yield "next", diagnosis.next_step
+
+
+def _finding(finding: Finding, number: int, of: int, width: int) -> Iterator[RenderableType]:
+    count = f"{number}. " if of > 1 else ""
+    yield parts.heading(f"{count}{visible(finding.title)}", f"{finding.cause}" if finding.cause else "")
+    yield _indent(Text(say.finding_sentence(finding), style="dim"))
+    for site in finding.sites[:_MAX_SITES]:
+        yield Text()
+        yield _indent(Text(visible(say.site_sentence(site)), style="bold"))
+        yield _indent(parts.site_table(site, finding.culprit, width - 2))
+    if len(finding.sites) > _MAX_SITES:
+        yield _indent(Text(f"and {len(finding.sites) - _MAX_SITES} sites more (all with --json)", style="dim"))
+    if finding.remedies:
+        yield Text()
+        yield parts.heading("What to do, in this order")
+        yield _indent(parts.remedies_table(finding.remedies, say.told(finding).useless))
+
+
+def _reasons(finding: Finding) -> Iterator[RenderableType]:
+    told = say.told(finding)
+    for title, texts, mark in (
+        ("Why it grows", told.why, ""),
+        ("Evidence", told.facts, "-"),
+        ("What speaks against it", finding.against, "-"),
+    ):
+        if texts:
+            yield Text()
+            yield parts.heading(title)
+            yield _indent(parts.bullets(texts, mark) if mark else Text(visible(" ".join(texts))))
+
+
+def _limits(case: Case, diagnosis: Diagnosis) -> Iterator[RenderableType]:
+    not_seen = [f"{n.what}: {n.why}{f'. To see it: {n.enable}' if n.enable else ''}" for n in diagnosis.not_seen]
+    cost = [*say.coverage_sentences(case), *say.overhead_sentences(case)]
+    for title, texts in (
+        ("Not seen", not_seen),
+        ("Lost", say.losses_sentences(case)),
+        ("What observing cost", cost),
+    ):
+        if texts:
+            yield Text()
+            yield parts.heading(title)
+            yield _indent(parts.bullets(texts))
+
+
+def _indent(renderable: RenderableType) -> Padding:
+    return Padding(renderable, (0, 0, 0, 2), expand=False)

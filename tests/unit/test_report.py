@@ -1,0 +1,381 @@
+"""The report's renderings, on a constructed case: fields, spellings, escaping, width."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import jsonschema
+import pytest
+from fixtures.constructed import (
+    APP,
+    BASE,
+    LIST_STACK,
+    PID,
+    RATE,
+    SECOND,
+    case,
+    diagnosis,
+    draft,
+    finding_site,
+    native,
+    python,
+    snapshot,
+    target,
+    ucx_hook,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from memforensics.case.model import (
+    EXIT_CODES,
+    LAYERS,
+    Caller,
+    CapturedStack,
+    Case,
+    Culprit,
+    Diagnosis,
+    EnvVar,
+    EvidenceItem,
+    MemberGrowth,
+    Pause,
+    Rate,
+    Stack,
+)
+from memforensics.remedies.catalogue import load_catalogue
+from memforensics.remedies.match import match
+from memforensics.remedies.page import entry_page
+from memforensics.report import json_report, sites
+from memforensics.report.markdown import report_markdown
+from memforensics.report.terminal import report_text
+from memforensics.report.text import code, library_name, markdown, utf8, visible
+
+CATALOGUE = load_catalogue()
+SCHEMA = json_report.schema()
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+HOSTILE = "\x1b[31m]0;x\x07\n```\n# a|b <script>\u202e\udc80"
+
+
+def leak() -> tuple[Case, Diagnosis]:
+    minute = case()
+    return minute, diagnosis(match(draft(), minute, CATALOGUE))
+
+
+def hostile() -> tuple[Case, Diagnosis]:
+    """The same, where everything that the target names is hostile."""
+    caller = Caller(function=HOSTILE, file=HOSTILE, line=1)
+    stack = Stack(frames=(native(HOSTILE, HOSTILE, hook=True), python(HOSTILE, HOSTILE, 1)))
+    finding = replace(
+        draft(finding_site(stack)),
+        title=HOSTILE,
+        culprit=Culprit(library=HOSTILE, path=HOSTILE, version=HOSTILE, function=HOSTILE, caller=caller),
+        evidence=(EvidenceItem(kind="stack", text=HOSTILE, ref=HOSTILE),),
+        against=(HOSTILE,),
+    )
+    process = target(
+        EnvVar(name="LD_PRELOAD", value=HOSTILE), comm=HOSTILE, exe=HOSTILE, cmdline=(HOSTILE,), left_how=HOSTILE
+    )
+    hook = replace(ucx_hook(), owner_path=HOSTILE, owner_version=HOSTILE, target_function=HOSTILE, chain=(HOSTILE,))
+    return case(targets=(process,)), diagnosis(finding, headline=HOSTILE, hooks=(hook,), next_step=HOSTILE)
+
+
+def as_json(pair: tuple[Case, Diagnosis]) -> dict[str, object]:
+    loaded: dict[str, object] = json.loads(json_report.report_text(*pair))
+    return loaded
+
+
+def test_the_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_every_field_of_the_schema_is_described() -> None:
+    def undescribed(node: object, path: str) -> list[str]:
+        if isinstance(node, list):
+            return [p for n, item in enumerate(node) for p in undescribed(item, f"{path}/{n}")]
+        if not isinstance(node, dict):
+            return []
+        out = []
+        for name, field in node.get("properties", {}).items():
+            if "type" in field and not field.get("description"):
+                out.append(f"{path}/{name}")
+        return out + [p for name, item in node.items() for p in undescribed(item, f"{path}/{name}")]
+
+    assert undescribed(SCHEMA, "") == []
+
+
+def test_the_json_validates_and_answers() -> None:
+    report = as_json(leak())
+    VALIDATOR.validate(report)
+    finding = report["findings"][0]  # type: ignore[index]
+    assert (report["schema"], report["verdict"], report["exit_code"]) == ("memforensics/report/1", "leak", 1)
+    assert finding["cause"] == "ucx-invq"
+    assert finding["culprit"]["library"] == "libucs.so.0.0.0"
+    assert finding["culprit"]["caller"] == {"function": "BlockBuffer.release", "file": APP, "line": 88}
+    assert finding["sites"][0]["inside"] == "munmap"
+    assert [frame["kind"] for frame in finding["sites"][0]["stack"]][:2] == ["native", "hook"]
+    assert [remedy["name"] for remedy in finding["remedies"]][1:] == [
+        "UCX_RCACHE_MAX_UNRELEASED",
+        "UCX_MEM_MMAP_HOOK_MODE",
+    ]
+    assert report["growth"]["bytes_per_minute"]["estimate"] == RATE.estimate  # type: ignore[index]
+    assert report["hooks"][0]["owner"]["library"] == "libucm.so.0.0.0"  # type: ignore[index]
+    observed = report["observed"]
+    assert (observed["seconds"], observed["samples"], observed["longest_pause_ms"]) == (60.0, 61, 0.0)  # type: ignore[index]
+    assert observed["losses"]["trace-mmap"][0]["count"] == 3  # type: ignore[index]
+
+
+@pytest.mark.parametrize("verdict", sorted(EXIT_CODES))
+def test_each_verdict_has_its_exit_code(verdict: str) -> None:
+    pair = (case(), diagnosis(verdict=verdict))
+    report = as_json(pair)
+    VALIDATOR.validate(report)
+    assert report["exit_code"] == EXIT_CODES[verdict]  # type: ignore[index]
+    assert report_text(*pair).startswith(f" {verdict.upper()} ")
+    assert report_markdown(*pair).startswith(f"# {verdict}: ")
+
+
+def test_the_schema_knows_the_model_s_words() -> None:
+    assert SCHEMA["$defs"]["layer"]["enum"] == list(LAYERS)
+    assert set(SCHEMA["$defs"]["verdict"]["enum"]) == set(EXIT_CODES)
+
+
+def test_an_empty_case_renders_and_validates() -> None:
+    """Nothing was seen at all: no target, no sample, no growth."""
+    bare = replace(case(), **dict.fromkeys(("targets", "samples", "sites", "traces", "hooks", "modules", "costs"), ()))
+    nothing = Diagnosis(
+        verdict="insufficient-data",
+        headline="nothing was seen",
+        growth=None,
+        layers=(),
+        groups=(),
+        members=(),
+        findings=(),
+        hooks=(),
+    )
+    report = as_json((bare, nothing))
+    VALIDATOR.validate(report)
+    assert report["target"] is None
+    assert "nothing was seen" in report_text(bare, nothing)
+    assert "nothing was seen" in report_markdown(bare, nothing)
+
+
+def test_open_intervals_are_null_in_json() -> None:
+    rate = Rate(estimate=1.0, low=float("-inf"), high=float("inf"))
+    growth = diagnosis().growth
+    assert growth is not None
+    report = as_json((case(), diagnosis(growth=replace(growth, rate=rate))))
+    VALIDATOR.validate(report)
+    assert report["growth"]["bytes_per_minute"] == {  # type: ignore[index]
+        "estimate": 1.0,
+        "low": None,
+        "high": None,
+        "confidence": 0.95,
+    }
+
+
+def test_the_first_screen_is_the_answer() -> None:
+    screen = report_text(*leak(), width=100).splitlines()[:46]
+    text = "\n".join(screen)
+    for wanted in (
+        "LEAK",
+        "+402 MiB/min",
+        "interval: +398 MiB to +406 MiB",
+        "anon-mmap",
+        "libucs.so.0.0.0 1.19.0",
+        f"BlockBuffer.release, {APP}:88",
+        "mmap, munmap: inline, by libucm.so.0.0.0",
+        "mmap inside munmap",
+        "1 UCX >= 1.21.0",
+        "2 UCX_RCACHE_MAX_UNRELEASED=1024",
+        "https://github.com/openucx/ucx/pull/11248",
+    ):
+        assert wanted in text, wanted
+    assert text.index("1 UCX >= 1.21.0") < text.index("2 UCX_RCACHE_MAX_UNRELEASED=1024")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_no_line_is_wider_than_the_screen(width: int) -> None:
+    assert max(len(line) for line in report_text(*leak(), width=width).splitlines()) <= width
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_application_is_marked_at_each_width(width: int) -> None:
+    marked = [line for line in report_text(*leak(), width=width).splitlines() if "the application" in line]
+    assert len(marked) == 1
+    assert "BlockBuffer.release" in marked[0]
+    assert "transfer.py:88" in marked[0]
+
+
+def test_deep_stacks_are_cut_behind_the_application() -> None:
+    frames = (
+        *LIST_STACK.frames[:2],
+        python("Archive.keep", "/srv/app/archive.py", 17),
+        *(python(f"outer_{n}", "/srv/app/deep.py", n) for n in range(100)),
+    )
+    deep = replace(
+        draft(finding_site(Stack(frames=frames), inside=None)),
+        culprit=Culprit(
+            library="archive.py", caller=Caller(function="Archive.keep", file="/srv/app/archive.py", line=17)
+        ),
+    )
+    screen = report_text(case(), diagnosis(deep))
+    assert "the application" in screen
+    assert "outer_99" not in screen
+    assert "95 more frames" in screen
+    report = as_json((case(), diagnosis(deep)))
+    assert len(report["findings"][0]["sites"][0]["stack"]) == 103  # type: ignore[index]
+
+
+def test_without_remedies_none_are_promised() -> None:
+    plain = diagnosis(replace(draft(finding_site(LIST_STACK, inside=None)), verdict="growing"), verdict="growing")
+    quiet = case(hooks=(), losses=())
+    for text in (report_text(quiet, plain), report_markdown(quiet, plain)):
+        assert "What to do" not in text
+        assert "UCX_" not in text
+
+
+def test_the_growing_member_of_a_tree_is_named() -> None:
+    child = target(pid=PID + 1, ppid=PID, role="vLLM engine", comm="VLLM::EngineCor")
+    members = (
+        MemberGrowth(pid=PID, change_bytes=0, rate=None),
+        MemberGrowth(pid=PID + 1, change_bytes=5 * 1024**2, rate=RATE),
+    )
+    pair = (case(targets=(target(), child)), diagnosis(members=members))
+    report = as_json(pair)
+    VALIDATOR.validate(report)
+    assert report["target"]["children"][0]["change_bytes"] == 5 * 1024**2  # type: ignore[index]
+    for text in (report_text(*pair), report_markdown(*pair)):
+        assert f"most of the growth is in {PID + 1} (vLLM engine" in text
+
+
+def test_hostile_names_change_no_screen() -> None:
+    for width in (80, 100):
+        screen = report_text(*hostile(), width=width)
+        assert not set(screen) & set("\x1b\x07\u202e\udc80")
+        screen.encode("utf-8")
+        assert "\\x1b[31m" in screen
+
+
+def test_hostile_names_are_no_markdown() -> None:
+    text = report_markdown(*hostile())
+    text.encode("utf-8")
+    assert not set(text) & set("\x1b\x07\u202e")
+    tokens = [t for block in MarkdownIt("commonmark").parse(text) for t in (block, *(block.children or ()))]
+    kinds = [token.type for token in tokens]
+    assert not {"html_inline", "html_block", "image", "link_open"} & set(kinds)
+    assert kinds.count("fence") == 1
+    headings = [tokens[n + 1].content for n, kind in enumerate(kinds) if kind == "heading_open"]
+    assert not any(heading.startswith("a|b") for heading in headings)
+
+
+def test_hostile_names_are_valid_json() -> None:
+    text = json_report.report_text(*hostile())
+    text.encode("utf-8")
+    VALIDATOR.validate(json.loads(text))
+
+
+@given(st.text())
+def test_visible_text_prints_on_one_line(text: str) -> None:
+    shown = visible(text)
+    assert shown.isprintable()
+    assert len(shown.splitlines()) <= 1
+    shown.encode("utf-8")
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8")))
+def test_printable_text_is_left_alone(text: str) -> None:
+    assert not text.isprintable() or visible(text) == text
+
+
+@given(st.text(alphabet=st.sampled_from("`a \n\x1b\udc80")))
+def test_a_code_span_cannot_be_ended(text: str) -> None:
+    span = code(text)
+    fence = span[: len(span) - len(span.lstrip("`"))]
+    assert span.endswith(fence)
+    assert fence not in span[len(fence) : -len(fence)].replace(visible(text), "") or fence == span
+    assert max((len(run) for run in visible(text).replace(" ", "x").split("a")), default=0) >= 0
+    assert not fence or fence not in visible(text)
+
+
+@given(st.text())
+def test_utf8_always_encodes(text: str) -> None:
+    utf8(text).encode("utf-8")
+
+
+def test_markdown_leaves_words_readable() -> None:
+    assert markdown("ucs_mpool_grow in libucs.so") == "ucs_mpool_grow in libucs.so"
+    assert markdown("_x_ *y* <b> [z](u)") == "\\_x\\_ \\*y\\* \\<b\\> \\[z\\](u)"
+    assert markdown("# not a heading") == "\\# not a heading"
+
+
+def test_library_name_drops_the_kernel_s_mark() -> None:
+    assert library_name("/a/libucs.so.0 (deleted)") == "libucs.so.0"
+    assert library_name("[heap]") == "[heap]"
+
+
+def _shape(name: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": SCHEMA["$defs"]})
+
+
+def test_shared_shapes_are_those_of_the_schema() -> None:
+    minute, answer = leak()
+    _shape("site").validate(sites.site_json(minute.sites[0], inside="munmap", bytes_per_minute=1.5))
+    _shape("site").validate(sites.site_json(answer.findings[0].sites[0]))
+    _shape("hook").validate(sites.hook_json(minute.hooks[0]))
+    _shape("layer_row").validate(sites.layer_json(answer.layers[0]))
+    _shape("group").validate(sites.group_json(answer.groups[0]))
+    _shape("probe").validate(sites.probe_json(minute.probes[0]))
+
+
+def test_a_capture_has_arguments_by_name() -> None:
+    stop = CapturedStack(
+        pid=PID,
+        tid=PID,
+        t_ns=BASE,
+        function="mmap",
+        arguments=(("addr", 0), ("length", 16384)),
+        returned=0x7F0000000000,
+        stack=LIST_STACK,
+        pause_ms=12.5,
+    )
+    shown = sites.capture_json(stop)
+    assert shown["arguments"] == {"addr": 0, "length": 16384}
+    _shape("stack").validate(shown["stack"])
+
+
+def test_addresses_above_the_sign_bit_keep_their_value() -> None:
+    assert sites.mapping_json(snapshot().mappings[1])["start"] == "0xffffffffff600000"
+
+
+def test_pauses_and_overhead_are_summed() -> None:
+    pauses = (Pause(pid=PID, t_ns=BASE, probe="gdb", ms=3.0), Pause(pid=PID, t_ns=BASE, probe="gdb", ms=4.5))
+    assert sites.pauses_json(pauses) == {"total": 7.5, "longest": 4.5}
+    assert sites.pauses_json(()) == {"total": 0, "longest": 0.0}
+    overhead = sites.overhead_json(case().costs, 60.0)["trace-mmap"]
+    assert overhead["bpf_share"] == pytest.approx(0.4 / 60)
+
+
+def test_the_time_of_the_start_is_iso() -> None:
+    assert json_report.iso_time(1_760_000_000 * SECOND) == "2025-10-09T08:53:20.000Z"
+
+
+def _generator() -> ModuleType:
+    path = Path(__file__).resolve().parents[2] / "scripts" / "gen_docs.py"
+    spec = importlib.util.spec_from_file_location("gen_docs", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_pages_are_fresh() -> None:
+    assert _generator().main(check=True) == 0
+
+
+def test_each_entry_s_page_names_its_remedies() -> None:
+    for entry in CATALOGUE:
+        page = entry_page(entry)
+        assert all(rung.name in page and rung.source in page for rung in entry.remedies)
