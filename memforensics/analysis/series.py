@@ -8,8 +8,8 @@ its growth *since its own first sample*, and only while it lives:
 - between its samples a member holds its last value; after its last one (plus a little) it has left, and what it had
   grown goes with it, as its memory went back to the kernel.
 
-So a pool whose workers grow and are recycled draws a saw-tooth, and a leak in one worker of eight a line. What this line
-cannot show, more and more processes, is `head_count`. File pages are a series apart.
+So a pool whose workers grow and are recycled draws a saw-tooth, and a leak in one worker of eight a line. What this
+line cannot show, more and more processes, is `head_count`. File pages are a series apart.
 """
 
 from bisect import bisect_right
@@ -78,7 +78,7 @@ def tree_series(
     interval = min((_interval(line) for line in members.values() if len(line.times_s) > 1), default=1.0)
     parts = [_Member.of(line, begin, end, interval) for line in members.values()]
     ticks = _ticks(members.values(), interval)
-    base = sum(part.first for part in parts if part.counted_from <= begin + interval)
+    base = sum(part.first for part in parts if not part.late)
     return Series(tuple(ticks), tuple(base + sum(part.grown_at(t) for part in parts) for t in ticks))
 
 
@@ -165,6 +165,7 @@ class _Member:
     counted_from: float  # growth counts from here
     first: int  # its size there
     gone_after: float
+    late: bool
 
     @classmethod
     def of(cls, line: Series, begin: float, end: float, interval: float) -> "_Member":
@@ -175,7 +176,7 @@ class _Member:
         stale = STALE_INTERVALS * interval
         gone_after = float("inf") if last_at >= end - stale else last_at + interval / 2
         at = min(max(bisect_right(line.times_s, counted_from) - 1, 0), len(line.values) - 1)
-        return cls(line, first_at, counted_from, line.values[at], gone_after)
+        return cls(line, first_at, counted_from, line.values[at], gone_after, late)
 
     def size_at(self, t: float) -> int:
         if not self.first_at <= t <= self.gone_after:
