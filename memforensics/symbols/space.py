@@ -1,15 +1,28 @@
 """The mapped modules of one process: from a pc to the file, the address in it, its symbols and its unwind rules."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from memforensics.case.model import Mapping
+from memforensics.errors import MemforensicsError
 from memforensics.symbols.cfi import Cfi, Rule
-from memforensics.symbols.elf import ElfFile
+from memforensics.symbols.elf import DebugFiles, ElfFile
 from memforensics.target.memory import Memory
 from memforensics.target.parse import ParsedMaps
+
+VDSO = "[vdso]"
+_DELETED = " (deleted)"
+_MAX_VDSO_BYTES = 1 << 20
+_MAX_OPEN_FILES = 192
+DEBUG_ROOTS = (Path("/usr/lib/debug"),)
 
 
 class MappedProcess(Protocol):
@@ -63,6 +76,90 @@ class SpaceChange:
         return bool(self.came or self.went or self.changed)
 
 
+def group_modules(mappings: Iterable[Mapping]) -> tuple[MappedModule, ...]:
+    """Mappings of one file that belong together, where at least one is executable. A file mapped twice (dlmopen) is
+    two modules: file offsets rise within one."""
+    groups: list[list[Mapping]] = []
+    latest: dict[tuple[str, int, str], list[Mapping]] = {}
+    for mapping in sorted(mappings, key=lambda m: m.start):
+        if not mapping.inode and mapping.path != VDSO:
+            continue
+        key = (mapping.device, mapping.inode, mapping.path)
+        group = latest.get(key)
+        if group is None or mapping.offset == 0 or mapping.offset < group[-1].offset:
+            group = latest[key] = []
+            groups.append(group)
+        group.append(mapping)
+    return tuple(
+        MappedModule(
+            path=group[0].path.removesuffix(_DELETED),
+            start=group[0].start,
+            end=group[-1].end,
+            device=group[0].device,
+            inode=group[0].inode,
+            mappings=tuple(group),
+        )
+        for group in groups
+        if any("x" in mapping.perms for mapping in group)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    elf: ElfFile
+    cfi: Cfi
+
+
+class _Files:
+    """Parsed files by identity, least recently used first out: their descriptors are what is scarce."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._files: OrderedDict[Hashable, _Opened] = OrderedDict()
+
+    def get(self, key: Hashable) -> _Opened | None:
+        with self._lock:
+            found = self._files.get(key)
+            if found is not None:
+                self._files.move_to_end(key)
+            return found
+
+    def put(self, key: Hashable, opened: _Opened) -> _Opened:
+        with self._lock:
+            opened = self._files.setdefault(key, opened)
+            self._files.move_to_end(key)
+            while len(self._files) > self._limit:
+                self._files.popitem(last=False)
+            return opened
+
+
+_FILES = _Files(_MAX_OPEN_FILES)
+
+
+def debug_files_for(path: str, roots: Sequence[Path] = DEBUG_ROOTS) -> DebugFiles:
+    """Where distributions put separate debug files of the library at `path` (gdb manual, "Separate Debug Files").
+    Only below `roots`, which are ours: never a bare path of the target."""
+
+    def candidates(build_id: str, debug_link: str | None) -> Iterator[AbstractContextManager[BinaryIO]]:
+        for root in roots:
+            places = [root / ".build-id" / build_id[:2] / f"{build_id[2:]}.debug"]
+            folder = Path(path.lstrip("/")).parent
+            if debug_link is not None and ".." not in folder.parts:
+                places.append(root / folder / debug_link)
+            for place in places:
+                yield _open_regular(place)
+
+    return candidates
+
+
+@contextlib.contextmanager
+def _open_regular(path: Path) -> Iterator[BinaryIO]:
+    """O_NONBLOCK: a FIFO of that name must not hang us."""
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as stream:
+        yield stream
+
+
 class AddressSpace:
     """Modules by address. Files are opened at the first use and shared between the spaces of all processes.
 
@@ -71,47 +168,163 @@ class AddressSpace:
     """
 
     def __init__(self, process: MappedProcess) -> None:
-        raise NotImplementedError
+        self._process = process
+        self._keys: dict[tuple[int, str, int, str], Hashable] = {}
+        self._images: dict[tuple[int, str, int, str], _Opened] = {}  # the vdso: no file, so not shared
+        self._failures: dict[tuple[int, str, int, str], str] = {}
+        self._biases: dict[tuple[int, str, int, str], int | None] = {}
+        self._read_maps()
+
+    def _read_maps(self) -> None:
+        mappings = self._process.maps().mappings
+        self._modules = group_modules(mappings)
+        places = sorted((m.start, m.end, module) for module in self._modules for m in module.mappings)
+        self._starts = [start for start, _, _ in places]
+        self._places = [(end, module) for _, end, module in places]
+        code = sorted((m.start, m.end) for m in mappings if "x" in m.perms)
+        self._code_starts, self._code_ends = [start for start, _ in code], [end for _, end in code]
 
     @property
     def modules(self) -> tuple[MappedModule, ...]:
         """By rising start."""
-        raise NotImplementedError
+        return self._modules
 
     def refresh(self) -> SpaceChange:
         """Reads maps again."""
-        raise NotImplementedError
+        before = {module.start: module for module in self._modules}
+        self._read_maps()
+        now = {module.start: module for module in self._modules}
+        both = before.keys() & now.keys()
+        changed = tuple((before[s], now[s]) for s in sorted(both) if before[s].identity != now[s].identity)
+        went = tuple(before[start] for start in sorted(before.keys() - now.keys()))
+        for module in (*went, *(old for old, _ in changed)):
+            for kept in (self._keys, self._images, self._biases):
+                kept.pop(module.identity, None)
+        self._failures.clear()
+        self._biases = {identity: bias for identity, bias in self._biases.items() if bias is not None}
+        return SpaceChange(tuple(now[start] for start in sorted(now.keys() - before.keys())), went, changed)
 
     def find(self, pc: int) -> tuple[MappedModule, int] | None:
         """The module and the address in its file (file offset instead, when its ELF cannot be read).
         None: not in a module (JIT code, or maps are older than the mapping: refresh)."""
-        raise NotImplementedError
+        index = bisect_right(self._starts, pc) - 1
+        if index < 0 or pc >= self._places[index][0]:
+            return None
+        module = self._places[index][1]
+        bias = self.bias(module)
+        if bias is not None:
+            return module, pc - bias
+        mapping = next(m for m in module.mappings if m.start <= pc < m.end)
+        return module, pc - mapping.start + mapping.offset
 
     def executable(self, pc: int) -> bool:
         """Whether an executable mapping, a module's or anonymous, covers it."""
-        raise NotImplementedError
+        index = bisect_right(self._code_starts, pc) - 1
+        return index >= 0 and pc < self._code_ends[index]
 
     def module_named(self, name: str) -> MappedModule | None:
         """By file name (`libc.so.6`) or whole path; the lowest where several are."""
-        raise NotImplementedError
+        return next((module for module in self._modules if name in (module.name, module.path)), None)
 
     def elf(self, module: MappedModule) -> ElfFile | None:
-        raise NotImplementedError
-
-    def why_no_elf(self, module: MappedModule) -> str | None:
-        raise NotImplementedError
+        opened = self._open(module)
+        return opened.elf if opened is not None else None
 
     def cfi(self, module: MappedModule) -> Cfi | None:
-        raise NotImplementedError
+        opened = self._open(module)
+        return opened.cfi if opened is not None else None
+
+    def why_no_elf(self, module: MappedModule) -> str | None:
+        """None where there is one."""
+        self._open(module)
+        return self._failures.get(module.identity)
+
+    def _open(self, module: MappedModule) -> _Opened | None:
+        identity = module.identity
+        if identity in self._failures:
+            return None
+        opened = self._images.get(identity) or (_FILES.get(self._keys[identity]) if identity in self._keys else None)
+        if opened is not None:
+            return opened
+        try:
+            return self._open_image(module) if module.path == VDSO else self._open_file(module)
+        except OSError as error:
+            self._failures[identity] = error.strerror or str(error)
+        except MemforensicsError as error:  # BadElf; the target gone or not ours
+            self._failures[identity] = str(error)
+        return None
+
+    def _open_image(self, module: MappedModule) -> _Opened:
+        size = min(module.end - module.start, _MAX_VDSO_BYTES)
+        elf = ElfFile(self._process.memory.read(module.start, size))
+        opened = self._images[module.identity] = _Opened(elf, Cfi(elf))
+        return opened
+
+    def _open_file(self, module: MappedModule) -> _Opened:
+        with self._process.open_mapped(_first_code(module)) as stream:
+            key = _file_key(stream)
+            opened = _FILES.get(key) if key is not None else None
+            if opened is None:
+                elf = ElfFile(stream, debug_files=debug_files_for(module.path))
+                opened = _Opened(elf, Cfi(elf))
+        if key is None:
+            self._images[module.identity] = opened
+            return opened
+        self._keys[module.identity] = key
+        return _FILES.put(key, opened)
 
     def bias(self, module: MappedModule) -> int | None:
         """run-time address = address in the file + bias. None without an ELF."""
-        raise NotImplementedError
+        try:
+            return self._biases[module.identity]
+        except KeyError:
+            elf = self.elf(module)
+            bias = _bias(elf, _first_code(module)) if elf is not None else None
+            self._biases[module.identity] = bias
+            return bias
 
     def address(self, module: MappedModule, vaddr: int) -> int | None:
         """The run-time address of an address in the file."""
-        raise NotImplementedError
+        bias = self.bias(module)
+        return vaddr + bias if bias is not None else None
 
     def rule(self, pc: int) -> Rule | None:
         """The CFI rule at a run-time pc (already lowered by 1 for a return address)."""
-        raise NotImplementedError
+        found = self.find(pc)
+        if found is None:
+            return None
+        cfi = self.cfi(found[0])
+        return cfi.rule(found[1]) if cfi is not None and self.bias(found[0]) is not None else None
+
+    def code(self, address: int, size: int) -> bytes | None:
+        """Bytes of code there: the file's, in front of any patch, or the live memory's for what has no file."""
+        found = self.find(address)
+        try:
+            if found is not None and (elf := self.elf(found[0])) is not None:
+                return elf.read_at_vaddr(found[1], size)
+            return self._process.memory.read(address, size)
+        except MemforensicsError:
+            return None
+
+
+def _first_code(module: MappedModule) -> Mapping:
+    return next(mapping for mapping in module.mappings if "x" in mapping.perms)
+
+
+def _bias(elf: ElfFile, mapping: Mapping) -> int | None:
+    """From where the code is mapped. Whole pages are mapped, so the mapping's offset may lie before the segment's."""
+    for wanted in (True, False):
+        for segment in elf.load_segments:
+            page_start = segment.offset - segment.offset % 4096
+            if segment.executable is wanted and page_start <= mapping.offset < segment.offset + segment.filesz:
+                return mapping.start - (segment.vaddr + mapping.offset - segment.offset)
+    return None
+
+
+def _file_key(stream: BinaryIO) -> Hashable | None:
+    """Device and inode, and what tells that the file behind them was written since. None: not a file."""
+    try:
+        about = os.fstat(stream.fileno())
+    except (AttributeError, OSError):
+        return None
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns

@@ -1,11 +1,15 @@
-"""From registers and a piece of stack to frames."""
+"""From registers and a piece of stack to frames, by CFI; where code has none, by guesses that must prove themselves."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from memforensics.symbols.cfi import Rule
+from memforensics.symbols.calls import call_before, call_doubt
+from memforensics.symbols.cfi import SIGNAL_RULE, Rule, Saved, is_sigreturn_code
+from memforensics.symbols.expression import CannotEvaluate, evaluate
+from memforensics.symbols.rules import DWARF_REGISTERS
 from memforensics.symbols.space import AddressSpace, MappedModule
-from memforensics.target.memory import Memory
+from memforensics.target.memory import Memory, Unreadable, read_u64
 
 WhyEnded = Literal[
     "outermost",  # CFI says there is no caller, or the return address is 0: complete
@@ -15,6 +19,13 @@ WhyEnded = Literal[
     "frame-limit",
     "no-progress",  # the CFA did not move up: damaged stack or wrong rule
 ]
+
+_FRAME_POINTER_RULE = Rule(cfa_base="rbp", cfa_offset=16, rbp_offset=-16, guessed=True)
+_SCANNED_BYTES = 16 * 1024
+_MAX_CANDIDATES = 48
+_MAX_GUESS_STEPS = 4000  # steps of all attempts of one unwinding together
+_MIN_PROOF_FRAMES = 2  # by CFI, where the end of the stack is not in the copy
+_MAX_FRAME_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +69,210 @@ class Unwound:
 
 
 def unwind(registers: Registers, memory: Memory, space: AddressSpace, max_frames: int = 128) -> Unwound:
-    """`memory` may be a copy of the stack's top (BytesMemory) or the live process."""
-    raise NotImplementedError
+    """`memory` may be a copy of the stack's top (BytesMemory) or the live process. Raises only what reading live
+    memory raises when the process is gone or not ours."""
+    walk = _Walker(memory, space).walk(_State(registers, is_return=False, guessed=False), max_frames)
+    return Unwound(tuple(walk.frames), walk.why == "outermost", walk.why)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Registers at one frame, and how its pc was found."""
+
+    registers: Registers
+    is_return: bool
+    guessed: bool
+
+    @property
+    def lookup_pc(self) -> int:
+        return self.registers.rip - self.is_return
+
+
+@dataclass(slots=True)
+class _Walk:
+    frames: list[UnwoundFrame] = field(default_factory=list)
+    why: WhyEnded = "frame-limit"
+
+    def proves_the_guess(self) -> bool:
+        """Whether what follows a guessed step makes sense to the end of what can be seen."""
+        if self.why == "outermost":
+            return True
+        by_cfi = sum(frame.rule is not None and not frame.rule.guessed for frame in self.frames)
+        return self.why in ("unreadable", "frame-limit") and by_cfi >= _MIN_PROOF_FRAMES
+
+
+class _NoStep(Exception):
+    def __init__(self, why: WhyEnded) -> None:
+        super().__init__(why)
+        self.why: WhyEnded = why
+
+
+class _Walker:
+    def __init__(self, memory: Memory, space: AddressSpace) -> None:
+        self._memory, self._space = memory, space
+        self._steps_left = _MAX_GUESS_STEPS
+        self._guessing = 0
+        self._dead_ends: set[Registers] = set()
+
+    def walk(self, state: _State, frames_left: int) -> _Walk:
+        walk = _Walk()
+        while len(walk.frames) < frames_left:
+            if self._guessing:
+                self._steps_left -= 1
+                if self._steps_left < 0:
+                    walk.why = "no-rule"
+                    return walk
+            rule = self._rule(state)
+            if rule is None:
+                rest = self._guess(state, frames_left - len(walk.frames) - 1)
+                if rest is None:
+                    walk.frames.append(self._frame(state, None))
+                    walk.why = "no-rule" if self._space.find(state.lookup_pc) else "no-module"
+                    return walk
+                rule, tail = rest
+                walk.frames += [self._frame(state, rule), *tail.frames]
+                walk.why = tail.why
+                return walk
+            walk.frames.append(self._frame(state, rule))
+            if rule.end:
+                walk.why = "outermost"
+                return walk
+            try:
+                state = self._step(state, rule)
+            except _NoStep as stop:
+                walk.why = stop.why
+                return walk
+            if state.registers.rip == 0:
+                walk.why = "outermost"
+                return walk
+        return walk
+
+    def _frame(self, state: _State, rule: Rule | None) -> UnwoundFrame:
+        pc, lookup_pc = state.registers.rip, state.lookup_pc
+        found = self._space.find(lookup_pc)
+        module, vaddr = (found[0], found[1] + pc - lookup_pc) if found is not None else (None, None)
+        return UnwoundFrame(pc, lookup_pc, module, vaddr, rule, state.guessed)
+
+    # --- one step
+
+    def _rule(self, state: _State) -> Rule | None:
+        rule = self._space.rule(state.lookup_pc)
+        if rule is None and is_sigreturn_code(self._space.code(state.registers.rip, 9) or b""):
+            return SIGNAL_RULE
+        return rule
+
+    def _step(self, state: _State, rule: Rule) -> _State:
+        """The caller's state. _NoStep when there is none to be had."""
+        registers = state.registers
+        try:
+            cfa = self._cfa(registers, rule)
+            signal = rule.cfa_base == "signal"
+            if not signal and not 0 < cfa - registers.rsp < _MAX_FRAME_BYTES:
+                raise _NoStep("no-progress")
+            assert rule.ra_offset is not None
+            pc = self._word((registers.rsp if signal else cfa) + rule.ra_offset)
+            bases = {"cfa": cfa, "rbp": registers.rbp, "rsp": registers.rsp}
+            places = rule.saved
+            if rule.rbp_offset is not None:
+                places = (*places, Saved("rbp", rule.rbp_base, rule.rbp_offset))
+            restored = {saved.register: self._word(bases[saved.base] + saved.offset) for saved in places}
+        except Unreadable:
+            raise _NoStep("unreadable") from None
+        except CannotEvaluate:
+            raise _NoStep("no-rule") from None
+        return _State(
+            replace(registers, rip=pc, rsp=cfa, **restored), is_return=not rule.signal_frame, guessed=rule.guessed
+        )
+
+    def _cfa(self, registers: Registers, rule: Rule) -> int:
+        match rule.cfa_base:
+            case "rsp" | "rbp" | "rbx" | "r12" | "r13" | "r14" | "r15":
+                return int(getattr(registers, rule.cfa_base)) + rule.cfa_offset
+            case "expression-plt":
+                return registers.rsp + (16 if registers.rip & 15 >= rule.cfa_offset else 8)
+            case "deref-rbp":
+                return self._word(registers.rbp + rule.cfa_offset)
+            case "deref-rsp" | "signal":
+                return self._word(registers.rsp + rule.cfa_offset)
+            case "expression":
+                known = {
+                    number: getattr(registers, name)
+                    for number, name in enumerate(DWARF_REGISTERS)
+                    if name in Registers.__slots__
+                }
+                return evaluate(rule.expression or b"", {**known, 16: registers.rip}, self._word)
+        raise CannotEvaluate(f"{rule.cfa_base} is not kept across calls")
+
+    def _word(self, address: int) -> int:
+        return read_u64(self._memory, address)
+
+    # --- guesses
+
+    def _guess(self, state: _State, frames_left: int) -> tuple[Rule, _Walk] | None:
+        """A rule for code without CFI, and the walk that proves it. None: nothing holds."""
+        if frames_left <= 0 or state.registers in self._dead_ends:
+            return None
+        self._guessing += 1
+        try:
+            for rule in self._candidates(state):
+                try:
+                    caller = self._step(state, rule)
+                except _NoStep:
+                    continue
+                walk = self.walk(caller, frames_left)
+                if walk.proves_the_guess():
+                    return rule, walk
+                if self._steps_left <= 0:
+                    break
+        finally:
+            self._guessing -= 1
+        self._dead_ends.add(state.registers)
+        return None
+
+    def _candidates(self, state: _State) -> Iterator[Rule]:
+        """Frame pointer and stack scan, those whose call is likeliest to have come here first."""
+        registers = state.registers
+        ranked: list[tuple[int, int, Rule]] = []
+        if registers.rbp % 8 == 0 and 0 <= registers.rbp - registers.rsp < _MAX_FRAME_BYTES:
+            doubt = self._doubt(registers.rbp + 8, state.lookup_pc)
+            if doubt is not None:
+                ranked.append((doubt, 0, _FRAME_POINTER_RULE))
+        stack = self._read_up_to(registers.rsp, _SCANNED_BYTES)
+        for at in range(0, len(stack) - 7, 8):
+            word = int.from_bytes(stack[at : at + 8], "little")
+            if not self._space.executable(word - 1):
+                continue
+            call = call_before(self._space, word)
+            if call is None:
+                continue
+            rule = Rule(cfa_base="rsp", cfa_offset=at + 8, guessed=True)
+            doubt = call_doubt(self._space, call, state.lookup_pc)
+            ranked.append((doubt, 2 * at + 1, rule))
+            if at >= 8 and self._looks_like_stack(int.from_bytes(stack[at - 8 : at], "little"), registers.rsp + at):
+                ranked.append((doubt, 2 * at + 2, replace(rule, rbp_offset=-16)))
+            if len(ranked) >= _MAX_CANDIDATES:
+                break
+        ranked.sort(key=lambda entry: entry[:2])
+        return (rule for _, _, rule in ranked)
+
+    def _doubt(self, slot: int, pc: int) -> int | None:
+        try:
+            word = self._word(slot)
+        except Unreadable:
+            return None
+        call = call_before(self._space, word) if self._space.executable(word - 1) else None
+        return call_doubt(self._space, call, pc) if call is not None else None
+
+    @staticmethod
+    def _looks_like_stack(word: int, slot: int) -> bool:
+        return word % 8 == 0 and 0 < word - slot < _MAX_FRAME_BYTES
+
+    def _read_up_to(self, address: int, size: int) -> bytes:
+        """What can be read, from `address` on."""
+        out, step = b"", size
+        while len(out) < size and step >= 8:
+            try:
+                out += self._memory.read(address + len(out), min(step, size - len(out)))
+            except Unreadable:
+                step //= 2
+        return out
