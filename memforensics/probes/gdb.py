@@ -18,6 +18,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -192,10 +193,10 @@ class Session:
             *(f"--target={process.pid}", f"--deadline={deadline_s}", *(["--hardware"] if hardware else []), "--"),
             *(gdb, "--nx", "--nh", "--quiet", "--readnever", "--interpreter=mi3", *settings),
         ]
-        self._controller = GdbController(command=command, time_to_check_for_additional_output_sec=0)
-        popen = self._controller.gdb_process
-        assert popen is not None
-        self._popen: subprocess.Popen[bytes] = popen
+        self._controller: Any = GdbController(command=command, time_to_check_for_additional_output_sec=0)
+        self._popen: Any = self._controller.gdb_process
+        assert self._popen.stdout is not None
+        self._output = self._popen.stdout.fileno()
         self._results: deque[dict[str, Any]] = deque()
 
     def __enter__(self) -> "Session":
@@ -243,7 +244,7 @@ class Session:
 
     def _receive(self, limit_s: float) -> None:
         with self._deadly():
-            if not select.select([self._popen.stdout], [], [], min(limit_s, 0.5))[0]:
+            if not select.select([self._output], [], [], min(limit_s, 0.5))[0]:
                 return
             records = self._controller.get_gdb_response(timeout_sec=0, raise_error_on_timeout=False)
         now = time.monotonic_ns()
@@ -278,9 +279,10 @@ class Session:
                 if not self.gone:
                     self.command("-target-detach", 5.0)
                 self.command("-gdb-exit", 2.0)
-        for end in (lambda: None, self._popen.terminate, self._popen.kill):
+        for force in (None, signal.SIGTERM, signal.SIGKILL):
+            if force is not None:
+                self._popen.send_signal(force)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                end()
                 self._popen.wait(5.0)
                 break
         for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
