@@ -1,0 +1,98 @@
+"""demo: the shipped example (a real leak) started, diagnosed and stopped."""
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from memforensics.case.model import Case, Diagnosis
+from memforensics.errors import ProbeFailed, UsageError
+from memforensics.jobs.diagnose import OnProgress, diagnose
+
+LAUNCHER = Path(str(files("memforensics"))) / "shipped" / "ucx_rcache_leak" / "run.py"
+_FIXED_IN = (1, 21)  # openucx/ucx PR 11248
+_START_LIMIT_S = 600.0  # the first start downloads UCX
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    case: Case
+    diagnosis: Diagnosis
+    leak_expected: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0 when the diagnosis says what is known of this version; else 4: it did not show."""
+        return 0 if (self.diagnosis.verdict == "leak") == self.leak_expected else 4
+
+
+def leaks(ucx_version: str, environment: Mapping[str, str]) -> bool:
+    """Whether the example leaks with that version and those variables, as the example's README measured it.
+    UsageError when it is no version."""
+    try:
+        version = tuple(int(number) for number in ucx_version.split(".")[:2])
+    except ValueError as error:
+        raise UsageError(f"{ucx_version!r} is not a version of UCX; write 1.19.0") from error
+    off = environment.get("UCX_MEM_MMAP_HOOK_MODE") == "none" or "UCX_RCACHE_MAX_UNRELEASED" in environment
+    return version < _FIXED_IN and not off
+
+
+@contextlib.contextmanager
+def example(ucx_version: str, arguments: Sequence[str] = (), *, launcher: Path = LAUNCHER) -> Iterator[int]:
+    """The example runs during the block; its PID. It makes its own environment the first time (stderr says so).
+    ProbeFailed when it does not start."""
+    command = [sys.executable, str(launcher), "--ucx-version", ucx_version, *arguments]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    try:
+        _wait_until_ready(running, time.monotonic() + _START_LIMIT_S)
+        yield running.pid
+    finally:
+        running.terminate()
+        try:
+            running.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.communicate()
+
+
+def demo(
+    ucx_version: str,
+    seconds: float,
+    *,
+    record: Path | None = None,
+    on_progress: OnProgress | None = None,
+    on_start: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Starts the example, diagnoses it for `seconds`, stops it."""
+    expected = leaks(ucx_version, os.environ)
+    # Should we be killed, it ends by itself.
+    with example(ucx_version, ["--seconds", f"{seconds + 120:.0f}"]) as pid:
+        if on_start is not None:
+            on_start(pid)
+        case, diagnosis = diagnose(pid, seconds, record=record, on_progress=on_progress)
+    return Outcome(case, diagnosis, expected)
+
+
+def _wait_until_ready(running: "subprocess.Popen[bytes]", deadline: float) -> None:
+    assert running.stdout is not None
+    said = b""
+    while not any(line.startswith(b"ready") for line in said.splitlines()):
+        left = deadline - time.monotonic()
+        piece = b""
+        if left > 0 and select.select([running.stdout], [], [], left)[0]:
+            piece = os.read(running.stdout.fileno(), 4096)
+        if not piece:
+            code = running.poll() if left > 0 else None
+            why = f"it said: {said.decode(errors='replace').strip()[-300:]}" if said else "see its message above"
+            raise ProbeFailed(
+                "the example did not start" + (f" (exit code {code})" if code is not None else ""),
+                why=why,
+                enable="it needs venv and pip (apt-get install python3-venv) and, the first time, a package index",
+            )
+        said += piece
