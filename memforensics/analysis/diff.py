@@ -1,0 +1,231 @@
+"""What grew, appeared, went between two snapshots, in groups that a person would name. Pure.
+
+Addresses mislead: mappings that touch are merged and split, and new memory is placed below, so a growing region keeps
+its end while its start descends. Anonymous memory is therefore paired by what overlaps: all mappings of both snapshots
+that share addresses, directly or through one another, are one region (identity, growth at either end, merge and split
+are all cases of this). Regions that stay as they are, come or go are then counted by size class: 1,000 mappings of
+1 MiB are one group; regions that changed their size stand alone, by the address that they kept. Everything that has an
+owner (heaps, stacks, libraries, files) is paired by the owner.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from memforensics.analysis.ownership import ANONYMOUS, SHARED_ANONYMOUS, Piece, pieces
+from memforensics.case.model import Layer, Mapping, MappingGroup, Snapshot
+from memforensics.units import size_text
+
+_LIMIT = 20
+_EXAMPLES = 3
+LOOSE = (ANONYMOUS, SHARED_ANONYMOUS)  # groups whose members are told apart by region and size
+
+What = Literal["grew", "shrank", "appeared", "went", "same"]
+
+
+@dataclass(slots=True)
+class _Side:
+    bytes: int = 0
+    ranges: list[Mapping] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Group:
+    before: _Side = field(default_factory=_Side)
+    after: _Side = field(default_factory=_Side)
+    moved: bool = False
+
+
+_Key = tuple[str, Layer]
+
+
+def diff(
+    before: Snapshot, after: Snapshot, *, limit: int = _LIMIT, same_process: bool | None = None
+) -> tuple[MappingGroup, ...]:
+    """Groups by size of change, the largest first; beyond `limit` the rest is summed into one last group.
+
+    The figure is resident bytes, or, where either snapshot was read without them, mapped bytes. The groups' changes
+    sum to the change over all mappings. `same_process`: whether addresses can be paired (default: the same pid).
+    """
+    resident = _has_rss(before) and _has_rss(after)
+    if same_process is None:
+        same_process = before.pid == after.pid
+    groups: dict[_Key, _Group] = defaultdict(_Group)
+    loose: dict[str, tuple[list[Piece], list[Piece]]] = {name: ([], []) for name in LOOSE}
+    for position, snapshot in enumerate((before, after)):
+        for piece in _counted(snapshot, resident):
+            if piece.group in loose:
+                loose[piece.group][position].append(piece)
+            else:
+                group = groups[piece.group, piece.layer]
+                _add(group.before if position == 0 else group.after, piece)
+    for name, (old, new) in loose.items():
+        _pair_loose(groups, name, old, new, by_address=same_process)
+    return _ranked([_finished(key, group) for key, group in groups.items()], limit)
+
+
+def total_change(before: Snapshot, after: Snapshot) -> int:
+    """What the groups' changes sum to."""
+    resident = _has_rss(before) and _has_rss(after)
+    return sum(p.bytes or 0 for p in _counted(after, resident)) - sum(p.bytes or 0 for p in _counted(before, resident))
+
+
+def _has_rss(snapshot: Snapshot) -> bool:
+    return any(mapping.rss is not None for mapping in snapshot.mappings)
+
+
+def _counted(snapshot: Snapshot, resident: bool) -> Iterable[Piece]:
+    """Pieces with the bytes that are compared. By size, a mapping is its first piece's whole."""
+    if resident:
+        return [piece for piece in pieces(snapshot) if piece.in_rss]
+    seen: set[int] = set()
+    out = []
+    for piece in pieces(snapshot):
+        if piece.mapping.start not in seen:
+            seen.add(piece.mapping.start)
+            out.append(Piece(piece.mapping, piece.group, piece.layer, piece.mapping.size))
+    return out
+
+
+def _add(side: _Side, piece: Piece) -> None:
+    side.bytes += piece.bytes or 0
+    side.ranges.append(piece.mapping)
+
+
+# --- anonymous regions --------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Region:
+    before: list[Piece] = field(default_factory=list)
+    after: list[Piece] = field(default_factory=list)
+
+    @property
+    def resized(self) -> bool:
+        """It is in both, and its ranges are not the same."""
+        return (
+            bool(self.before)
+            and bool(self.after)
+            and [(p.mapping.start, p.mapping.end) for p in self.before]
+            != [(p.mapping.start, p.mapping.end) for p in self.after]
+        )
+
+
+def _pair_loose(
+    groups: dict[_Key, _Group], name: str, old: Sequence[Piece], new: Sequence[Piece], *, by_address: bool
+) -> None:
+    regions = (
+        _regions(old, new) if by_address else [_Region(before=[p]) for p in old] + [_Region(after=[p]) for p in new]
+    )
+    settled = [region for region in regions if not region.resized]
+    classes = size_classes([p.mapping.size for region in settled for p in (region.before or region.after)])
+    for region in regions:
+        if region.resized:
+            key: _Key = (f"{name}, {_region_name(region)}", "anon-mmap")
+            groups[key].moved |= _moved(region)
+            members = [(key, region)]
+        else:
+            size = (region.before or region.after)[0].mapping.size
+            members = [((f"{name}, {classes[size]}", "anon-mmap"), region)]
+        for key, member in members:
+            for piece in member.before:
+                _add(groups[key].before, piece)
+            for piece in member.after:
+                _add(groups[key].after, piece)
+
+
+def _regions(old: Sequence[Piece], new: Sequence[Piece]) -> list[_Region]:
+    """Connected components of overlap between the two snapshots: one sweep over both in order of address."""
+    both = [(piece, False) for piece in old] + [(piece, True) for piece in new]
+    both.sort(key=lambda entry: (entry[0].mapping.start, entry[0].mapping.end, entry[1]))
+    regions: list[_Region] = []
+    reach = -1
+    for piece, is_new in both:
+        if piece.mapping.start >= reach:
+            regions.append(_Region())
+        (regions[-1].after if is_new else regions[-1].before).append(piece)
+        reach = max(reach, piece.mapping.end)
+    return regions
+
+
+def _moved(region: _Region) -> bool:
+    """Its start moved while its end stayed."""
+    first_old, first_new = region.before[0].mapping, region.after[0].mapping
+    return first_old.start != first_new.start and _end(region.before) == _end(region.after)
+
+
+def _end(side: Sequence[Piece]) -> int:
+    return max(piece.mapping.end for piece in side)
+
+
+def _region_name(region: _Region) -> str:
+    if _end(region.before) == _end(region.after):
+        return f"one region that ends at {_end(region.after):x}"
+    if region.before[0].mapping.start == region.after[0].mapping.start:
+        return f"one region that starts at {region.after[0].mapping.start:x}"
+    return f"one region around {region.after[0].mapping.start:x}"
+
+
+def size_classes(sizes: Iterable[int]) -> dict[int, str]:
+    """Size -> how its group is called: `1.0 MiB each` for a size that is there more than once, else its octave."""
+    counts = Counter(sizes)
+    texts = Counter(size_text(size) for size, count in counts.items() if count > 1)
+    names: dict[int, str] = {}
+    for size, count in counts.items():
+        if count > 1:
+            exact = texts[size_text(size)] > 1  # two sizes that read alike when rounded
+            names[size] = f"{size} bytes each" if exact else f"{size_text(size)} each"
+        else:
+            floor = 1 << (size.bit_length() - 1)
+            names[size] = f"{size_text(floor)} to {size_text(2 * floor)}"
+    return names
+
+
+# --- groups -------------------------------------------------------------------------------------------------------
+
+
+def _finished(key: _Key, group: _Group) -> MappingGroup:
+    before, after = group.before, group.after
+    shown = sorted(after.ranges or before.ranges, key=lambda m: -(m.rss or m.size))[:_EXAMPLES]
+    return MappingGroup(
+        name=key[0],
+        layer=key[1],
+        before_bytes=before.bytes if before.ranges else None,
+        after_bytes=after.bytes if after.ranges else None,
+        count_before=len(before.ranges),
+        count_after=len(after.ranges),
+        what=_what(before, after),
+        moved=group.moved,
+        examples=tuple(f"{m.start:x}-{m.end:x} {m.perms}" for m in shown),
+    )
+
+
+def _what(before: _Side, after: _Side) -> What:
+    if not before.ranges:
+        return "appeared"
+    if not after.ranges:
+        return "went"
+    change = after.bytes - before.bytes
+    return "grew" if change > 0 else "shrank" if change < 0 else "same"
+
+
+def _ranked(groups: Sequence[MappingGroup], limit: int) -> tuple[MappingGroup, ...]:
+    ranked = sorted(groups, key=lambda g: (-abs(g.change_bytes), -(g.after_bytes or 0), g.name))
+    if len(ranked) <= limit:
+        return tuple(ranked)
+    kept, rest = ranked[: limit - 1], ranked[limit - 1 :]
+    layers = {group.layer for group in rest}
+    change = sum(group.change_bytes for group in rest)
+    return (
+        *kept,
+        MappingGroup(
+            name=f"{len(rest)} smaller groups",
+            layer=layers.pop() if len(layers) == 1 else "unattributed",
+            before_bytes=sum(group.before_bytes or 0 for group in rest),
+            after_bytes=sum(group.after_bytes or 0 for group in rest),
+            count_before=sum(group.count_before for group in rest),
+            count_after=sum(group.count_after for group in rest),
+            what="grew" if change > 0 else "shrank" if change < 0 else "same",
+        ),
+    )

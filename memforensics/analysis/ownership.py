@@ -1,0 +1,274 @@
+"""Who owns each mapping, and the waterfall of layers that sums to the kernel's figure. Pure.
+
+How a resident byte finds its layer, in this order:
+
+1. A mark (probes/owners.py recognised the range by its content or place) owns the bytes of its range.
+2. Pages that are not the mapping's file any more (anonymous pages of a private file mapping) are private memory of the
+   program: `anon-mmap`, as the group "libraries' data" where the file is a library or program, with the .bss that
+   follows. So the layer `file` holds page cache only, and RssAnon, RssFile and RssShmem stay recognisable in the rows.
+3. The mapping's name: [heap], [stack], memfd, SysV and /dev/shm segments, devices, files. Shared anonymous memory
+   (`/dev/zero (deleted)`: Python's mmap.mmap(-1, n)) is private in use and belongs to `anon-mmap`.
+4. An anonymous mapping that nothing recognises is `anon-mmap`, in the group "anonymous".
+5. What the kernel counts and the mappings do not show (pages that came between the two readings, unread mappings) is
+   `unattributed`. Where the mappings show more than the kernel counts (pages that went; before Linux 6.17 status itself
+   is inexact by up to 64 pages a CPU and thread), the surplus is taken off `unattributed` first, then off the
+   largest row: no row is negative and the sum holds.
+"""
+
+import os.path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from memforensics.case.model import LAYERS, HeapState, Layer, LayerRow, Mapping, OwnerMark, Rollup, Snapshot
+
+# Kind of an OwnerMark -> group of mappings, as people call it, and its layer.
+MARK_OWNERS: dict[str, tuple[str, Layer]] = {
+    "heap": ("program heap ([heap])", "native-heap"),
+    "glibc-arena": ("glibc arenas", "native-heap"),
+    "malloc-mmapped": ("malloc'ed blocks with their own mapping", "native-heap"),
+    "jemalloc": ("jemalloc", "native-heap"),
+    "tcmalloc": ("tcmalloc", "native-heap"),
+    "mimalloc": ("mimalloc", "native-heap"),
+    "pymalloc-arena": ("Python object arenas", "python-object"),
+    "thread-stack": ("thread stacks", "thread-stack"),
+    "thread-stack-unused": ("thread stacks of threads that ended", "thread-stack"),
+    "jvm-heap": ("Java heap", "jvm-heap"),
+    "jvm-native": ("JVM's own memory", "jvm-native"),
+    "go-heap": ("Go heap", "native-heap"),
+    "tmpfs-file": ("files in tmpfs", "shmem"),
+}
+ANONYMOUS = "anonymous"
+SHARED_ANONYMOUS = "anonymous, shared"
+LIBRARY_DATA = "libraries' data"
+
+# What the kernel or a library writes as the name of an anonymous mapping (prctl PR_SET_VMA_ANON_NAME, Linux 5.17).
+_ANON_NAMES: tuple[tuple[str, str], ...] = (
+    ("glibc: malloc", "glibc-arena"),
+    ("jemalloc", "jemalloc"),
+    ("tcmalloc", "tcmalloc"),
+    ("mimalloc", "mimalloc"),
+    ("Go: heap", "go-heap"),
+)
+_DEVICES: tuple[tuple[str, str, Layer], ...] = (
+    ("/dev/nvidia", "NVIDIA GPU mappings", "gpu"),
+    ("/dev/dri/", "GPU mappings", "gpu"),
+    ("/dev/kfd", "AMD GPU mappings", "gpu"),
+    ("/dev/infiniband/", "RDMA device mappings", "device"),
+)
+_WEIGHTS = (".safetensors", ".gguf", ".ggml", ".pt", ".pth", ".onnx", ".bin", ".npy", ".npz", ".h5", ".tflite")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The bytes of one mapping that one owner has. `bytes` None: not read. in_rss False: mapped, but outside the
+    kernel's RSS (device memory, hugetlb)."""
+
+    mapping: Mapping
+    group: str
+    layer: Layer
+    bytes: int | None
+    in_rss: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The owner of most of a mapping."""
+
+    group: str
+    layer: Layer
+
+
+def pieces(snapshot: Snapshot) -> list[Piece]:
+    """Every mapping, split by owner. A mapping has at least one piece; the pieces with in_rss sum to its rss."""
+    marks = sorted(snapshot.marks, key=lambda mark: mark.start)
+    libraries = library_paths(snapshot)
+    out: list[Piece] = []
+    previous: Mapping | None = None
+    first = 0
+    for mapping in snapshot.mappings:
+        while first < len(marks) and marks[first].end <= mapping.start:
+            first += 1
+        own: list[OwnerMark] = []
+        for index in range(first, len(marks)):
+            if marks[index].start >= mapping.end:
+                break
+            own.append(marks[index])
+        out += _split(mapping, own, libraries, previous)
+        previous = mapping
+    return out
+
+
+def owner_of(mapping_pieces: Iterable[Piece]) -> Owner:
+    """The owner of the most bytes among the pieces of one mapping."""
+    largest = max(mapping_pieces, key=lambda piece: piece.bytes or 0)
+    return Owner(largest.group, largest.layer)
+
+
+def library_paths(snapshot: Snapshot) -> frozenset[str]:
+    """Files of which something is mapped executable: libraries and the program."""
+    return frozenset(m.path for m in snapshot.mappings if "x" in m.perms and m.path.startswith("/"))
+
+
+def layers(before: Snapshot | None, after: Snapshot, *, heaps: Sequence[HeapState] = ()) -> tuple[LayerRow, ...]:
+    """The waterfall at `after`, with the change since `before` (None: no change told). Rows with in_rss sum to
+    rss_anon + rss_file + rss_shmem of the rollup, exactly; without a rollup, to the sum over mappings.
+
+    `allocator-retention` has bytes (and counts, carved out of its heap) where `heaps` tell it; else it is a row of
+    None that is in no sum: its bytes lie in the heaps' rows.
+    """
+    now = _totals(after, heaps)
+    then = _totals(before, ()) if before is not None else None
+    rows: list[LayerRow] = []
+    keys = {*now, *(then or {}), ("unattributed", True)}
+    for layer in LAYERS:
+        for in_rss in (True, False):
+            if (layer, in_rss) not in keys:
+                continue
+            size = now.get((layer, in_rss), 0)
+            change = None if then is None else size - then.get((layer, in_rss), 0)
+            if layer == "allocator-retention" and heaps:
+                change = None  # the earlier figure was not read
+            rows.append(LayerRow(layer=layer, in_rss=in_rss, bytes=size, change_bytes=change))
+        if layer == "allocator-retention" and (layer, True) not in keys:
+            rows.append(LayerRow(layer=layer, in_rss=False, bytes=None))
+    return tuple(rows)
+
+
+def kernel_rss(rollup: Rollup) -> int:
+    """The kernel's figure: VmRSS."""
+    return rollup.rss_anon + rollup.rss_file + rollup.rss_shmem
+
+
+# --- sums ---------------------------------------------------------------------------------------------------------
+
+
+def _totals(snapshot: Snapshot, heaps: Sequence[HeapState]) -> dict[tuple[Layer, bool], int]:
+    totals: dict[tuple[Layer, bool], int] = {}
+    for piece in pieces(snapshot):
+        if piece.bytes:
+            key = (piece.layer, piece.in_rss)
+            totals[key] = totals.get(key, 0) + piece.bytes
+    if snapshot.rollup is not None:
+        _settle(totals, kernel_rss(snapshot.rollup))
+        if snapshot.rollup.hugetlb:
+            key = ("anon-mmap", False)
+            totals[key] = totals.get(key, 0) + snapshot.rollup.hugetlb
+    _carve(totals, heaps)
+    return totals
+
+
+def _settle(totals: dict[tuple[Layer, bool], int], figure: int) -> None:
+    """Makes the rows in RSS sum to the kernel's figure (rule 5 above)."""
+    rest = figure - sum(size for (_, in_rss), size in totals.items() if in_rss)
+    totals["unattributed", True] = totals.get(("unattributed", True), 0) + rest
+    surplus = -totals["unattributed", True]
+    if surplus <= 0:
+        return
+    totals["unattributed", True] = 0
+    for key in sorted((key for key in totals if key[1]), key=lambda key: -totals[key]):
+        taken = min(surplus, totals[key])
+        totals[key] -= taken
+        surplus -= taken
+
+
+def _carve(totals: dict[tuple[Layer, bool], int], heaps: Sequence[HeapState]) -> None:
+    """Moves what allocators retain out of their heaps' rows."""
+    for heap in heaps:
+        if heap.retained_bytes is None:
+            continue
+        home: Layer = "python-object" if heap.allocator == "pymalloc" else "native-heap"
+        moved = min(heap.retained_bytes, totals.get((home, True), 0))
+        totals[home, True] = totals.get((home, True), 0) - moved
+        key: tuple[Layer, bool] = ("allocator-retention", True)
+        totals[key] = totals.get(key, 0) + moved
+
+
+# --- one mapping --------------------------------------------------------------------------------------------------
+
+
+def _split(
+    mapping: Mapping, marks: Sequence[OwnerMark], libraries: frozenset[str], previous: Mapping | None
+) -> Iterator[Piece]:
+    rss = mapping.rss
+    if not marks:
+        yield from _by_name(mapping, rss, mapping.anonymous, libraries, previous)
+        return
+    left = rss
+    for mark in marks:
+        group, layer = MARK_OWNERS.get(mark.kind, (mark.kind, "unattributed"))
+        covered = min(mark.end, mapping.end) - max(mark.start, mapping.start)
+        if left is None:
+            its = None
+        elif mark.start <= mapping.start and mark.end >= mapping.end:
+            its = left
+        else:
+            its = min(left, covered if mark.resident_bytes is None else mark.resident_bytes)
+        yield Piece(mapping, group, layer, its)
+        left = left - its if left is not None and its is not None else None
+    if left:
+        anonymous = None if mapping.anonymous is None else min(left, mapping.anonymous)
+        yield from _by_name(mapping, left, anonymous, libraries, previous)
+
+
+def _by_name(
+    mapping: Mapping, rss: int | None, anonymous: int | None, libraries: frozenset[str], previous: Mapping | None
+) -> Iterator[Piece]:
+    """Rules 2 to 4."""
+    path = mapping.path
+    device = next(((group, layer) for prefix, group, layer in _DEVICES if path.startswith(prefix)), None)
+    if device is None and path.startswith("/dev/") and not path.startswith(("/dev/zero", "/dev/shm/")):
+        device = ("device mappings", "device")
+    if device is not None:
+        if rss:
+            yield Piece(mapping, *device, rss)
+        yield Piece(mapping, *device, mapping.size - (rss or 0), in_rss=False)
+        return
+    group, layer, copies = _named(mapping, libraries, previous)
+    if copies is None or not anonymous or rss is None:
+        yield Piece(mapping, group, layer, rss)
+        return
+    yield Piece(mapping, copies, "anon-mmap", anonymous)
+    if rss > anonymous:
+        yield Piece(mapping, group, layer, rss - anonymous)
+
+
+def _named(mapping: Mapping, libraries: frozenset[str], previous: Mapping | None) -> tuple[str, Layer, str | None]:
+    """(group, layer, group of its anonymous pages where they are another thing than the mapping)."""
+    path = mapping.path
+    if path == "":
+        is_bss = (
+            previous is not None
+            and previous.end == mapping.start
+            and previous.path in libraries
+            and previous.perms.startswith("rw")
+            and mapping.perms.startswith("rw")
+        )
+        return (LIBRARY_DATA if is_bss else ANONYMOUS), "anon-mmap", None
+    if path == "[heap]":
+        return *MARK_OWNERS["heap"], None
+    if path.startswith("[stack"):
+        return *MARK_OWNERS["thread-stack"], None
+    if path.startswith(("[anon:", "[anon_shmem:")):
+        name = path.partition(":")[2].rstrip("]").strip()
+        kind = next((kind for prefix, kind in _ANON_NAMES if name.startswith(prefix)), None)
+        if kind is not None:
+            return *MARK_OWNERS[kind], None
+        return f"anonymous, named {name!r}", "anon-mmap", None
+    if path.startswith("["):
+        return "kernel's pages (vdso and the like)", "file", None
+    if path.startswith("/dev/zero"):
+        return (SHARED_ANONYMOUS if mapping.shared else ANONYMOUS), "anon-mmap", None
+    if path.startswith("/anon_hugepage"):
+        return "huge pages", "anon-mmap", None
+    if path.startswith("/memfd:"):
+        return f"memfd {path[7:].removesuffix(' (deleted)')}".rstrip(), "shmem", "private copies of memfd pages"
+    if path.startswith("/SYSV"):
+        return "SysV shared memory", "shmem", None
+    if path.startswith("/dev/shm/"):
+        return "POSIX shared memory (/dev/shm)", "shmem", "private copies of shared memory"
+    if path in libraries:
+        return "libraries and program", "file", LIBRARY_DATA
+    name = os.path.basename(path.removesuffix(" (deleted)"))
+    if name.lower().endswith(_WEIGHTS):
+        return f"weights {name}", "file", f"changed pages of {name}"
+    return f"file {name}", "file", f"changed pages of {name}"

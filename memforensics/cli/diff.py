@@ -1,0 +1,51 @@
+"""`memforensics diff A B`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memforensics.cli.common import JsonOption, duration_option, print_json
+
+if TYPE_CHECKING:
+    from memforensics.jobs.snapshot import DiffView
+
+EXAMPLES = (
+    "Examples: memforensics diff 4711 --over 10s    |    memforensics diff before.case after.case    |"
+    "    memforensics diff watch.case    |    memforensics diff 4711 4712   (a healthy worker against a sick one)"
+)
+
+
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="A case file or a PID.")],
+    after: Annotated[str | None, typer.Argument(metavar="[B]", help="Another case file or PID.")] = None,
+    over: Annotated[float | None, duration_option("For one PID: how long to wait in between.", "--over")] = None,
+    as_json: JsonOption = False,
+    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many groups; the rest is summed.")] = 20,
+) -> None:
+    """What grew, shrank, appeared and went.
+
+    Between two case files, the first and last snapshot of one, two processes, or now and later in one (--over).
+    """
+    from memforensics.jobs import snapshot as job
+
+    seen = job.compare(before, after, over_s=over, limit=top)
+    if as_json:
+        from memforensics.report.snapshot_json import diff_json
+
+        print_json(diff_json(seen.groups, seen.layers, seen.change_bytes, seen.losses))
+    else:
+        _show(seen)
+
+
+def _show(seen: "DiffView") -> None:
+    from rich.console import Console
+
+    from memforensics.report import terminal_snapshot as show
+
+    console = Console(highlight=False)
+    console.print(show.diff_title(seen.before.name, seen.after.name, seen.change_bytes, seen.same_process))
+    console.print()
+    console.print(show.groups_table(seen.groups))
+    console.print()
+    console.print(show.layer_changes(seen.layers))
+    console.print(show.footnotes(seen.losses))

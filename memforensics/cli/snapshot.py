@@ -1,0 +1,68 @@
+"""`memforensics snapshot PID`."""
+
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memforensics.cli.common import (
+    CmdlineOption,
+    JsonOption,
+    NameOption,
+    PidArgument,
+    RecordOption,
+    choose_pid,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from memforensics.jobs.snapshot import SnapshotView
+
+EXAMPLES = (
+    "Examples: memforensics snapshot 4711    |    memforensics snapshot --name llama-server --json    |"
+    "    memforensics snapshot 4711 --record before.case"
+)
+
+
+class ReaderName(str, Enum):
+    auto = "auto"
+    smaps = "smaps"
+    pagemap = "pagemap"
+    maps = "maps"
+
+
+def snapshot(
+    pid: PidArgument = None,
+    name: NameOption = None,
+    cmdline: CmdlineOption = None,
+    as_json: JsonOption = False,
+    record: RecordOption = None,
+    reader: Annotated[ReaderName, typer.Option("--reader", help="How to read; auto spares large processes.")] = (
+        ReaderName.auto
+    ),
+    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many groups to show.")] = 15,
+) -> None:
+    """One point in time: RSS by layer, summing to the kernel's figure, and every mapping with its owner."""
+    from memforensics.jobs import snapshot as job
+
+    seen = job.snapshot(choose_pid(pid, name, cmdline), reader=reader.value, record=record)
+    if as_json:
+        from memforensics.report.snapshot_json import snapshot_json
+
+        print_json(snapshot_json(seen.snapshot, seen.layers, seen.groups, seen.mappings, seen.losses))
+    else:
+        _show(seen, top)
+
+
+def _show(seen: "SnapshotView", top: int) -> None:
+    from rich.console import Console
+
+    from memforensics.report import terminal_snapshot as show
+
+    console = Console(highlight=False)
+    console.print(show.title(seen.target, seen.snapshot))
+    console.print()
+    console.print(show.waterfall(seen.layers))
+    console.print()
+    console.print(show.owned_table(seen.groups, top))
+    console.print(show.footnotes(seen.losses))

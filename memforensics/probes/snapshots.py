@@ -1,0 +1,223 @@
+"""All mappings of the target at one time, with their resident bytes, by whichever reader suits.
+
+Three readers, one result (None for what a reader cannot know):
+
+- smaps: every field; holds the target's mmap lock while it walks page tables, 9 ms a resident GiB (FACTS.md);
+- pagemap: maps + PAGEMAP_SCAN (kernel 6.7+), rss and anonymous at a fifth of the cost, in calls of about 1 ms;
+- maps: sizes and names only.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from memforensics.case.model import Loss, Mapping, Rollup, Snapshot
+from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetGone
+from memforensics.probes.base import Availability, Budget, Evidence
+from memforensics.probes.owners import find_owners
+from memforensics.target import Process
+from memforensics.target.pagemap import SCAN_BYTES, SCAN_BYTES_FILE, Pagemap
+from memforensics.target.smaps import parse_rollup, parse_smaps
+from memforensics.units import MIB, NS_PER_S
+
+Reader = Literal["auto", "smaps", "maps", "pagemap"]
+READERS: tuple[Reader, ...] = Reader.__args__  # type: ignore[attr-defined]
+
+SMAPS_UP_TO_RSS = 512 * MIB  # 4 to 5 ms of stall; above it `auto` takes pagemap where the kernel has it
+_SPAN_MAPPINGS = 2000  # mappings looked at in one PAGEMAP_SCAN call
+_SPAN_GAP = 64 * MIB
+
+_Kind = Literal["none", "plain", "kinds"]
+
+
+def take_snapshot(
+    process: Process,
+    reader: Reader = "auto",
+    *,
+    marks: bool = True,
+    clock: Callable[[], int] = time.monotonic_ns,
+) -> tuple[Snapshot, tuple[Loss, ...]]:
+    """One Snapshot with the kernel's own sums, and (marks) what owns its mappings.
+
+    TargetGone, PermissionNeeded; ProbeFailed when the named reader is not to be had here.
+    """
+    began = clock()
+    rollup = _rollup(process)
+    used, mappings, unparsed = _read(process, reader, rollup)
+    if not mappings:
+        raise TargetGone(process.pid, "it has no mappings any more (exiting)")
+    snapshot = Snapshot(
+        pid=process.pid,
+        t_ns=began,
+        reader=used,
+        mappings=mappings,
+        rollup=_rollup(process),  # after the walk: pages that came meanwhile make a positive difference
+        unparsed_lines=unparsed,
+        read_ms=(clock() - began) / 1e6,
+    )
+    losses = [
+        Loss(
+            probe="snapshots", what=f"lines of {used} not understood", count=unparsed, reduce="please report the kernel"
+        )
+    ]
+    if marks:
+        found, lost = find_owners(process, snapshot)
+        snapshot = replace(snapshot, marks=found)
+        losses += lost
+    return snapshot, tuple(loss for loss in losses if loss.count)
+
+
+def _read(process: Process, reader: Reader, rollup: Rollup | None) -> tuple[str, tuple[Mapping, ...], int]:
+    if reader == "auto":
+        small = rollup is not None and rollup.rss_anon + rollup.rss_file + rollup.rss_shmem <= SMAPS_UP_TO_RSS
+        if not small:
+            try:
+                return _by_pagemap(process)
+            except (ProbeFailed, PermissionNeeded):
+                pass  # an older kernel: smaps it is
+        reader = "smaps"
+    if reader == "pagemap":
+        return _by_pagemap(process)
+    if reader == "maps":
+        maps = process.maps()
+        return "maps", maps.mappings, maps.unparsed_lines
+    smaps = parse_smaps(process.read_text("smaps"))
+    return "smaps", smaps.mappings, smaps.unparsed_lines
+
+
+def _rollup(process: Process) -> Rollup | None:
+    return parse_rollup(process.read_text("status"))
+
+
+# --- PAGEMAP_SCAN -------------------------------------------------------------------------------------------------
+
+
+def _by_pagemap(process: Process) -> tuple[str, tuple[Mapping, ...], int]:
+    maps = process.maps()
+    with Pagemap(process.pid, process.proc) as pagemap:
+        if not pagemap.can_scan():
+            raise ProbeFailed(
+                "this kernel has no PAGEMAP_SCAN", why="it came with Linux 6.7", enable="--reader smaps (or auto)"
+            )
+        out: list[Mapping] = []
+        for kind, span in _spans(maps.mappings):
+            if kind == "none":
+                out += (replace(mapping, rss=0, anonymous=0) for mapping in span)
+            else:
+                out += _counted(pagemap, span, kinds=kind == "kinds")
+    return "pagemap-scan", tuple(out), maps.unparsed_lines
+
+
+def _scan_kind(mapping: Mapping) -> _Kind:
+    """How much must be asked. Pages of private file mappings may be copies (anonymous) or the file's; a device's own
+    pages are no memory of the kernel's count, and have no kind; the rest is told by the mapping."""
+    path = mapping.path
+    if path.startswith(("[vvar", "[vsyscall", "/anon_hugepage")):
+        return "none"
+    if path.startswith("/dev/") and not path.startswith(("/dev/zero", "/dev/shm/")):
+        return "kinds"
+    if path == "[vdso]" or (path.startswith("/") and not mapping.shared and not path.startswith("/dev/zero")):
+        return "kinds"
+    return "plain"
+
+
+def _spans(mappings: Sequence[Mapping]) -> Iterator[tuple[_Kind, list[Mapping]]]:
+    """Consecutive mappings that one call may look at together."""
+    span: list[Mapping] = []
+    kind: _Kind = "none"
+    room = 0
+    for mapping in mappings:
+        its_kind = _scan_kind(mapping)
+        joins = (
+            span
+            and its_kind == kind
+            and mapping.end - span[0].start <= room
+            and mapping.start - span[-1].end <= _SPAN_GAP
+            and len(span) < _SPAN_MAPPINGS
+        )
+        if not joins:
+            if span:
+                yield kind, span
+            span, kind, room = [], its_kind, SCAN_BYTES if its_kind == "plain" else SCAN_BYTES_FILE
+        span.append(mapping)
+    if span:
+        yield kind, span
+
+
+def _counted(pagemap: Pagemap, span: Sequence[Mapping], *, kinds: bool) -> Iterator[Mapping]:
+    """The mappings of one span with rss and anonymous filled in."""
+    totals = [[0, 0] for _ in span]  # bytes of files, bytes of no file
+    index = 0
+    for start, end, is_file in pagemap.scan(span[0].start, span[-1].end, kinds=kinds):
+        while index < len(span) and span[index].end <= start:
+            index += 1
+        at = index
+        while at < len(span) and span[at].start < end:
+            totals[at][0 if is_file else 1] += min(end, span[at].end) - max(start, span[at].start)
+            at += 1
+    for mapping, (of_file, other) in zip(span, totals, strict=True):
+        if not kinds:
+            yield replace(mapping, rss=other, anonymous=0 if mapping.shared else other)
+        elif mapping.shared:
+            yield replace(mapping, rss=of_file, anonymous=0)
+        else:
+            yield replace(mapping, rss=of_file + other, anonymous=other)
+
+
+# --- the probe ----------------------------------------------------------------------------------------------------
+
+
+class Snapshots:
+    """A probe: a Snapshot at the start, one each `interval_s`, and one at the end."""
+
+    name = "snapshots"
+
+    def __init__(
+        self, interval_s: float = 10.0, reader: Reader = "auto", *, clock: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._interval_ns, self._reader, self._clock = int(interval_s * NS_PER_S), reader, clock
+        self._process: Process | None = None
+        self._last_ns: int | None = None
+        self._losses: dict[str, Loss] = {}
+
+    def availability(self, target: Process) -> Availability:
+        try:
+            target.read_bytes("maps")
+        except PermissionNeeded as error:
+            return Availability("unavailable", error.why, error.enable)
+        try:
+            with Pagemap(target.pid, target.proc) as pagemap:
+                if pagemap.can_scan():
+                    return Availability("ok")
+        except MemforensicsError as error:
+            return Availability("partial", f"no pagemap: {error}", "CAP_SYS_PTRACE; see: memforensics doctor")
+        return Availability("ok", "by smaps: this kernel has no PAGEMAP_SCAN (6.7+)")
+
+    def open(self, target: Process, budget: Budget) -> None:
+        self._process, self._last_ns = target, None
+
+    def poll(self) -> Iterable[Evidence]:
+        if self._process is None:
+            return []
+        if self._last_ns is not None and self._clock() - self._last_ns < self._interval_ns:
+            return []
+        return [self._take(self._process)]
+
+    def close(self) -> Iterable[Evidence]:
+        process, self._process = self._process, None
+        if process is None:
+            return []
+        out: list[Evidence] = []
+        with contextlib.suppress(MemforensicsError):  # it left: the earlier ones stand
+            out.append(self._take(process))
+        return [*out, *self._losses.values()]
+
+    def _take(self, process: Process) -> Snapshot:
+        snapshot, losses = take_snapshot(process, self._reader, clock=self._clock)
+        self._last_ns = snapshot.t_ns
+        for loss in losses:
+            before = self._losses.get(loss.what)
+            self._losses[loss.what] = replace(loss, count=loss.count + (before.count if before else 0))
+        return snapshot

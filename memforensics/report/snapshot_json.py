@@ -1,0 +1,63 @@
+"""The JSON of `snapshot` and `diff`, in the shapes that all commands share."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from memforensics.case.model import Layer, LayerRow, Loss, Mapping, MappingGroup, Snapshot
+from memforensics.report.sites import Json, group_json, layer_json, losses_json, mapping_json
+from memforensics.report.text import utf8
+
+
+class Group(Protocol):
+    """Mappings of one owner at one time."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def layer(self) -> Layer: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def in_rss(self) -> bool: ...
+
+
+def snapshot_json(
+    taken: Snapshot,
+    layers: Iterable[LayerRow],
+    groups: Iterable[Group],
+    mappings: Iterable[tuple[Mapping, str, Layer]],
+    losses: Iterable[Loss] = (),
+) -> Json:
+    """{pid, reader, read_ms, rss, layers, groups, mappings, losses}; `rss` is the kernel's figure, null when unread."""
+    rollup = taken.rollup
+    return {
+        "pid": taken.pid,
+        "reader": taken.reader,
+        "read_ms": taken.read_ms,
+        "rss": rollup and rollup.rss_anon + rollup.rss_file + rollup.rss_shmem,
+        "rss_anon": rollup and rollup.rss_anon,
+        "rss_file": rollup and rollup.rss_file,
+        "rss_shmem": rollup and rollup.rss_shmem,
+        "swap": rollup and rollup.swap,
+        "layers": [layer_json(row) for row in layers],
+        "groups": [
+            {"group": utf8(g.name), "layer": g.layer, "in_rss": g.in_rss, "count": g.count, "bytes": g.bytes}
+            for g in groups
+        ],
+        "mappings": [mapping_json(mapping, layer=layer, group=group) for mapping, group, layer in mappings],
+        "losses": losses_json(losses),
+    }
+
+
+def diff_json(
+    groups: Sequence[MappingGroup], layers: Iterable[LayerRow], change_bytes: int, losses: Iterable[Loss] = ()
+) -> Json:
+    """{groups, layers, change_bytes, losses}; the groups' changes sum to `change_bytes`."""
+    return {
+        "groups": [group_json(group) for group in groups],
+        "layers": [layer_json(row) for row in layers],
+        "change_bytes": change_bytes,
+        "losses": losses_json(losses),
+    }

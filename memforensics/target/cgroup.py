@@ -1,0 +1,145 @@
+"""The memory controller that bounds a process: cgroup v1 and v2, wherever they are mounted.
+
+The files are found through mountinfo, so that a container that sees only its own part of the hierarchy is read
+correctly; `fs_root` lets a folder of captured files stand for the machine.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from memforensics.case.model import Cgroup
+from memforensics.target.process import Process
+
+_NO_LIMIT_V1 = 1 << 62  # v1 writes PAGE_COUNTER_MAX in bytes for "no limit": 0x7ffffffffffff000
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    root: str  # the part of the hierarchy that is mounted
+    point: str
+
+
+def cgroup_of(process: Process, *, fs_root: Path = Path("/")) -> Cgroup | None:
+    """The memory cgroup of a process; None where there is none that we can see.
+
+    `limit_bytes` is the smallest limit of the cgroup and all its visible ancestors. usage, anon and file are those of
+    the level that sets this limit (the process's own where there is no limit): what must stay below it.
+    """
+    own = process.proc.root / "self" / "mountinfo"  # the mounts that *we* see: the files are opened by us
+    try:
+        mountinfo = own.read_text(errors="surrogateescape")
+    except OSError:
+        return None
+    return read_cgroup(process.read_text("cgroup"), mountinfo, fs_root=fs_root)
+
+
+def read_cgroup(cgroup_text: str, mountinfo: str, *, fs_root: Path = Path("/")) -> Cgroup | None:
+    """The same, from the text of /proc/PID/cgroup and of a mountinfo."""
+    paths = dict(_hierarchies(cgroup_text))
+    for controller in ("memory", ""):  # in the hybrid layout the memory controller is where v1 has it
+        path, mount = paths.get(controller), _mount(mountinfo, controller)
+        if path is None or mount is None:
+            continue
+        levels = list(_levels(path, mount, fs_root))
+        found = _read_v1(path, levels) if controller else _read_v2(path, levels)
+        if found is not None:
+            return found
+    return None
+
+
+def _hierarchies(text: str) -> Iterator[tuple[str, str]]:
+    """Controller -> path; the v2 hierarchy is the controller ""."""
+    for line in text.splitlines():
+        words = line.split(":", 2)
+        if len(words) == 3:
+            for controller in words[1].split(","):
+                yield controller, words[2]
+
+
+def _mount(mountinfo: str, controller: str) -> _Mount | None:
+    """The last mount (the one on top) of that controller's hierarchy."""
+    found = None
+    for line in mountinfo.splitlines():
+        left, separator, right = line.partition(" - ")
+        words, types = left.split(" "), right.split(" ")
+        if not separator or len(words) < 5 or len(types) < 3:
+            continue
+        wanted = controller in types[2].split(",") if controller else True
+        if types[0] == ("cgroup" if controller else "cgroup2") and wanted:
+            found = _Mount(root=words[3], point=words[4])
+    return found
+
+
+def _levels(path: str, mount: _Mount, fs_root: Path) -> Iterator[Path]:
+    """Folders from the process's own cgroup up to the mount point."""
+    top = fs_root / mount.point.lstrip("/")
+    inside = os.path.relpath(path, mount.root)
+    if inside.startswith(".."):
+        inside = (
+            "."  # a cgroup outside what is mounted here (another namespace): the mount's root is the nearest we see
+        )
+    for part in (PurePosixPath(inside), *PurePosixPath(inside).parents):
+        yield top / part
+        if str(part) == ".":
+            return
+
+
+def _read_v2(path: str, levels: list[Path]) -> Cgroup | None:
+    limits = [(limit, level) for level in levels if (limit := _number(level / "memory.max")) is not None]
+    limit, level = min(limits, key=lambda found: found[0], default=(None, levels[0]))
+    stat = _stat(level / "memory.stat")
+    usage = _number(level / "memory.current")
+    if limit is None and usage is None and not stat:
+        return None
+    return Cgroup(
+        version=2,
+        path=path,
+        limit_bytes=limit,
+        usage_bytes=usage,
+        anon_bytes=stat.get("anon"),
+        file_bytes=stat.get("file"),
+    )
+
+
+def _read_v1(path: str, levels: list[Path]) -> Cgroup | None:
+    limits = [
+        (limit, level)
+        for level in levels
+        if (limit := _number(level / "memory.limit_in_bytes")) is not None and limit < _NO_LIMIT_V1
+    ]
+    limit, level = min(limits, key=lambda found: found[0], default=(None, levels[0]))
+    stat = _stat(level / "memory.stat")
+    beyond = stat.get("hierarchical_memory_limit")  # of ancestors that are not mounted here, too
+    if beyond is not None and beyond < _NO_LIMIT_V1:
+        limit = beyond if limit is None else min(limit, beyond)
+    usage = _number(level / "memory.usage_in_bytes")
+    if limit is None and usage is None and not stat:
+        return None
+    return Cgroup(
+        version=1,
+        path=path,
+        limit_bytes=limit,
+        usage_bytes=usage,
+        anon_bytes=stat.get("total_rss", stat.get("rss")),
+        file_bytes=stat.get("total_cache", stat.get("cache")),
+    )
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file; None for "max", no such file, or no number."""
+    try:
+        text = path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _stat(path: Path) -> dict[str, int]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    pairs = (line.split() for line in lines)
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}

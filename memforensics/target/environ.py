@@ -1,0 +1,116 @@
+"""The target's environment, through an allow-list: values of anything else never leave the process.
+
+/proc/PID/environ is the block at exec time. A variable that the program itself set later (vLLM and NIXL do so for UCX)
+is only in the live `environ`, whose address symbols/ finds and passes in here.
+"""
+
+import os
+import re
+import struct
+from collections.abc import Iterable
+
+from memforensics.case.model import EnvVar
+from memforensics.target.memory import Memory, Unreadable, read_c_string, read_u64
+
+# What changes how memory is obtained, hooked, cached or given back.
+ALLOWED = re.compile(
+    r"(?:UCX|UCS|NCCL|RCCL|NIXL|MALLOC|MIMALLOC|TCMALLOC|JEMALLOC|PYTORCH|TORCH|OMP|KMP|GOMP|MKL|ONEDNN|DNNL|OPENBLAS"
+    r"|ARROW|VLLM|SGLANG|LMCACHE|GGML|LLAMA|CUDA|HIP|HSA|XLA|TF|ORT|RAY|MPI|OMPI|FI|IBV|RDMAV|GLIBC)_[A-Z0-9_]*"
+    r"|_?RJEM_MALLOC_CONF|MALLOC_CONF|LD_PRELOAD|LD_LIBRARY_PATH|LD_BIND_NOW|LD_AUDIT|GLIBC_TUNABLES"
+    r"|PYTHONMALLOC|PYTHONMALLOCSTATS|PYTHONTRACEMALLOC|PYTHON_GIL|GOGC|GOMEMLIMIT|GODEBUG"
+    r"|JAVA_OPTS|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|JDK_JAVA_OPTIONS|OPENSEARCH_JAVA_OPTS|ES_JAVA_OPTS|NODE_OPTIONS"
+    r"|WEB_CONCURRENCY"
+)
+# A name of the list that says of itself that its value is secret (VLLM_API_KEY).
+SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|COOKIE|PRIVATE", re.IGNORECASE)
+# A secret inside a value: java -Dpassword=..., https://user:word@host
+_SECRET_VALUE = re.compile(
+    r"((?:[\w.-]*(?:password|passwd|secret|token|api[_-]?key|credential)[\w.-]*)\s*[=:]\s*)[^\s,;]+"
+    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)",
+    re.IGNORECASE,
+)
+_SECRET_OPTION = re.compile(
+    r"--?[\w.-]*(?:password|passwd|secret|token|api[_-]?key|credential|auth)[\w.-]*", re.IGNORECASE
+)
+# Options that count tokens, and are no secret.
+_NO_SECRET = re.compile(r"--?(?:[\w-]*(?:max|num|min)[\w-]*tokens?[\w-]*|[\w-]*tokenizer[\w-]*|[\w-]*tokens[\w-]*)")
+HIDDEN = "[hidden]"
+
+_MAX_VARIABLES = 4096
+_MAX_VALUE_BYTES = 8192
+_ENTRIES_A_READ = 64
+
+
+def is_allowed(name: str) -> bool:
+    """Whether the value of that variable may be read out."""
+    return ALLOWED.fullmatch(name) is not None and not SECRET_NAME.search(name)
+
+
+def allowed_variables(entries: Iterable[bytes], source: str = "exec") -> tuple[EnvVar, ...]:
+    """The allow-listed ones of `NAME=value` entries, the first of each name (as getenv does), by name."""
+    found: dict[str, EnvVar] = {}
+    for entry in entries:
+        name_bytes, equals, value = entry.partition(b"=")
+        name = os.fsdecode(name_bytes)
+        if equals and name not in found and is_allowed(name):
+            text = without_secrets(os.fsdecode(value[:_MAX_VALUE_BYTES]))
+            found[name] = EnvVar(name=name, value=text, source="live" if source == "live" else "exec")
+    return tuple(found[name] for name in sorted(found))
+
+
+def parse_environ(block: bytes) -> tuple[EnvVar, ...]:
+    """The allow-listed variables of /proc/PID/environ."""
+    return allowed_variables(block.split(b"\0"))
+
+
+def live_environ(memory: Memory, environ_address: int) -> tuple[EnvVar, ...]:
+    """The allow-listed variables that the process has now. `environ_address` is that of libc's variable `environ`
+    (`__environ`): a pointer to a NULL-terminated array of pointers. Strings that cannot be read are passed over.
+
+    Unreadable when the array itself cannot be read (the program may be just growing it: try again).
+    """
+    array = read_u64(memory, environ_address)
+    entries: list[bytes] = []
+    for pointer in _pointers(memory, array) if array else ():
+        try:
+            entries.append(read_c_string(memory, pointer, limit=_MAX_VALUE_BYTES))
+        except Unreadable:
+            continue
+    return allowed_variables(entries, "live")
+
+
+def _pointers(memory: Memory, array: int) -> list[int]:
+    out: list[int] = []
+    while len(out) < _MAX_VARIABLES:
+        address = array + 8 * len(out)
+        # never past the page: what follows the array may not be mapped
+        count = min(_ENTRIES_A_READ, (4096 - address % 4096) // 8) or 1
+        block = struct.unpack(f"<{count}Q", memory.read(address, 8 * count))
+        if 0 in block:
+            return out + list(block[: block.index(0)])
+        out += block
+    return out
+
+
+def without_secrets(text: str) -> str:
+    """A value in which what looks like a password or token is hidden."""
+    return _SECRET_VALUE.sub(lambda match: (match[1] or "") + HIDDEN, text)
+
+
+def command_without_secrets(words: Iterable[str]) -> tuple[str, ...]:
+    """A command line in which the values of options that name a password, key or token are hidden."""
+    out: list[str] = []
+    hide_next = False
+    for word in words:
+        option, equals, value = word.partition("=")
+        names_secret = _SECRET_OPTION.fullmatch(option) is not None and _NO_SECRET.fullmatch(option) is None
+        if hide_next and not word.startswith("-"):
+            out.append(HIDDEN)
+        elif names_secret and equals and value:
+            out.append(f"{option}={HIDDEN}")
+        elif names_secret or _NO_SECRET.fullmatch(option):
+            out.append(word)
+        else:
+            out.append(without_secrets(word))
+        hide_next = names_secret and not equals
+    return tuple(out)
