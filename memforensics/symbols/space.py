@@ -15,6 +15,7 @@ from memforensics.case.model import Mapping
 from memforensics.errors import MemforensicsError
 from memforensics.symbols.cfi import Cfi, Rule
 from memforensics.symbols.elf import DebugFiles, ElfFile
+from memforensics.symbols.lines import LineReader
 from memforensics.target.memory import Memory
 from memforensics.target.parse import ParsedMaps
 
@@ -108,6 +109,7 @@ def group_modules(mappings: Iterable[Mapping]) -> tuple[MappedModule, ...]:
 class _Opened:
     elf: ElfFile
     cfi: Cfi
+    lines: LineReader
 
 
 class _Files:
@@ -234,6 +236,10 @@ class AddressSpace:
         opened = self._open(module)
         return opened.cfi if opened is not None else None
 
+    def lines(self, module: MappedModule) -> LineReader | None:
+        opened = self._open(module)
+        return opened.lines if opened is not None else None
+
     def why_no_elf(self, module: MappedModule) -> str | None:
         """None where there is one."""
         self._open(module)
@@ -257,7 +263,7 @@ class AddressSpace:
     def _open_image(self, module: MappedModule) -> _Opened:
         size = min(module.end - module.start, _MAX_VDSO_BYTES)
         elf = ElfFile(self._process.memory.read(module.start, size))
-        opened = self._images[module.identity] = _Opened(elf, Cfi(elf))
+        opened = self._images[module.identity] = _Opened(elf, Cfi(elf), LineReader(elf))
         return opened
 
     def _open_file(self, module: MappedModule) -> _Opened:
@@ -266,7 +272,7 @@ class AddressSpace:
             opened = _FILES.get(key) if key is not None else None
             if opened is None:
                 elf = ElfFile(stream, debug_files=debug_files_for(module.path))
-                opened = _Opened(elf, Cfi(elf))
+                opened = _Opened(elf, Cfi(elf), LineReader(elf))
         if key is None:
             self._images[module.identity] = opened
             return opened
