@@ -1,13 +1,17 @@
 """Skip by capability, fail by request: MEMFORENSICS_REQUIRE_ALL=1 (CI sets it) makes a missing privilege a failure."""
 
+import functools
 import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+EXAMPLE = Path(__file__).parent.parent / "examples" / "ucx_rcache_leak" / "run.py"
 REQUIRE_ALL = os.environ.get("MEMFORENSICS_REQUIRE_ALL") == "1"
 
 
@@ -21,6 +25,13 @@ def _why_no_bpf() -> str | None:
     return None
 
 
+@functools.lru_cache
+def _why_no_ucx() -> str | None:
+    """The example makes its own environment (and finds it again); only that it can is looked at here."""
+    made = subprocess.run([sys.executable, EXAMPLE, "--prepare"], capture_output=True, text=True, check=False)
+    return None if made.returncode == 0 else f"needs the UCX wheel: {made.stderr.strip()[-200:]}"
+
+
 def _why_missing(marker: str) -> str | None:
     """Why a test with that marker cannot run here; None when it can."""
     if marker == "needs_root":
@@ -29,13 +40,15 @@ def _why_missing(marker: str) -> str | None:
         return _why_no_bpf()
     if marker == "needs_bpftrace":
         return _why_no_bpf() or (None if shutil.which("bpftrace") else "needs bpftrace: apt-get install bpftrace")
+    if marker == "needs_ucx":
+        return _why_no_ucx()
     if marker == "needs_gdb":
         return None if shutil.which("gdb") and os.geteuid() == 0 else "needs gdb (apt-get install gdb) and root"
     return None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker in ("needs_root", "needs_bpf", "needs_bpftrace", "needs_gdb"):
+    for marker in ("needs_root", "needs_bpf", "needs_bpftrace", "needs_gdb", "needs_ucx"):
         if item.get_closest_marker(marker) is None:
             continue
         why = _why_missing(marker)
@@ -43,3 +56,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if REQUIRE_ALL:
                 pytest.fail(f"{why} (MEMFORENSICS_REQUIRE_ALL=1 turns this skip into a failure)", pytrace=False)
             pytest.skip(why)
+
+
+@pytest.fixture(scope="session")
+def ucx_example() -> Callable[..., list[str | Path]]:
+    """ucx_example("1.19.0", "--rate", "max"): the command line of the example, for tests.processes.running."""
+
+    def command(ucx_version: str = "1.19.0", *arguments: str) -> list[str | Path]:
+        return [sys.executable, "-u", EXAMPLE, "--ucx-version", ucx_version, *arguments]
+
+    return command
