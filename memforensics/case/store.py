@@ -82,6 +82,9 @@ _TABLES: dict[type, tuple[str, tuple[_Column, ...]]] = {
 }
 
 
+_MAPPING_REST = _columns(model.Mapping)[2:]  # all but start and end
+
+
 class CaseFile:
     """An open case file. `create` makes one (mode 0600), `open` reads an existing one."""
 
@@ -100,31 +103,40 @@ class CaseFile:
         except OSError as error:
             raise CaseError(f"cannot create {path}", why=error.strerror or str(error)) from error
         db = sqlite3.connect(path, isolation_level=None)
-        self = cls(db, path)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute("BEGIN")
-        for statement in _schema():
-            db.execute(statement)
-        db.execute("INSERT INTO meta (json) VALUES (?)", (_json(meta),))
-        db.execute("COMMIT")
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        return self
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute("BEGIN")
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            for statement in _schema():
+                db.execute(statement)
+            db.execute("INSERT INTO meta (json) VALUES (?)", (_json(meta),))
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            db.close()
+            for leftover in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+                leftover.unlink(missing_ok=True)  # ours, just made, and empty
+            raise CaseError(f"cannot create {path}", why=str(error), enable="choose another place") from error
+        return cls(db, path)
 
     @classmethod
     def open(cls, path: Path) -> "CaseFile":
         """An existing case, to read. CaseError when it is none, or of a newer memforensics."""
         if not path.is_file():
             raise CaseError(f"there is no case file {path}", enable="memforensics diagnose PID --record FILE makes one")
+        if not os.access(path, os.R_OK):
+            raise CaseError(f"cannot read {path}", why="permission denied", enable="sudo, or chown it")
         try:
-            # A case on a read-only medium, or another user's, has no place for the WAL's index: read it as it lies.
-            mode = "mode=ro" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
-            db = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, isolation_level=None)
+            db = sqlite3.connect(_uri(path), uri=True, isolation_level=None)
             application = db.execute("PRAGMA application_id").fetchone()[0]
             version = db.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.DatabaseError as error:
-            raise CaseError(f"{path} is not a case file", why=str(error)) from error
+            tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        except sqlite3.Error as error:
+            raise CaseError(f"{path} is not a case file, or is damaged", why=str(error)) from error
+        if not tables and application in (0, APPLICATION_ID):
+            db.close()
+            raise CaseError(f"{path} is empty", why="its writer was ended before the first commit")
         if application != APPLICATION_ID:
             db.close()
             raise CaseError(f"{path} is not a memforensics case", why="it is an SQLite file of another program")
@@ -143,9 +155,11 @@ class CaseFile:
             for record in records:
                 self._put_one(record)
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:  # Ctrl-C between two records, too: nothing half-written stays open
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
+            if not isinstance(error, sqlite3.Error):
+                raise
             raise CaseError(
                 f"cannot write to {self.path}",
                 why=f"{error}; everything up to the last commit is kept",
@@ -153,33 +167,50 @@ class CaseFile:
             ) from error
 
     def load(self) -> model.Case:
-        """Everything in it."""
-        row = self._db.execute("SELECT json FROM meta").fetchone()
-        if row is None:
-            raise CaseError(f"{self.path} is empty", why="its writer was ended before the first commit")
+        """Everything in it, as of one commit, though a writer may go on appending. CaseError when it is damaged."""
         try:
-            meta = msgspec.json.decode(row[0], type=model.CaseMeta)
-            fields: dict[str, tuple[Any, ...]] = {
-                field: tuple(self._load_kind(kind)) for kind, (_, field) in KINDS.items()
-            }
-        except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
-            raise CaseError(f"{self.path} is damaged", why=str(error)) from error
+            self._db.execute("BEGIN")
+            try:
+                meta = self.meta()
+                fields: dict[str, tuple[Any, ...]] = {
+                    field: tuple(self._load_kind(kind)) for kind, (_, field) in KINDS.items()
+                }
+            finally:
+                self._db.execute("ROLLBACK")
+        except (sqlite3.Error, msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise self._damaged(error) from error
         return model.Case(meta=meta, **fields)
+
+    def meta(self) -> model.CaseMeta:
+        """What made it."""
+        try:
+            row = self._db.execute("SELECT json FROM meta").fetchone()
+            if row is None:
+                raise CaseError(f"{self.path} is empty", why="its writer was ended before the first commit")
+            return msgspec.json.decode(row[0], type=model.CaseMeta)
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
+            raise self._damaged(error) from error
 
     def counts(self) -> dict[str, int]:
         """Table -> rows, for listing."""
-        names = [table for table, _ in _TABLES.values()]
-        return {name: int(self._db.execute(f"SELECT count(*) FROM {name}").fetchone()[0]) for name in names}
+        names = [*(table for table, _ in _TABLES.values()), "mapping"]
+        try:
+            return {name: int(self._db.execute(f"SELECT count(*) FROM {name}").fetchone()[0]) for name in names}
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
 
     def rows(self, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Column names and rows of one table, as stored. CaseError when there is no such table."""
-        if table not in {name for name, _ in _TABLES.values()} | {"mapping"}:
-            raise CaseError(
-                f"a case has no table {table!r}",
-                enable=f"one of: {', '.join(sorted(self.counts()))}, mapping",
-            )
-        cursor = self._db.execute(f"SELECT * FROM {table}")
-        return [column[0] for column in cursor.description], cursor.fetchall()
+        if table not in {*(name for name, _ in _TABLES.values()), "mapping"}:
+            raise CaseError(f"a case has no table {table!r}", enable=f"one of: {', '.join(sorted(self.counts()))}")
+        try:
+            cursor = self._db.execute(f"SELECT * FROM {table}")
+            return [column[0] for column in cursor.description], cursor.fetchall()
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> CaseError:
+        return CaseError(f"{self.path} is damaged", why=str(error))
 
     def close(self) -> None:
         self._db.close()
@@ -208,7 +239,7 @@ class CaseFile:
                         cursor.lastrowid,
                         f"{m.start:x}",
                         f"{m.end:x}",
-                        *(getattr(m, n) for n in _MAPPING_FIELDS[2:]),
+                        *(_to_sql(getattr(m, column.name), column) for column in _MAPPING_REST),
                     )
                     for m in record.mappings
                 ),
@@ -216,8 +247,12 @@ class CaseFile:
 
     def _load_kind(self, kind: type[T]) -> Iterator[T]:
         table, columns = _TABLES[kind]
+        stored = {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}
+        if not stored:
+            return  # this kind of evidence is younger than the file
+        columns = tuple(c for c in columns if c.name in stored)  # a field younger than the file takes its default
         names = ", ".join(_quoted(column.name for column in columns))
-        for row_id, *values in self._db.execute(f"SELECT rowid, {names} FROM {table} ORDER BY rowid"):
+        for row_id, *values in self._db.execute(f"SELECT id, {names} FROM {table} ORDER BY id"):
             fields = {c.name: _from_sql(v, c) for c, v in zip(columns, values, strict=True) if c.name != "mappings"}
             if kind is model.Snapshot:
                 fields["mappings"] = tuple(self._load_mappings(row_id))
@@ -226,7 +261,7 @@ class CaseFile:
     def _load_mappings(self, snapshot_id: int) -> Iterator[model.Mapping]:
         query = f"SELECT {', '.join(_quoted(_MAPPING_FIELDS))} FROM mapping WHERE snapshot_id = ? ORDER BY rowid"
         for start, end, *rest in self._db.execute(query, (snapshot_id,)):
-            row = dict(zip(_MAPPING_FIELDS[2:], rest, strict=True))
+            row = {c.name: _from_sql(v, c) for c, v in zip(_MAPPING_REST, rest, strict=True)}
             yield model.Mapping(start=int(start, 16), end=int(end, 16), **row)
 
 
@@ -235,15 +270,24 @@ def _schema() -> Iterator[str]:
     for kind, (key, _) in KINDS.items():
         table, columns = _TABLES[kind]
         lines = [f'"{column.name}" {column.sql_type}' for column in columns]
-        if key:
-            lines.append(f"UNIQUE ({', '.join(_quoted(key))})")
         yield f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, {', '.join(lines)})"
+        if key:
+            # coalesce: to SQLite no NULL equals another, to us an address that is not known is one and the same
+            unique = ", ".join(f"coalesce({name}, '')" for name in _quoted(key))
+            yield f"CREATE UNIQUE INDEX {table}_key ON {table} ({unique})"
     mapping = ", ".join(
         f"{quoted} {column.sql_type if column.name not in ('start', 'end') else 'TEXT'}"
         for quoted, column in zip(_quoted(_MAPPING_FIELDS), _columns(model.Mapping), strict=True)
     )
     yield f"CREATE TABLE mapping (snapshot_id INTEGER NOT NULL, {mapping})"
     yield "CREATE INDEX mapping_by_snapshot ON mapping (snapshot_id)"
+
+
+def _uri(path: Path) -> str:
+    """Read only. A case on a read-only medium, or in another user's folder, has no place for the WAL's index: it is
+    read as it lies; but never past a WAL, which holds what a killed writer committed last."""
+    alone = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+    return f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
 
 
 def _quoted(names: Iterable[str]) -> list[str]:
@@ -255,6 +299,8 @@ def _to_sql(value: Any, column: _Column) -> Any:
         return None
     if column.scalar is None:
         return _json(value)
+    if column.scalar is int and not -(2**63) <= value < 2**63:
+        return hex(value)  # SQLite's integers are signed; INTEGER columns leave such text alone
     if column.scalar is str:
         # /proc text may hold bytes that are no UTF-8 (surrogates); SQLite takes none
         return value.encode("utf-8", "backslashreplace").decode() if not value.isascii() else value
@@ -268,6 +314,8 @@ def _from_sql(value: Any, column: _Column) -> Any:
         return msgspec.json.decode(value, type=column.annotation)
     if column.scalar is bool:
         return bool(value)
+    if column.scalar is int and isinstance(value, str):
+        return int(value, 16)
     return value
 
 

@@ -1,0 +1,415 @@
+"""The case file under load, damage and murder. Everything here is a real file, a real writer, a real signal."""
+
+import contextlib
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.constructed import PID, case, snapshot, target, ucx_hook
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from memforensics.case import model
+from memforensics.case.store import APPLICATION_ID, KINDS, SCHEMA_VERSION, CaseFile
+from memforensics.errors import CaseError
+
+META = case().meta
+
+
+def sample(n: int) -> model.Sample:
+    return model.Sample(pid=PID, t_ns=n, rss_anon=n * 4096, rss_file=0, rss_shmem=0)
+
+
+def written(path: Path, *records: object) -> Path:
+    with CaseFile.create(path, META) as file:
+        file.put(records)
+    return path
+
+
+def loaded(path: Path) -> model.Case:
+    with CaseFile.open(path) as file:
+        return file.load()
+
+
+# --- what goes in comes out ------------------------------------------------------------------------------------
+
+# Text that can be kept as it is: what cannot (lone surrogates) has its own test.
+SCALARS: dict[object, st.SearchStrategy[Any]] = {
+    str: st.text(st.characters(codec="utf-8"), max_size=12),
+    int: st.integers(-(2**63), 2**64 - 1),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    bool: st.booleans(),
+    type(None): st.none(),
+}
+
+
+def values_of(annotation: Any) -> st.SearchStrategy[Any]:
+    """Any value of a type of the case model."""
+    if annotation in SCALARS:
+        return SCALARS[annotation]
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return st.sampled_from(parts)
+    if origin is tuple and parts[-1] is Ellipsis:
+        return st.lists(values_of(parts[0]), max_size=3).map(tuple)
+    if origin is tuple:
+        return st.tuples(*map(values_of, parts))
+    if origin in (typing.Union, types.UnionType):
+        return st.one_of(*map(values_of, parts))
+    fields = {name: values_of(part) for name, part in typing.get_type_hints(annotation).items()}
+    if annotation is model.Mapping:
+        fields |= {"start": st.integers(0, 2**64 - 1), "end": st.integers(0, 2**64 - 1)}
+    return st.builds(annotation, **fields)
+
+
+@pytest.mark.parametrize("kind", list(KINDS), ids=lambda kind: kind.__name__)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_each_kind_comes_back_as_it_was(kind: type, data: st.DataObject, tmp_path: Path) -> None:
+    record = data.draw(values_of(kind))
+    path = tmp_path / "a.case"
+    path.unlink(missing_ok=True)
+    assert getattr(loaded(written(path, record)), KINDS[kind][1]) == (record,)
+
+
+def test_a_whole_case_comes_back(tmp_path: Path) -> None:
+    minute = case(snapshots=(snapshot(),))
+    records = [record for _, field in KINDS.values() for record in getattr(minute, field)]
+    assert loaded(written(tmp_path / "a.case", *records)) == minute
+
+
+def test_every_field_of_a_case_is_kept() -> None:
+    fields = set(model.Case.__dataclass_fields__) - {"meta"}
+    assert fields == {field for _, field in KINDS.values()}
+
+
+def test_bytes_that_are_no_text_are_escaped_not_refused(tmp_path: Path) -> None:
+    odd = "/tmp/\udcff\udc80\0\n"
+    shot = snapshot()
+    shot = replace(shot, mappings=(replace(shot.mappings[0], path=odd),))
+    path = written(tmp_path / "a.case", target(comm=odd, cmdline=(odd,)), shot)
+    back = loaded(path)
+    assert back.targets[0].comm == back.targets[0].cmdline[0] == "/tmp/\\udcff\\udc80\0\n"
+    assert back.snapshots[0].mappings[0].path == "/tmp/\\udcff\\udc80\0\n"
+
+
+def test_a_record_with_a_key_replaces_its_older_version(tmp_path: Path) -> None:
+    site = case().sites[0]
+    newer = replace(site, outstanding_count=site.outstanding_count + 1)
+    hook = replace(ucx_hook(), target_address=None)
+    status = model.ProbeStatus(name="hooks", pid=PID, status="ok")
+    path = written(tmp_path / "a.case", site, newer, hook, hook, status, replace(status, status="partial"))
+    back = loaded(path)
+    assert back.sites == (newer,)
+    assert back.hooks == (hook,)
+    assert [p.status for p in back.probes] == ["partial"]
+
+
+def test_samples_append(tmp_path: Path) -> None:
+    assert len(loaded(written(tmp_path / "a.case", sample(1), sample(1))).samples) == 2
+
+
+# --- all or nothing ----------------------------------------------------------------------------------------------
+
+
+def _then(error: BaseException) -> Iterator[object]:
+    yield sample(2)
+    raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("probe")], ids=repr)
+def test_an_interrupted_put_leaves_nothing_and_the_next_works(tmp_path: Path, error: BaseException) -> None:
+    with CaseFile.create(tmp_path / "a.case", META) as file:
+        file.put([sample(1)])
+        with pytest.raises(type(error)):
+            file.put(_then(error))
+        file.put([sample(3)])
+    assert [s.t_ns for s in loaded(tmp_path / "a.case").samples] == [1, 3]
+
+
+def test_a_foreign_record_is_an_error_and_the_next_works(tmp_path: Path) -> None:
+    with CaseFile.create(tmp_path / "a.case", META) as file:
+        with pytest.raises(KeyError):
+            file.put([sample(1), object()])
+        file.put([sample(2)])
+    assert [s.t_ns for s in loaded(tmp_path / "a.case").samples] == [2]
+
+
+# --- the file ----------------------------------------------------------------------------------------------------
+
+
+def test_nobody_else_may_read_it_nor_its_log(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        with CaseFile.create(tmp_path / "a.case", META) as file:
+            file.put([sample(1)])
+            modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()}
+    finally:
+        os.umask(old)
+    assert set(modes) == {"a.case", "a.case-wal", "a.case-shm"}
+    assert set(modes.values()) == {0o600}
+
+
+def test_a_case_is_never_overwritten(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.case", sample(1))
+    before = path.read_bytes()
+    with pytest.raises(CaseError, match="exists already"):
+        CaseFile.create(path, META)
+    link = tmp_path / "link.case"
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CaseError):
+        CaseFile.create(link, META)
+    assert path.read_bytes() == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_no_place_for_it_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CaseError, match="cannot create"):
+        CaseFile.create(tmp_path / "none" / "a.case", META)
+
+
+@pytest.mark.parametrize("name", ["with space.case", "50%?.case", "a#b.case", "é\udcff.case"])
+def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
+    assert len(loaded(written(tmp_path / name, sample(1))).samples) == 1
+
+
+def _sqlite_of_another(path: Path) -> None:
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE t (x)")
+    db.commit()
+    db.close()
+
+
+def _newer(path: Path) -> None:
+    written(path, sample(1))
+    db = sqlite3.connect(path)
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: None, "there is no case file"),
+        (lambda path: path.mkdir(), "there is no case file"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_text("RSS 12 MiB\n" * 100), "is not a case file"),
+        (_sqlite_of_another, "not a memforensics case"),
+        (_newer, "newer memforensics"),
+    ],
+    ids=["none", "folder", "empty", "text", "other-sqlite", "newer"],
+)
+def test_what_is_no_case_is_said(tmp_path: Path, make: Any, says: str) -> None:
+    path = tmp_path / "a.case"
+    make(path)
+    with pytest.raises(CaseError, match=says):
+        loaded(path)
+
+
+def test_a_truncated_file_never_ends_in_a_traceback(tmp_path: Path) -> None:
+    whole = written(tmp_path / "a.case", *(sample(n) for n in range(2000))).read_bytes()
+    assert len(whole) > 64 * 1024
+    for size in (1, 50, 100, 1024, 4096, 5000, 20480, len(whole) // 2, len(whole) - 4096):
+        cut = tmp_path / "cut.case"
+        cut.write_bytes(whole[:size])
+        with pytest.raises(CaseError):
+            loaded(cut)
+        cut.unlink()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 60_000), junk=st.binary(min_size=1, max_size=600))
+def test_a_damaged_file_never_ends_in_a_traceback(tmp_path: Path, at: int, junk: bytes) -> None:
+    origin = tmp_path / "a.case"
+    if not origin.exists():
+        written(origin, target(), snapshot(), *case().sites, *(sample(n) for n in range(500)))
+    whole = bytearray(origin.read_bytes())
+    at %= len(whole)
+    whole[at : at + len(junk)] = junk
+    bad = tmp_path / "bad.case"
+    bad.write_bytes(whole)
+    try:
+        with CaseFile.open(bad) as file:
+            file.counts()
+            file.load()
+    except CaseError:
+        pass  # said; or the junk fell where nothing is
+    finally:
+        for leftover in tmp_path.glob("bad.case*"):
+            leftover.unlink()
+
+
+def test_a_field_younger_than_the_file_takes_its_default(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.case", target(role="vLLM engine"), sample(1))
+    db = sqlite3.connect(path)
+    db.execute("ALTER TABLE target DROP COLUMN role")
+    db.execute("DROP TABLE cost")
+    db.commit()
+    db.close()
+    back = loaded(path)
+    assert back.targets == (target(role=None),)
+    assert back.costs == ()
+
+
+# --- writers that die, readers that look on ----------------------------------------------------------------------
+
+WRITER = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[2])
+    from fixtures.constructed import case
+    from memforensics.case.model import Sample
+    from memforensics.case.store import CaseFile
+    file = CaseFile.create(Path(sys.argv[1]), case().meta)
+    n = 0
+    while True:
+        n += 1
+        file.put([Sample(pid=1, t_ns=n, rss_anon=n, rss_file=0, rss_shmem=0)])
+        if n % 100 == 0:
+            print(n, flush=True)
+    """
+)
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that appends to a.case as fast as it can, and says each hundredth sample once it is committed."""
+    tests = str(Path(__file__).resolve().parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path / "a.case"), tests], stdout=subprocess.PIPE, text=True
+    )
+    yield process
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def _promised(writer: subprocess.Popen[str], at_least: int) -> int:
+    assert writer.stdout is not None
+    while (said := int(writer.stdout.readline())) < at_least:
+        pass
+    return said
+
+
+def test_a_killed_writer_leaves_all_it_committed(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
+    said = _promised(writer, 300)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    assert (tmp_path / "a.case-wal").exists()
+    times = [s.t_ns for s in loaded(tmp_path / "a.case").samples]
+    assert len(times) >= said
+    assert times == list(range(1, len(times) + 1))
+
+
+def test_a_reader_sees_whole_commits_while_it_is_written(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
+    last = 0
+    for _ in range(5):
+        said = _promised(writer, last + 100)
+        times = [s.t_ns for s in loaded(tmp_path / "a.case").samples]
+        assert times == list(range(1, len(times) + 1))
+        assert len(times) >= said
+        last = len(times)
+    assert writer.poll() is None
+
+
+@pytest.mark.needs_root
+def test_a_killed_case_in_a_folder_that_is_not_ours(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
+    """Read by another user, who may write neither the file nor its folder, the log still counts."""
+    said = _promised(writer, 200)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    folder = tmp_path
+    for path in (folder, *folder.parents):
+        if path == Path("/") or path == Path("/tmp"):
+            break
+        path.chmod(0o755)
+    for path in folder.glob("a.case*"):
+        path.chmod(0o644)
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from memforensics.case.store import CaseFile\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "print(len(CaseFile.open(Path(sys.argv[1])).load().samples))"
+    )
+    out = subprocess.run([sys.executable, "-c", code, str(folder / "a.case")], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert int(out.stdout) >= said
+
+
+@pytest.mark.needs_root
+def test_a_full_disk_keeps_what_was_committed(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        path = disk / "a.case"
+        written_until = 0
+
+        def write_all() -> None:
+            nonlocal written_until
+            for start in range(0, 200_000, 200):
+                file.put(sample(n) for n in range(start, start + 200))
+                written_until = start + 200
+
+        with CaseFile.create(path, META) as file:
+            with pytest.raises(CaseError, match="cannot write") as raised:
+                write_all()
+            assert "kept" in raised.value.why
+            assert "--record" in raised.value.enable
+            assert [s.t_ns for s in loaded(path).samples] == list(range(written_until))
+            subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+            file.put([sample(written_until)])
+        assert len(loaded(path).samples) == written_until + 1
+        _fill(disk / "fill")
+        with pytest.raises(CaseError, match="cannot create"):
+            CaseFile.create(disk / "b.case", META)
+        assert not (disk / "b.case").exists()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def _fill(path: Path) -> None:
+    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+# --- tables, for pandas and people -------------------------------------------------------------------------------
+
+
+def test_tables_are_plain_sql(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.case", sample(7), snapshot())
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT t_ns, rss_anon FROM sample WHERE pid = ?", (PID,)).fetchall() == [(7, 7 * 4096)]
+    assert db.execute("SELECT start FROM mapping ORDER BY rowid").fetchall() == [
+        ("7f3000000000",),
+        ("ffffffffff600000",),
+    ]
+    assert db.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+    db.close()
+
+
+def test_rows_of_a_table_and_of_none(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.case", sample(7))
+    with CaseFile.open(path) as file:
+        names, rows = file.rows("sample")
+        assert dict(zip(names, rows[0], strict=True))["t_ns"] == 7
+        assert file.counts()["sample"] == 1
+        with pytest.raises(CaseError, match="no table") as raised:
+            file.rows("sample; DROP TABLE sample")
+        assert "mapping" in raised.value.enable
