@@ -26,12 +26,6 @@
 #define PY_RAW_BYTES 128    /* the largest frame structure that is read, a power of two */
 #define PY_RETRY_NS 1000000 /* a thread that was none of Python's is looked up again after this time */
 
-/* struct py_process.style: how a frame tells its instruction and where the native eval frames begin and end. */
-#define PY_STYLE_OBJECT_BYTES 1 /* 3.8, 3.9: PyFrameObject, f_lasti in bytes */
-#define PY_STYLE_OBJECT_UNITS 2 /* 3.10: PyFrameObject, f_lasti in 2-byte units */
-#define PY_STYLE_ENTRY_FLAG 3   /* 3.11: _PyInterpreterFrame.is_entry ends the run of one native eval frame */
-#define PY_STYLE_SHIM 4         /* 3.12 and later: a frame on the C stack, without code, ends it */
-
 /* struct py_frame.flags. One native _PyEval_EvalFrameDefault stands for the frames up to one that is PY_ENTRY,
  * included, or up to one that is PY_SHIM, left out. */
 #define PY_ENTRY 1 /* the outermost Python frame of its native eval frame (3.11; every frame of 3.8 to 3.10) */
@@ -47,7 +41,6 @@ struct py_process {
     u64 runtime;           /* address of _PyRuntime */
     u64 ns_device;         /* PID namespace of the target (stat of /proc/PID/ns/pid); inode 0: tids are the kernel's */
     u64 ns_inode;
-    u32 style;             /* PY_STYLE_* */
     u32 interpreters_head; /* in _PyRuntime */
     u32 interpreter_next;  /* in PyInterpreterState */
     u32 threads_head;
@@ -62,12 +55,17 @@ struct py_process {
     u32 frame_code;
     u32 frame_instruction; /* prev_instr or instr_ptr; f_lasti (4 bytes) */
     u32 frame_mark;        /* is_entry or owner (1 byte) */
-    u32 code_start;        /* 3.11 and later: co_code_adaptive in PyCodeObject */
+    u32 mark_mask;         /* a frame is marked when (the byte & mark_mask) == mark_value */
+    u32 mark_value;
+    u32 mark_flag;         /* and then it is PY_ENTRY, or PY_SHIM */
+    u32 unit_shift;        /* 1 where f_lasti counts 2-byte units (3.10), else 0 */
+    u64 pointer_mask;      /* all ones where the instruction is a pointer (3.11 and later), 0 where it is an index */
+    u64 code_start;        /* 3.11 and later: co_code_adaptive in PyCodeObject */
 };
 
 struct py_frame {
-    u64 code;        /* address of the PyCodeObject */
-    s32 instruction; /* bytes from the start of its bytecode; negative: not begun */
+    u64 code;        /* address of the PyCodeObject; of a shim: anything */
+    s32 instruction; /* bytes from the start of its bytecode; negative: not begun; of a shim: anything */
     u32 flags;       /* PY_ENTRY, PY_SHIM */
 };
 
@@ -109,33 +107,49 @@ static __always_inline int py_is_of(struct py_process *process, u64 state, u32 t
     return (u32)ident == tid;
 }
 
+/*
+ * The loops below have no branch in their bodies but those that leave: each branch doubles the paths that the verifier
+ * walks, and it forgets the states of early turns (kernel/bpf/verifier.c, is_state_visited(): evicted after 3 misses),
+ * so that 64 turns with three branches were 250,000 instructions, and are 10,000 without.
+ */
+
+/* 1 for 0, 0 for anything else below 2^63. A comparison would be a branch, and a mask of all ones makes the verifier
+ * fork; products with 0 or 1 do neither. */
+static __always_inline u64 py_is_zero(u64 value) {
+    asm volatile("" : "+r"(value));
+    value = (value - 1) >> 63;
+    asm volatile("" : "+r"(value)); /* else the compiler makes branches again, of the products */
+    return value;
+}
+
+/* Walks the interpreters and their thread states. A turn looks at one of either: at a thread state where there is one. */
 static __always_inline void py_look_up(struct py_process *process, u32 tid, struct py_threads *found) {
-    u64 interpreter = found->head;
-    u64 state = 0;
+    u64 interpreter = found->head, state = 0, first = 0, second = 0;
+    u64 base, place, between, within, one, two, match;
+    u64 direct = py_is_zero(process->pthread_tid);
     u32 steps;
     for (steps = 0; steps < PY_MAX_THREADS; steps++) {
-        if (state == 0) {
-            if (interpreter == 0)
-                break;
-            state = py_read_u64(interpreter + process->threads_head);
-            interpreter = py_read_u64(interpreter + process->interpreter_next);
-            if (interpreter)
-                found->several = 1;
-            continue;
-        }
-        if (!py_is_of(process, state, tid)) {
-            state = py_read_u64(state + process->thread_next);
-            continue;
-        }
-        if (found->states[0]) {
-            found->states[1] = state;
+        u32 ident = 0;
+        between = py_is_zero(state);
+        within = 1 - between;
+        base = state + interpreter * between;
+        if (base == 0)
             break;
-        }
-        found->states[0] = state;
-        state = 0; /* one thread state a thread and interpreter */
+        place = base + process->threads_head * between + process->thread_ident * within;
+        one = py_read_u64(place);
+        two = py_read_u64(base + process->interpreter_next * between + process->thread_next * within);
+        place = place * direct + (one + process->pthread_tid) * (1 - direct);
+        bpf_probe_read_user(&ident, sizeof(ident), (void *)place);
+        match = py_is_zero(ident ^ tid) * within;
+        second += state * match * (1 - py_is_zero(first)) * py_is_zero(second);
+        first += state * match * py_is_zero(first);
+        interpreter = two * between + interpreter * within;
+        state = one * between + two * within * (1 - match); /* one thread state a thread and interpreter */
     }
-    if (steps == PY_MAX_THREADS)
-        found->too_many = 1;
+    found->states[0] = first;
+    found->states[1] = second;
+    found->too_many = base != 0 && first == 0;
+    found->several = py_read_u64(found->head + process->interpreter_next) != 0;
 }
 
 static __always_inline void py_thread(struct py_process *process, u32 tgid, u32 tid, struct py_threads *found) {
@@ -167,12 +181,13 @@ static __always_inline void py_thread(struct py_process *process, u32 tgid, u32 
     }
     found->head = head;
     found->checked_ns = now;
-    found->too_many = 0;
     py_look_up(process, wanted, found);
     py_thread_states.update(&key, found);
 }
 
 static __always_inline u64 py_top_frame(struct py_process *process, u64 state) {
+    if (state == 0)
+        return 0;
     u64 frame = py_read_u64(state + process->thread_frame);
     if (frame && process->has_cframe)
         frame = py_read_u64(frame + process->cframe_frame);
@@ -181,8 +196,8 @@ static __always_inline u64 py_top_frame(struct py_process *process, u64 state) {
 
 static __always_inline u32 py_walk(u32 tgid, u32 tid, struct py_stack *out) {
     struct py_threads threads = {};
-    u64 frame, code, place, later;
-    u32 size, style, mark, flags, i;
+    u64 frame, later, empty, code, place, mark;
+    u32 i;
     char *raw = (char *)out->raw;
 
     out->count = 0;
@@ -197,47 +212,29 @@ static __always_inline u32 py_walk(u32 tgid, u32 tid, struct py_stack *out) {
         return 0;
     out->flags |= PY_FOUND;
     frame = py_top_frame(process, threads.states[0]);
-    later = threads.states[1];
-    style = process->style;
+    later = py_top_frame(process, threads.states[1]);
     for (i = 0; i < PY_MAX_FRAMES; i++) {
-        if (frame == 0) {
-            if (later == 0)
-                break;
-            frame = py_top_frame(process, later);
-            later = 0;
-            if (frame == 0)
-                break;
-        }
-        size = process->frame_bytes & (PY_RAW_BYTES - 1);
-        if (bpf_probe_read_user(raw, size, (void *)frame) != 0) {
-            out->flags |= PY_UNREADABLE;
+        empty = py_is_zero(frame);
+        frame += later * empty;
+        later *= 1 - empty;
+        if (frame == 0)
             break;
-        }
+        if (bpf_probe_read_user(raw, process->frame_bytes & (PY_RAW_BYTES - 1), (void *)frame) != 0)
+            break;
         code = *(u64 *)(raw + (process->frame_code & 0x78)) & ~7ULL; /* 3.14 tags its references in the low bits */
         place = *(u64 *)(raw + (process->frame_instruction & 0x78));
+        place -= (code + process->code_start) & process->pointer_mask;
         mark = *(u8 *)(raw + (process->frame_mark & 0x7f));
-        flags = 0;
-        if (style == PY_STYLE_SHIM) {
-            place -= code + process->code_start;
-            if (mark == 3)
-                flags = PY_SHIM;
-        } else if (style == PY_STYLE_ENTRY_FLAG) {
-            place -= code + process->code_start;
-            if (mark)
-                flags = PY_ENTRY;
-        } else {
-            flags = PY_ENTRY;
-            if (style == PY_STYLE_OBJECT_UNITS)
-                place *= 2;
-        }
-        out->frames[i & (PY_MAX_FRAMES - 1)].code = flags & PY_SHIM ? 0 : code;
-        out->frames[i & (PY_MAX_FRAMES - 1)].instruction = flags & PY_SHIM ? 0 : (s32)place;
-        out->frames[i & (PY_MAX_FRAMES - 1)].flags = flags;
+        mark = (mark & process->mark_mask) ^ process->mark_value; /* 0: marked */
+        struct py_frame *seen = &out->frames[i & (PY_MAX_FRAMES - 1)];
+        seen->code = code;
+        seen->instruction = (u32)place << (process->unit_shift & 1);
+        seen->flags = process->mark_flag * (u32)py_is_zero(mark);
         out->count = i + 1;
         frame = *(u64 *)(raw + (process->frame_previous & 0x78));
     }
-    if (i == PY_MAX_FRAMES && frame)
-        out->flags |= PY_TRUNCATED;
+    if (frame)
+        out->flags |= out->count == PY_MAX_FRAMES ? PY_TRUNCATED : PY_UNREADABLE;
     return out->count;
 }
 
