@@ -1,0 +1,347 @@
+"""A case to a diagnosis, in two halves with the catalogue between them: draft (the lines, the layers, who grows), then,
+once causes and words are known, finish (one sentence, what was not seen)."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from memforensics.analysis import series
+from memforensics.analysis.blame import MINIMUM_BYTES_PER_MINUTE, draft_findings
+from memforensics.analysis.diff import diff
+from memforensics.analysis.ownership import layers
+from memforensics.analysis.trend import growth_word
+from memforensics.analysis.verdict import Decision
+from memforensics.case.model import (
+    LAYERS,
+    Case,
+    Diagnosis,
+    EvidenceItem,
+    Finding,
+    Growth,
+    Hook,
+    HookAudit,
+    Layer,
+    LayerRow,
+    MappingGroup,
+    MemberGrowth,
+    NotSeen,
+    Rate,
+    Snapshot,
+    VerdictWord,
+)
+from memforensics.units import NS_PER_S, change_text, rate_text
+
+_HEAPS: tuple[Layer, ...] = ("native-heap", "python-object", "jvm-heap")
+RESIDUE_SHARE = 0.3  # growth that no finding explains, beyond which it is a finding of its own
+FLAT_SHARE = 0.15  # of the growth: a heap that took less is flat beside it
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """All that can be said before causes are known."""
+
+    growth: Growth | None
+    layers: tuple[LayerRow, ...]
+    groups: tuple[MappingGroup, ...]
+    members: tuple[MemberGrowth, ...]
+    findings: tuple[Finding, ...]
+
+
+def draft(case: Case) -> Draft:
+    """Lines, layers, groups, and findings without cause and word."""
+    growth = series.growth(case)
+    members = series.members(case)
+    rows = _layers(case)
+    groups = _groups(case)
+    line = series.tree_series(case.samples)
+    seconds = line.times_s[-1] - line.times_s[0] if line.times_s else 0.0
+    findings = draft_findings(case, _growth_of_traces(case, line.change_bytes), seconds)
+    findings = [_with_mappings(_with_heaps(f, case), case) for f in findings]
+    if growth is not None and growth_word(growth.trend) == "growing":
+        findings += _residue(case, growth, members, rows, findings)
+    return Draft(growth, rows, groups, members, tuple(findings))
+
+
+def finish(case: Case, drafted: Draft, decision: Decision) -> Diagnosis:
+    """The diagnosis, with its sentence."""
+    rows = tuple(replace(row, verdict=_row_verdict(row, decision)) for row in drafted.layers)
+    return Diagnosis(
+        verdict=decision.verdict,
+        headline=_headline(case, drafted, decision),
+        growth=drafted.growth,
+        layers=rows,
+        groups=drafted.groups,
+        members=drafted.members,
+        findings=decision.findings,
+        hooks=case.hooks,
+        hook_meanings=hook_meanings(case.hooks, case.hook_audits),
+        not_seen=_not_seen(case),
+        next_step=decision.next_step,
+    )
+
+
+# --- layers and groups of the tree --------------------------------------------------------------------------------
+
+
+def _by_pid(case: Case) -> dict[int, list[Snapshot]]:
+    taken: dict[int, list[Snapshot]] = defaultdict(list)
+    for snapshot in sorted(case.snapshots, key=lambda s: s.t_ns):
+        taken[snapshot.pid].append(snapshot)
+    return taken
+
+
+def _layers(case: Case) -> tuple[LayerRow, ...]:
+    """The waterfall of the tree at its members' last snapshots: sums over members, each with its rate."""
+    sums: dict[tuple[Layer, bool], list[LayerRow]] = defaultdict(list)
+    lines: dict[tuple[Layer, bool], list[tuple[list[float], list[float]]]] = defaultdict(list)
+    for taken in _by_pid(case).values():
+        heaps = [h for h in case.heaps if h.pid == taken[-1].pid]
+        for row in layers(taken[0] if len(taken) > 1 else None, taken[-1], heaps=heaps):
+            sums[row.layer, row.in_rss].append(row)
+        if len(taken) > 2:
+            _layer_lines(taken, lines)
+    rows = []
+    for layer in LAYERS:
+        for in_rss in (True, False):
+            parts = sums.get((layer, in_rss))
+            if parts is None:
+                continue
+            rows.append(
+                LayerRow(
+                    layer=layer,
+                    in_rss=in_rss,
+                    bytes=_sum(row.bytes for row in parts),
+                    change_bytes=_sum(row.change_bytes for row in parts),
+                    rate=_sum_rates([_line_rate(*line) for line in lines.get((layer, in_rss), [])]),
+                )
+            )
+    return tuple(rows)
+
+
+def _layer_lines(taken: list[Snapshot], lines: dict[tuple[Layer, bool], list[tuple[list[float], list[float]]]]) -> None:
+    mine: dict[tuple[Layer, bool], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    for snapshot in taken:
+        for row in layers(None, snapshot):
+            if row.bytes is not None:
+                times, values = mine[row.layer, row.in_rss]
+                times.append((snapshot.t_ns - taken[0].t_ns) / NS_PER_S)
+                values.append(float(row.bytes))
+    for key, line in mine.items():
+        lines[key].append(line)
+
+
+def _line_rate(times: list[float], values: list[float]) -> Rate | None:
+    """A few snapshots are too few to judge; their slope with the range of its pieces still says something."""
+    if len(times) < 3:
+        return None
+    slopes = sorted(
+        (values[j] - values[i]) / (times[j] - times[i]) * 60.0
+        for i in range(len(times))
+        for j in range(i + 1, len(times))
+        if times[j] > times[i]
+    )
+    if not slopes:
+        return None
+    return Rate(
+        estimate=slopes[len(slopes) // 2],
+        low=slopes[round((len(slopes) - 1) * 0.05)],
+        high=slopes[round((len(slopes) - 1) * 0.95)],
+        confidence=0.9,
+    )
+
+
+def _sum_rates(rates: list[Rate | None]) -> Rate | None:
+    known = [rate for rate in rates if rate is not None]
+    if not known:
+        return None
+    return Rate(
+        estimate=sum(r.estimate for r in known),
+        low=sum(r.low for r in known),
+        high=sum(r.high for r in known),
+        confidence=min(r.confidence for r in known),
+    )
+
+
+def _groups(case: Case) -> tuple[MappingGroup, ...]:
+    """What grew, shrank, appeared and went: of the member whose mappings changed most."""
+    changed = [
+        (abs(sum(group.change_bytes for group in groups)), groups)
+        for groups in (diff(taken[0], taken[-1]) for taken in _by_pid(case).values() if len(taken) > 1)
+    ]
+    return max(changed, key=lambda pair: pair[0])[1] if changed else ()
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+# --- findings -----------------------------------------------------------------------------------------------------
+
+
+def _growth_of_traces(case: Case, fallback: int) -> int:
+    """The growth of RSS while the traces ran: what their sites are a share of."""
+    grown = [t.rss_growth_bytes for t in case.traces if t.rss_growth_bytes is not None]
+    return sum(grown) if grown else fallback
+
+
+def _with_heaps(finding: Finding, case: Case) -> Finding:
+    """Says so where the heaps, which profilers look at, stayed flat while this grew."""
+    taken = _by_pid(case).get(finding.pid, [])
+    if len(taken) < 2 or finding.layer in _HEAPS:
+        return finding
+    rows = layers(taken[0], taken[-1])
+    heap = sum(row.change_bytes or 0 for row in rows if row.layer in _HEAPS)
+    here = sum(row.change_bytes or 0 for row in rows if row.layer == finding.layer)
+    if here <= 0 or heap > FLAT_SHARE * here:
+        return finding
+    item = EvidenceItem(
+        kind="heap-flat",
+        text=f"the heaps are flat: malloc's and Python's {change_text(heap)}, {finding.layer} {change_text(here)} "
+        "in the same time; a heap profiler sees nothing of this",
+        ref=f"snapshots/{finding.pid}",
+    )
+    return replace(finding, evidence=(*finding.evidence, item))
+
+
+def _with_mappings(finding: Finding, case: Case) -> Finding:
+    """Which mappings grow, although they seem to move."""
+    taken = _by_pid(case).get(finding.pid, [])
+    if len(taken) < 2:
+        return finding
+    grown = [g for g in diff(taken[0], taken[-1]) if g.layer == finding.layer and g.change_bytes > 0]
+    if not grown:
+        return finding
+    first = grown[0]
+    moved = (
+        "; the start moves down as new mappings merge below, the end stays: by address they seem to come and go"
+        if first.moved
+        else ""
+    )
+    where = f", {first.examples[0]}" if first.examples else ""
+    item = EvidenceItem(
+        kind="mapping-moves" if first.moved else "mapping-grows",
+        text=f"mappings that grow: {first.name}{where}: {change_text(first.change_bytes)}{moved}",
+        ref=f"snapshots/{finding.pid}",
+    )
+    return replace(finding, evidence=(*finding.evidence, item))
+
+
+def _residue(
+    case: Case, growth: Growth, members: tuple[MemberGrowth, ...], rows: tuple[LayerRow, ...], findings: list[Finding]
+) -> list[Finding]:
+    """Growth that no site explains is a finding too: where it is, and what would tell more."""
+    explained = sum(f.share or 0.0 for f in findings)
+    if growth.rate is None or explained >= 1.0 - RESIDUE_SHARE:
+        return []
+    left = growth.rate.estimate * (1.0 - explained)
+    if left < MINIMUM_BYTES_PER_MINUTE:
+        return []
+    taken = {f.layer for f in findings}
+    grown = [r for r in rows if r.in_rss and (r.change_bytes or 0) > 0 and r.layer not in ("file", *taken)]
+    layer: Layer = max(grown, key=lambda r: r.change_bytes or 0).layer if grown else "unattributed"
+    traced = any(trace for trace in case.traces)
+    why = (
+        "its pages lie in mappings made before the trace began, or were never mapped by a system call of their own"
+        if traced
+        else "mappings were not traced"
+    )
+    return [
+        Finding(
+            title=f"{layer} grows by about {rate_text(left)} through code that was not seen",
+            layer=layer,
+            verdict="growing",
+            confidence=0.0,
+            share=1.0 - explained,
+            pid=members[0].pid if members else (case.meta.root_pid or 0),
+            evidence=(EvidenceItem(kind="residue", text=f"not explained by any traced site: {why}"),),
+        )
+    ]
+
+
+def _row_verdict(row: LayerRow, decision: Decision) -> VerdictWord:
+    found = [f.verdict for f in decision.findings if f.layer == row.layer]
+    for word in ("leak", "growing", "retention", "bounded"):
+        if word in found:
+            return word
+    return "insufficient-data" if row.change_bytes is None else "steady"
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def _headline(case: Case, drafted: Draft, decision: Decision) -> str:
+    growth, rate = drafted.growth, drafted.growth.rate if drafted.growth else None
+    if growth is None:
+        return "nothing could be measured"
+    speed = f"{rate_text(rate.estimate)}" if rate else "an unknown rate"
+    looked = f"{growth.trend.seconds:.0f} s"
+    first = decision.findings[0] if decision.findings else None
+    if decision.verdict == "steady":
+        return f"no growth that matters in {looked}"
+    if decision.verdict == "bounded" and first is None:
+        return f"it grew and levelled off within {looked}"
+    if first is None:
+        return f"memory changes by {speed}; too little was seen in {looked} to say more"
+    child = "" if first.pid == case.meta.root_pid else f", in child process {first.pid}"
+    through = f", through {_who(first)}" if first.culprit else ""
+    grows = f"grows by {rate_text(first.rate.estimate) if first.rate else speed}"
+    return f"{first.layer} {grows}{through}{child}"
+
+
+def _who(finding: Finding) -> str:
+    culprit = finding.culprit
+    assert culprit is not None
+    if culprit.caller is not None and culprit.path == culprit.caller.file:
+        return f"{culprit.caller.function} ({culprit.library}:{culprit.caller.line})"
+    version = f" {culprit.version}" if culprit.version else ""
+    inside = next((site.inside for site in finding.sites if site.inside), None)
+    return f"{culprit.library}{version}" + (f" inside {inside}" if inside else "")
+
+
+def hook_meanings(hooks: Iterable[Hook], audits: Iterable[HookAudit]) -> dict[str, str]:
+    """What each hooked function means for who looks for a leak: a sentence made of the facts."""
+    slots = sum(audit.got_slots for audit in audits)
+    meanings: dict[str, str] = {}
+    by_function: dict[str, list[Hook]] = defaultdict(list)
+    for hook in hooks:
+        by_function[hook.function].append(hook)
+    for function, same in by_function.items():
+        first = same[0]
+        owner = (first.owner_path or "memory of no file").rpartition("/")[2]
+        text = f"every {function} of the process goes to {owner} first"
+        if first.mechanism == "inline":
+            changed = sum(len(hook.objects) for hook in same if hook.mechanism == "got")
+            where = (first.patched_in or "its library").rpartition("/")[2]
+            text += f": {where}'s code is patched in memory"
+            if changed == 0:
+                text += f"; a check of GOT slots alone is clean ({slots} compared)"
+        elif first.mechanism == "got":
+            text += f": {len(first.objects)} objects' GOT slots were changed"
+        else:
+            text += ": it comes first in the link order (LD_PRELOAD)"
+        meanings[function] = text
+    return meanings
+
+
+def _not_seen(case: Case) -> tuple[NotSeen, ...]:
+    items = [
+        NotSeen(what=_PROBES.get(p.name, p.name), why=p.why, enable=p.enable) for p in case.probes if p.status != "ok"
+    ]
+    for target in case.targets:
+        if target.left_how is not None and target.pid == case.meta.root_pid:
+            items.append(
+                NotSeen(
+                    what="what came after", why=f"process {target.pid}: {target.left_how}", enable="diagnose it again"
+                )
+            )
+    return tuple(dict.fromkeys(items))
+
+
+_PROBES = {
+    "mmap-trace": "through whose code memory is mapped",
+    "hooks": "who intercepts mmap and munmap",
+    "snapshots": "which layer grows",
+    "modules": "versions of the libraries",
+    "heap": "what is inside the heaps",
+}

@@ -1,0 +1,280 @@
+"""diagnose: collect evidence on a live tree of processes within a time, then conclude. `report` on the saved case runs
+the same second half again."""
+
+import os
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from memforensics.case.model import Case, Cost, Diagnosis, ProbeStatus, Sample
+from memforensics.case.store import CaseFile
+from memforensics.errors import Interrupted, MemforensicsError, TargetError
+from memforensics.jobs.conclude import conclude_case
+from memforensics.jobs.identity import identify
+from memforensics.jobs.observe import Recorder, TreeObserver, new_meta
+from memforensics.probes.base import Budget, Evidence
+from memforensics.probes.hooks import audit_hooks
+from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.snapshots import take_snapshot
+from memforensics.symbols.space import AddressSpace
+from memforensics.target import open_process
+from memforensics.units import NS_PER_S
+
+TICK_S = 0.5
+SNAPSHOTS = 6  # in one run, the first and the last included
+YOUNG_S = 2.0  # a child younger than this is left unaudited: many live for one request
+CLOSING_S = 2.0  # of the time asked for, kept for the last readings and the conclusion
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands, for a screen."""
+
+    phase: str
+    seconds_left: float
+    growth_bytes: int | None = None  # of the tree's anonymous, shared and swapped memory, so far
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def diagnose(
+    pid: int,
+    seconds: float,
+    *,
+    record: Path | None = None,
+    on_progress: OnProgress | None = None,
+    children: bool = True,
+    seed: int | None = None,
+) -> tuple[Case, Diagnosis]:
+    """Looks at the process (and its children) for about `seconds` in all, and concludes. The case is kept in `record`,
+    or in a file of its own name (`case_path`).
+
+    NoSuchProcess, NotATarget, PermissionNeeded when it cannot be looked at; Interrupted at Ctrl-C, the case kept.
+    """
+    path = record or case_path(pid)
+    collect(pid, seconds, path, on_progress=on_progress, children=children, seed=seed)
+    with CaseFile.open(path) as file:
+        case = file.load()
+    return case, conclude_case(case)
+
+
+def case_path(pid: int) -> Path:
+    """`memforensics-PID-TIME.case` in the present folder; where that cannot be written, in that of temporary files."""
+    name = f"memforensics-{pid}-{datetime.now():%Y%m%d-%H%M%S}.case"
+    here = Path.cwd()
+    return (here if os.access(here, os.W_OK) else Path(tempfile.gettempdir())) / name
+
+
+def collect(
+    pid: int,
+    seconds: float,
+    path: Path,
+    *,
+    on_progress: OnProgress | None = None,
+    children: bool = True,
+    seed: int | None = None,
+) -> None:
+    """All evidence of one run into a new case file at `path`."""
+    open_process(pid).close()  # says at once what is wrong with the PID, before a file is made
+    with ExitStack() as stack:
+        recorder = stack.enter_context(Recorder(new_meta("diagnose", pid, seed=seed), path))
+        observer = stack.enter_context(TreeObserver(pid, children=children, interval_s=TICK_S, about=identify))
+        run = _Run(recorder, observer, seconds, on_progress or (lambda _: None))
+        try:
+            run.observe()
+        except KeyboardInterrupt:
+            run.close()
+            raise Interrupted(str(path)) from None
+        except BaseException:
+            run.close()
+            raise
+        run.finish()
+
+
+class _Run:
+    """One collection: the observer's ticks drive everything else."""
+
+    def __init__(self, recorder: Recorder, observer: TreeObserver, seconds: float, on_progress: OnProgress) -> None:
+        self.recorder, self.observer, self.on_progress = recorder, observer, on_progress
+        self.began = time.monotonic()
+        self.seconds = max(1.0, seconds - min(CLOSING_S, 0.1 * seconds))
+        self.snapshot_every = self.seconds / (SNAPSHOTS - 1)
+        self.trace: MmapTrace | None = None
+        self.auditor = _Auditor()
+        self._next_snapshot = 0.0
+        self._seen_ns: dict[int, int] = {}
+        self._first: dict[int, Sample] = {}
+        self._last: dict[int, Sample] = {}
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def observe(self) -> None:
+        self._progress("opening")
+        self.recorder.put(self.observer.open())
+        self._open_trace()
+        for records in self.observer.ticks(self.seconds - self.elapsed):
+            self.recorder.put(records)
+            for record in records:
+                if isinstance(record, Sample):
+                    self._first.setdefault(record.pid, record)
+                    self._last[record.pid] = record
+            self._audit()
+            self._poll_trace()
+            self.recorder.put(self.auditor.take())
+            if self.elapsed >= self._next_snapshot:
+                self._next_snapshot += self.snapshot_every
+                self._snapshot()
+            self._progress("observing")
+            if self.elapsed >= self.seconds:
+                break
+
+    def finish(self) -> None:
+        """The last readings of what still lives, then everything closed."""
+        self._progress("closing")
+        if self.observer.root_left is None:
+            self._snapshot()
+        self.close()
+
+    def close(self) -> None:
+        """Closes the probes and keeps what they still have. Works at any moment, and twice."""
+        try:
+            if self.trace is not None:
+                trace, self.trace = self.trace, None
+                self.recorder.put(trace.close())
+        finally:
+            self.auditor.close()
+            self.recorder.put(self.auditor.take())
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            self.recorder.put(self.observer.losses())
+            self.recorder.put([Cost(probe="memforensics", observer_cpu_s=used.ru_utime + used.ru_stime)])
+
+    # --- probes
+
+    def _open_trace(self) -> None:
+        members = list(self.observer.members.values())
+        trace = MmapTrace()
+        try:
+            able = trace.availability(members[0])
+            status = ProbeStatus(name=trace.name, status=able.status, why=able.why, enable=able.enable)
+            if able.status != "unavailable":
+                trace.open(members, Budget(seconds=self.seconds))
+                self.trace = trace
+        except TargetError:
+            return  # the observer's next tick tells how it left
+        except MemforensicsError as error:
+            status = ProbeStatus(name=trace.name, status="unavailable", why=str(error), enable=error.enable)
+        self.recorder.put([status])
+
+    def _poll_trace(self) -> None:
+        if self.trace is None:
+            return
+        try:
+            self.recorder.put(self.trace.poll())
+        except TargetError:
+            return
+        except MemforensicsError as error:
+            trace, self.trace = self.trace, None
+            self.recorder.put(trace.close())
+            self.recorder.put([ProbeStatus(name=trace.name, status="partial", why=str(error), enable=error.enable)])
+
+    def _audit(self) -> None:
+        """Hooks and versions of each member once: the root at once, a child when it has lived for a while."""
+        for process in list(self.observer.members.values()):
+            since = self._seen_ns.setdefault(process.pid, time.monotonic_ns())
+            settled = process.pid == self.observer.pid or self.elapsed < 1.0
+            if settled or time.monotonic_ns() - since > YOUNG_S * NS_PER_S:
+                self.auditor.want(process.pid)
+
+    def _snapshot(self) -> None:
+        for process in list(self.observer.members.values()):
+            try:
+                snapshot, losses = take_snapshot(process)
+            except TargetError:
+                continue
+            except MemforensicsError as error:
+                self.recorder.put(
+                    [
+                        ProbeStatus(
+                            name="snapshots", pid=process.pid, status="partial", why=str(error), enable=error.enable
+                        )
+                    ]
+                )
+                continue
+            self.recorder.put([snapshot, *losses])
+
+    def _progress(self, phase: str) -> None:
+        grown = sum(self._last[pid].growth_metric - first.growth_metric for pid, first in self._first.items())
+        self.on_progress(Progress(phase, max(0.0, self.seconds - self.elapsed), grown if self._first else None))
+
+
+class _Auditor:
+    """The hook audit reads many files: it runs beside the ticks, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._asked: set[int] = set()
+        self._queue: list[int] = []
+        self._found: list[Evidence | ProbeStatus] = []
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stop = False
+
+    def want(self, pid: int) -> None:
+        with self._lock:
+            if pid in self._asked or self._stop:
+                return
+            self._asked.add(pid)
+            self._queue.append(pid)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._work, daemon=True, name="hook-audit")
+                self._thread.start()
+
+    def take(self) -> list[Evidence | ProbeStatus]:
+        with self._lock:
+            found, self._found = self._found, []
+        return found
+
+    def close(self) -> None:
+        """Waits for the audit under way, a few seconds at most: it only reads."""
+        with self._lock:
+            self._stop = True
+            self._queue.clear()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._thread = None
+                    return
+                pid = self._queue.pop(0)
+            found = self._audit(pid)
+            with self._lock:
+                self._found.extend(found)
+
+    @staticmethod
+    def _audit(pid: int) -> list[Evidence | ProbeStatus]:
+        try:
+            process = open_process(pid)
+        except TargetError:
+            return []
+        except MemforensicsError as error:
+            return [ProbeStatus(name="hooks", pid=pid, status="unavailable", why=str(error), enable=error.enable)]
+        try:
+            hooks, audit, modules, losses = audit_hooks(process, AddressSpace(process))
+        except TargetError:
+            return []
+        except MemforensicsError as error:
+            return [ProbeStatus(name="hooks", pid=pid, status="unavailable", why=str(error), enable=error.enable)]
+        finally:
+            process.close()
+        return [*hooks, audit, *modules, *losses, ProbeStatus(name="hooks", pid=pid, status="ok")]

@@ -1,0 +1,29 @@
+"""Who a process is, its live environment included: needs its symbols, which target/ may not know."""
+
+from memforensics.case.model import Target
+from memforensics.errors import MemforensicsError
+from memforensics.symbols.space import AddressSpace
+from memforensics.target import Process
+from memforensics.target.about import about
+
+_ENVIRON = ("environ", "__environ", "_environ")  # glibc's three names of one variable (posix/environ.c)
+
+
+def identify(process: Process) -> Target:
+    """The Target; its environment is the live one where libc's `environ` can be found and read, else that at exec."""
+    return about(process, environ_address=_environ_address(process))
+
+
+def _environ_address(process: Process) -> int | None:
+    try:
+        space = AddressSpace(process)
+    except MemforensicsError:
+        return None  # about() tells what is forbidden
+    for module in space.modules:
+        if not module.name.startswith(("libc.", "libc-", "ld-musl")):
+            continue
+        elf = space.elf(module)
+        symbol = next((s for s in map(elf.find_symbol, _ENVIRON) if s is not None), None) if elf else None
+        if symbol is not None:
+            return space.address(module, symbol.start)
+    return None

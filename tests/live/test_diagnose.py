@@ -1,0 +1,128 @@
+"""The main job on real leaks and on healthy programs, through the command line, as an operator runs it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import python, running
+
+pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
+
+LEAKER = "diag_keep_mappings.py"
+SECONDS = "20s"
+
+
+def memforensics(*words: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "memforensics", *map(str, words)], capture_output=True, text=True, timeout=timeout
+    )
+
+
+def diagnose(pid: int, folder: Path, *more: str) -> dict[str, Any]:
+    """The report's JSON; its exit code is checked against the process's."""
+    case = folder / f"{pid}.case"
+    done = memforensics("diagnose", pid, "--duration", SECONDS, "--json", "--record", case, *more)
+    assert done.stdout, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == report["exit_code"], done.stderr
+    report["_case"], report["_text"] = str(case), done.stdout
+    return report
+
+
+def line_of(word: str) -> int:
+    """The line of the leaker that ends with the comment `# LINE word`."""
+    text = (Path(__file__).parents[1] / "leakers" / LEAKER).read_text()
+    return next(n for n, line in enumerate(text.splitlines(), 1) if line.endswith(f"# LINE {word}"))
+
+
+def python_frames(site: dict[str, Any]) -> list[tuple[str, str, int]]:
+    return [(f["function"], Path(f["file"]).name, f["line"]) for f in site["stack"] if f["kind"] == "python"]
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """All Python variants at once: each is idle most of the time, so that they do not disturb one another."""
+    folder = tmp_path_factory.mktemp("cases")
+    variants: dict[str, Sequence[str | Path]] = {
+        "private": python(LEAKER, "--kind", "private", "--rate", "7", "--size", "262144"),
+        "shared": python(LEAKER, "--kind", "shared", "--rate", "7", "--size", "262144"),
+        "lru": python(LEAKER, "--hold", "lru", "--rate", "7", "--size", "262144"),
+        "healthy": python(LEAKER, "--hold", "nothing", "--rate", "50", "--size", "262144"),
+        "child": ["/bin/sh", "-c", '"$0" "$@"; true', *python(LEAKER, "--rate", "7", "--size", "262144")],
+    }
+
+    def one(command: Sequence[str | Path]) -> dict[str, Any]:
+        with running(command) as child:
+            return diagnose(child.pid, folder) | {"_pid": child.pid}
+
+    with ThreadPoolExecutor(len(variants)) as pool:
+        return dict(zip(variants, pool.map(one, variants.values()), strict=True))
+
+
+BYTES_PER_MINUTE = 7 * 262144 * 60
+
+
+@pytest.mark.parametrize("kind", ["private", "shared"])
+def test_a_list_of_mappings_names_the_programs_line(reports: dict[str, dict[str, Any]], kind: str) -> None:
+    report = reports[kind]
+    assert report["verdict"] in ("growing", "leak")
+    finding = report["findings"][0]
+    assert finding["layer"] == "anon-mmap"
+    assert finding["cause"] is None
+    assert finding["culprit"]["library"] == LEAKER
+    assert finding["culprit"]["caller"]["function"] == "map_buffer"
+    assert finding["culprit"]["caller"]["line"] == line_of("map_buffer")
+    frames = python_frames(finding["sites"][0])
+    assert ("keep_result", LEAKER, line_of("keep_result")) in frames
+    assert [name for name, _, _ in frames][:4] == ["map_buffer", "keep_result", "handle_request", "serve"]
+    rate = report["growth"]["bytes_per_minute"]
+    assert rate["low"] <= BYTES_PER_MINUTE * 1.1
+    assert rate["high"] >= BYTES_PER_MINUTE * 0.9
+    assert finding["share"] > 0.8
+    assert not finding["remedies"]
+    assert "ucx" not in report["_text"].lower()
+
+
+def test_a_cache_that_fills_for_the_whole_time_is_no_leak(reports: dict[str, dict[str, Any]]) -> None:
+    report = reports["lru"]
+    assert report["verdict"] == "growing"
+    assert report["exit_code"] == 4
+    assert ("cache_result", LEAKER, line_of("cache_result")) in python_frames(report["findings"][0]["sites"][0])
+
+
+def test_a_healthy_program_has_no_finding(reports: dict[str, dict[str, Any]]) -> None:
+    report = reports["healthy"]
+    assert report["verdict"] in ("steady", "bounded")
+    assert report["exit_code"] == 0
+    assert report["findings"] == []
+
+
+def test_the_leak_of_a_child_is_found_and_the_child_named(reports: dict[str, dict[str, Any]]) -> None:
+    report = reports["child"]
+    assert report["verdict"] in ("growing", "leak")
+    children = report["target"]["children"]
+    assert len(children) == 1
+    assert LEAKER in " ".join(children[0]["cmdline"])
+    assert report["findings"][0]["pid"] == children[0]["pid"]
+    assert report["findings"][0]["culprit"]["caller"]["line"] == line_of("map_buffer")
+
+
+@pytest.mark.parametrize("kind", ["private", "shared", "lru", "healthy", "child"])
+def test_the_layers_sum_to_the_kernels_figure(reports: dict[str, dict[str, Any]], kind: str) -> None:
+    report = reports[kind]
+    assert {row["layer"] for row in report["layers"]} >= {"anon-mmap", "native-heap", "file", "unattributed"}
+    assert sum(row["bytes"] for row in report["layers"] if row["in_rss"] and row["bytes"] is not None) > 0
+
+
+@pytest.mark.parametrize("kind", ["private", "healthy", "child"])
+def test_report_on_the_saved_case_gives_the_same_report(reports: dict[str, dict[str, Any]], kind: str) -> None:
+    again = memforensics("report", reports[kind]["_case"], "--format", "json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == {k: v for k, v in reports[kind].items() if not k.startswith("_")}
+
+

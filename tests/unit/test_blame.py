@@ -1,0 +1,103 @@
+"""Sites to findings. The cases here are constructed: figures that a real trace would show, known to the byte."""
+
+from dataclasses import replace
+
+from memforensics.analysis.blame import draft_findings, group_sites
+from memforensics.case.model import (
+    AllocationSite,
+    Anchor,
+    Case,
+    CaseMeta,
+    Frame,
+    Hook,
+    Module,
+    SitePoint,
+    Stack,
+    TraceSummary,
+)
+from memforensics.units import MIB, NS_PER_S
+
+PID = 4242
+LIBC = "/usr/lib/libc.so.6"
+META = CaseMeta(
+    memforensics_version="0", command="diagnose", anchor=Anchor(monotonic_ns=0, wall_ns=0), root_pid=PID, seed=1
+)
+
+
+def native(module: str, function: str) -> Frame:
+    return Frame(kind="native", module=module, function=function)
+
+
+def python(function: str, line: int) -> Frame:
+    return Frame(kind="python", file="/srv/app.py", function=function, line=line)
+
+
+def constructed_site(site_id: int, frames: tuple[Frame, ...], bytes_per_second: int, seconds: int = 20) -> AllocationSite:
+    points = tuple(
+        SitePoint(t_ns=s * NS_PER_S, outstanding_bytes=s * bytes_per_second, outstanding_count=s)
+        for s in range(1, seconds + 1)
+    )
+    total = seconds * bytes_per_second
+    return AllocationSite(
+        pid=PID, site_id=site_id, kind="mmap", stack=Stack(frames=frames), outstanding_bytes=total,
+        outstanding_count=seconds, allocated_bytes=total, allocated_count=seconds, freed_bytes=0, freed_count=0,
+        first_ns=NS_PER_S, last_ns=seconds * NS_PER_S, resident_bytes=total, timeline=points,
+    )  # fmt: skip
+
+
+def constructed_case(*sites: AllocationSite, hooks: tuple[Hook, ...] = ()) -> Case:
+    trace = TraceSummary(
+        pid=PID, engine="bcc", began_ns=0, ended_ns=20 * NS_PER_S, events=1, outstanding_bytes=1
+    )  # fmt: skip
+    return Case(meta=META, sites=sites, traces=(trace,), hooks=hooks)
+
+
+LEAF = (native(LIBC, "mmap"),)
+
+
+def test_the_most_outstanding_growth_comes_first_whatever_the_traffic() -> None:
+    busy = replace(
+        constructed_site(1, (*LEAF, python("busy", 1)), 100_000), allocated_bytes=10**12, freed_bytes=10**12 - 2_000_000
+    )
+    guilty = constructed_site(2, (*LEAF, python("guilty", 2)), 8 * MIB)
+    findings = draft_findings(constructed_case(busy, guilty), growth_bytes=162 * MIB, seconds=20.0)
+    assert [f.culprit.function for f in findings if f.culprit] == ["guilty"]
+    assert findings[0].rate is not None
+    assert abs(findings[0].rate.estimate - 480 * MIB) < 5 * MIB
+    assert findings[0].share is not None
+    assert 0.9 < findings[0].share <= 1.0
+
+
+def test_what_is_not_resident_does_not_count() -> None:
+    reserved = replace(constructed_site(1, (*LEAF, python("reserve", 1)), 64 * MIB), resident_bytes=0)
+    assert draft_findings(constructed_case(reserved), growth_bytes=10 * MIB, seconds=20.0) == []
+
+
+def test_sites_of_one_culprit_are_one_finding() -> None:
+    hook = Hook(pid=PID, function="munmap", mechanism="inline", owner_path="/l/libhook.so", target_function="my_munmap")
+    own = (*LEAF, native("/l/libhook.so", "grow"), native("/l/libhook.so", "my_munmap"))
+    sites = [constructed_site(n, (*own, python(f"caller{n}", n)), MIB) for n in (1, 2, 3)]
+    groups = group_sites(constructed_case(*sites, hooks=(hook,)))
+    assert len(groups) == 1
+    assert groups[0].inside == "munmap"
+    assert groups[0].growth_bytes == 60 * MIB
+
+
+def test_the_version_is_that_of_the_mapped_file() -> None:
+    site = constructed_site(1, (*LEAF, native("/l/libpool.so.1", "pool_grow"), python("serve", 9)), 8 * MIB)
+    case = replace(
+        constructed_case(site),
+        modules=(Module(pid=PID, path="/l/libpool.so.1", start=0, version="2.4.1", build_id="ab12"),),
+    )
+    culprit = draft_findings(case, growth_bytes=160 * MIB, seconds=20.0)[0].culprit
+    assert culprit is not None
+    assert (culprit.library, culprit.function, culprit.version, culprit.build_id) == (
+        "libpool.so.1", "pool_grow", "2.4.1", "ab12",
+    )  # fmt: skip
+    assert culprit.caller is not None
+    assert (culprit.caller.function, culprit.caller.line) == ("serve", 9)
+
+
+def test_file_mappings_are_no_growth() -> None:
+    site = replace(constructed_site(1, (*LEAF, python("load", 1)), 8 * MIB), file_backed=True)
+    assert group_sites(constructed_case(site)) == []

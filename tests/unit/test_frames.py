@@ -1,0 +1,130 @@
+"""Which frame is somebody's code, and which stands inside an interposer. Stacks as real programs show them."""
+
+import pytest
+
+from memforensics.analysis.frames import caller_of, culprit_frame, is_plumbing, layer_of, mark_hooks
+from memforensics.case.model import AllocationSite, Frame, Hook, Stack
+
+LIBC = "/usr/lib/x86_64-linux-gnu/libc.so.6"
+PYTHON = "/usr/bin/python3.11"
+
+
+def native(module: str, function: str | None) -> Frame:
+    return Frame(kind="native", module=module, function=function)
+
+
+def python(file: str, function: str, line: int = 1) -> Frame:
+    return Frame(kind="python", file=file, function=function, line=line)
+
+
+def hook(function: str, owner: str, target: str) -> Hook:
+    return Hook(pid=1, function=function, mechanism="inline", owner_path=owner, target_function=target)
+
+
+INTERPOSER = "/opt/net/libintercept.so.2"
+POOLS = "/opt/net/libpools.so.2"
+HOOKS = [hook("mmap", INTERPOSER, "override_mmap"), hook("munmap", INTERPOSER, "override_munmap")]
+INSIDE_MUNMAP = Stack(
+    frames=(
+        native(LIBC, "syscall"),
+        native(INTERPOSER, "orig_mmap"),
+        native(INTERPOSER, "override_mmap"),
+        native(POOLS, "pool_grow"),
+        native(INTERPOSER, "dispatch"),
+        native(INTERPOSER, "override_munmap"),
+        native("/usr/lib/python3.11/lib-dynload/mmap.cpython-311-x86_64-linux-gnu.so", None),
+        python("/srv/app/server.py", "handle", 12),
+        native(PYTHON, "Py_BytesMain"),
+    )
+)
+PASSED_THROUGH = Stack(
+    frames=(
+        native(LIBC, "syscall"),
+        native(INTERPOSER, "orig_mmap"),
+        native(INTERPOSER, "override_mmap"),
+        native("/usr/lib/python3.11/lib-dynload/mmap.cpython-311-x86_64-linux-gnu.so", None),
+        python("/usr/lib/python3.11/tempfile.py", "mapped", 3),
+        python("/srv/app/server.py", "handle", 12),
+    )
+)
+
+
+def test_memory_asked_for_inside_munmap_is_the_interposers_own() -> None:
+    stack, inside = mark_hooks(INSIDE_MUNMAP, HOOKS)
+    assert inside == "munmap"
+    assert [f.kind for f in stack.frames].count("hook") == 4
+    named = culprit_frame(stack.frames, inside)
+    assert named is not None
+    assert (named.module, named.function) == (POOLS, "pool_grow")
+
+
+def test_an_interposer_that_passes_a_call_through_is_not_named() -> None:
+    stack, inside = mark_hooks(PASSED_THROUGH, HOOKS)
+    assert inside is None
+    named = culprit_frame(stack.frames, inside)
+    assert named is not None
+    assert named.function == "mapped"
+
+
+def test_an_interposer_that_keeps_memory_in_its_own_library_is_named() -> None:
+    frames = tuple(f for f in INSIDE_MUNMAP.frames if f.module != POOLS)
+    stack, inside = mark_hooks(Stack(frames=frames), HOOKS)
+    named = culprit_frame(stack.frames, inside)
+    assert inside == "munmap"
+    assert named is not None
+    assert named.module == INTERPOSER
+
+
+def test_without_hooks_nothing_is_inside() -> None:
+    assert mark_hooks(INSIDE_MUNMAP, []) == (INSIDE_MUNMAP, None)
+
+
+def test_the_caller_is_the_applications_innermost_function() -> None:
+    caller = caller_of(PASSED_THROUGH.frames)
+    assert caller is not None
+    assert (caller.function, caller.file, caller.line) == ("handle", "/srv/app/server.py", 12)
+
+
+def test_the_caller_without_application_code_is_the_innermost_python_function() -> None:
+    caller = caller_of([python("/usr/lib/python3.11/tempfile.py", "mapped", 3)])
+    assert caller is not None
+    assert caller.function == "mapped"
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "plumbing"),
+    [
+        (LIBC, "mmap", True),
+        ("/lib64/ld-linux-x86-64.so.2", None, True),
+        ("/usr/lib/libjemalloc.so.2", "je_malloc", True),
+        ("/usr/lib/x86_64-linux-gnu/libstdc++.so.6", "operator new(unsigned long)", True),
+        (PYTHON, "_PyEval_EvalFrameDefault", True),
+        ("/opt/py/lib/libpython3.12.so.1.0", None, True),
+        ("/opt/py/lib/python3.11/lib-dynload/mmap.cpython-311-x86_64-linux-gnu.so", None, True),
+        ("/srv/venv/lib/python3.11/site-packages/numpy/_core/_multiarray_umath.so", "npy_alloc", False),
+        ("/usr/bin/llama-server", "main", False),
+        ("/opt/lib/libcrypto.so.3", None, False),
+        ("/opt/lib/libmlx5.so.1", None, False),
+    ],
+)
+def test_plumbing(module: str, function: str | None, plumbing: bool) -> None:
+    assert is_plumbing(native(module, function)) is plumbing
+
+
+@pytest.mark.parametrize(
+    ("kind", "frames", "layer"),
+    [
+        ("mmap", [native(LIBC, "mmap"), python("/srv/a.py", "f")], "anon-mmap"),
+        ("brk", [native(LIBC, "brk")], "native-heap"),
+        ("mmap", [native(LIBC, "mmap"), native(LIBC, None), native(LIBC, "malloc"), native("/x/libt.so", "g")], "native-heap"),
+        ("mmap", [native(LIBC, "mmap"), native(PYTHON, "_PyMem_ArenaAlloc"), python("/srv/a.py", "f")], "python-object"),
+        ("mmap", [native(LIBC, "mmap"), native(LIBC, "pthread_create"), native("/x/libgomp.so.1", None)], "thread-stack"),
+        ("mmap", [native("/x/libpool.so", "grow"), native(LIBC, "malloc")], "anon-mmap"),
+    ],
+)  # fmt: skip
+def test_the_layer_follows_the_way_memory_was_asked_for(kind: str, frames: list[Frame], layer: str) -> None:
+    site = AllocationSite(
+        pid=1, site_id=1, kind=kind, stack=Stack(frames=tuple(frames)), outstanding_bytes=1, outstanding_count=1,
+        allocated_bytes=1, allocated_count=1, freed_bytes=0, freed_count=0, first_ns=0, last_ns=0,
+    )  # fmt: skip
+    assert layer_of(site) == layer
