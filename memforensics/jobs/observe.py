@@ -8,7 +8,6 @@ import contextlib
 import os
 import platform
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -22,12 +21,14 @@ from memforensics.case.store import KINDS, CaseFile
 from memforensics.errors import MemforensicsError, PermissionNeeded, TargetError, TargetGone
 from memforensics.probes.base import Evidence
 from memforensics.target import Process, open_process
+from memforensics.target.about import about as about_process
 from memforensics.target.procfs import ProcFS
-from memforensics.target.roles import role_of
 from memforensics.target.tree import descendants
 from memforensics.units import NS_PER_S
 
 Record = Evidence | ProbeStatus | VariantRun
+
+minimal_target = about_process
 
 RESCAN_SECONDS = 1.0  # how often to look for new children
 RESCAN_SHARE = 0.02  # of the time at most: on hosts with very many processes the look is dear, and comes less often
@@ -57,7 +58,7 @@ class TreeObserver:
     proc: ProcFS = field(default_factory=ProcFS)
     clock: Callable[[], int] = time.monotonic_ns
     sleep: Callable[[float], None] = time.sleep
-    about: Callable[[Process], Target] = field(default_factory=lambda: minimal_target)
+    about: Callable[[Process], Target] = about_process
     members: dict[int, Process] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     root_left: str | None = None
@@ -198,28 +199,6 @@ class TreeObserver:
         return target
 
 
-def minimal_target(process: Process) -> Target:
-    """Who it is, as far as stat, cmdline and exe tell."""
-    stat = process.stat()
-    words = tuple(process.read_text("cmdline").split("\0"))[:-1]
-    try:
-        exe: str | None = process.proc.read_link(process.pid, "exe")
-    except (MemforensicsError, OSError):
-        exe = None
-    boot = re.search(r"^btime (\d+)", (process.proc.root / "stat").read_text(), re.MULTILINE)
-    started_s = stat.start_ticks / os.sysconf("SC_CLK_TCK")
-    return Target(
-        pid=process.pid,
-        start_ticks=process.start_ticks,
-        start_wall_ns=round((int(boot[1] if boot else 0) + started_s) * NS_PER_S),
-        ppid=stat.ppid,
-        comm=stat.comm,
-        exe=exe,
-        cmdline=words,
-        role=role_of(words),
-    )
-
-
 # --- keeping it -------------------------------------------------------------------------------------------------------
 
 
@@ -287,6 +266,11 @@ class Recorder:
         samples = sorted((s for line in self._samples.values() for s in line), key=lambda s: s.t_ns)
         snapshots = sorted((s for line in self._snapshots.values() for s in line), key=lambda s: s.t_ns)
         return Case(meta=self.meta, samples=tuple(samples), snapshots=tuple(snapshots), **fields)
+
+    def growth(self) -> int | None:
+        """Bytes that the members have grown by since each one's first sample; None before there are two samples."""
+        grown = [line[-1].growth_metric - line[0].growth_metric for line in self._samples.values() if len(line) > 1]
+        return sum(grown) if grown else None
 
     def close(self) -> None:
         if self._file is not None:

@@ -70,7 +70,7 @@ def report_object(case: Case, diagnosis: Diagnosis) -> Json:
                 {"pid": t.pid, "engine": t.engine, "events": t.events, "coverage": t.coverage} for t in case.traces
             ],
         },
-        "growth": _growth(diagnosis.growth),
+        "growth": growth_json(diagnosis.growth),
         "layers": [layer_json(row) for row in diagnosis.layers],
         "groups": [group_json(group) for group in diagnosis.groups],
         "hooks": [hook_json(hook, diagnosis.hook_meanings.get(hook.function)) for hook in diagnosis.hooks],
@@ -127,7 +127,8 @@ def _target(target: Target, members: dict[int, MemberGrowth]) -> Json:
     }
 
 
-def _growth(growth: Growth | None) -> Json:
+def growth_json(growth: Growth | None) -> Json:
+    """{metric, shape, bytes_per_minute, limit_bytes, seconds_to_limit, p, bound_bytes}: the line that was judged."""
     if growth is None:
         return {
             "metric": None,

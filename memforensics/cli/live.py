@@ -1,0 +1,63 @@
+"""Screen refresh: a live view on a terminal, quiet lines on a pipe, and one line of progress with the time left."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from memforensics.jobs.diagnose import OnProgress, Progress
+
+T = TypeVar("T")
+
+
+def is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def show_live(ticks: Generator[T, None, None], draw: "Callable[[T, int], RenderableType]") -> T | None:
+    """Draws each tick in place; `draw` gets the tick and the width. The last tick's screen stays. Gives the last
+    tick. However it ends, the generator is closed, and with it what it holds."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    last: T | None = None
+    with contextlib.closing(ticks), Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
+        for last in ticks:
+            screen.update(draw(last, console.width), refresh=True)
+    return last
+
+
+def show_lines(ticks: Generator[T, None, None], text: Callable[[T], str]) -> T | None:
+    """Prints each tick, at once. Gives the last tick."""
+    last: T | None = None
+    with contextlib.closing(ticks):
+        for last in ticks:
+            sys.stdout.write(text(last) + "\n")
+            sys.stdout.flush()
+    return last
+
+
+@contextlib.contextmanager
+def progress(title: str, *, quiet: bool = False) -> "Iterator[OnProgress]":
+    """One line on stderr while a job runs: what it does, how much grew, the time left. Nothing on a pipe."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    from memforensics.units import change_text, duration_text
+
+    def words(now: "Progress") -> Text:
+        line = Text(f"{title}: {now.phase}", style="bold")
+        line.append(f", {duration_text(now.seconds_left)} left", style="not bold")
+        if now.growth_bytes is not None:
+            line.append(f", {change_text(now.growth_bytes)} so far", style="not bold dim")
+        return line
+
+    with Console(stderr=True).status(Text(title), spinner="dots") as status:
+        yield lambda now: status.update(words(now))
