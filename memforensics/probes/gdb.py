@@ -10,7 +10,8 @@ Nothing is ever written into the target's code, which is why it survives gdb's d
   `gdb_guard` takes back, never a SIGINT;
 - `gdb_guard` stands between us and gdb.
 
-Debug information is not read (--readnever), which keeps the attach short; frames are symbolized by `symbols`.
+At a stop gdb gives the registers, the top of the stack is copied from /proc/PID/mem, and the thread goes on: it is
+unwound and symbolized afterwards, by `symbols`. So gdb reads no symbols, and the pauses stay short.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,14 +36,19 @@ from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed
 from memforensics.probes import gdb_guard
 from memforensics.probes.base import Availability
 from memforensics.probes.gdb_condition import Argument, arguments_of, gdb_condition
+from memforensics.symbols.space import AddressSpace
+from memforensics.symbols.symbolize import Symbolizer
+from memforensics.symbols.unwind import Registers, Unwound, unwind
 from memforensics.target import Process
+from memforensics.target.memory import BytesMemory, Unreadable
 from memforensics.target.parse import parse_stat, parse_status
 
 MAX_FRAMES = 256
+STACK_BYTES = (1 << 20, 256 << 10, 64 << 10, 16 << 10, 4 << 10, 1 << 10)  # the largest that is there is copied
+RED_ZONE = 128
 ATTACH_LIMIT_S = 60.0
 COMMAND_LIMIT_S = 20.0
 CAP_SYS_PTRACE = 19  # include/uapi/linux/capability.h
-OUTERMOST = frozenset({"_start", "clone", "clone3", "__clone", "__clone3", "_dl_start_user"})
 SYSCALL_ALIASES = {"mmap64": "mmap", "sbrk": "brk"}
 
 _SETTINGS = (
@@ -52,14 +58,13 @@ _SETTINGS = (
     "may-call-functions off",
     "auto-load off",
     "libthread-db-search-path /nonexistent",
+    "auto-solib-add off",
     "displaced-stepping off",  # it would write a scratch instruction into the target
     "non-stop on",
     "mi-async on",
     "confirm off",
     "pagination off",
     "width 0",
-    "backtrace past-main on",
-    "backtrace limit 256",
     "print thread-events off",
 )
 
@@ -76,11 +81,11 @@ class PythonReader(Protocol):
     """Reads the Python frames of a stopped thread from outside, and puts them in their places afterwards."""
 
     def read(self, tid: int) -> object:
-        """While the thread is stopped: as little as possible."""
+        """While the thread is stopped: as little as possible. None when it runs no Python."""
         ...
 
-    def splice(self, native: Sequence[tuple[int, Frame]], read: object) -> Stack:
-        """Afterwards: (pc, frame) pairs, leaf first, and what `read` gave."""
+    def splice(self, unwound: Unwound, native: Sequence[Frame], read: object) -> Stack:
+        """Afterwards: the native frames, leaf first, and what `read` gave."""
         ...
 
 
@@ -194,7 +199,8 @@ class Session:
             *(gdb, "--nx", "--nh", "--quiet", "--readnever", "--interpreter=mi3", *settings),
         ]
         self._controller: Any = GdbController(command=command, time_to_check_for_additional_output_sec=0)
-        self._popen: Any = self._controller.gdb_process
+        popen: Any = self._controller.gdb_process
+        self._popen = popen
         assert self._popen.stdout is not None
         self._output = self._popen.stdout.fileno()
         self._results: deque[dict[str, Any]] = deque()
@@ -207,7 +213,7 @@ class Session:
 
     @property
     def guard_pid(self) -> int:
-        return self._popen.pid
+        return int(self._popen.pid)
 
     def command(self, text: str, limit_s: float = COMMAND_LIMIT_S) -> dict[str, Any]:
         """Sends one MI command; the payload of its result. GdbRefused on ^error, GdbDied, ProbeFailed on silence."""
@@ -294,6 +300,9 @@ class Session:
 # --- capturing ---------------------------------------------------------------------------------------------------
 
 
+_UNWIND_REGISTERS = ("rip", "rsp", "rbp", "rbx", "r12", "r13", "r14", "r15")
+
+
 @dataclass(slots=True)
 class _Entry:
     """A call seen at its entry, kept until it returns."""
@@ -301,7 +310,8 @@ class _Entry:
     t_ns: int
     tid: int
     arguments: tuple[tuple[str, int], ...]
-    native: list[tuple[int, Frame]]
+    registers: Registers
+    stack: BytesMemory
     python: object
     pause_ms: float = 0.0
     returned: int | None = None
@@ -315,11 +325,10 @@ class Capture:
         process: Process,
         stop: Stop,
         *,
-        symbolize: Callable[[int, bool], Frame] | None = None,
+        space: AddressSpace,
         python: PythonReader | None = None,
     ) -> None:
-        self.process, self.stop = process, stop
-        self.symbolize, self.python = symbolize, python
+        self.process, self.stop, self.space, self.python = process, stop, space, python
         self.result = Captured()
         self._pending: dict[int, _Entry] = {}
         self._done: list[_Entry] = []
@@ -350,7 +359,7 @@ class Capture:
                 enable="run the command again",
             ) from error
         finally:
-            self.result.captures.extend(self._captured(entry) for entry in (*self._done, *self._pending.values()))
+            self._conclude()
         return self.result
 
     def _attach(self, session: Session, condition: str | None) -> None:
@@ -447,12 +456,14 @@ class Capture:
             return entry
         if reason not in ("syscall-entry", "breakpoint-hit") or self._enough():
             return None
-        words = self._values(session, thread, tuple(argument.register for argument in self._arguments))
+        registers = tuple(argument.register for argument in self._arguments)
+        words = self._values(session, thread, (*registers, *_UNWIND_REGISTERS))
         entry = _Entry(
             t_ns=heard_ns,
             tid=tid,
             arguments=tuple((a.name, a.value(words[a.register])) for a in self._arguments),
-            native=self._native(session, thread),
+            registers=Registers(**{name: words[name] for name in _UNWIND_REGISTERS}),
+            stack=self._copy_stack(words["rsp"] - RED_ZONE),
             python=self.python.read(tid) if self.python is not None else None,
         )
         if reason == "syscall-entry":
@@ -497,25 +508,29 @@ class Capture:
         by_number = {int(item["number"]): int(item["value"], 16) for item in answer["register-values"]}
         return {name: by_number[self._registers[name]] for name in names}
 
-    def _native(self, session: Session, thread: str) -> list[tuple[int, Frame]]:
-        answer = session.command(f"-stack-list-frames --thread {thread} 0 {MAX_FRAMES - 1}")
-        out = []
-        for item in answer.get("stack", ()):
-            name = item.get("func")
-            frame = Frame(kind="native", function=None if name in (None, "??") else name, module=item.get("from"))
-            out.append((int(item["addr"], 16), frame))
-        return out
+    def _copy_stack(self, start: int) -> BytesMemory:
+        for size in STACK_BYTES:
+            with contextlib.suppress(Unreadable):
+                return BytesMemory(start, self.process.memory.read(start, size))
+        return BytesMemory(start, b"")
 
-    def _captured(self, entry: _Entry) -> CapturedStack:
-        native = []
-        for level, (pc, frame) in enumerate(entry.native):
-            better = self.symbolize(pc, level > 0) if self.symbolize is not None else frame
-            native.append((pc, better if better.function is not None or frame.function is None else frame))
-        complete = bool(native) and (native[-1][1].function or "") in OUTERMOST
+    def _conclude(self) -> None:
+        """Unwinds and symbolizes what was kept, now that the target runs."""
+        entries = [*self._done, *self._pending.values()]
+        self._done, self._pending = [], {}
+        if entries:
+            with contextlib.suppress(MemforensicsError):  # it left: what was known before must do
+                self.space.refresh()
+            symbolizer = Symbolizer(self.space)
+            self.result.captures.extend(self._captured(entry, symbolizer) for entry in entries)
+
+    def _captured(self, entry: _Entry, symbolizer: Symbolizer) -> CapturedStack:
+        unwound = unwind(entry.registers, entry.stack, self.space, MAX_FRAMES)
+        native = [symbolizer.unwound(frame) for frame in unwound.frames]
         if self.python is not None and entry.python is not None:
-            stack = self.python.splice(native, entry.python)
+            stack = self.python.splice(unwound, native, entry.python)
         else:
-            stack = Stack(frames=tuple(frame for _, frame in native), complete=complete)
+            stack = Stack(frames=tuple(native), complete=unwound.complete)
         return CapturedStack(
             pid=self.process.pid,
             tid=entry.tid,

@@ -1,0 +1,53 @@
+"""`memforensics hooks PID`."""
+
+import typer
+
+from memforensics.cli.common import (
+    CmdlineOption,
+    JsonOption,
+    NameOption,
+    PidArgument,
+    RecordOption,
+    choose_pid,
+    print_json,
+)
+
+EXAMPLES = "Examples:  memforensics hooks 4242    memforensics hooks --name VLLM::EngineCor --json"
+
+
+def hooks(
+    pid: PidArgument = None,
+    json: JsonOption = False,
+    record: RecordOption = None,
+    name: NameOption = None,
+    cmdline: CmdlineOption = None,
+) -> None:
+    """Say who intercepts mmap, munmap, brk, malloc and their kin in a live process, and how.
+
+    Compares every GOT slot with where the dynamic linker would have bound it, and the code at each function's entry
+    with the mapped file (an inline patch leaves the GOT clean). Reads only: nothing stops, nothing is written.
+    """
+    from memforensics.jobs.hooks import hooks as run
+
+    view = run(choose_pid(pid, name, cmdline), record=record)
+    if json:
+        print_json(view.json())
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if view.hooks:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for title in ("function", "mechanism", "goes to", "how"):
+            table.add_column(title, overflow="fold")
+        for row in view.rows():
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+        for hook in view.hooks[:1]:
+            console.print(Text(" -> ".join(hook.chain)), style="dim")
+    console.print(Text(view.summary()))
+    for loss in view.losses:
+        typer.echo(f"not seen or worth knowing: {loss.what} ({loss.count})", err=True)

@@ -1,0 +1,65 @@
+"""`memforensics stacks PID --on mmap`."""
+
+from typing import Annotated
+
+import typer
+
+from memforensics.cli.common import (
+    CmdlineOption,
+    JsonOption,
+    NameOption,
+    PidArgument,
+    RecordOption,
+    choose_pid,
+    duration_option,
+    print_json,
+)
+
+EXAMPLES = (
+    "Examples:  memforensics stacks 4242 --on mmap --count 3    "
+    "memforensics stacks 4242 --on mmap --if 'length >= 1048576 && fd == -1' --json    "
+    "memforensics stacks 4242 --function libucs.so.0!ucs_mpool_grow"
+)
+
+
+def stacks(
+    pid: PidArgument = None,
+    on: Annotated[str | None, typer.Option("--on", metavar="SYSCALL", help="Stop at this system call.")] = None,
+    function: Annotated[
+        str | None, typer.Option(metavar="[LIBRARY!]NAME", help="Stop at this function's entry (a breakpoint).")
+    ] = None,
+    condition: Annotated[
+        str | None, typer.Option("--if", metavar="EXPR", help="Only where this holds: length == 16384, $rsi > 4096.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many stacks.")] = 1,
+    timeout: Annotated[float, duration_option("Give up after so long.", "--timeout")] = "30s",  # type: ignore[assignment]
+    max_stopped: Annotated[float, duration_option("Cap on all pauses together.", "--max-stopped")] = "5s",  # type: ignore[assignment]
+    json: JsonOption = False,
+    record: RecordOption = None,
+    name: NameOption = None,
+    cmdline: CmdlineOption = None,
+) -> None:
+    """Capture a few full stacks with arguments and return values, by gdb. Each pause is measured and shown.
+
+    The process is stopped for some tens of milliseconds to attach (longer with very many libraries), and its calling
+    thread for a few at each capture. Nothing is written into its code, and it lives on whatever happens to gdb.
+    """
+    from memforensics.jobs.stacks import stacks as run
+
+    view = run(
+        choose_pid(pid, name, cmdline),
+        on=on,
+        function=function,
+        condition=condition,
+        count=count,
+        timeout_s=timeout,
+        max_stopped_s=max_stopped,
+        record=record,
+        warn=lambda text: typer.echo(f"warning: {text}", err=True),
+    )
+    if json:
+        print_json(view.json())
+    else:
+        typer.echo(view.text())
+        for loss in view.losses:
+            typer.echo(f"{loss.what}: {loss.count} ({loss.reduce})", err=True)

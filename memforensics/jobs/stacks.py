@@ -1,0 +1,159 @@
+"""stacks: a few full stacks by gdb, each pause measured."""
+
+import contextlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memforensics.case.model import CapturedStack, Loss, Pause, ProbeStatus, Target
+from memforensics.errors import ProbeFailed, UsageError
+from memforensics.jobs.observe import Recorder, minimal_target, new_meta
+from memforensics.probes.gdb import Capture, Stop
+from memforensics.probes.hooks import entry_state
+from memforensics.report.observed import frame_name, frame_place
+from memforensics.report.sites import capture_json, losses_json, pauses_json
+from memforensics.symbols.space import AddressSpace, MappedModule
+from memforensics.target import Process, open_process
+
+MAX_COUNT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class StacksView:
+    """What `memforensics stacks` shows."""
+
+    target: Target
+    captures: tuple[CapturedStack, ...]
+    pauses: tuple[Pause, ...]
+    losses: tuple[Loss, ...]
+
+    @property
+    def total_ms(self) -> float:
+        return sum(pause.ms for pause in self.pauses)
+
+    @property
+    def longest_ms(self) -> float:
+        return max((pause.ms for pause in self.pauses), default=0.0)
+
+    def json(self) -> dict[str, Any]:
+        """{captures: [{stack, arguments, returned, pause_ms}], pause_ms: {total, longest}, losses}."""
+        return {
+            "pid": self.target.pid,
+            "captures": [capture_json(capture) for capture in self.captures],
+            "pause_ms": pauses_json(self.pauses),
+            "losses": losses_json(self.losses),
+        }
+
+    def text(self) -> str:
+        """For a terminal."""
+        lines: list[str] = []
+        for capture in self.captures:
+            arguments = ", ".join(f"{name}={_word(name, value)}" for name, value in capture.arguments)
+            returned = "" if capture.returned is None else f" = {_word('', capture.returned)}"
+            lines.append(f"{capture.function}({arguments}){returned}   thread {capture.tid}, {capture.pause_ms:.1f} ms")
+            lines += [f"    {frame_name(f)}  {frame_place(f)}" for f in capture.stack.frames]
+            lines += ["    ... (the stack goes on)"] if not capture.stack.complete else []
+            lines.append("")
+        lines.append(
+            f"{len(self.captures)} captured; stopped {self.total_ms:.1f} ms in all, {self.longest_ms:.1f} ms at most "
+            "(attaching stops all threads, a capture only the one that calls)"
+        )
+        return "\n".join(lines)
+
+
+def _word(name: str, value: int) -> str:
+    """Addresses in hex, small numbers as they are."""
+    return hex(value) if value >= 1 << 32 or name in ("flags", "prot") else str(value)
+
+
+def stacks(
+    pid: int,
+    *,
+    on: str | None = None,
+    function: str | None = None,
+    condition: str | None = None,
+    count: int = 1,
+    timeout_s: float = 30.0,
+    max_stopped_s: float = 5.0,
+    record: Path | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> StacksView:
+    """Captures `count` stacks at a system call (`on`) or at a function's entry (`function`).
+
+    NoSuchProcess, NotATarget, TargetGone, PermissionNeeded, ToolMissing, ProbeFailed, UsageError; a case file, where
+    one is named, keeps what was captured before.
+    """
+    if (on is None) == (function is None):
+        raise UsageError("name one of --on and --function", enable=f"memforensics stacks {pid} --on mmap")
+    if not 1 <= count <= MAX_COUNT:
+        raise UsageError(f"--count takes 1 to {MAX_COUNT}")
+    name = on or function or ""
+    if not re.fullmatch(r"[\w.!:@~<>,&*() -]+", name) or (on is not None and not re.fullmatch(r"\w+", on)):
+        raise UsageError(f"{name!r} is no name of a system call or function")
+    with contextlib.closing(open_process(pid)) as process, contextlib.ExitStack() as stack:
+        recorder = stack.enter_context(Recorder(new_meta("stacks", pid), record)) if record is not None else None
+        target = minimal_target(process)
+        space = AddressSpace(process)
+        address = _entry_address(process, space, function) if function is not None else None
+        if address is not None:
+            warn(
+                f"{function}: a hardware breakpoint stops every call of it; should gdb be killed with SIGKILL, the "
+                "process may die at the next call. --on SYSCALL has no such risk."
+            )
+        stop = Stop(
+            function=name.rpartition("!")[2],
+            address=address,
+            condition=condition,
+            count=count,
+            timeout_s=timeout_s,
+            max_stopped_s=max_stopped_s,
+        )
+        capture = Capture(process, stop, space=space)
+        try:
+            result = capture.run()
+        finally:
+            if recorder is not None:
+                got = capture.result
+                recorder.put([target, *got.captures, *got.pauses, *got.losses])
+        if recorder is not None:
+            recorder.put([ProbeStatus(name="gdb", pid=pid, status="ok")])
+    return StacksView(target, tuple(result.captures), tuple(result.pauses), tuple(result.losses))
+
+
+def _entry_address(process: Process, space: AddressSpace, name: str) -> int:
+    """The run-time address of a function's entry, `NAME` or `LIBRARY!NAME`. UsageError when there is none,
+    ProbeFailed when its code is not the file's."""
+    library, _, symbol_name = name.rpartition("!")
+    found = _find_function(space, library, symbol_name)
+    if found is None:
+        raise UsageError(f"no function {name!r} in process {process.pid}", enable="--function LIBRARY!NAME")
+    module, vaddr, size = found
+    state = entry_state(process, space, module, vaddr, size)
+    if state.word != "unchanged":
+        what = {"patched": "was patched in memory", "unread": "cannot be compared with its file"}.get(
+            state.word, "carries a breakpoint already"
+        )
+        raise ProbeFailed(
+            f"no breakpoint is set at {module.name}!{symbol_name}: its code {what}",
+            why=f"in the file {state.original.hex() or '?'}, in memory {state.live.hex() or '?'}",
+            enable=f"memforensics hooks {process.pid}   (who patched it), or a system call: --on mmap",
+        )
+    return state.address
+
+
+def _find_function(space: AddressSpace, library: str, name: str) -> tuple[MappedModule, int, int] | None:
+    """Exported definitions first: that is what others call."""
+    later: tuple[MappedModule, int, int] | None = None
+    for module in space.modules:
+        elf = space.elf(module)
+        if elf is None or (library and library not in (module.name, module.path)):
+            continue
+        symbol = elf.find_symbol(name)
+        if symbol is None:
+            continue
+        if elf.defines(name) or library:
+            return module, symbol.start, symbol.size
+        later = later or (module, symbol.start, symbol.size)
+    return later
