@@ -129,23 +129,16 @@ class CaseFile:
             raise CaseError(f"cannot read {path}", why="permission denied", enable="sudo, or chown it")
         try:
             db = sqlite3.connect(_uri(path), uri=True, isolation_level=None)
-            application = db.execute("PRAGMA application_id").fetchone()[0]
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         except sqlite3.Error as error:
+            raise CaseError(f"cannot read {path}", why=str(error)) from error
+        try:
+            _check(db, path)
+        except sqlite3.Error as error:
+            db.close()
             raise CaseError(f"{path} is not a case file, or is damaged", why=str(error)) from error
-        if not tables and application in (0, APPLICATION_ID):
+        except CaseError:
             db.close()
-            raise CaseError(f"{path} is empty", why="its writer was ended before the first commit")
-        if application != APPLICATION_ID:
-            db.close()
-            raise CaseError(f"{path} is not a memforensics case", why="it is an SQLite file of another program")
-        if version > SCHEMA_VERSION:
-            db.close()
-            raise CaseError(
-                f"{path} was written by a newer memforensics (case schema {version}, this one reads {SCHEMA_VERSION})",
-                enable="pip install --upgrade memforensics",
-            )
+            raise
         return cls(db, path)
 
     def put(self, records: Iterable[object]) -> None:
@@ -209,6 +202,21 @@ class CaseFile:
         except sqlite3.Error as error:
             raise self._damaged(error) from error
 
+    def span(self, table: str, column: str) -> tuple[int, int]:
+        """Least and greatest value of a column of a table that is not empty."""
+        try:
+            row = self._db.execute(f"SELECT min({column}), max({column}) FROM {table}").fetchone()
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+        return int(row[0]), int(row[1])
+
+    def targets(self) -> tuple[model.Target, ...]:
+        """The processes, without the rest."""
+        try:
+            return tuple(self._load_kind(model.Target))
+        except (sqlite3.Error, msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise self._damaged(error) from error
+
     def _damaged(self, error: Exception) -> CaseError:
         return CaseError(f"{self.path} is damaged", why=str(error))
 
@@ -263,6 +271,22 @@ class CaseFile:
         for start, end, *rest in self._db.execute(query, (snapshot_id,)):
             row = {c.name: _from_sql(v, c) for c, v in zip(_MAPPING_REST, rest, strict=True)}
             yield model.Mapping(start=int(start, 16), end=int(end, 16), **row)
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    """CaseError when it is no case, or of a newer memforensics; sqlite3.Error when it is no database."""
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if not tables and application in (0, APPLICATION_ID):
+        raise CaseError(f"{path} is empty", why="its writer was ended before the first commit")
+    if application != APPLICATION_ID:
+        raise CaseError(f"{path} is not a memforensics case", why="it is an SQLite file of another program")
+    if version > SCHEMA_VERSION:
+        raise CaseError(
+            f"{path} was written by a newer memforensics (case schema {version}, this one reads {SCHEMA_VERSION})",
+            enable="pip install --upgrade memforensics",
+        )
 
 
 def _schema() -> Iterator[str]:

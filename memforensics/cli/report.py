@@ -31,11 +31,12 @@ def report(
     Exits 0 whenever the case could be read, whatever its verdict (3 when it could not): the report was made.
     """
     from memforensics.jobs import report as job
+    from memforensics.jobs.files import write_text
 
     loaded, diagnosis = job.load(case)
     form = Form.json if as_json else format
     if output is not None:
-        job.write(job.render(loaded, diagnosis, form.value), output)
+        write_text(job.render(loaded, diagnosis, form.value), output)
     elif form is Form.terminal:
         from rich.console import Console
 

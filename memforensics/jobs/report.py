@@ -1,12 +1,10 @@
 """`report`: a case file, concluded upon again and rendered. No privileges, no live process."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from memforensics.case.model import Case, Diagnosis
 from memforensics.case.store import CaseFile
-from memforensics.errors import MemforensicsError
 from memforensics.jobs.conclude import conclude_case
 
 Format = Literal["terminal", "md", "json"]
@@ -32,13 +30,3 @@ def render(case: Case, diagnosis: Diagnosis, form: Format, *, width: int = 100) 
     from memforensics.report.terminal import report_text as screen_text
 
     return screen_text(case, diagnosis, width)
-
-
-def write(text: str, path: Path) -> None:
-    """Writes the text to a file, mode 0600 when it is new: it tells about a production process. MemforensicsError when
-    it cannot be written."""
-    try:
-        with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(text)
-    except OSError as error:
-        raise MemforensicsError(f"cannot write {path}", why=error.strerror or str(error)) from error

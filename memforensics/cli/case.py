@@ -1,0 +1,49 @@
+"""`memforensics case FILE`."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memforensics.cli.common import JsonOption
+from memforensics.errors import UsageError
+
+EXAMPLES = (
+    "Examples: memforensics case leak.case    |    memforensics case leak.case --format csv --table sample    |    "
+    "memforensics case leak.case --format csv --table mapping --output mappings.csv"
+)
+
+
+class Form(str, Enum):
+    text = "text"
+    json = "json"
+    csv = "csv"
+
+
+def case(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The case file.")],
+    format: Annotated[Form, typer.Option("--format", help="List it (text, json), or one table as CSV.")] = Form.text,
+    table: Annotated[str | None, typer.Option("--table", help="With csv: sample, mapping, target, ...")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what a case file holds: what made it, when, of which processes, how much of each kind."""
+    from memforensics.jobs import case as job
+    from memforensics.jobs.files import write_text
+
+    if table is not None and format is not Form.csv:
+        raise UsageError("--table goes with --format csv", enable=f"--format csv --table {table}")
+    if format is Form.csv:
+        if table is None:
+            held = ", ".join(name for name, rows in job.listing(file).counts.items() if rows)
+            raise UsageError("--format csv needs --table", enable=f"--table NAME, one of: {held}")
+        text = job.table_csv(file, table)
+    elif as_json or format is Form.json:
+        text = job.json_text(job.listing_object(job.listing(file)))
+    else:
+        text = job.listing_text(job.listing(file))
+    if output is not None:
+        write_text(text, output)
+    else:
+        typer.echo(text, nl=False)
