@@ -358,6 +358,9 @@ class Capture:
                 why=f"{error.why}; process {self.process.pid} goes on, its code was never changed",
                 enable="run the command again",
             ) from error
+        except GdbRefused as error:
+            self.process.check()
+            raise ProbeFailed(f"gdb cannot go on with process {self.process.pid}", why=error.what) from error
         finally:
             self._conclude()
         return self.result

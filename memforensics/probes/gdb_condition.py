@@ -42,6 +42,7 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<number>0[xX][0-9a-fA-F]+|\d+)|(?P<register>\$[a-z][a-z0-9]*)|(?P<name>[A-Za-z_]\w*)"
     r"|(?P<operator>&&|\|\||==|!=|<=|>=|<<|>>|[-+*/%&|^~!<>()]))"
 )
+_PREFIXES = frozenset("-+!~(")
 _GENERAL_REGISTERS = frozenset(["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "rip", "orig_rax"]) | {
     f"r{n}" for n in range(8, 16)
 }
@@ -91,8 +92,11 @@ def gdb_condition(text: str, function: str, *, syscall: bool) -> str:
             raise _not_understood(text, text[position:].strip()[:20], words)
         position = token.end()
         if token["number"] or token["operator"]:
-            if token["operator"] == "(" and out and not _is_operator(out[-1]):
+            begins = not out or _is_operator(out[-1])
+            if token["operator"] == "(" and not begins:
                 raise UsageError(f"--if {text!r}: a call is not allowed", why="no code of the target is run")
+            if token["operator"] and begins and token["operator"] not in _PREFIXES:
+                raise _not_understood(text, token["operator"], words)  # "*": its memory would be read
             out.append(token["number"] or token["operator"])
         elif token["register"]:
             if token["register"][1:] not in _GENERAL_REGISTERS:
