@@ -1,8 +1,7 @@
 """`memforensics case FILE`."""
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,15 +14,11 @@ EXAMPLES = (
 )
 
 
-class Form(str, Enum):
-    text = "text"
-    json = "json"
-    csv = "csv"
-
-
 def case(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The case file.")],
-    format: Annotated[Form, typer.Option("--format", help="List it (text, json), or one table as CSV.")] = Form.text,
+    format: Annotated[
+        Literal["text", "json", "csv"], typer.Option("--format", help="List it (text, json), or one table as CSV.")
+    ] = "text",
     table: Annotated[str | None, typer.Option("--table", help="With csv: sample, mapping, target, ...")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
     as_json: JsonOption = False,
@@ -32,14 +27,14 @@ def case(
     from memforensics.jobs import case as job
     from memforensics.jobs.files import write_text
 
-    if table is not None and format is not Form.csv:
+    if table is not None and format != "csv":
         raise UsageError("--table goes with --format csv", enable=f"--format csv --table {table}")
-    if format is Form.csv:
+    if format == "csv":
         if table is None:
             held = ", ".join(name for name, rows in job.listing(file).counts.items() if rows)
             raise UsageError("--format csv needs --table", enable=f"--table NAME, one of: {held}")
         text = job.table_csv(file, table)
-    elif as_json or format is Form.json:
+    elif as_json or format == "json":
         text = job.json_text(job.listing_object(job.listing(file)))
     else:
         text = job.listing_text(job.listing(file))

@@ -1,8 +1,7 @@
 """`memforensics report CASE`."""
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,15 +13,12 @@ EXAMPLES = (
 )
 
 
-class Form(str, Enum):
-    terminal = "terminal"
-    md = "md"
-    json = "json"
-
-
 def report(
     case: Annotated[Path, typer.Argument(metavar="CASE", help="The case file.")],
-    format: Annotated[Form, typer.Option("--format", help="How to render it.")] = Form.terminal,
+    format: Annotated[
+        Literal["terminal", "md", "json"] | None,
+        typer.Option("--format", help="How to render it (default: terminal, or by the ending of --output)."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -30,18 +26,13 @@ def report(
 
     Exits 0 whenever the case could be read, whatever its verdict (3 when it could not): the report was made.
     """
+    from memforensics.cli.render import form_of, print_report
     from memforensics.jobs import report as job
     from memforensics.jobs.files import write_text
 
+    form: job.Format | None = "json" if as_json else format
     loaded, diagnosis = job.load(case)
-    form = Form.json if as_json else format
     if output is not None:
-        write_text(job.render(loaded, diagnosis, form.value), output)
-    elif form is Form.terminal:
-        from rich.console import Console
-
-        from memforensics.report.terminal import Report
-
-        Console(highlight=False).print(Report(loaded, diagnosis))
+        write_text(job.render(loaded, diagnosis, form or form_of(output) or "terminal"), output)
     else:
-        typer.echo(job.render(loaded, diagnosis, form.value), nl=False)
+        print_report(loaded, diagnosis, form or "terminal")
