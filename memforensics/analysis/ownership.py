@@ -2,7 +2,8 @@
 
 How a resident byte finds its layer, in this order:
 
-1. A mark (probes/owners.py recognised the range by its content or place) owns the bytes of its range.
+1. A mark (probes/owners.py recognised the range by its content or place) owns the bytes of its range. The mark
+   `tmpfs-file` only says that the file's pages are RssShmem: layer `shmem`.
 2. Pages that are not the mapping's file any more (anonymous pages of a private file mapping) are private memory of the
    program: `anon-mmap`, as the group "libraries' data" where the file is a library or program, with the .bss that
    follows. So the layer `file` holds page cache only, and RssAnon, RssFile and RssShmem stay recognisable in the rows.
@@ -17,7 +18,7 @@ How a resident byte finds its layer, in this order:
 
 import os.path
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memforensics.case.model import LAYERS, HeapState, Layer, LayerRow, Mapping, OwnerMark, Rollup, Snapshot
 
@@ -35,7 +36,6 @@ MARK_OWNERS: dict[str, tuple[str, Layer]] = {
     "jvm-heap": ("Java heap", "jvm-heap"),
     "jvm-native": ("JVM's own memory", "jvm-native"),
     "go-heap": ("Go heap", "native-heap"),
-    "tmpfs-file": ("files in tmpfs", "shmem"),
 }
 ANONYMOUS = "anonymous"
 SHARED_ANONYMOUS = "anonymous, shared"
@@ -189,11 +189,14 @@ def _carve(totals: dict[tuple[Layer, bool], int], heaps: Sequence[HeapState]) ->
 def _split(
     mapping: Mapping, marks: Sequence[OwnerMark], libraries: frozenset[str], previous: Mapping | None
 ) -> Iterator[Piece]:
-    rss = mapping.rss
-    if not marks:
-        yield from _by_name(mapping, rss, mapping.anonymous, libraries, previous)
+    if any(mark.kind == "tmpfs-file" for mark in marks):
+        for piece in _by_name(mapping, mapping.rss, mapping.anonymous, libraries, previous):
+            yield replace(piece, layer="shmem") if piece.layer == "file" else piece
         return
-    left = rss
+    if not marks:
+        yield from _by_name(mapping, mapping.rss, mapping.anonymous, libraries, previous)
+        return
+    left = mapping.rss
     for mark in marks:
         group, layer = MARK_OWNERS.get(mark.kind, (mark.kind, "unattributed"))
         covered = min(mark.end, mapping.end) - max(mark.start, mapping.start)
@@ -260,6 +263,8 @@ def _named(mapping: Mapping, libraries: frozenset[str], previous: Mapping | None
         return (SHARED_ANONYMOUS if mapping.shared else ANONYMOUS), "anon-mmap", None
     if path.startswith("/anon_hugepage"):
         return "huge pages", "anon-mmap", None
+    if path.startswith("/memfd:java_heap"):
+        return *MARK_OWNERS["jvm-heap"], None
     if path.startswith("/memfd:"):
         return f"memfd {path[7:].removesuffix(' (deleted)')}".rstrip(), "shmem", "private copies of memfd pages"
     if path.startswith("/SYSV"):

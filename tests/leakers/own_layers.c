@@ -1,0 +1,156 @@
+/* Memory of every kind, in amounts told on the command line, then "ready"; a line on stdin adds the same again.
+ *
+ *   own_layers [anon COUNT BYTES] [merged COUNT BYTES] [malloc COUNT BYTES] [arenas COUNT BYTES] [threads COUNT BYTES]
+ *              [memfd COUNT BYTES] [shm COUNT BYTES] [zero COUNT BYTES] [file COUNT BYTES PATH] [ended COUNT 0]
+ *
+ * All BYTES are touched. anon: separate private mappings, an inaccessible page on either side; merged: each directly below
+ * the one before, so that the kernel makes one mapping of them; malloc: blocks (of their own mapping from 128 KiB on);
+ * arenas: threads that stay and malloc BYTES in blocks of 1,000; threads: threads that touch BYTES of their stacks.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static pthread_barrier_t arrived;
+
+static void check(int ok, const char *what)
+{
+    if (!ok) {
+        perror(what);
+        exit(1);
+    }
+}
+
+static void touch(char *at, size_t bytes)
+{
+    for (size_t offset = 0; offset < bytes; offset += 4096)
+        at[offset] = 1;
+}
+
+static void stay(void)
+{
+    pthread_barrier_wait(&arrived);
+    for (;;)
+        pause();
+}
+
+static void *fill_arena(void *bytes)
+{
+    for (size_t left = (size_t)bytes; left >= 1000; left -= 1000)
+        memset(malloc(1000), 1, 1000);
+    stay();
+    return NULL;
+}
+
+static void *fill_stack(void *bytes)
+{
+    size_t size = (size_t)bytes;
+    char *room = __builtin_alloca(size + 1);
+    for (size_t offset = size; offset > 4096; offset -= 4096) /* downwards, as a stack grows */
+        room[offset] = 1;
+    __asm__ volatile("" : : "r"(room) : "memory");
+    stay();
+    return NULL;
+}
+
+static void *end_at_once(void *unused)
+{
+    return unused;
+}
+
+static void start_threads(long count, void *(*body)(void *), size_t bytes)
+{
+    pthread_t thread;
+    pthread_barrier_init(&arrived, NULL, count + 1);
+    for (long i = 0; i < count; i++)
+        check(pthread_create(&thread, NULL, body, (void *)bytes) == 0, "pthread_create");
+    pthread_barrier_wait(&arrived);
+}
+
+static char *mapped(size_t bytes, int flags, int fd)
+{
+    char *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+    check(at != MAP_FAILED, "mmap");
+    return at;
+}
+
+static void add(const char *kind, long count, size_t bytes, const char *path)
+{
+    static char *below;
+    if (strcmp(kind, "arenas") == 0)
+        start_threads(count, fill_arena, bytes);
+    else if (strcmp(kind, "threads") == 0)
+        start_threads(count, fill_stack, bytes);
+    else if (strcmp(kind, "ended") == 0) {
+        pthread_t threads[64];
+        for (long i = 0; i < count; i++)
+            check(pthread_create(&threads[i], NULL, end_at_once, NULL) == 0, "pthread_create");
+        for (long i = 0; i < count; i++)
+            pthread_join(threads[i], NULL);
+    } else
+        for (long i = 0; i < count; i++) {
+            if (strcmp(kind, "anon") == 0) {
+                char *at = mapped(bytes + 8192, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+                check(mprotect(at, 4096, PROT_NONE) == 0, "mprotect");
+                check(mprotect(at + 4096 + bytes, 4096, PROT_NONE) == 0, "mprotect");
+                touch(at + 4096, bytes);
+            } else if (strcmp(kind, "merged") == 0) {
+                if (below == NULL) { /* a place of its own, with room below */
+                    below = mapped(1UL << 32, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+                    munmap(below, 1UL << 32);
+                    below += 1UL << 31;
+                }
+                below -= bytes;
+                char *at = mmap(below, bytes, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+                check(at == below, "mmap below");
+                touch(at, bytes);
+            } else if (strcmp(kind, "malloc") == 0)
+                memset(malloc(bytes), 1, bytes);
+            else if (strcmp(kind, "memfd") == 0) {
+                int fd = memfd_create("pool", 0);
+                check(fd >= 0 && ftruncate(fd, bytes) == 0, "memfd");
+                touch(mapped(bytes, MAP_SHARED, fd), bytes);
+            } else if (strcmp(kind, "shm") == 0) {
+                char name[64];
+                snprintf(name, sizeof name, "/own_layers.%d.%ld", getpid(), i);
+                int fd = shm_open(name, O_CREAT | O_RDWR | O_EXCL, 0600);
+                check(fd >= 0 && ftruncate(fd, bytes) == 0, "shm_open");
+                touch(mapped(bytes, MAP_SHARED, fd), bytes);
+                shm_unlink(name);
+            } else if (strcmp(kind, "zero") == 0)
+                touch(mapped(bytes, MAP_SHARED | MAP_ANONYMOUS, -1), bytes);
+            else if (strcmp(kind, "file") == 0) {
+                int fd = open(path, O_RDONLY);
+                check(fd >= 0, path);
+                char *at = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+                check(at != MAP_FAILED, "mmap");
+                for (size_t offset = 0; offset < bytes; offset += 4096)
+                    (void)*(volatile char *)(at + offset);
+            } else
+                check(0, kind);
+        }
+}
+
+int main(int argc, char **argv)
+{
+    char line[64];
+    mallopt(M_ARENA_MAX, 64);
+    mallopt(M_MMAP_THRESHOLD, 128 * 1024); /* fixed: it would rise with the first free */
+    do {
+        for (int i = 1; i + 2 < argc; i += 3) {
+            int has_path = strcmp(argv[i], "file") == 0;
+            add(argv[i], atol(argv[i + 1]), strtoul(argv[i + 2], NULL, 10), has_path ? argv[i + 3] : NULL);
+            i += has_path;
+        }
+        puts("ready");
+        fflush(stdout);
+    } while (fgets(line, sizeof line, stdin));
+    return 0;
+}
