@@ -1,0 +1,98 @@
+"""Code objects, read from a target's memory: qualified name, file, and the line of an instruction."""
+
+import struct
+from dataclasses import dataclass, field
+
+from memforensics.case.model import Frame
+from memforensics.errors import MemforensicsError
+from memforensics.runtimes.cpython.locations import LineRange, line_at, ranges
+from memforensics.runtimes.cpython.offsets import Offsets
+from memforensics.target.memory import Memory
+
+MAX_TEXT = 4096  # characters; longer names and paths are cut
+MAX_TABLE = 1 << 20  # bytes of a line table
+MAX_CODES = 65536  # remembered
+
+
+class NotPython(MemforensicsError):
+    """What stands at that address is no such Python object (any more)."""
+
+
+def read_text(memory: Memory, offsets: Offsets, address: int) -> str:
+    """A str object, cut at MAX_TEXT characters; lone surrogates and impossible characters are replaced.
+
+    NotPython, and Unreadable where memory is not there.
+    """
+    head = memory.read(address, offsets.compact_data)
+    length = int(struct.unpack_from("<q", head, offsets.unicode_length)[0])
+    state = int(struct.unpack_from("<I", head, offsets.unicode_state)[0]) >> offsets.unicode_kind_shift
+    kind, compact, ascii_only = state & 7, state >> 3 & 1, state >> 4 & 1
+    if length < 0 or kind not in (1, 2, 4) or not compact or (ascii_only and kind != 1):
+        raise NotPython(f"no string at {address:#x}")
+    count = min(length, MAX_TEXT)
+    data = memory.read(address + (offsets.ascii_data if ascii_only else offsets.compact_data), count * kind)
+    return data.decode({1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}[kind], "replace")
+
+
+def read_bytes_object(memory: Memory, offsets: Offsets, address: int) -> bytes:
+    """A bytes object. NotPython when it is negative or larger than MAX_TABLE."""
+    size = int(struct.unpack("<q", memory.read(address + offsets.bytes_size, 8))[0])
+    if not 0 <= size <= MAX_TABLE:
+        raise NotPython(f"no line table at {address:#x}")
+    return memory.read(address + offsets.bytes_data, size)
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One code object. `qualname` is the bare name to 3.10."""
+
+    qualname: str
+    filename: str
+    first_line: int
+    lines: tuple[LineRange, ...]
+
+    def line(self, instruction: int) -> int:
+        """Of the instruction at that many bytes into the bytecode; negative: not begun."""
+        return self.first_line if instruction < 0 else line_at(self.lines, instruction, self.first_line)
+
+
+@dataclass(slots=True)
+class CodeReader:
+    """Code objects by address, remembered. A freed one whose address another took is noticed by its pointers."""
+
+    memory: Memory
+    offsets: Offsets
+    _known: dict[tuple[int, bytes], Code] = field(default_factory=dict)
+
+    def read(self, address: int) -> Code:
+        """NotPython or Unreadable when there is no code object."""
+        at = self.offsets
+        first = min(at.code_firstlineno, at.code_filename, at.code_qualname, at.code_linetable)
+        last = max(at.code_firstlineno, at.code_filename, at.code_qualname, at.code_linetable) + 8
+        raw = self.memory.read(address + first, last - first)
+        known = self._known.get((address, raw))
+        if known is None:
+
+            def pointer(offset: int) -> int:
+                return int(struct.unpack_from("<Q", raw, offset - first)[0])
+
+            first_line = int(struct.unpack_from("<i", raw, at.code_firstlineno - first)[0])
+            table = read_bytes_object(self.memory, at, pointer(at.code_linetable))
+            known = Code(
+                qualname=read_text(self.memory, at, pointer(at.code_qualname)),
+                filename=read_text(self.memory, at, pointer(at.code_filename)),
+                first_line=first_line,
+                lines=tuple(ranges(at.version, table, first_line)),
+            )
+            if len(self._known) >= MAX_CODES:
+                self._known.clear()
+            self._known[address, raw] = known
+        return known
+
+    def frame(self, address: int, instruction: int) -> Frame:
+        """A python Frame of the case model; without names where the code object cannot be read any more."""
+        try:
+            code = self.read(address)
+        except MemforensicsError:
+            return Frame(kind="python", function=None, guessed=True)
+        return Frame(kind="python", function=code.qualname, file=code.filename, line=code.line(instruction))

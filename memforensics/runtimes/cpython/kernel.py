@@ -1,0 +1,58 @@
+"""What the kernel's walk (probes/ebpf/pyframes.bpf.h) needs to know of a process, packed as its struct py_process."""
+
+import os
+import struct
+
+from memforensics.runtimes.cpython.find import CPythonRuntime
+from memforensics.runtimes.cpython.stacks import ENTRY, PTHREAD_TID, SHIM
+from memforensics.target import Process
+
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+PROCESS = struct.Struct("<3Q18I2Q")  # struct py_process
+_ALL = (1 << 64) - 1
+
+
+def pid_namespace(process: Process) -> tuple[int, int]:
+    """Device and inode of the PID namespace that numbers the target's threads; (0, 0): the initial one, or unknown."""
+    try:
+        about = os.stat(process.proc.root / str(process.pid) / "ns" / "pid")
+    except OSError:
+        return 0, 0
+    return (0, 0) if about.st_ino == INITIAL_PID_NAMESPACE else (about.st_dev, about.st_ino)
+
+
+def pack_process(runtime: CPythonRuntime, namespace: tuple[int, int] = (0, 0)) -> bytes:
+    """A value of the map py_processes."""
+    at = runtime.offsets
+    if at.version >= (3, 12):
+        mark_mask, mark_value, mark_flag = 0xFF, 3, SHIM  # FRAME_OWNED_BY_CSTACK, pycore_frame.h
+    elif at.version == (3, 11):
+        mark_mask, mark_value, mark_flag = 0xFF, 1, ENTRY
+    else:
+        mark_mask, mark_value, mark_flag = 0, 0, ENTRY  # each frame has a native one of its own
+    pointer = at.code_start is not None
+    last = max(at.frame_previous, at.frame_code, at.frame_instruction) + 8
+    return PROCESS.pack(
+        runtime.address,
+        *namespace,
+        at.interpreters_head,
+        at.interpreter_next,
+        at.threads_head,
+        at.thread_next,
+        at.thread_ident if at.native_thread_id is None else at.native_thread_id,
+        PTHREAD_TID if at.native_thread_id is None else 0,
+        at.thread_frame,
+        at.cframe_frame or 0,
+        int(at.cframe_frame is not None),
+        max(last, (at.frame_mark or 0) + 1),
+        at.frame_previous,
+        at.frame_code,
+        at.frame_instruction,
+        at.frame_mark or 0,
+        mark_mask,
+        mark_value,
+        mark_flag,
+        int(at.version == (3, 10)),
+        _ALL if pointer else 0,
+        at.code_start or 0,
+    )

@@ -1,0 +1,99 @@
+"""Where the fields stand in CPython's structures. Bytes, of x86-64 default builds.
+
+`offsets.json` is generated from the headers of each version by scripts/gen_cpython_offsets.py. From 3.13 on the
+target carries its own (struct _Py_DebugOffsets, Include/internal/pycore_runtime.h, at the start of _PyRuntime), and
+those are believed.
+"""
+
+import json
+import struct
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from memforensics.errors import MemforensicsError
+from memforensics.target.memory import Memory
+
+COOKIE = b"xdebugpy"
+MAX_OFFSET = 1 << 20  # _PyRuntime itself has 460 KB in 3.12
+
+
+class UnsupportedPython(MemforensicsError):
+    """A CPython that is there, and cannot be read: too old, too new, or free-threaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offsets:
+    """Of one minor version. None: the version has no such field."""
+
+    version: tuple[int, int]
+    interpreters_head: int  # in _PyRuntime
+    interpreter_next: int  # in PyInterpreterState, like the next two
+    interpreter_id: int
+    threads_head: int
+    thread_next: int  # in PyThreadState
+    thread_ident: int  # a pthread_t
+    thread_frame: int  # frame, current_frame, or cframe
+    frame_previous: int  # in PyFrameObject (to 3.10) or _PyInterpreterFrame
+    frame_code: int
+    frame_instruction: int
+    code_filename: int  # in PyCodeObject
+    code_qualname: int  # co_name to 3.10
+    code_firstlineno: int
+    code_linetable: int
+    object_type: int
+    bytes_size: int
+    bytes_data: int
+    unicode_length: int  # in PyASCIIObject
+    unicode_state: int
+    unicode_kind_shift: int  # bits; `compact` and `ascii` follow the three bits of `kind`
+    ascii_data: int
+    compact_data: int
+    runtime_size: int
+    native_thread_id: int | None = None
+    cframe_frame: int | None = None
+    frame_mark: int | None = None  # is_entry (3.11), owner (3.12 and later)
+    code_start: int | None = None  # co_code_adaptive
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[str, dict[str, Any]]:
+    loaded: dict[str, dict[str, Any]] = json.loads(files(__package__).joinpath("offsets.json").read_text())
+    return loaded
+
+
+def known_versions() -> tuple[tuple[int, int], ...]:
+    return tuple((3, int(version.partition(".")[2])) for version in _table())
+
+
+@lru_cache(maxsize=16)
+def offsets_for(version: tuple[int, int]) -> Offsets:
+    """From the generated table. UnsupportedPython when the version is not in it."""
+    entry = _table().get(f"{version[0]}.{version[1]}")
+    if entry is None:
+        newest = max(known_versions())
+        raise UnsupportedPython(
+            f"CPython {version[0]}.{version[1]} is not known",
+            why=f"its structures are known for 3.8 to {newest[0]}.{newest[1]}",
+        )
+    return Offsets(version=version, **{name: value for name, value in entry.items() if name != "debug_offsets"})
+
+
+def debug_offsets(memory: Memory, runtime: int, version: tuple[int, int]) -> Offsets:
+    """What the target itself says, 3.13 on. UnsupportedPython when it says nothing, or something that cannot be."""
+    base = offsets_for(version)
+    places: dict[str, int] = _table()[f"{version[0]}.{version[1]}"]["debug_offsets"]
+    raw = memory.read(runtime, max(places.values()) + 8)
+    if raw[:8] != COOKIE:
+        raise UnsupportedPython("this CPython's debug offsets are not where its version has them")
+    said = {name: int(struct.unpack_from("<Q", raw, place)[0]) for name, place in places.items()}
+    if said.pop("free_threaded"):
+        raise UnsupportedPython("free-threaded CPython is not supported", why="its objects are laid out otherwise")
+    hexversion = said.pop("version")
+    if (hexversion >> 24, hexversion >> 16 & 0xFF) != version:
+        raise UnsupportedPython(f"this CPython's debug offsets are of version {hexversion:#x}")
+    if any(value > MAX_OFFSET for value in said.values()):
+        raise UnsupportedPython("this CPython's debug offsets make no sense")
+    table = {field.name: getattr(base, field.name) for field in fields(base)}
+    return Offsets(**(table | said))

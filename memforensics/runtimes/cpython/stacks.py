@@ -1,0 +1,117 @@
+"""The Python stacks of all threads of a process that runs on, read from outside: best effort, never a stop.
+
+A chain that changes while it is read is read again; after some tries it is given as it came, and marked.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from memforensics.case.model import Frame
+from memforensics.runtimes.cpython.code import CodeReader
+from memforensics.runtimes.cpython.find import CPythonRuntime
+from memforensics.runtimes.cpython.offsets import Offsets
+from memforensics.target.memory import Memory, Unreadable, read_u32, read_u64
+
+ENTRY, SHIM = 1, 2  # RawFrame.flags; PY_ENTRY and PY_SHIM of pyframes.bpf.h
+PTHREAD_TID = 0x2D0  # glibc's struct pthread.tid on x86-64 (nptl/descr.h), 2.17 to 2.41
+MAX_THREADS = 8192
+MAX_FRAMES = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class RawFrame:
+    """A link of the frame chain. `instruction`: bytes from the start of the bytecode, negative when not begun.
+    ENTRY: the outermost frame of its native eval frame; SHIM: no code, the mark that ends a run (3.12 on)."""
+
+    code: int
+    instruction: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadStack:
+    """Leaf first. `steady`: two readings agreed."""
+
+    tid: int  # as the target's PID namespace numbers it
+    interpreter: int  # its id; 0 is the main one
+    frames: tuple[RawFrame, ...]
+    steady: bool
+
+    def python_frames(self, codes: CodeReader) -> tuple[Frame, ...]:
+        return tuple(codes.frame(raw.code, raw.instruction) for raw in self.frames if not raw.flags & SHIM)
+
+
+def thread_stacks(runtime: CPythonRuntime, memory: Memory, *, tries: int = 5) -> tuple[ThreadStack, ...]:
+    """All threads that Python knows, newest interpreter and thread first. A thread that leaves meanwhile is left out.
+    TargetGone when the process left."""
+    at = runtime.offsets
+    found: list[ThreadStack] = []
+    for interpreter in runtime.interpreters(memory):
+        interpreter_id = read_u64(memory, interpreter + at.interpreter_id)
+        for state in _thread_states(memory, at, interpreter):
+            try:
+                tid = _tid(memory, at, state)
+                frames, steady = _steady_chain(memory, at, state, tries)
+            except Unreadable:
+                continue
+            found.append(ThreadStack(tid, interpreter_id, frames, steady))
+    return tuple(found)
+
+
+def _thread_states(memory: Memory, at: Offsets, interpreter: int) -> list[int]:
+    states: dict[int, None] = {}
+    try:
+        state = read_u64(memory, interpreter + at.threads_head)
+        while state and state not in states and len(states) < MAX_THREADS:
+            states[state] = None
+            state = read_u64(memory, state + at.thread_next)
+    except Unreadable:
+        pass  # the list changed under us: what was found stands
+    return list(states)
+
+
+def _tid(memory: Memory, at: Offsets, state: int) -> int:
+    if at.native_thread_id is not None:
+        return read_u64(memory, state + at.native_thread_id)
+    return read_u32(memory, read_u64(memory, state + at.thread_ident) + PTHREAD_TID)
+
+
+def _steady_chain(memory: Memory, at: Offsets, state: int, tries: int) -> tuple[tuple[RawFrame, ...], bool]:
+    before = _chain(memory, at, state)
+    for _ in range(tries):
+        now = _chain(memory, at, state)
+        if now == before and now is not None:
+            return now, True
+        before = now
+    return before or (), False
+
+
+def _chain(memory: Memory, at: Offsets, state: int) -> tuple[RawFrame, ...] | None:
+    """None when a link could not be read: it changed while being read."""
+    frames: list[RawFrame] = []
+    size = max(at.frame_previous, at.frame_code, at.frame_instruction, at.frame_mark or 0) + 8
+    try:
+        frame = read_u64(memory, state + at.thread_frame)
+        if frame and at.cframe_frame is not None:
+            frame = read_u64(memory, frame + at.cframe_frame)
+        while frame and len(frames) < MAX_FRAMES:
+            raw = memory.read(frame, size)
+            frames.append(_raw_frame(at, raw))
+            frame = int(struct.unpack_from("<Q", raw, at.frame_previous)[0])
+    except Unreadable:
+        return None
+    return tuple(frames)
+
+
+def _raw_frame(at: Offsets, raw: bytes) -> RawFrame:
+    code = int(struct.unpack_from("<Q", raw, at.frame_code)[0]) & ~7
+    if at.code_start is None:
+        index = int(struct.unpack_from("<i", raw, at.frame_instruction)[0])
+        return RawFrame(code, index * 2 if at.version == (3, 10) else index, ENTRY)
+    pointer = int(struct.unpack_from("<Q", raw, at.frame_instruction)[0])
+    mark = raw[at.frame_mark or 0]
+    if at.version >= (3, 12):
+        if mark == 3:
+            return RawFrame(0, 0, SHIM)
+        return RawFrame(code, pointer - code - at.code_start, 0)
+    return RawFrame(code, pointer - code - at.code_start, ENTRY if mark else 0)
