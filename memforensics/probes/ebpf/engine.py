@@ -1,0 +1,367 @@
+"""eBPF programs through the distribution's bcc: compiled without kernel headers, attached to tracepoints, detached.
+
+Everything lives behind our file descriptors: when this process ends, by SIGKILL too, the kernel detaches and frees all
+of it, and the target notices nothing.
+"""
+
+import contextlib
+import ctypes
+import errno
+import importlib.util
+import os
+import platform
+import re
+import struct
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, ToolMissing
+
+SOURCES = Path(__file__).parent
+DIST_PACKAGES = "/usr/lib/python3/dist-packages"
+TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+MOUNT_TRACEFS = "mount -t tracefs nodev /sys/kernel/tracing"
+
+_BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
+_BPF_MAP_UPDATE_ELEM = 2
+_BPF_ENABLE_STATS = 32  # include/uapi/linux/bpf.h, enum bpf_cmd; since Linux 5.8
+_INIT_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+
+
+@dataclass(frozen=True, slots=True)
+class RunStats:
+    """What the kernel counted for our programs: how often they ran, and the time that took (the target's time).
+    `missed`: runs that were left out because a BPF program was running on that CPU already."""
+
+    runs: int
+    run_ns: int
+    missed: int
+
+
+def import_bcc() -> Any:
+    """The distribution's bcc, also from a virtual environment and another Python version (it is pure ctypes).
+    ToolMissing when it is not installed."""
+    if DIST_PACKAGES not in sys.path:
+        sys.path.append(DIST_PACKAGES)  # at the end: nothing else there may shadow our environment
+    fix = "apt-get install python3-bpfcc   (never `pip install bcc`: that is an unrelated program)"
+    if importlib.util.find_spec("bcc") is None:
+        raise ToolMissing("bcc is not installed", why=f"no package bcc on sys.path or in {DIST_PACKAGES}", enable=fix)
+    try:
+        with warnings.catch_warnings():
+            # bcc 0.26's table.py has "\*" in a string; Python 3.12 and later warn, once
+            warnings.filterwarnings("ignore", r"invalid escape sequence|.*is an invalid escape sequence", SyntaxWarning)
+            warnings.filterwarnings("ignore", r"invalid escape sequence", DeprecationWarning)
+            import bcc
+    except (ImportError, OSError, SyntaxError) as error:
+        raise ToolMissing("bcc cannot be loaded", why=str(error), enable=fix) from error
+    if not hasattr(bcc, "BPF"):
+        raise ToolMissing("the package bcc found here is another program", why=str(bcc.__file__), enable=fix)
+    return bcc
+
+
+def tracefs() -> Path:
+    """Where tracefs is mounted. ToolMissing when it is nowhere, PermissionNeeded when it is not for us."""
+    for place in TRACEFS:
+        try:
+            if (place / "events").is_dir():
+                os.listdir(place / "events")
+                return place
+        except PermissionError as error:
+            raise PermissionNeeded(
+                f"not allowed to read {place}", privilege="root (or CAP_DAC_READ_SEARCH)", enable=MOUNT_TRACEFS
+            ) from error
+    if os.geteuid() != 0:
+        raise PermissionNeeded("tracefs cannot be read", privilege="root", enable=f"sudo {MOUNT_TRACEFS}")
+    raise ToolMissing(
+        "tracefs is not mounted", why="system call tracepoints are attached through it", enable=MOUNT_TRACEFS
+    )
+
+
+def event_field_offset(event: str, field: str) -> int:
+    """The byte offset of a field in a tracepoint's record ("sched/sched_process_fork"); it varies by kernel version."""
+    path = tracefs() / "events" / event / "format"
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ProbeFailed(f"this kernel has no tracepoint {event}", why=str(error)) from error
+    found = re.search(rf"field:[^;]*\b{field}(?:\[[^\]]*\])?;\s*offset:(\d+);", text)
+    if found is None:
+        raise ProbeFailed(f"tracepoint {event} has no field {field} on this kernel")
+    return int(found[1])
+
+
+def pid_namespace() -> tuple[int, int]:
+    """Device and inode of our PID namespace; (0, 0) in the host's own, where the kernel's numbers are ours."""
+    about = os.stat("/proc/self/ns/pid")
+    return (0, 0) if about.st_ino == _INIT_PID_NAMESPACE else (about.st_dev, about.st_ino)
+
+
+def hash_flags() -> int:
+    """BPF_F_NO_PREALLOC where it is safe in tracing programs (bpf_mem_alloc, Linux 6.1), so that a large table costs
+    memory only as it fills."""
+    release = re.match(r"(\d+)\.(\d+)", platform.release())
+    return 1 if release and (int(release[1]), int(release[2])) >= (6, 1) else 0
+
+
+class Table:
+    """A BPF hash or array with fixed-size keys and values, in batches of bytes."""
+
+    def __init__(self, bcc: Any, table: Any, key_size: int, value_size: int) -> None:
+        self._lib, self._fd = bcc.libbcc.lib, int(table.map_fd)
+        self.key_size, self.value_size, self.capacity = key_size, value_size, int(table.max_entries)
+
+    def items(self, batch: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+        """All entries, in no order. Entries that come or go meanwhile may or may not be among them."""
+        token_in, token_out = (ctypes.c_uint32 * 16)(), (ctypes.c_uint32 * 16)()
+        pointer, first = ctypes.POINTER(ctypes.c_uint32), True
+        while True:
+            keys = ctypes.create_string_buffer(batch * self.key_size)
+            values = ctypes.create_string_buffer(batch * self.value_size)
+            count = ctypes.c_uint32(batch)
+            failed = self._lib.bpf_lookup_batch(
+                self._fd, None if first else ctypes.cast(token_in, pointer), ctypes.cast(token_out, pointer), keys, values,
+                ctypes.byref(count),
+            )  # fmt: skip
+            why = ctypes.get_errno()
+            if failed and why == errno.ENOSPC:  # one hash bucket holds more than a batch
+                batch *= 2
+                continue
+            if failed and why != errno.ENOENT:
+                raise ProbeFailed("a BPF table cannot be read", why=os.strerror(why))
+            raw_keys, raw_values = keys.raw, values.raw
+            for i in range(count.value):
+                yield (
+                    raw_keys[i * self.key_size : (i + 1) * self.key_size],
+                    raw_values[i * self.value_size : (i + 1) * self.value_size],
+                )
+            if failed:
+                return
+            first = False
+            ctypes.memmove(token_in, token_out, 64)
+
+    def get(self, key: bytes) -> bytes | None:
+        value = ctypes.create_string_buffer(self.value_size)
+        return value.raw if self._lib.bpf_lookup_elem(self._fd, key, value) == 0 else None
+
+    def put(self, key: bytes, value: bytes) -> bool:
+        """False when the table is full."""
+        return bool(self._lib.bpf_update_elem(self._fd, key, value, 0) == 0)
+
+    def remove(self, key: bytes) -> bool:
+        """False when it was not there (any more)."""
+        return bool(self._lib.bpf_delete_elem(self._fd, key) == 0)
+
+
+class Engine:
+    """A loaded set of programs. `attach` arms them; `close` (always, twice too) takes all of it away.
+
+    The constructor raises ToolMissing, PermissionNeeded or ProbeFailed; nothing is left loaded then.
+    """
+
+    def __init__(self, source: str, defines: Mapping[str, int]) -> None:
+        tracefs()
+        if os.geteuid() != 0 and not _has_bpf_capability():
+            raise _forbidden()
+        self._bcc = import_bcc()
+        flags = [f"-D{name}={value}" for name, value in defines.items()]
+        flags += ["-I/usr/include", f"-I/usr/include/{platform.machine()}-linux-gnu", "-w"]
+        with _environment("BCC_KERNEL_SOURCE", str(SOURCES)), _captured_stderr() as said:
+            try:
+                self._bpf = self._bcc.BPF(text=_one_text(source), cflags=flags)
+            except Exception as error:
+                raise _explained(error, said(), source) from error
+        self._program_fds: list[int] = []
+        self._attached: list[str] = []
+        self._events: list[bytes] = []
+        self._ring_callback: Any = None
+        self._stats_fd = _enable_stats()
+        self._open = True
+
+    def attach(self, programs: Mapping[str, str]) -> None:
+        """Tracepoint ("syscalls:sys_exit_mmap") -> function."""
+        for event, function in programs.items():
+            with _captured_stderr() as said:
+                try:
+                    self._program_fds.append(self._load(function))
+                    self._bpf.attach_tracepoint(tp=event.encode(), fn_name=function.encode())
+                except Exception as error:
+                    raise _explained(error, said(), event) from error
+            self._attached.append(event)
+
+    def tail_call(self, table: str, index: int, function: str) -> None:
+        """Puts a program into a table of programs that others go on to."""
+        with _captured_stderr() as said:
+            try:
+                descriptor = self._load(function)
+            except Exception as error:
+                raise _explained(error, said(), function) from error
+        programs = self._bpf[table.encode()]
+        programs[ctypes.c_int(index)] = ctypes.c_int(descriptor)
+
+    def _load(self, function: str) -> int:
+        return int(self._bpf.load_func(function.encode(), self._bcc.BPF.TRACEPOINT).fd)
+
+    def table(self, name: str, key: struct.Struct, value: struct.Struct) -> Table:
+        return self.raw_table(name, key.size, value.size)
+
+    def raw_table(self, name: str, key_size: int, value_size: int) -> Table:
+        table = self._bpf[name.encode()]
+        declared = (ctypes.sizeof(table.Key), ctypes.sizeof(table.Leaf))
+        if declared != (key_size, value_size):
+            raise ProbeFailed(f"BPF table {name} has sizes {declared}, not {(key_size, value_size)}")
+        return Table(self._bcc, table, key_size, value_size)
+
+    def set_array(self, name: str, index: int, value: int) -> None:
+        table = self._bpf[name.encode()]
+        table[table.Key(index)] = table.Leaf(value)
+
+    def per_cpu_sums(self, name: str, count: int) -> list[int]:
+        """The sums over all CPUs of a per-CPU array of counters."""
+        table = self._bpf[name.encode()]
+        return [sum(table[table.Key(i)]) for i in range(count)]
+
+    def open_ring(self, name: str) -> None:
+        def take(_context: Any, data: Any, size: int) -> int:
+            self._events.append(ctypes.string_at(data, size))
+            return 0
+
+        self._ring_callback = take
+        self._bpf[name.encode()].open_ring_buffer(take)
+
+    def events(self, timeout_s: float = 0.0) -> list[bytes]:
+        """What the programs told since the last call, in order; waits up to `timeout_s` when there is nothing."""
+        if timeout_s > 0:
+            self._bpf.ring_buffer_poll(max(1, int(timeout_s * 1000)))
+        else:
+            self._bpf.ring_buffer_consume()
+        out, self._events = self._events, []
+        return out
+
+    def run_stats(self) -> RunStats | None:
+        """None where the kernel does not count (before 5.8, or not allowed)."""
+        if self._stats_fd is None:
+            return None
+        runs = run_ns = missed = 0
+        for descriptor in self._program_fds:
+            fields = dict(
+                line.split(":\t", 1)
+                for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+                if ":\t" in line
+            )
+            runs += int(fields.get("run_cnt", 0))
+            run_ns += int(fields.get("run_time_ns", 0))
+            missed += int(fields.get("recursion_misses", 0))
+        return RunStats(runs, run_ns, missed)
+
+    def detach(self) -> None:
+        """No program runs any more; tables can still be read."""
+        attached, self._attached = self._attached, []
+        for event in attached:
+            with contextlib.suppress(Exception):
+                self._bpf.detach_tracepoint(tp=event.encode())
+
+    def close(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self.detach()
+        if self._stats_fd is not None:
+            os.close(self._stats_fd)
+            self._stats_fd = None
+        self._bpf.cleanup()
+        self._events = []
+
+
+def _one_text(source: str) -> bytes:
+    """The source with our own headers in their places: bcc rewrites map accesses in the main file only."""
+
+    def included(match: re.Match[str]) -> str:
+        return (SOURCES / match[1]).read_text()
+
+    return re.sub(r'^#include "([\w.]+)"$', included, (SOURCES / source).read_text(), flags=re.MULTILINE).encode()
+
+
+def _enable_stats() -> int | None:
+    """Has the kernel count run time while the descriptor is open (bpf(2), BPF_ENABLE_STATS, BPF_STATS_RUN_TIME)."""
+    number = _BPF_SYSCALL.get(platform.machine())
+    if number is None:
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    attributes = ctypes.create_string_buffer(struct.pack("<I", 0), 128)
+    descriptor = int(libc.syscall(number, _BPF_ENABLE_STATS, attributes, 4))
+    return descriptor if descriptor >= 0 else None
+
+
+def _has_bpf_capability() -> bool:
+    status = Path("/proc/self/status").read_text()
+    effective = int(re.search(r"^CapEff:\t([0-9a-f]+)", status, re.MULTILINE)[1], 16)  # type: ignore[index]
+    return bool(effective >> 39 & 1 and effective >> 38 & 1) or bool(effective >> 21 & 1)
+
+
+def _forbidden(why: str = "") -> PermissionNeeded:
+    return PermissionNeeded(
+        "not allowed to load eBPF programs",
+        privilege="CAP_BPF and CAP_PERFMON (or root)",
+        why=why or "needs CAP_BPF and CAP_PERFMON (or root)",
+        enable="sudo memforensics ...   (in a container: --cap-add BPF --cap-add PERFMON; see: memforensics doctor)",
+    )
+
+
+def _explained(error: Exception, said: str, what: str) -> MemforensicsError:
+    """A bare exception of bcc in the project's own words."""
+    lines: Sequence[str] = [line for line in said.splitlines() if line.strip() and not line.startswith("HINT:")]
+    if os.environ.get("MEMFORENSICS_DEBUG"):
+        sys.stderr.write(said)
+    text = f"{error} {said}"
+    if "Operation not permitted" in text or "super-user" in text:
+        return _forbidden("the kernel refused (EPERM): capabilities, lockdown or a seccomp filter")
+    if "rror: " in said:
+        why = next(line for line in lines if "rror: " in line)
+    else:
+        why = lines[-1] if lines else str(error)
+    return ProbeFailed(
+        f"the eBPF programs cannot be loaded ({what.strip()[:60]})",
+        why=why.strip()[:300],
+        enable="memforensics doctor   (tries each kind of program); or: --engine bpftrace",
+    )
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Any]:
+    """clang and the verifier write to descriptor 2 themselves: kept for the explanation, not shown."""
+    keep = os.dup(2)
+    spool = os.memfd_create("bcc")
+    text = ""
+
+    def said() -> str:
+        nonlocal text
+        size = os.fstat(spool).st_size
+        text = os.pread(spool, min(size, 1 << 20), max(0, size - (1 << 20))).decode(errors="replace") if size else text
+        return text
+
+    sys.stderr.flush()
+    os.dup2(spool, 2)
+    try:
+        yield said
+    finally:
+        said()
+        os.dup2(keep, 2)
+        os.close(keep)
+        os.close(spool)

@@ -1,0 +1,200 @@
+"""The shapes that mmap.bpf.c and unwind.bpf.h share with user space: keys, values and events, as bytes. Pure."""
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+from memforensics.symbols.cfi import Rule
+from memforensics.symbols.unwind import Registers
+
+MAX_NATIVE = 128
+MAX_PYTHON = 128
+
+TARGET_KEY = struct.Struct("<I")
+TARGET = struct.Struct("<QQ")  # address space, brk
+LIVE_KEY = struct.Struct("<QQ")  # address space, address
+LIVE = struct.Struct("<QQQ")  # length, site, born_ns
+SITE_KEY = struct.Struct("<QQ")  # address space, site
+SITE = struct.Struct("<QQQQQQ")
+RULE_KEY = struct.Struct("<QQ")  # address space, pc
+RULE = struct.Struct("<iiiBBH")
+
+_HEAD = struct.Struct("<IIQQ")
+_RANGE = struct.Struct("<QQQQQQ")
+_STACK = struct.Struct("<QII8Q")
+_WALK = struct.Struct("<QQQQIIII")
+_COPY = struct.Struct("<QQ")
+_PYTHON = struct.Struct("<II")
+_PYTHON_FRAME = struct.Struct("<QiI")
+PYTHON_BYTES = _PYTHON.size + MAX_PYTHON * _PYTHON_FRAME.size + 128
+
+_PC_RETURN, _PC_GUESSED = 1 << 63, 1 << 62
+_PC_MASK = (1 << 62) - 1
+
+
+class Kind(IntEnum):
+    mmap = 1
+    mremap = 2
+    brk = 3
+
+
+class KindFlag(IntFlag):
+    SHARED = 0x10
+    FILE = 0x20
+
+
+class EventType(IntEnum):
+    STACK = 1
+    MISS = 2
+    UNMAP = 3
+    EVICT = 4
+    UNDO = 5
+    REMAP = 6
+    BRK = 7
+    FORK = 8
+    EXEC = 9
+    EXIT = 10
+
+
+class Ended(IntEnum):
+    COMPLETE = 0
+    MISS = 1
+    LIMIT = 2
+    UNREADABLE = 3
+    STUCK = 4
+
+
+# LOSS_* of mmap.bpf.c, in its order: what, and what reduces it
+LOSSES: tuple[tuple[str, str], ...] = (
+    ("events dropped: the ring buffer was full", "fewer mappings a second, or a shorter trace"),
+    ("mappings not booked: the table of live mappings was full", "a shorter trace"),
+    ("mappings not booked: too many different stacks", "a shorter trace"),
+    ("stacks cut short: more than 128 native frames", ""),
+    ("stacks cut short: the stack could not be read or followed", ""),
+    ("stacks cut short: no copy of the stack could be made", ""),
+    ("children not followed: too many processes", "trace a smaller tree"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NativePc:
+    """One recorded frame. `is_return`: a return address (look up the byte before)."""
+
+    pc: int
+    is_return: bool
+    guessed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PythonFrame:
+    code: int
+    instruction: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class RangeEvent:
+    """[start, end) of an address space. Meaning of the rest by type; see mmap.bpf.c."""
+
+    type: EventType
+    tid: int
+    space: int
+    t_ns: int
+    start: int
+    end: int
+    site: int
+    born_ns: int
+    old: int
+    old_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class StackEvent:
+    """The stack of a new site, leaf first. A miss also has registers and a copy of the stack from their rsp on:
+    the leaf's, or (`from_leaf` False; the last of `native`, a long way up) those of the frame without a rule."""
+
+    space: int
+    tid: int
+    t_ns: int
+    site: int
+    kind: Kind
+    shared: bool
+    file_backed: bool
+    ended: Ended
+    native: tuple[NativePc, ...]
+    python: tuple[PythonFrame, ...]
+    python_flags: int
+    registers: Registers | None = None
+    from_leaf: bool = True
+    copy: bytes = b""
+
+
+def parse_event(data: bytes, with_python: bool) -> RangeEvent | StackEvent:
+    """One event of the ring buffer. ValueError or struct.error when it is none."""
+    number, tid, space, t_ns = _HEAD.unpack_from(data)
+    kind = EventType(number)
+    if kind not in (EventType.STACK, EventType.MISS):
+        start, end, site, born_ns, old, old_length = _RANGE.unpack_from(data, _HEAD.size)
+        return RangeEvent(kind, tid, space, t_ns, start, end, site, born_ns, old, old_length)
+    offset = _HEAD.size
+    site, flags, _, rip, rsp, rbp, rbx, r12, r13, r14, r15 = _STACK.unpack_from(data, offset)
+    offset += _STACK.size
+    walk_pc, walk_rsp, walk_rbp, _, _, _, count, ended = _WALK.unpack_from(data, offset)
+    offset += _WALK.size
+    pcs = struct.unpack_from(f"<{min(count, MAX_NATIVE)}Q", data, offset)
+    offset += 8 * MAX_NATIVE
+    python: tuple[PythonFrame, ...] = ()
+    python_flags = 0
+    if with_python:
+        python_count, python_flags = _PYTHON.unpack_from(data, offset)
+        end = offset + _PYTHON.size + min(python_count, MAX_PYTHON) * _PYTHON_FRAME.size
+        python = tuple(PythonFrame(*f) for f in _PYTHON_FRAME.iter_unpack(data[offset + _PYTHON.size : end]))
+        offset += PYTHON_BYTES
+    registers, copy, from_leaf = None, b"", True
+    if kind is EventType.MISS:
+        copied_from, copied = _COPY.unpack_from(data, offset)
+        offset += _COPY.size
+        copy = data[offset : offset + copied]
+        from_leaf = copied_from == rsp
+        if from_leaf:
+            registers = Registers(rip=rip, rsp=rsp, rbp=rbp, rbx=rbx, r12=r12, r13=r13, r14=r14, r15=r15)
+        else:
+            registers = Registers(rip=walk_pc, rsp=walk_rsp, rbp=walk_rbp)
+    return StackEvent(
+        space=space,
+        tid=tid,
+        t_ns=t_ns,
+        site=site,
+        kind=Kind(flags & 0xF),
+        shared=bool(flags & KindFlag.SHARED),
+        file_backed=bool(flags & KindFlag.FILE),
+        ended=Ended(ended),
+        native=tuple(NativePc(v & _PC_MASK, bool(v & _PC_RETURN), bool(v & _PC_GUESSED)) for v in pcs),
+        python=python,
+        python_flags=python_flags,
+        registers=registers,
+        from_leaf=from_leaf,
+        copy=copy,
+    )
+
+
+_BASES = {"rsp": 0, "rbp": 1, "deref-rsp": 2, "deref-rbp": 3, "expression-plt": 4, "signal": 5}
+_RBP_AT = {"cfa": 2, "rbp": 4, "rsp": 8}
+_I32 = range(-(1 << 31), 1 << 31)
+
+
+def pack_rule(rule: Rule) -> bytes | None:
+    """The kernel's form of a rule. None when the kernel's walk cannot follow it (another register, an expression):
+    such a pc stays a miss, and user space unwinds it each time."""
+    if rule.end:
+        return RULE.pack(0, 0, 0, 0, 1, 0)
+    base = _BASES.get(rule.cfa_base)
+    if base is None or rule.ra_offset is None:
+        return None
+    flags = 16 if rule.guessed else 0
+    if rule.rbp_offset is not None:
+        flags |= _RBP_AT[rule.rbp_base]
+    offsets = (rule.cfa_offset, rule.ra_offset, rule.rbp_offset or 0)
+    if any(offset not in _I32 for offset in offsets):
+        return None
+    return RULE.pack(*offsets, base, flags, 0)

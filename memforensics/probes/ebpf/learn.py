@@ -1,0 +1,89 @@
+"""From a miss to rules: user space unwinds the copy of the stack with the full CFI, and tells the kernel each rule."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from memforensics.probes.ebpf.layout import NativePc, StackEvent, pack_rule
+from memforensics.symbols.cfi import Rule
+from memforensics.symbols.space import AddressSpace, MappedModule
+from memforensics.symbols.unwind import unwind
+from memforensics.target.memory import BytesMemory
+
+PutRule = Callable[[int, bytes], bool]  # (pc to look up, packed rule) -> False when the table is full
+DropRule = Callable[[int], object]
+
+MAX_FRAMES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedStack:
+    """A miss's whole stack, leaf first, as far as user space could follow it."""
+
+    native: tuple[NativePc, ...]
+    complete: bool
+
+
+class Learner:
+    """Rules of one address space. A pc that could not be unwound is never noted: the next miss there tries again."""
+
+    def __init__(self, space: AddressSpace, put: PutRule, drop: DropRule) -> None:
+        self.space = space
+        self._put, self._drop = put, drop
+        self._known: dict[int, bytes] = {}
+        self.misses = 0
+        self.not_stored = 0  # the table was full
+
+    @property
+    def rules(self) -> int:
+        return len(self._known)
+
+    def learn(self, event: StackEvent) -> LearnedStack:
+        """Unwinds from the frame where the kernel stopped, and puts a rule for each pc passed on the way."""
+        assert event.registers is not None
+        self.misses += 1
+        memory = BytesMemory(event.registers.rsp, event.copy)
+        if self.space.find(event.registers.rip) is None:
+            self.refresh()
+        start = event.registers
+        above = () if event.from_leaf else event.native[:-1]
+        returned = not event.from_leaf and event.native[-1].is_return
+        if returned:
+            start = replace(start, rip=start.rip - 1)  # looked up there anyway; put right below
+        rest: list[NativePc] = []
+        unwound = unwind(start, memory, self.space, MAX_FRAMES)
+        for i, frame in enumerate(unwound.frames):
+            resumed = i == 0 and returned
+            rest.append(NativePc(frame.pc + int(resumed), frame.is_return or resumed, frame.guessed))
+            if frame.rule is not None:
+                self._note(frame.lookup_pc, frame.rule)
+        last = unwound.frames[-1] if unwound.frames else None
+        if unwound.complete and last is not None and last.rule is None:
+            rule = self.space.rule(last.lookup_pc)  # that there is no caller must be known too
+            if rule is not None:
+                self._note(last.lookup_pc, rule)
+        return LearnedStack((*above, *rest), unwound.complete)
+
+    def _note(self, pc: int, rule: Rule) -> None:
+        packed = pack_rule(rule)
+        if packed is None or self._known.get(pc) == packed:
+            return
+        if self._put(pc, packed):
+            self._known[pc] = packed
+        else:
+            self.not_stored += 1
+
+    def refresh(self) -> None:
+        """Reads the mappings again; forgets the rules of modules that went or were replaced, and those of code that
+        lies in no file (it may have been written anew)."""
+        change = self.space.refresh()
+        gone: list[MappedModule] = [*change.went, *(before for before, _ in change.changed)]
+        if gone:
+            self._forget(lambda pc: any(module.start <= pc < module.end for module in gone))
+
+    def forget_all(self) -> None:
+        self._forget(lambda _pc: True)
+
+    def _forget(self, stale: Callable[[int], bool]) -> None:
+        for pc in [pc for pc in self._known if stale(pc)]:
+            del self._known[pc]
+            self._drop(pc)

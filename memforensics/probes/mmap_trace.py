@@ -1,0 +1,356 @@
+"""Outstanding mappings by hybrid stack: eBPF on the memory system calls, the ledger in the kernel, stacks learned.
+
+The way of an event: `ebpf/mmap.bpf.c` books it; what was cut or moved is told to `ebpf/book.py`; a stack that is met
+for the first time comes to `ebpf/space.py`, and is symbolized then, while the process that has it is still there.
+"""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from memforensics.case.model import Cost, Loss, Sample, TraceSummary
+from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetError, ToolMissing
+from memforensics.probes.base import Availability, Budget, Evidence
+from memforensics.probes.ebpf.book import Counts
+from memforensics.probes.ebpf.engine import RunStats, import_bcc, tracefs
+from memforensics.probes.ebpf.layout import Ended, EventType, RangeEvent, StackEvent
+from memforensics.probes.ebpf.programs import MmapPrograms
+from memforensics.probes.ebpf.residency import resident_by_site
+from memforensics.probes.ebpf.space import TracedSpace
+from memforensics.target import Process, open_process
+from memforensics.target.tree import descendants
+from memforensics.units import MIB, NS_PER_S
+
+POINT_NS = NS_PER_S  # between two points of a timeline
+WARM_UP_S = 1.5  # at most: stacks are learned before anything is booked
+WARM_UP_QUIET_S = 0.2  # ... and until no stack was unknown for this long
+SMALLEST_GROWTH = 1 * MIB  # of RSS, below which a coverage would mean nothing
+_FIRST_SPACE = 1 << 63  # numbers of address spaces that user space gives; the kernel's own are below
+
+
+@dataclass(slots=True)
+class _Member:
+    """One process of the trace. `process` was opened by us: the caller may close his."""
+
+    process: Process
+    space: TracedSpace
+    began_ns: int
+    began: Sample | None
+    last: Sample | None = None
+    left_ns: int | None = None
+    former: list[TracedSpace] = field(default_factory=list)  # before an exec
+    numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def spaces(self) -> list[TracedSpace]:
+        return [*self.former, self.space]
+
+
+class MmapTrace:
+    """The probe. `open` takes one process or several; children of traced processes join by themselves.
+
+    `files`: book file-backed mappings too (as sites of their own). `python`: look for Python frames.
+    """
+
+    name = "mmap-trace"
+
+    def __init__(
+        self, *, files: bool = False, python: bool = True, clock: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._files, self._python, self._clock = files, python, clock
+        self._programs: MmapPrograms | None = None
+        self._members: dict[int, _Member] = {}
+        self._spaces: dict[int, TracedSpace] = {}
+        self._next_point_ns = 0
+        self._losses: dict[str, int] = {}
+        self._stats_before = RunStats(0, 0, 0)
+        self._cpu_before = 0.0
+        self._last: list[Evidence] = []
+
+    def availability(self, target: Process) -> Availability:
+        try:
+            tracefs()
+            import_bcc()
+        except (ToolMissing, PermissionNeeded) as error:
+            return Availability("unavailable", str(error), error.enable)
+        return Availability("ok")
+
+    def open(self, target: Process | Sequence[Process], budget: Budget) -> None:
+        """Arms the programs and learns the stacks that occur (up to 1.5 s, less where it is quiet); then booking
+        begins. ToolMissing, PermissionNeeded, ProbeFailed; TargetGone when a process left meanwhile."""
+        targets = [target] if isinstance(target, Process) else list(target)
+        self._cpu_before = time.process_time()
+        self._programs = MmapPrograms(files=self._files, python=self._python)
+        try:
+            for process in targets:
+                self._join(process.pid)
+            self._warm_up(min(WARM_UP_S, budget.seconds / 4))
+            self._begin()
+        except BaseException:
+            self._release()
+            raise
+
+    def poll(self) -> Iterator[Evidence]:
+        """Takes in what the kernel told (call it a few times a second); about once a second, the sites whose
+        outstanding memory changed."""
+        if self._programs is None:
+            return
+        self._take_in()
+        now = self._clock()
+        if now < self._next_point_ns:
+            return
+        self._next_point_ns = now + POINT_NS
+        self._update_counts()
+        self._look_at_members(now)
+        for member in self._members.values():
+            for record in member.space.book.sites.values():
+                if member.left_ns is None and record.now.allocated_count and record.note(now):
+                    yield record.site(member.process.pid, now)
+
+    def close(self) -> Iterable[Evidence]:
+        """The final sites with their resident bytes, a summary a process, losses, and the cost."""
+        if self._programs is None:
+            return self._last
+        try:
+            self._last = list(self._conclude(self._programs))
+        finally:
+            self._release()
+        return self._last
+
+    # --- beginning
+
+    def _join(self, pid: int) -> None:
+        """Traces a process from now on."""
+        assert self._programs is not None
+        member = self._open_member(_FIRST_SPACE | pid, pid)
+        heap = next((m.end for m in member.process.maps().mappings if m.path == "[heap]"), 0)
+        if not self._programs.add_target(pid, member.space.number, heap):
+            raise ProbeFailed("too many processes to trace", enable="trace a smaller tree")
+
+    def _open_member(self, number: int, pid: int) -> _Member:
+        assert self._programs is not None
+        process = open_process(pid)
+        try:
+            numbers = itertools.count(1)
+            space = TracedSpace(number, process, self._programs, numbers)
+            member = _Member(process, space, self._clock(), process.sample(clock=self._clock), numbers=numbers)
+        except BaseException:
+            process.close()
+            raise
+        self._spaces[number] = space
+        self._members[pid] = member
+        return member
+
+    def _warm_up(self, seconds: float) -> None:
+        """Learns the stacks that are in use, before the account begins."""
+        assert self._programs is not None
+        end = time.monotonic() + seconds
+        quiet_since = time.monotonic()
+        while time.monotonic() < end and time.monotonic() - quiet_since < WARM_UP_QUIET_S:
+            for event in self._programs.events(0.005):
+                if self._handle(event):
+                    quiet_since = time.monotonic()
+
+    def _begin(self) -> None:
+        assert self._programs is not None
+        self._stats_before = self._programs.run_stats() or RunStats(0, 0, 0)
+        for member in self._members.values():
+            with contextlib.suppress(TargetError):
+                member.began = member.process.sample(clock=self._clock)
+            member.began_ns = self._clock()
+        self._programs.begin()
+        self._next_point_ns = self._clock()
+
+    # --- events
+
+    def _take_in(self) -> None:
+        assert self._programs is not None
+        for event in self._programs.events():
+            self._handle(event)
+
+    def _handle(self, event: StackEvent | RangeEvent) -> bool:
+        """Whether it was a stack that was not known to its end."""
+        if isinstance(event, StackEvent):
+            space = self._space(event.space)
+            if space is None:
+                self._lose("stacks of processes that left before they could be looked at")
+            else:
+                space.stack(event)
+            return event.ended is Ended.MISS
+        if event.type is EventType.EXEC:
+            self._execed(event)
+        elif event.type not in (EventType.FORK, EventType.EXIT):
+            space = self._space(event.space)
+            if space is not None:
+                space.book.handle(event)
+        return False
+
+    def _space(self, number: int) -> TracedSpace | None:
+        """The address space of an event. A child is met here for the first time."""
+        known = self._spaces.get(number)
+        pid = number & 0xFFFFFFFF
+        if known is not None or number >= _FIRST_SPACE or pid in self._members:
+            return known
+        try:
+            member = self._open_member(number, pid)
+        except MemforensicsError:
+            return None
+        member.began = None  # it grew before we looked
+        return member.space
+
+    def _execed(self, event: RangeEvent) -> None:
+        """Another program runs in the process: nothing of its account stands any more."""
+        member = self._members.get(event.space & 0xFFFFFFFF)
+        if member is None:
+            return
+        assert self._programs is not None
+        self._update_counts()
+        member.space.end()
+        try:
+            process = open_process(member.process.pid)
+            space = TracedSpace(event.start, process, self._programs, member.numbers)
+        except MemforensicsError:
+            return  # it left: noticed at the next look
+        member.former.append(member.space)
+        member.process.close()
+        member.process, member.space = process, space
+        with contextlib.suppress(MemforensicsError):
+            member.began = process.sample(clock=self._clock)
+        self._spaces[space.number] = space
+
+    def _look_at_members(self, now: int) -> None:
+        """Notes who left and, where the kernel's events do not name them, who came."""
+        assert self._programs is not None
+        for pid, member in self._members.items():
+            if member.left_ns is not None:
+                continue
+            with contextlib.suppress(MemforensicsError):
+                sample = member.process.sample(clock=self._clock)
+                if member.process.left_how() is None:
+                    member.last = sample
+                    continue
+            member.left_ns = now
+            member.space.end()
+            self._programs.remove_target(pid)
+        if self._programs.namespaced:
+            for pid in [pid for root in list(self._members) for pid in descendants(root)]:
+                if pid not in self._members:
+                    with contextlib.suppress(MemforensicsError):
+                        self._join(pid)
+
+    # --- accounts
+
+    def _update_counts(self) -> None:
+        assert self._programs is not None
+        counts: dict[int, list[tuple[int, Counts]]] = {}
+        for number, site, value in self._programs.counts():
+            counts.setdefault(number, []).append((site, value))
+        for number, space in self._spaces.items():
+            if not space.ended:
+                space.book.update(counts.get(number, []))
+
+    def _lose(self, what: str) -> None:
+        self._losses[what] = self._losses.get(what, 0) + 1
+
+    def _conclude(self, programs: MmapPrograms) -> Iterator[Evidence]:
+        self._take_in()
+        ended_ns = self._clock()
+        self._look_at_members(ended_ns)
+        stats = programs.run_stats()
+        programs.engine.detach()  # from here on nothing changes any more
+        self._take_in()
+        self._update_counts()
+        runs = stats.runs - self._stats_before.runs if stats else None
+        run_ns = stats.run_ns - self._stats_before.run_ns if stats else None
+        for member in self._members.values():
+            if member.left_ns is None:
+                self._find_resident(member, programs)
+                for record in member.space.book.sites.values():
+                    record.note(ended_ns)
+            yield from (site for space in member.spaces for site in space.sites(ended_ns))
+            yield self._summary(member, ended_ns, runs, run_ns)
+        yield from self._all_losses(programs, stats)
+        yield Cost(
+            probe=self.name,
+            bpf_run_ns=run_ns,
+            bpf_runs=runs,
+            observer_cpu_s=time.process_time() - self._cpu_before,
+        )
+
+    def _find_resident(self, member: _Member, programs: MmapPrograms) -> None:
+        """Resident bytes and births of what is outstanding."""
+        book = member.space.book
+        whole = [(r.start, r.end, r.site, r.born_ns) for r in programs.live().get(member.space.number, [])]
+        for start, end, _, _ in whole:
+            if book.forget_stale(start, end):
+                self._lose("mappings found replaced without a removal seen (repaired)")
+        cut = [(p.start, p.end, p.block.site, p.block.born_ns) for p in book.ledger]
+        ranges: list[tuple[int, int, int]] = []
+        for start, end, site, born_ns in (*whole, *cut):
+            record = book.record(site)
+            if record is not None:
+                record.births.append(born_ns)
+                ranges.append((start, end, record.number))
+        try:
+            resident = resident_by_site(member.process, ranges)
+        except MemforensicsError:
+            return
+        for record in book.sites.values():
+            record.resident_bytes = resident.get(record.number, 0)
+
+    def _summary(self, member: _Member, ended_ns: int, runs: int | None, run_ns: int | None) -> TraceSummary:
+        records = [record for space in member.spaces for record in space.book.sites.values()]
+        standing = [record for record in member.space.book.sites.values() if not record.file_backed]
+        resident = None
+        if member.left_ns is None and all(record.resident_bytes is not None for record in standing):
+            resident = sum(record.resident_bytes or 0 for record in standing)
+        growth = None
+        if member.began is not None and member.last is not None:
+            growth = member.last.growth_metric - member.began.growth_metric
+        enough = resident is not None and growth is not None and growth >= SMALLEST_GROWTH
+        alone = len(self._members) == 1  # the kernel counts run time for all processes together
+        return TraceSummary(
+            pid=member.process.pid,
+            engine="bcc",
+            began_ns=member.began_ns,
+            ended_ns=member.left_ns or ended_ns,
+            events=sum(record.now.allocated_count + record.now.freed_count for record in records),
+            outstanding_bytes=sum(record.outstanding_bytes for record in standing),
+            resident_bytes=resident,
+            rss_growth_bytes=growth,
+            coverage=resident / growth if enough and resident is not None and growth is not None else None,
+            bpf_runs=runs if alone else None,
+            bpf_run_ns=run_ns if alone else None,
+        )
+
+    def _all_losses(self, programs: MmapPrograms, stats: RunStats | None) -> Iterator[Loss]:
+        found = [*programs.losses(), *((what, "", count) for what, count in self._losses.items())]
+        cut_short = sum(
+            record.now.allocated_count
+            for member in self._members.values()
+            for space in member.spaces
+            for record in space.book.sites.values()
+            if not record.stack.complete
+        )
+        found.append(("mappings whose stack could not be followed to its end", "a longer trace", cut_short))
+        found.append(
+            (
+                "unwind rules not stored: the table was full",
+                "",
+                sum(space.learner.not_stored for member in self._members.values() for space in member.spaces),
+            )
+        )
+        if stats is not None:
+            found.append(("program runs left out by the kernel: another was running on that CPU", "", stats.missed))
+        for what, reduce, count in found:
+            if count:
+                yield Loss(probe=self.name, what=what, count=count, reduce=reduce)
+
+    def _release(self) -> None:
+        if self._programs is not None:
+            self._programs.close()
+            self._programs = None
+        for member in self._members.values():
+            member.process.close()
