@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-EXAMPLE = Path(__file__).parent.parent / "examples" / "ucx_rcache_leak" / "run.py"
+from processes import EXAMPLE
+
 REQUIRE_ALL = os.environ.get("MEMFORENSICS_REQUIRE_ALL") == "1"
 
 

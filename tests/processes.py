@@ -12,6 +12,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 LEAKERS = TESTS / "leakers"
+EXAMPLE = TESTS.parent / "examples" / "ucx_rcache_leak" / "run.py"
 
 
 class Child:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLE
-from processes import Child, running
+from processes import EXAMPLE, Child, running
 
 from memforensics.target import open_process
 
