@@ -339,7 +339,7 @@ def test_a_killed_case_in_a_folder_that_is_not_ours(tmp_path: Path, writer: subp
     for path in folder.glob("a.case*"):
         path.chmod(0o644)
     code = (
-        "import os, sys; from pathlib import Path\n"
+        "import os, sys, urllib.parse; from pathlib import Path\n"  # the interpreter may lie where nobody may read
         "from memforensics.case.store import CaseFile\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "print(len(CaseFile.open(Path(sys.argv[1])).load().samples))"
