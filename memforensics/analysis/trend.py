@@ -31,6 +31,7 @@ ALPHA = 0.01  # Mann-Kendall, one-sided, for `linear`
 DOUBT_ALPHA = 0.05  # below it a rise that fails another look is `irregular`, not `flat`
 ENVELOPE_SHARE = 0.5  # of the rate: how much of it the rolling minima must show
 JUMP_SHARE = 0.45  # of the rise: more in one jump is a step; three even jumps have 0.33 each
+TWO_JUMPS_SHARE = 0.85  # of the rise: more in two jumps is two steps, not yet a line
 BENT_SHARE = 0.42  # second half's rise over the first's: an exponential warm-up of two time constants has 0.37
 STRAIGHT_SHARE = 0.7  # the same, asked of what is left after a warm-up was cut off
 CUTS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the window, tried in turn as the end of a warm-up
@@ -125,11 +126,12 @@ class _Judge:
     def whole(self, points: list[_Point]) -> Trend:
         """The whole window; then, where it is bent or jumps, what is left without that part."""
         trend = self.part(points)
+        if trend.shape not in ("step", "plateau"):
+            return trend
         if trend.shape == "step":
             mended = self.part(_without_largest_jump(points))
-            return replace(mended, bound_bytes=None) if mended.shape == "linear" else trend
-        if trend.shape != "plateau":
-            return trend
+            if mended.shape == "linear":
+                return mended
         start, seconds = points[0].t, points[-1].t - points[0].t
         rest = points
         for cut in CUTS:
@@ -139,7 +141,7 @@ class _Judge:
             tail = self.part(rest)
             if tail.shape == "linear" and _bend(rest) >= STRAIGHT_SHARE:
                 return replace(tail, cut_seconds=rest[0].t - start)
-            if tail.shape in ("flat", "saw-tooth", "falling"):
+            if trend.shape == "plateau" and tail.shape in ("flat", "saw-tooth", "falling"):
                 return replace(tail, shape="plateau", cut_seconds=rest[0].t - start, bound_bytes=_level(rest))
         return trend
 
@@ -274,24 +276,32 @@ def _returns(points: list[_Point]) -> bool:
 
 
 def _is_step(points: list[_Point]) -> bool:
-    """Whether one jump makes up most of the rise, or two levels fit far better than a line."""
+    """Whether one or two jumps make up most of the rise, or two levels fit far better than a line."""
     rise = _rise(points)
     if rise <= 0:
         return False
     at, jump = _largest_jump(points)
     if jump > JUMP_SHARE * rise:
         before, after = [p.value for p in points[:at]], [p.value for p in points[at:]]
-        return jump > 2.0 * max(_spread(before), _spread(after), 0.0) or _two_levels(points) < 0.6
+        if jump > 2.0 * max(_spread(before), _spread(after)) or _two_levels(points) < 0.6:
+            return True
+        rest = _without_largest_jump(points)
+        second = _largest_jump(rest)[1]
+        left = _spread([p.value for p in _without_largest_jump(rest)])
+        if jump + second > TWO_JUMPS_SHARE * rise and left < 0.2 * rise:
+            return True
     return _two_levels(points) < 0.4
 
 
 def _largest_jump(points: list[_Point]) -> tuple[int, float]:
     """Where the level rises most from one point to the next, and by how much: medians of three points either side, so
-    a spike is none."""
+    a spike is none. What a line would have risen over that time (a gap, say) is taken off."""
     values = [p.value for p in points]
+    slope = max(_rise(points), 0.0) / (points[-1].t - points[0].t)
     best, where = 0.0, 1
     for i in range(2, len(values) - 1):
         jump = _median(values[i : i + 3]) - _median(values[max(0, i - 3) : i])
+        jump -= slope * (points[i].t - points[i - 1].t)
         if jump > best:
             best, where = jump, i
     return where, best
@@ -331,15 +341,23 @@ def _rise(points: list[_Point]) -> float:
 
 def _bend(points: list[_Point]) -> float:
     """The rise of the second half over that of the first. 1 for a line; 0 for one that has levelled off."""
-    times = [p.t for p in points]
-    values = [p.value for p in points]
     k = max(3, len(points) // 10)
-    middle = bisect_left(times, (times[0] + times[-1]) / 2.0)
-    at_middle = _median(values[max(0, middle - k // 2) : middle + k // 2 + 1])
+    values = [p.value for p in points]
+    at_middle = _level_at(points, (points[0].t + points[-1].t) / 2.0)
     first, second = at_middle - _median(values[:k]), _median(values[-k:]) - at_middle
-    if first <= 0:
-        return math.inf
-    return second / first
+    return second / first if first > 0 else math.inf
+
+
+def _level_at(points: list[_Point], t: float) -> float:
+    """The level at a time: the median of what was read within a twentieth of the window; in a gap, what lies between
+    its edges."""
+    near = (points[-1].t - points[0].t) / 20.0
+    there = [p.value for p in points if abs(p.t - t) <= near]
+    if len(there) >= 3:
+        return _median(there)
+    after = min(max(bisect_left([p.t for p in points], t), 1), len(points) - 1)
+    a, b = points[after - 1], points[after]
+    return a.value + (b.value - a.value) * (t - a.t) / (b.t - a.t) if b.t > a.t else a.value
 
 
 def _bound(points: list[_Point]) -> int | None:

@@ -3,14 +3,25 @@
 import contextlib
 import sys
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from memforensics.jobs.diagnose import OnProgress, Progress
-
 T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Where a job stands."""
+
+    @property
+    def phase(self) -> str: ...
+
+    @property
+    def seconds_left(self) -> float: ...
+
+    @property
+    def growth_bytes(self) -> int | None: ...
 
 
 def is_terminal() -> bool:
@@ -42,7 +53,7 @@ def show_lines(ticks: Generator[T, None, None], text: Callable[[T], str]) -> T |
 
 
 @contextlib.contextmanager
-def progress(title: str, *, quiet: bool = False) -> "Iterator[OnProgress]":
+def progress(title: str, *, quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
     """One line on stderr while a job runs: what it does, how much grew, the time left. Nothing on a pipe."""
     if quiet or not sys.stderr.isatty():
         yield lambda _: None
@@ -52,7 +63,7 @@ def progress(title: str, *, quiet: bool = False) -> "Iterator[OnProgress]":
 
     from memforensics.units import change_text, duration_text
 
-    def words(now: "Progress") -> Text:
+    def words(now: Progress) -> Text:
         line = Text(f"{title}: {now.phase}", style="bold")
         line.append(f", {duration_text(now.seconds_left)} left", style="not bold")
         if now.growth_bytes is not None:

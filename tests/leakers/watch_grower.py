@@ -1,13 +1,13 @@
 """Grows by a known rate of touched private anonymous memory, in one of a few ways; prints its own account.
 
-    watch_grower.py KIND MIB_PER_MINUTE [CHILD_KIND]
-    KIND: leak      keeps every chunk
-          flat      touches 32 MiB once and waits
-          saw       grows at the rate and gives all back each 1.5 s
-          fill      grows at the rate for 3 s, then stands still
-          parent    is flat itself; a child is `leak`
-          exec      becomes `leak` by exec after a second
-          short     is `flat` and leaves after 2 s
+watch_grower.py KIND MIB_PER_MINUTE [CHILD_KIND]
+KIND: leak      keeps every chunk
+      flat      touches 32 MiB once and waits
+      saw       grows at the rate and gives all back each 1.5 s
+      fill      grows at the rate for 3 s, then stands still
+      parent    is flat itself; a child is `leak`
+      exec      becomes `leak` by exec after a second
+      short     is `flat` and leaves after 2 s
 """
 
 import mmap

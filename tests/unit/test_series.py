@@ -1,0 +1,91 @@
+"""The line of a tree: late members, members that leave, recycled workers."""
+
+from dataclasses import replace
+
+from memforensics.analysis.series import file_series, growth, head_count, judge_tree, members, total_series, tree_series
+from memforensics.analysis.trend import growth_word
+from memforensics.case.model import Anchor, Case, CaseMeta, Cgroup, Sample, Target
+from memforensics.units import GIB, MIB, NS_PER_S
+
+META = CaseMeta(memforensics_version="0", command="watch", anchor=Anchor(monotonic_ns=0, wall_ns=0), root_pid=1, seed=3)
+
+
+def sample(pid: int, t: float, anon: float, file: float = 0, swap: float | None = None) -> Sample:
+    return Sample(
+        pid=pid,
+        t_ns=int((t + pid * 0.001) * NS_PER_S),
+        rss_anon=int(anon),
+        rss_file=int(file),
+        rss_shmem=0,
+        swap=None if swap is None else int(swap),
+    )
+
+
+def case(samples: list[Sample], targets: tuple[Target, ...] = ()) -> Case:
+    return Case(meta=META, samples=tuple(samples), targets=targets)
+
+
+TICKS = [i * 0.5 for i in range(81)]
+
+
+def test_a_child_that_leaks_is_the_trees_growth_and_is_named() -> None:
+    found = case([s for t in TICKS for s in (sample(1, t, 900 * MIB), sample(7, t, 50 * MIB + MIB * t))])
+    assert growth_word(judge_tree(found)) == "growing"
+    first, second = members(found)
+    assert (first.pid, second.pid) == (7, 1)
+    assert first.change_bytes == 40 * MIB
+    assert second.change_bytes == 0
+
+
+def test_workers_that_join_late_are_no_growth() -> None:
+    samples = [sample(1, t, 100 * MIB) for t in TICKS]
+    for i in range(8):  # a worker each 4 s; each fills 60 MiB of its own in its first second
+        samples += [sample(10 + i, t, 60 * MIB * min(t - 4 * i - 4, 1.0)) for t in TICKS if t >= 4 * i + 4]
+    found = case(samples)
+    assert growth_word(judge_tree(found)) == "steady"
+    assert total_series(found.samples).change_bytes > 400 * MIB
+    assert head_count(found.samples).change_bytes == 8
+
+
+def test_recycled_workers_are_a_saw_tooth() -> None:
+    samples = [sample(1, t, 100 * MIB) for t in TICKS]
+    for i in range(8):  # each lives for 5 s and grows by 2 MiB a second
+        samples += [sample(10 + i, t, 60 * MIB + 2 * MIB * (t - 5 * i)) for t in TICKS if 5 * i <= t < 5 * i + 5]
+    assert growth_word(judge_tree(case(samples))) == "steady"
+
+
+def test_growth_of_a_member_that_left_goes_with_it() -> None:
+    samples = [sample(1, t, 100 * MIB) for t in TICKS]
+    samples += [sample(2, t, 10 * MIB + 10 * MIB * t) for t in TICKS if t < 20]
+    line = tree_series(samples)
+    assert max(line.values) > 290 * MIB
+    assert line.values[-1] == 110 * MIB
+
+
+def test_page_cache_is_judged_apart() -> None:
+    found = case([sample(1, t, 100 * MIB, file=MIB * t) for t in TICKS])
+    assert growth_word(judge_tree(found)) == "steady"
+    assert file_series(found).change_bytes == 40 * MIB
+
+
+def test_what_is_swapped_out_has_not_gone() -> None:
+    found = case([sample(1, t, 500 * MIB - 5 * MIB * t, swap=6 * MIB * t) for t in TICKS])
+    assert growth_word(judge_tree(found)) == "growing"
+
+
+def test_time_to_the_limit() -> None:
+    target = Target(
+        pid=1,
+        start_ticks=1,
+        start_wall_ns=0,
+        cgroup=Cgroup(version=2, path="/x", limit_bytes=GIB, usage_bytes=900 * MIB, anon_bytes=100 * MIB),
+    )
+    grows = growth(case([sample(1, t, 100 * MIB + MIB * t) for t in TICKS], (target,)))
+    assert grows is not None
+    assert grows.limit_bytes == GIB
+    assert grows.seconds_to_limit is not None
+    assert abs(grows.seconds_to_limit - (1024 - 140)) < 10
+    still = growth(case([sample(1, t, 100 * MIB) for t in TICKS], (target,)))
+    assert still is not None
+    assert still.seconds_to_limit is None
+    assert growth(case([], (replace(target),))) is None

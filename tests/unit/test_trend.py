@@ -1,0 +1,139 @@
+"""The trend judge: its error rates on known kinds (a reduced benchmarks/calibrate.py), and its edges."""
+
+import importlib.util
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memforensics.analysis.trend import growth_word, judge, least_effect
+from memforensics.case.model import Shape, Trend
+from memforensics.units import KIB, MIB
+
+_SPEC = importlib.util.spec_from_file_location("calibrate", Path(__file__).parents[2] / "benchmarks" / "calibrate.py")
+assert _SPEC is not None
+assert _SPEC.loader is not None
+calibrate = importlib.util.module_from_spec(_SPEC)
+sys.modules["calibrate"] = calibrate
+_SPEC.loader.exec_module(calibrate)
+
+SERIES = 240  # a kind
+SEEN_AT_LEAST = {"leak, bursts": 0.75, "leak and a step": 0.85, "leak after warm-up": 0.85}
+
+
+@pytest.mark.parametrize("kind", [k for k in calibrate.KINDS if not k.grows], ids=lambda k: k.name)
+def test_false_upward_trends_are_rare(kind: object) -> None:
+    found = calibrate.shapes(kind, SERIES)
+    assert found["linear"] <= 0.01 * SERIES, found
+
+
+@pytest.mark.parametrize("kind", [k for k in calibrate.KINDS if k.grows], ids=lambda k: k.name)
+def test_growth_is_seen(kind: object) -> None:
+    found = calibrate.shapes(kind, SERIES)
+    assert found["linear"] >= SEEN_AT_LEAST.get(kind.name, 0.98) * SERIES, found  # type: ignore[attr-defined]
+
+
+def line(rate_mib_a_minute: float, seconds: float, interval: float = 0.5, base: int = 100 * MIB) -> Trend:
+    times = [i * interval for i in range(int(seconds / interval) + 1)]
+    return judge(times, [base + rate_mib_a_minute * MIB * t / 60 for t in times], seed=1)
+
+
+def test_the_rate_of_a_line_is_its_rate() -> None:
+    trend = line(37.0, 30)
+    assert trend.shape == "linear"
+    assert trend.rate is not None
+    assert trend.rate.estimate == pytest.approx(37 * MIB)
+    assert trend.rate.low <= trend.rate.estimate <= trend.rate.high
+    assert trend.p is not None
+    assert trend.p < 0.001
+
+
+def test_chunks_of_a_mebibyte_are_a_line() -> None:
+    times = [i * 0.5 for i in range(41)]
+    trend = judge(times, [50 * MIB + (10 * MIB * t / 60) // MIB * MIB for t in times], seed=1)
+    assert trend.shape == "linear"
+    assert trend.rate is not None
+    assert trend.rate.estimate == pytest.approx(10 * MIB, rel=0.3)
+
+
+def test_two_rises_are_no_line_yet() -> None:
+    times = [i * 0.5 for i in range(41)]
+    trend = judge(times, [50 * MIB + (t > 6) * 2 * MIB + (t > 13) * 2 * MIB for t in times], seed=1)
+    assert trend.shape == "step"
+    assert trend.seconds_to_decide is not None
+
+
+@pytest.mark.parametrize("interval", [0.1, 0.5, 5.0, 60.0])
+def test_a_levelled_warm_up_has_a_bound(interval: float) -> None:
+    times = [i * interval for i in range(120)]
+    tau = times[-1] / 4
+    trend = judge(times, [MIB * 500 * (1 - 2.718281828 ** (-t / tau)) for t in times], seed=1)
+    assert trend.shape == "plateau"
+    assert trend.bound_bytes == pytest.approx(500 * MIB, rel=0.05)
+
+
+def test_growth_after_a_warm_up_is_judged_without_it() -> None:
+    times = [i * 0.5 for i in range(121)]
+    trend = judge(times, [MIB * (min(t, 6) * 50 + max(t - 6, 0)) for t in times], seed=1)
+    assert trend.shape == "linear"
+    assert trend.cut_seconds >= 6
+    assert trend.rate is not None
+    assert trend.rate.estimate == pytest.approx(60 * MIB, rel=0.05)
+
+
+def test_growth_across_a_restart_of_the_observer() -> None:
+    times = [i * 0.5 for i in range(40)] + [300 + i * 0.5 for i in range(40)]
+    trend = judge(times, [100 * MIB + 5 * MIB * t / 60 for t in times], seed=1)
+    assert trend.shape == "linear"
+
+
+def test_days_at_a_minute() -> None:
+    rng = random.Random(5)
+    times = [i * 60.0 for i in range(3 * 1440)]
+    grows = judge(times, [2048 * MIB + 0.4 * MIB * t / 60 + rng.gauss(0, 20 * MIB) for t in times], seed=1)
+    assert grows.shape == "linear"
+    flat = judge(times, [2048 * MIB + rng.gauss(0, 20 * MIB) for _ in times], seed=1)
+    assert growth_word(flat) == "steady"
+
+
+@pytest.mark.parametrize(("times", "values"), [([], []), ([0.0], [1]), ([0.0, 0.5, 1.0], [1, 2, 3])])
+def test_too_little_says_how_much_longer(times: list[float], values: list[float]) -> None:
+    trend = judge(times, values, seed=1)
+    assert trend.shape == "too-short"
+    assert trend.rate is None
+    assert trend.seconds_to_decide is not None
+    assert trend.seconds_to_decide > 0
+    assert growth_word(trend) == "insufficient-data"
+
+
+def test_the_least_effect_gets_finer_with_time() -> None:
+    assert least_effect(0, 60) == MIB
+    assert least_effect(20 * 1024 * MIB, 60) > 10 * MIB
+    assert least_effect(0, 86400) == 64 * KIB
+
+
+@pytest.mark.parametrize("shape", Shape.__args__)  # type: ignore[attr-defined]
+def test_a_line_alone_is_never_a_leak(shape: Shape) -> None:
+    word = growth_word(Trend(shape=shape, rate=None, p=None, samples=9, seconds=9.0))
+    assert word in ("steady", "bounded", "growing", "insufficient-data")
+    assert (word == "growing") == (shape == "linear")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(0, 1 << 44)), max_size=120),
+    st.integers(0, 1 << 30),
+)
+def test_any_series_has_an_answer_and_the_same_one_twice(points: list[tuple[float, int]], seed: int) -> None:
+    times, t = [], 0.0
+    for gap, _ in points:
+        t += gap
+        times.append(t)
+    values = [v for _, v in points]
+    trend = judge(times, values, seed=seed)
+    assert trend == judge(times, values, seed=seed)
+    if trend.rate is not None:
+        assert trend.rate.low <= trend.rate.estimate <= trend.rate.high
