@@ -1,5 +1,7 @@
 """Frames for people: function, file and line of a native address."""
 
+from dataclasses import replace
+
 from memforensics.case.model import Frame
 from memforensics.symbols.elf import BadElf
 from memforensics.symbols.lines import TimeBudget
@@ -7,6 +9,7 @@ from memforensics.symbols.names import demangle
 from memforensics.symbols.space import AddressSpace, MappedModule
 from memforensics.symbols.unwind import UnwoundFrame
 
+SIGNAL_FRAME = "<signal handler called>"
 _MAX_CACHED = 1 << 16
 
 
@@ -63,5 +66,9 @@ class Symbolizer:
         return self.frame(found[0], found[1] + is_return, guessed, is_return=is_return)
 
     def unwound(self, frame: UnwoundFrame) -> Frame:
-        """The same of an unwound frame."""
-        return self.frame(frame.module, frame.vaddr, frame.guessed, is_return=frame.is_return)
+        """The same of an unwound frame. A signal's trampoline is returned to but was never called: it is looked up at
+        its first byte, and named as gdb names it where its file does not."""
+        if frame.rule is None or not frame.rule.signal_frame:
+            return self.frame(frame.module, frame.vaddr, frame.guessed, is_return=frame.is_return)
+        found = self.frame(frame.module, frame.vaddr, frame.guessed, is_return=False)
+        return found if found.function is not None else replace(found, function=SIGNAL_FRAME)

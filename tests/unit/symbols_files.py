@@ -1,0 +1,54 @@
+"""Real ELF files that the tests of symbols/ work on: what this very Python has mapped, and a compiled program."""
+
+import _ctypes
+import functools
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from processes import compiled
+
+from memforensics.symbols.elf import ElfFile
+from memforensics.symbols.space import debug_files_for
+
+
+@functools.cache
+def mapped_files() -> tuple[Path, ...]:
+    """Libraries of this process with code, smallest first."""
+    assert _ctypes  # its import maps libffi
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    paths = {line[73:] for line in lines if "r-xp" in line and line[73:].startswith("/")}
+    return tuple(sorted((Path(path) for path in paths), key=lambda path: path.stat().st_size))
+
+
+def library(pattern: str) -> Path:
+    """The mapped file whose name matches."""
+    return next(path for path in mapped_files() if re.match(pattern, path.name))
+
+
+def libc() -> Path:
+    return library(r"libc[.-]")
+
+
+def python_code() -> Path:
+    """libpython, or the program that has it inside."""
+    return mapped_files()[-1]
+
+
+def open_elf(path: Path) -> ElfFile:
+    with path.open("rb") as stream:
+        return ElfFile(stream, debug_files=debug_files_for(str(path)))
+
+
+def chain_program(*flags: str) -> Path:
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    return compiled("sym_chain.c", "-O2", "-fomit-frame-pointer", *flags)
+
+
+def ucx_libraries() -> list[Path]:
+    """The real UCX wheel's libraries, where MEMFORENSICS_UCX_DIR says they are (anywhere below it)."""
+    folder = os.environ.get("MEMFORENSICS_UCX_DIR")
+    return sorted(Path(folder).rglob("libuc[msp].so.0.0.0")) if folder else []
