@@ -9,7 +9,7 @@ from memforensics.case.model import Hook, HookAudit, Loss, Module
 from memforensics.probes.hooks.binding import Loaded, read_scope
 from memforensics.probes.hooks.patch import Landing, classify, follow
 from memforensics.probes.hooks.watch import NAMES, WATCHED, canonical
-from memforensics.symbols.elf import BadElf
+from memforensics.symbols.elf import BadElf, Reloc
 from memforensics.symbols.space import AddressSpace, MappedModule
 from memforensics.symbols.versions import SpaceVersions
 from memforensics.target import Process
@@ -137,9 +137,10 @@ class _Audit:
         """Slots that lead elsewhere than the dynamic linker would have bound them."""
         groups: dict[tuple[str, int], _Group] = {}
         for one in self.scope.objects:
-            for name, value in self._slots(one):
+            for slot, value in self._slots(one):
+                name = slot.symbol
                 self.got_slots += 1
-                if self._is_binding(one, name, value):
+                if self._is_binding(one, slot, value):
                     continue
                 group = groups.setdefault((canonical(name), value), _Group(value))
                 if one.module.path not in group.objects:
@@ -156,8 +157,8 @@ class _Audit:
                 objects=tuple(group.objects),
             )
 
-    def _slots(self, one: Loaded) -> Iterator[tuple[str, int]]:
-        """(function, live value) of an object's slots that are bound."""
+    def _slots(self, one: Loaded) -> Iterator[tuple[Reloc, int]]:
+        """An object's GOT slots of watched functions, with their live values."""
         if one.elf.machine != _X86_64:
             return
         try:
@@ -171,14 +172,15 @@ class _Audit:
             except Unreadable:
                 self._lose("GOT slots that could not be read", 1)
                 continue
-            yield slot.symbol, value
+            yield slot, value
 
-    def _is_binding(self, one: Loaded, name: str, value: int) -> bool:
+    def _is_binding(self, one: Loaded, slot: Reloc, value: int) -> bool:
         """Whether the slot of `one` holds what the dynamic linker may have put there."""
-        if value == 0 or one.covers(value):
-            return True  # weak and undefined; not bound yet (own PLT); bound to itself (-Bsymbolic)
-        if value < one.module.start and one.bias and one.covers(value + one.bias):
-            return True  # not relocated yet: the object is just being loaded
+        name = slot.symbol
+        if value == 0 or self._is_unbound(one, slot, value):
+            return True
+        if one.covers(value):  # bound to itself (-Bsymbolic, a program's own malloc), or its PLT entry
+            return one.elf.defines(name) or self._in_plt(one, value)
         expected = self.scope.expected(name)
         if expected is not None and expected[0].covers(value):
             return True  # any version of it, and whatever its IFUNC chose
@@ -192,6 +194,16 @@ class _Audit:
             return False
         # Its own or its dependencies' scope, or a symbol that the program itself does not have.
         return expected is None or bool(owner.names & self.scope.closure(one))
+
+    @staticmethod
+    def _is_unbound(one: Loaded, slot: Reloc, value: int) -> bool:
+        """Not bound yet: it holds what the file has there (moved by the load bias: the lazy way into its own PLT; as it
+        is: the object is just being loaded)."""
+        try:
+            in_file = int.from_bytes(one.elf.read_at_vaddr(slot.slot_vaddr, 8), "little")
+        except BadElf:
+            return False
+        return value in (in_file, in_file + one.bias)
 
     @staticmethod
     def _defines_at(owner: Loaded, name: str, value: int) -> bool:
@@ -224,6 +236,7 @@ class _Audit:
                 target=first[1],
                 chain=(first[1],),
                 objects=(behind[0].module.path,),
+                target_function=name,
             )
 
     # --- making a Hook
@@ -238,6 +251,7 @@ class _Audit:
         objects: tuple[str, ...],
         patched_in: str | None = None,
         state: EntryState | None = None,
+        target_function: str | None = None,
     ) -> Hook:
         at = self.space.find(target) if target is not None else None
         owner = at[0] if at is not None else None
@@ -252,7 +266,7 @@ class _Audit:
             owner_version=version[0] if version else None,
             owner_version_how=version[1] if version else None,
             owner_build_id=_build_id(self.space, owner),
-            target_function=self._symbol(target) if target is not None else None,
+            target_function=target_function or (self._symbol(target) if target is not None else None),
             target_address=target,
             patched_in=patched_in,
             chain=tuple(self._step(address) for address in chain),
