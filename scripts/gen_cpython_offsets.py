@@ -5,8 +5,8 @@
     scripts/gen_cpython_offsets.py --check PREFIX...    compares, exit 1 where the table says otherwise
 
 A prefix is that of an installed CPython (it has include/python3.X/internal). For each a C program is compiled against
-its headers and run; nothing is parsed. Versions whose prefix is not given keep their entry. Default builds only: a free-threaded
-or Py_TRACE_REFS build lays its objects out otherwise.
+its headers and run; nothing is parsed. Versions whose prefix is not given keep their entry. Default builds only: a
+free-threaded or Py_TRACE_REFS build lays its objects out otherwise.
 """
 
 import argparse

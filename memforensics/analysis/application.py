@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-# <prefix>/lib/python3.11/..., Debian's /usr/lib/python3/dist-packages, lib64, python3.13t; the zipped library python311.zip
+# <prefix>/lib/python3.11/, Debian's /usr/lib/python3/dist-packages, lib64, python3.13t; zipped: python311.zip
 _LIBRARY = re.compile(r"(?:^|/)(?:lib|lib64)/(?:python|pypy)\d(?:\.\d+t?)?/|(?:^|/)python\d+t?\.zip(?:/|$)")
 _PACKAGES = ("/site-packages/", "/dist-packages/")
 

@@ -1,0 +1,203 @@
+"""Python stacks of live processes, from outside and in the kernel, against what the interpreter itself says."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import LEAKERS, Child, python, running
+
+from memforensics.errors import MemforensicsError
+from memforensics.probes.ebpf.engine import Engine
+from memforensics.runtimes.cpython.code import CodeReader
+from memforensics.runtimes.cpython.find import CPythonRuntime, find_runtime
+from memforensics.runtimes.cpython.kernel import PROCESS, pack_process
+from memforensics.runtimes.cpython.offsets import known_versions
+from memforensics.runtimes.cpython.stacks import ENTRY, SHIM, thread_stacks
+from memforensics.symbols.space import AddressSpace
+from memforensics.target import Process, open_process
+
+pytestmark = pytest.mark.live
+Expected = dict[int, tuple[str, list[tuple[str, str, int]]]]  # tid -> shape, frames
+
+
+def interpreters() -> list[str]:
+    """The running Python, pyenv's and the distribution's, of the versions that are known."""
+    found = {os.path.realpath(sys.executable)}
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found |= {os.path.realpath(path) for path in root.glob("versions/3.*/bin/python3")}
+    found |= {os.path.realpath(path) for path in Path("/usr/bin").glob("python3.[0-9]*") if path.name.count("-") == 0}
+    supported = {f"python{major}.{minor}" for major, minor in known_versions()}
+    return sorted(path for path in found if Path(path).name in supported)
+
+
+def label(path: str) -> str:
+    return f"{Path(path).parts[-3]}-{Path(path).name}"
+
+
+@pytest.fixture(params=interpreters(), ids=label)
+def target(request: pytest.FixtureRequest) -> Iterator[tuple[Child, Expected]]:
+    with running(python("cpy_stacks.py", interpreter=request.param), ready=None) as child:
+        yield child, expected_stacks(child, 9)
+
+
+def expected_stacks(child: Child, count: int) -> Expected:
+    expected: Expected = {}
+    while len(expected) < count:
+        said: dict[str, Any] = json.loads(child.wait_for("stack ")[6:])
+        expected[said["tid"]] = (said["shape"], [tuple(frame) for frame in said["frames"]])
+    return expected
+
+
+def opened(child: Child) -> tuple[Process, CPythonRuntime]:
+    process = open_process(child.pid)
+    runtime = find_runtime(process, AddressSpace(process))
+    assert runtime is not None
+    return process, runtime
+
+
+def named(frames: Any) -> list[tuple[str, str, int]]:
+    return [(frame.function, frame.file, frame.line) for frame in frames]
+
+
+def test_stacks_from_outside_are_those_the_interpreter_tells(target: tuple[Child, Expected]) -> None:
+    child, expected = target
+    child.tell("late")
+    expected |= expected_stacks(child, 1)
+    process, runtime = opened(child)
+    codes = CodeReader(process.memory, runtime.offsets)
+    seen = {stack.tid: stack for stack in thread_stacks(runtime, process.memory)}
+    assert set(expected) | {child.pid} == set(seen)
+    for tid, (shape, frames) in expected.items():
+        assert named(seen[tid].python_frames(codes)) == frames, shape
+        assert seen[tid].steady
+    assert {(shape, tuple(f[0] for f in frames[:9])) for shape, frames in expected.values()} >= {
+        (shape, ("leaf", "f8", "f7", "f6", "f5", "f4", "f3", "f2", "f1")) for shape in ("plain", "late")
+    }
+    assert all(start < end and runtime.is_eval(start) for start, end in runtime.eval_ranges)
+    process.close()
+
+
+def test_stacks_agree_with_pystack(target: tuple[Child, Expected]) -> None:
+    child, expected = target
+    process, runtime = opened(child)
+    pystack = Path(sys.executable).with_name("pystack")
+    os.kill(child.pid, signal.SIGSTOP)
+    try:
+        said = subprocess.run(
+            [pystack, "remote", "--no-block", str(child.pid)], capture_output=True, text=True, check=True
+        ).stdout
+        ours = {
+            stack.tid: named(stack.python_frames(CodeReader(process.memory, runtime.offsets)))
+            for stack in thread_stacks(runtime, process.memory)
+        }
+    finally:
+        os.kill(child.pid, signal.SIGCONT)
+    theirs: dict[int, list[tuple[str, int]]] = {}
+    tid = 0
+    for line in said.splitlines():
+        if line.startswith("Traceback for thread "):
+            tid = int(line.split()[3])
+            theirs[tid] = []
+        elif line.strip().startswith("(Python) File "):
+            _, _, rest = line.partition('", line ')
+            number, _, function = rest.partition(", in ")
+            theirs[tid].insert(0, (function.strip(), int(number)))
+    assert set(theirs) == set(ours) >= set(expected)
+    for tid, frames in theirs.items():
+        assert [(name.rpartition(".")[2], line) for name, _, line in ours[tid]] == [
+            (name.rpartition(".")[2], line) for name, line in frames
+        ]
+    process.close()
+
+
+def kernel_events(
+    engine: Engine, wanted: set[int], rounds: int
+) -> dict[int, list[tuple[int, list[tuple[int, int, int]]]]]:
+    """tid -> (flags, frames) of its events, at least `rounds` for each wanted tid."""
+    seen: dict[int, list[tuple[int, list[tuple[int, int, int]]]]] = {tid: [] for tid in wanted}
+    for _ in range(300):
+        for event in engine.events(0.1):
+            _, tid, count, flags = struct.unpack_from("<4I", event)
+            frames = list(struct.Struct("<QiI").iter_unpack(event[16 : 16 + 16 * count]))
+            seen.setdefault(tid, []).append((flags, frames))
+        if all(len(seen[tid]) >= rounds for tid in wanted):
+            break
+    return seen
+
+
+@pytest.mark.needs_bpf
+def test_the_kernel_walks_the_same_stacks(target: tuple[Child, Expected]) -> None:
+    child, expected = target
+    process, runtime = opened(child)
+    engine = Engine(str(LEAKERS / "cpy_walk.bpf.c"), {})
+    try:
+        engine.open_ring("events")
+        engine.table("py_processes", struct.Struct("<I"), PROCESS).put(
+            struct.pack("<I", child.pid), pack_process(runtime)
+        )
+        engine.attach({"syscalls:sys_enter_mmap": "on_mmap"})
+        child.tell("late")  # a thread that starts after the attach
+        expected |= expected_stacks(child, 1)
+        engine.events()
+        seen = kernel_events(engine, set(expected), rounds=20)
+    finally:
+        engine.close()
+    codes = CodeReader(process.memory, runtime.offsets)
+    for tid, (shape, frames) in expected.items():
+        walks = Counter(
+            (flags, tuple(named(codes.frame(code, at) for code, at, mark in raw if not mark & SHIM)))
+            for flags, raw in seen[tid]
+            if flags
+        )
+        leaf_walks = {walk: times for walk, times in walks.items() if walk[1][:1] == tuple(frames[:1])}
+        assert list(leaf_walks) == [(1, tuple(frames))], shape
+        assert sum(leaf_walks.values()) >= 15
+        marks = [mark for _, _, mark in seen[tid][-1][1]]
+        assert marks[-1] in (ENTRY, SHIM)
+        if runtime.version < (3, 11):
+            assert set(marks) == {ENTRY}
+    process.close()
+
+
+@pytest.mark.needs_bpf
+def test_a_sub_interpreter_comes_before_the_main_one(target: tuple[Child, Expected]) -> None:
+    child, _ = target
+    process, runtime = opened(child)
+    child.tell("sub")
+    (sub,) = expected_stacks(child, 1).items()
+    tid, (_, frames) = sub
+    engine = Engine(str(LEAKERS / "cpy_walk.bpf.c"), {})
+    try:
+        engine.open_ring("events")
+        engine.table("py_processes", struct.Struct("<I"), PROCESS).put(
+            struct.pack("<I", child.pid), pack_process(runtime)
+        )
+        engine.attach({"syscalls:sys_enter_mmap": "on_mmap"})
+        flags, raw = kernel_events(engine, {tid}, rounds=5)[tid][-1]
+    finally:
+        engine.close()
+    codes = CodeReader(process.memory, runtime.offsets)
+    names = [codes.frame(code, at).function for code, at, mark in raw if not mark & SHIM]
+    assert flags == 1
+    assert names[: len(frames)] == [frame[0] for frame in frames]
+    assert "in_sub_interpreter" in [name for name in names[len(frames) :] if name]
+    process.close()
+
+
+def test_a_process_without_python_has_no_runtime() -> None:
+    with running(["/bin/cat"], ready=None) as child:
+        process = open_process(child.pid)
+        try:
+            assert find_runtime(process, AddressSpace(process)) is None
+        except MemforensicsError as error:
+            pytest.fail(str(error))
+        finally:
+            process.close()
