@@ -1,11 +1,13 @@
 """One catalogue entry as a page of Markdown (which reads as plain text too), or as JSON-ready values."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from memforensics.remedies.catalogue import Catalogue, Entry, Rung
+from memforensics.remedies.catalogue import __doc__ as catalogue_format
 from memforensics.remedies.conditions import (
     CmdlineCondition,
     Condition,
@@ -45,6 +47,14 @@ def catalogue_page(catalogue: Catalogue) -> str:
         "| id | layer | what |",
         "|---|---|---|",
         *(f"| [{entry.id}](#{entry.id}) | {entry.layer} | {entry.title} |" for entry in catalogue),
+        "",
+        "## An entry of your own",
+        "",
+        "`memforensics remedies test --folder DIR` checks a folder of such files, `list` and `show` take it too:",
+        "",
+        "```text",
+        *(inspect.cleandoc(catalogue_format or "").splitlines()),
+        "```",
         "",
     ]
     return "\n".join(lines) + "\n" + "\n".join(entry_page(entry, 2) for entry in catalogue)

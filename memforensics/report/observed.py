@@ -1,5 +1,6 @@
 """What was looked at, in figures and sentences that every rendering shares. Pure text: each renderer escapes it."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -143,10 +144,19 @@ def same_hooks(diagnosis: Diagnosis) -> list[tuple[list[Hook], list[str]]]:
     groups: dict[tuple[object, ...], list[Hook]] = {}
     for hook in diagnosis.hooks:
         groups.setdefault((hook.pid, hook.owner_path, hook.mechanism, hook.patched_in), []).append(hook)
-    return [
-        (hooks, list(dict.fromkeys(m for hook in hooks if (m := diagnosis.hook_meanings.get(hook.function)))))
-        for hooks in groups.values()
-    ]
+    return [(hooks, _meanings(hooks, diagnosis)) for hooks in groups.values()]
+
+
+def _meanings(hooks: Sequence[Hook], diagnosis: Diagnosis) -> list[str]:
+    """What the hooks mean, each sentence once: those that differ in the function's name only become one."""
+    sentences: dict[str, list[str]] = {}
+    for hook in hooks:
+        meaning = diagnosis.hook_meanings.get(hook.function)
+        if meaning:
+            functions = sentences.setdefault(re.sub(rf"\b{re.escape(hook.function)}\b", "\0", meaning), [])
+            if hook.function not in functions:
+                functions.append(hook.function)
+    return [sentence.replace("\0", _listed(functions)) for sentence, functions in sentences.items()]
 
 
 def remedy_setting(remedy: Remedy) -> str:

@@ -228,6 +228,15 @@ def test_deep_stacks_are_cut_behind_the_application() -> None:
     assert len(report["findings"][0]["sites"][0]["stack"]) == 103  # type: ignore[index]
 
 
+def test_hooks_that_mean_the_same_are_one_sentence() -> None:
+    functions = ("mmap", "munmap", "mremap", "brk", "sbrk")
+    hooks = tuple(ucx_hook(function) for function in functions)
+    meanings = {function: f"every {function} of the process goes to libucm first" for function in functions}
+    for text in (report_text(case(), diagnosis(hooks=hooks, hook_meanings=meanings)),):
+        assert text.count("goes to libucm first") == 1
+        assert "every mmap, munmap, mremap, brk and 1 more of the process" in text
+
+
 def test_without_remedies_none_are_promised() -> None:
     plain = diagnosis(replace(draft(finding_site(LIST_STACK, inside=None)), verdict="growing"), verdict="growing")
     quiet = case(hooks=(), losses=())
