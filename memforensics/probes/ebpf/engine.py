@@ -122,10 +122,10 @@ class Table:
             keys = ctypes.create_string_buffer(batch * self.key_size)
             values = ctypes.create_string_buffer(batch * self.value_size)
             count = ctypes.c_uint32(batch)
+            resume = None if first else ctypes.cast(token_in, pointer)
             failed = self._lib.bpf_lookup_batch(
-                self._fd, None if first else ctypes.cast(token_in, pointer), ctypes.cast(token_out, pointer), keys, values,
-                ctypes.byref(count),
-            )  # fmt: skip
+                self._fd, resume, ctypes.cast(token_out, pointer), keys, values, ctypes.byref(count)
+            )
             why = ctypes.get_errno()
             if failed and why == errno.ENOSPC:  # one hash bucket holds more than a batch
                 batch *= 2
@@ -319,10 +319,7 @@ def _explained(error: Exception, said: str, what: str) -> MemforensicsError:
     text = f"{error} {said}"
     if "Operation not permitted" in text or "super-user" in text:
         return _forbidden("the kernel refused (EPERM): capabilities, lockdown or a seccomp filter")
-    if "rror: " in said:
-        why = next(line for line in lines if "rror: " in line)
-    else:
-        why = lines[-1] if lines else str(error)
+    why = next((line for line in lines if "rror: " in line), lines[-1] if lines else str(error))
     return ProbeFailed(
         f"the eBPF programs cannot be loaded ({what.strip()[:60]})",
         why=why.strip()[:300],

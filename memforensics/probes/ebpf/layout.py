@@ -11,7 +11,7 @@ MAX_NATIVE = 128
 MAX_PYTHON = 128
 
 TARGET_KEY = struct.Struct("<I")
-TARGET = struct.Struct("<QQ")  # address space, brk
+TARGET = struct.Struct("<QQQ")  # address space, brk, the process it was forked from
 LIVE_KEY = struct.Struct("<QQ")  # address space, address
 LIVE = struct.Struct("<QQQ")  # length, site, born_ns
 SITE_KEY = struct.Struct("<QQ")  # address space, site

@@ -94,6 +94,7 @@ struct miss_event {
 struct target {
     u64 as;
     u64 brk;
+    u64 parent; /* tgid it was forked from, with the same program in it; 0: none, or it has exec'ed */
 };
 
 struct live_key {
@@ -396,6 +397,19 @@ int on_walk(void *ctx) {
 }
 
 #if WITH_PYTHON
+/* A child of fork has its parent's CPython. */
+static __always_inline void inherit_python(u32 tgid) {
+    if (py_processes.lookup(&tgid))
+        return;
+    struct target *target = targets.lookup(&tgid);
+    if (!target || target->parent == 0)
+        return;
+    u32 parent = target->parent;
+    struct py_process *same = py_processes.lookup(&parent);
+    if (same)
+        py_processes.update(&tgid, same);
+}
+
 int on_python(void *ctx) {
     struct scratch *scratch = my_scratch();
     if (!scratch)
@@ -403,13 +417,14 @@ int on_python(void *ctx) {
     struct py_stack *python = &scratch->out.python;
     u64 id = current_id();
     u64 hash = scratch->out.walk.hash;
+    inherit_python(id >> 32);
     u32 i, count = py_walk(id >> 32, (u32)id, python);
     for (i = 0; i < PY_MAX_FRAMES; i++) {
         asm volatile("" : "+r"(i)); /* or LLVM walks a pointer, whose bounds the verifier cannot see */
         if (i >= count)
             break;
         struct py_frame *frame = &python->frames[i & (PY_MAX_FRAMES - 1)];
-        hash = hash_with(hash, frame->code ^ (u64)(u32)frame->instruction << 40);
+        hash = hash_with(hash, frame->flags & PY_SHIM ? 1 : frame->code ^ (u64)(u32)frame->instruction << 40);
     }
     scratch->out.walk.hash = hash;
     programs.call(ctx, NEXT_BOOK);
@@ -642,7 +657,7 @@ int on_fork(void *ctx) {
     if (!parent)
         return 0;
     u32 child = *(u32 *)((char *)ctx + FORK_CHILD_PID);
-    struct target fresh = {.as = new_address_space(child), .brk = parent->brk};
+    struct target fresh = {.as = new_address_space(child), .brk = parent->brk, .parent = tgid};
 #if PIDNS_INODE
     return 0; /* the event has the kernel's number; user space finds the child in /proc */
 #else
@@ -662,6 +677,10 @@ int on_exec(void *ctx) {
     u64 before = target->as;
     target->as = new_address_space(tgid);
     target->brk = 0;
+    target->parent = 0;
+#if WITH_PYTHON
+    py_processes.delete(&tgid);
+#endif
     tell(EVENT_EXEC, (u32)id, before, bpf_ktime_get_ns(), target->as, 0, 0, 0, 0, 0);
     return 0;
 }

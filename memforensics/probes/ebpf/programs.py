@@ -9,6 +9,7 @@ from memforensics.probes.ebpf import layout
 from memforensics.probes.ebpf.book import Counts
 from memforensics.probes.ebpf.engine import Engine, RunStats, event_field_offset, hash_flags, pid_namespace
 from memforensics.probes.ebpf.layout import RangeEvent, StackEvent
+from memforensics.runtimes.cpython.kernel import PROCESS as PYTHON_PROCESS
 
 MAX_LIVE = 1 << 20
 MAX_LIVE_PREALLOCATED = 1 << 17  # where the whole table costs its memory at once
@@ -79,6 +80,9 @@ class MmapPrograms:
             self._live = self.engine.table("live", layout.LIVE_KEY, layout.LIVE)
             self._sites = self.engine.table("sites", layout.SITE_KEY, layout.SITE)
             self._rules = self.engine.table("rules", layout.RULE_KEY, layout.RULE)
+            self._pythons = (
+                self.engine.raw_table("py_processes", layout.TARGET_KEY.size, PYTHON_PROCESS.size) if python else None
+            )
             self.engine.attach(TRACEPOINTS)
         except BaseException:
             self.engine.close()
@@ -99,10 +103,18 @@ class MmapPrograms:
     # --- targets
 
     def add_target(self, pid: int, space: int, brk: int) -> bool:
-        return self._targets.put(layout.TARGET_KEY.pack(pid), layout.TARGET.pack(space, brk))
+        return self._targets.put(layout.TARGET_KEY.pack(pid), layout.TARGET.pack(space, brk, 0))
 
     def remove_target(self, pid: int) -> None:
         self._targets.remove(layout.TARGET_KEY.pack(pid))
+
+    def add_python(self, pid: int, packed: bytes) -> None:
+        if self._pythons is not None:
+            self._pythons.put(layout.TARGET_KEY.pack(pid), packed)
+
+    def remove_python(self, pid: int) -> None:
+        if self._pythons is not None:
+            self._pythons.remove(layout.TARGET_KEY.pack(pid))
 
     # --- rules
 

@@ -4,10 +4,10 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 
-from memforensics.case.model import AllocationSite, Frame, Stack
+from memforensics.case.model import AllocationSite, Stack
 from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.book import Book
-from memforensics.probes.ebpf.layout import Ended, NativePc, PythonFrame, StackEvent
+from memforensics.probes.ebpf.layout import Ended, NativePc, StackEvent
 from memforensics.probes.ebpf.learn import Learner
 from memforensics.probes.ebpf.programs import MmapPrograms
 from memforensics.probes.ebpf.python import PythonSide
@@ -29,7 +29,6 @@ class TracedSpace:
         self._programs = programs
         self._modules = AddressSpace(process)
         self._symbolizer = Symbolizer(self._modules)
-        self._frames: dict[NativePc, tuple[Frame, ...]] = {}
         self.python = PythonSide(process, self._modules, programs)
         self.learner = Learner(
             self._modules,
@@ -53,23 +52,17 @@ class TracedSpace:
             event.kind,
             event.shared,
             event.file_backed,
-            lambda: self._symbolized(native, event.python, complete),
+            lambda: self._symbolized(native, event, complete),
         )
 
-    def _symbolized(self, native: tuple[NativePc, ...], python: tuple[PythonFrame, ...], complete: bool) -> Stack:
-        if any(self._modules.find(pc.pc) is None for pc in native) and not self.ended:
-            with contextlib.suppress(MemforensicsError):  # it is leaving
-                self.learner.refresh()
-        frames = [self._symbolizer_frames(pc) for pc in native]
-        return self.python.spliced(frames, python, complete)
-
-    def _symbolizer_frames(self, pc: NativePc) -> tuple[Frame, ...]:
-        known = self._frames.get(pc)
-        if known is None:
-            known = (self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return),)
-            if self._modules.find(pc.pc) is not None:
-                self._frames[pc] = known
-        return known
+    def _symbolized(self, native: tuple[NativePc, ...], event: StackEvent, complete: bool) -> Stack:
+        if not self.ended:
+            if any(self._modules.find(pc.pc) is None for pc in native):
+                with contextlib.suppress(MemforensicsError):  # it is leaving
+                    self.learner.refresh()
+            self.python.look()
+        frames = [(pc, self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)) for pc in native]
+        return self.python.spliced(frames, event.python, event.python_flags, complete)
 
     def sites(self, ended_ns: int) -> Iterator[AllocationSite]:
         for record in self.book.sites.values():
@@ -83,4 +76,4 @@ class TracedSpace:
         self.ended = True
         self._programs.forget(self.number)
         self.learner.forget_all()
-        self.python.close()
+        self.python.end()
