@@ -1,0 +1,68 @@
+"""ci -- CMD: a leak gate for builds."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memforensics.cli.common import JsonOption, RecordOption, duration_option, print_json
+
+EXAMPLES = """Examples:
+
+memforensics ci --duration 60s --warmup 20s --junit leak.xml -- python serve.py
+
+memforensics ci --fail-on leak --report leak.md -- ./soak.sh"""
+
+
+def ci(
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command to run.")],
+    duration: Annotated[float, duration_option("How long to look.")] = "60s",  # type: ignore[assignment]
+    warmup: Annotated[float, duration_option("How long it runs before we look.")] = "0s",  # type: ignore[assignment]
+    fail_on: Annotated[
+        str, typer.Option(metavar="VERDICTS", help="What fails, comma-separated.")
+    ] = "leak,growing,insufficient-data",
+    name: Annotated[str | None, typer.Option(help="The scenario's name; without it, the command.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML there.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the Markdown report there, not beside the case."),
+    ] = None,
+    record: RecordOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Run COMMAND, diagnose it while it works, and fail the build when it leaks.
+
+    The report (Markdown) and the case are written beside each other. Exit code 0: passed; 1: leak; 4: growing, or too
+    little was seen; 3: it could not be looked at."""
+    from memforensics.cli.live import progress
+    from memforensics.jobs.ci import gate, parse_fail_on
+    from memforensics.report.junit import GateOutcome, gate_object, junit_xml
+    from memforensics.report.markdown import report_markdown
+
+    failing = parse_fail_on(fail_on)
+    label = name or shlex.join(command)
+    with progress("looking for leaks", quiet=json) as on_progress:
+        found = gate(
+            command,
+            name=label,
+            seconds=duration,
+            warmup_s=warmup,
+            fail_on=failing,
+            record=record,
+            on_progress=on_progress,
+        )
+    page = report or found.case_file.with_suffix(".md")
+    page.write_text(report_markdown(found.case, found.diagnosis), encoding="utf-8")
+    outcome = GateOutcome(
+        label, found.passed, found.message, found.seconds, str(found.case_file), found.case, found.diagnosis
+    )
+    if junit is not None:
+        junit.write_text(junit_xml([outcome]), encoding="utf-8")
+    if json:
+        print_json(gate_object([outcome]))
+    else:
+        typer.echo(
+            f"{'PASSED' if found.passed else 'FAILED'}  {found.message}\nreport: {page}   case: {found.case_file}"
+        )
+    return found.exit_code
