@@ -217,7 +217,7 @@ def _thread_stacks(look: _Look, process: Process, snapshot: Snapshot) -> Iterato
     """Stacks that glibc made, of living threads and cached ones. Trusts the thread's descriptor (nptl/descr.h, at the
     stack's top on x86-64): it begins with a pointer to itself, again at +16; tid at +0x2d0; stackblock and its size
     further on. Looked for above a guard mapping, and above each blocked thread's stack pointer."""
-    tids = _thread_ids(process)
+    tids, main = _thread_ids(process), _inner_pid(process)
     mappings = snapshot.mappings
     seen: set[int] = set()
     for guard, mapping in pairwise(mappings):
@@ -228,9 +228,12 @@ def _thread_stacks(look: _Look, process: Process, snapshot: Snapshot) -> Iterato
             if found is None and mapping.rss is not None and mapping.rss <= _TCB_SEARCH:  # merged with what lies above
                 found = _descriptor(look, mapping.start, mapping.end)
                 bounds = _stack_bounds(look, found, mapping) if found is not None else None
-            if found is not None and bounds is not None and bounds[0] == mapping.start:
-                seen.add(found)
-                yield _stack_mark(look, found, *bounds, tids)
+            if found is None or bounds is None or bounds[0] != mapping.start:
+                continue
+            seen.add(found)
+            tid = _tid(look, found)
+            if tid != main:  # the main thread's descriptor lies apart from its stack, which is [stack]
+                yield _stack_mark(tid, *bounds, tids)
     by_start = [mapping.start for mapping in mappings]
     for tid, pointer in _stack_pointers(process):
         index = bisect_right(by_start, pointer) - 1
@@ -243,7 +246,7 @@ def _thread_stacks(look: _Look, process: Process, snapshot: Snapshot) -> Iterato
         seen.add(found)
         bounds = _stack_bounds(look, found, mapping)
         if bounds is not None and bounds[0] <= pointer < bounds[1]:
-            yield _stack_mark(look, found, *bounds, tids | {tid})
+            yield _stack_mark(_tid(look, found), *bounds, tids | {tid})
 
 
 def _descriptor(look: _Look, start: int, end: int) -> int | None:
@@ -273,9 +276,13 @@ def _stack_bounds(look: _Look, descriptor: int, mapping: Mapping) -> Run | None:
     return None
 
 
-def _stack_mark(look: _Look, descriptor: int, start: int, end: int, tids: frozenset[int]) -> OwnerMark:
+def _tid(look: _Look, descriptor: int) -> int:
+    """The thread's id; the kernel writes 0 there when it ends (CLONE_CHILD_CLEARTID)."""
     data = look.read(descriptor + 0x2D0, 4)
-    tid = struct.unpack("<i", data)[0] if data is not None else 0
+    return int.from_bytes(data, "little", signed=True) if data is not None else 0
+
+
+def _stack_mark(tid: int, start: int, end: int, tids: frozenset[int]) -> OwnerMark:
     if tid in tids:
         return OwnerMark(start=start, end=end, kind="thread-stack", detail=f"thread {tid}")
     return OwnerMark(start=start, end=end, kind="thread-stack-unused", detail="its thread ended; kept for the next one")
@@ -284,8 +291,7 @@ def _stack_mark(look: _Look, descriptor: int, start: int, end: int, tids: frozen
 def _thread_ids(process: Process) -> frozenset[int]:
     """As the process itself knows them (in its own PID namespace)."""
     tids = process.threads()
-    own = parse_status(process.read_text("status")).get("NSpid", "").split()
-    if len(own) < 2:
+    if _inner_pid(process) == process.pid:
         return frozenset(tids)
     inner = set()
     for tid in tids:
@@ -296,6 +302,12 @@ def _thread_ids(process: Process) -> frozenset[int]:
         if words:
             inner.add(int(words[-1]))
     return frozenset(inner)
+
+
+def _inner_pid(process: Process) -> int:
+    """Its PID (and its main thread's tid) in its own PID namespace."""
+    words = parse_status(process.read_text("status")).get("NSpid", "").split()
+    return int(words[-1]) if words else process.pid
 
 
 def _stack_pointers(process: Process) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,104 @@
+"""What grew between two looks at programs that grow by exactly known amounts."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import compiled, running
+
+from memforensics.analysis.diff import diff, total_change
+from memforensics.case.model import MappingGroup, Snapshot
+from memforensics.probes.snapshots import take_snapshot
+from memforensics.target import open_process
+from memforensics.units import MIB
+
+pytestmark = pytest.mark.live
+
+MEMFORENSICS = Path(sys.executable).with_name("memforensics")
+ODD = 37 * 4096
+
+
+@contextlib.contextmanager
+def twice(*words: object) -> Iterator[tuple[Snapshot, Snapshot]]:
+    command = [compiled("own_layers.c"), *map(str, words)]
+    with running(command) as child, contextlib.closing(open_process(child.pid)) as process:
+        before, _ = take_snapshot(process)
+        child.tell("again")
+        child.wait_for("ready")
+        after, _ = take_snapshot(process)
+        yield before, after
+
+
+def grown(groups: tuple[MappingGroup, ...]) -> MappingGroup:
+    return next(group for group in groups if group.change_bytes)
+
+
+def run(*words: object) -> Any:
+    command = [str(MEMFORENSICS), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout) if "--json" in words else done.stdout
+
+
+def test_new_mappings_are_counted_by_their_size() -> None:
+    with twice("anon", 13, ODD) as (before, after):
+        first = grown(diff(before, after))
+        assert (first.count_before, first.count_after, first.change_bytes) == (13, 26, 13 * ODD)
+        assert (first.what, first.layer, first.name) == ("grew", "anon-mmap", "anonymous, 148 KiB each")
+        assert total_change(before, after) >= 13 * ODD
+
+
+def test_a_region_that_grows_downwards_keeps_its_end() -> None:
+    with twice("merged", 5, 2 * MIB) as (before, after):
+        first = grown(diff(before, after))
+        assert (first.before_bytes, first.after_bytes, first.moved) == (10 * MIB, 20 * MIB, True)
+        assert (first.count_before, first.count_after, first.what) == (1, 1, "grew")
+        assert "ends at" in first.name
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "size", "name", "layer"),
+    [
+        ("malloc", 5, MIB, "malloc'ed blocks with their own mapping", "native-heap"),
+        ("malloc", 4000, 1000, "program heap ([heap])", "native-heap"),
+        ("memfd", 3, MIB, "memfd pool", "shmem"),
+        ("zero", 4, ODD, "anonymous, shared, 148 KiB each", "anon-mmap"),
+    ],
+)
+def test_growth_is_put_to_its_owner(kind: str, count: int, size: int, name: str, layer: str) -> None:
+    with twice(kind, count, size) as (before, after):
+        first = grown(diff(before, after))
+        assert (first.name, first.layer) == (name, layer)
+        assert count * size <= first.change_bytes <= count * (size + 4096)
+
+
+def test_two_workers_are_compared_by_owner_and_size() -> None:
+    program = compiled("own_layers.c")
+    with running([program, "anon", "2", str(ODD)]) as well, running([program, "anon", "9", str(ODD)]) as sick:
+        seen = run("diff", well.pid, sick.pid, "--json")
+    first = seen["groups"][0]
+    assert (first["group"], first["change_bytes"], first["what"]) == ("anonymous, 148 KiB each", 7 * ODD, "grew")
+    assert sum(group["change_bytes"] for group in seen["groups"]) == seen["change_bytes"]
+
+
+def test_two_case_files_and_the_screen(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.case", tmp_path / "two.case"
+    with running([compiled("own_layers.c"), "anon", "13", str(ODD)]) as child:
+        run("snapshot", child.pid, "--record", one)
+        child.tell("again")
+        child.wait_for("ready")
+        run("snapshot", child.pid, "--record", two)
+    seen = run("diff", one, two, "--json")
+    assert (seen["groups"][0]["count_before"], seen["groups"][0]["count_after"]) == (13, 26)
+    assert "anonymous, 148 KiB" in run("diff", one, two)
+
+
+def test_words_that_cannot_be_compared_are_said_so() -> None:
+    done = subprocess.run([str(MEMFORENSICS), "diff", "1"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "--over" in done.stderr

@@ -1,0 +1,82 @@
+"""Who owns a mapping, on real programs whose owners are known."""
+
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import compiled, python, running
+
+from memforensics.analysis.ownership import pieces
+from memforensics.case.model import Snapshot
+from memforensics.probes.snapshots import take_snapshot
+from memforensics.target import open_process
+from memforensics.units import MIB
+
+pytestmark = pytest.mark.live
+
+
+@contextlib.contextmanager
+def snapshot_of(command: list[str | Path]) -> Iterator[Snapshot]:
+    with running(command) as child, contextlib.closing(open_process(child.pid)) as process:
+        yield take_snapshot(process)[0]
+
+
+def layers_program(*words: object) -> list[str | Path]:
+    return [compiled("own_layers.c"), *map(str, words)]
+
+
+def kinds(snapshot: Snapshot) -> Counter[str]:
+    return Counter(mark.kind for mark in snapshot.marks)
+
+
+def group(snapshot: Snapshot, name: str) -> int:
+    return sum(piece.bytes or 0 for piece in pieces(snapshot) if piece.group == name)
+
+
+def test_every_arena_of_a_glibc_program() -> None:
+    with snapshot_of(layers_program("arenas", 9, 3_000_000)) as seen:
+        assert kinds(seen)["glibc-arena"] == 9
+        assert 9 * 3_000_000 <= group(seen, "glibc arenas") <= 9 * (3_100_000 + 64 * 1024)
+
+
+def test_an_arena_of_several_heaps() -> None:
+    with snapshot_of(layers_program("arenas", 1, 150_000_000)) as seen:
+        assert kinds(seen)["glibc-arena"] == 3, "heaps of 64 MiB"
+        assert group(seen, "glibc arenas") >= 150_000_000
+
+
+def test_stacks_of_living_and_ended_threads() -> None:
+    with snapshot_of(layers_program("threads", 3, 200_000)) as seen:
+        assert kinds(seen) == {"thread-stack": 3}
+        assert 3 * 196_608 <= group(seen, "thread stacks") <= 3 * 262_144 + MIB
+    with snapshot_of(layers_program("ended", 5, 0)) as seen:
+        assert kinds(seen).keys() == {"thread-stack-unused"}
+
+
+def test_blocks_with_their_own_mapping_and_mappings_that_are_none() -> None:
+    with snapshot_of(layers_program("malloc", 11, MIB, "anon", 7, MIB)) as seen:
+        assert kinds(seen) == {"malloc-mmapped": 11}
+        assert group(seen, "malloc'ed blocks with their own mapping") == 11 * (MIB + 4096)
+        assert group(seen, "anonymous") >= 7 * MIB
+
+
+def _interpreters() -> list[str]:
+    others = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python"))
+    return [sys.executable, *(str(path) for path in others if path.parts[-3].split(".")[1] in ("9", "10", "12", "13"))]
+
+
+@pytest.mark.parametrize("interpreter", _interpreters(), ids=lambda path: Path(path).parts[-3])
+def test_object_arenas_of_cpython(interpreter: str) -> None:
+    count = 300_000  # of 100 bytes: blocks of 112
+    command = python("own_objects.py", str(count), interpreter=interpreter)
+    with running(command) as child, contextlib.closing(open_process(child.pid)) as process:
+        before, _ = take_snapshot(process)
+        child.tell("again")
+        child.wait_for("ready")
+        after, _ = take_snapshot(process)
+    grown = group(after, "Python object arenas") - group(before, "Python object arenas")
+    assert count * 112 <= grown <= count * 112 * 1.05 + 2 * MIB
+    assert group(after, "anonymous") < MIB, "what is no object is known too: the list's own block, stacks"

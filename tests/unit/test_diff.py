@@ -1,0 +1,105 @@
+"""Pairing: mappings merge, split and move, and nothing is lost on the way."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memforensics.analysis.diff import diff, total_change
+from memforensics.case.model import Mapping, MappingGroup, Snapshot
+from memforensics.units import MIB
+
+PAGE = 4096
+
+
+def anonymous(start: int, pages: int, rss: int | None = None, path: str = "") -> Mapping:
+    resident = (pages if rss is None else rss) * PAGE
+    return Mapping(
+        start=start * PAGE,
+        end=(start + pages) * PAGE,
+        perms="rw-p",
+        offset=0,
+        device="00:00",
+        inode=0,
+        path=path,
+        rss=resident,
+        anonymous=resident,
+    )
+
+
+def snapshot(*mappings: Mapping, pid: int = 1) -> Snapshot:
+    return Snapshot(pid=pid, t_ns=0, reader="smaps", mappings=mappings)
+
+
+def changed(groups: tuple[MappingGroup, ...]) -> list[MappingGroup]:
+    return [group for group in groups if group.what != "same"]
+
+
+def test_a_region_whose_start_descends_keeps_its_end() -> None:
+    (group,) = changed(diff(snapshot(anonymous(100, 50)), snapshot(anonymous(80, 70))))
+    assert (group.what, group.moved, group.change_bytes) == ("grew", True, 20 * PAGE)
+    assert f"ends at {150 * PAGE:x}" in group.name
+
+
+def test_a_region_that_grows_upwards_has_not_moved() -> None:
+    (group,) = changed(diff(snapshot(anonymous(100, 50)), snapshot(anonymous(100, 70))))
+    assert (group.moved, group.change_bytes) == (False, 20 * PAGE)
+
+
+def test_mappings_that_merge_are_one_region() -> None:
+    before = snapshot(anonymous(100, 10), anonymous(112, 10))
+    (group,) = changed(diff(before, snapshot(anonymous(100, 22))))
+    assert (group.count_before, group.count_after, group.change_bytes) == (2, 1, 2 * PAGE)
+
+
+def test_a_mapping_that_is_split_is_one_region() -> None:
+    after = snapshot(anonymous(100, 10), anonymous(112, 10))
+    (group,) = changed(diff(snapshot(anonymous(100, 22)), after))
+    assert (group.count_before, group.count_after, group.change_bytes) == (1, 2, -2 * PAGE)
+
+
+def test_many_of_one_size_are_one_group() -> None:
+    before = snapshot(*(anonymous(1000 * i, 256) for i in range(3)))
+    after = snapshot(*(anonymous(1000 * i, 256) for i in range(103)))
+    (group,) = changed(diff(before, after))
+    assert (group.name, group.count_before, group.count_after) == ("anonymous, 1.0 MiB each", 3, 103)
+    assert group.change_bytes == 100 * MIB
+
+
+def test_what_appears_and_what_goes() -> None:
+    seen = diff(snapshot(anonymous(10, 5, path="/dev/shm/a")), snapshot(anonymous(10, 9, path="[heap]")))
+    assert {group.what for group in seen} == {"appeared", "went"}
+    assert {(group.before_bytes, group.after_bytes) for group in seen} == {(None, 9 * PAGE), (5 * PAGE, None)}
+
+
+def test_another_process_is_not_paired_by_address() -> None:
+    before, after = snapshot(anonymous(100, 50)), snapshot(anonymous(80, 70), pid=2)
+    assert not any(group.moved for group in diff(before, after))
+
+
+def test_without_resident_bytes_sizes_are_compared() -> None:
+    bare = Mapping(start=0, end=PAGE, perms="rw-p", offset=0, device="00:00", inode=0, path="[heap]")
+    (group,) = diff(snapshot(anonymous(0, 4, rss=1, path="[heap]")), snapshot(bare))
+    assert group.change_bytes == -3 * PAGE
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    mappings, at = [], 1
+    for path in draw(st.lists(st.sampled_from(["", "", "", "[heap]", "/dev/zero (deleted)", "/a.bin"]), max_size=30)):
+        at += draw(st.integers(0, 3))
+        pages = draw(st.integers(1, 6))
+        mappings.append(anonymous(at, pages, draw(st.integers(0, pages)), path))
+        at += pages
+    return snapshot(*mappings, pid=draw(st.integers(1, 2)))
+
+
+@given(snapshots(), snapshots(), st.integers(1, 8))
+def test_changes_sum_to_the_total_whatever_is_cut(before: Snapshot, after: Snapshot, limit: int) -> None:
+    groups = diff(before, after, limit=limit)
+    assert sum(group.change_bytes for group in groups) == total_change(before, after)
+    assert len(groups) <= limit
+    assert sum(group.count_after for group in groups) == len({m.start for m in after.mappings})
+
+
+@given(snapshots())
+def test_a_snapshot_does_not_differ_from_itself(seen: Snapshot) -> None:
+    assert all(group.what == "same" and not group.change_bytes for group in diff(seen, seen))

@@ -1,0 +1,86 @@
+"""Only what is allowed leaves the target."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memforensics.target.environ import (
+    HIDDEN,
+    allowed_variables,
+    command_without_secrets,
+    is_allowed,
+    live_environ,
+    parse_environ,
+)
+from memforensics.target.memory import BytesMemory, Unreadable
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["UCX_MEM_MMAP_HOOK_MODE", "MALLOC_ARENA_MAX", "MALLOC_CONF", "GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC",
+     "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS", "NCCL_DEBUG", "VLLM_USE_V1", "_RJEM_MALLOC_CONF"],
+)  # fmt: skip
+def test_allowed(name: str) -> None:
+    assert is_allowed(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["HOME", "AWS_SECRET_ACCESS_KEY", "VLLM_API_KEY", "RAY_AUTH_TOKEN", "HF_TOKEN", "PATH", "", "XUCX_A"]
+)
+def test_not_allowed(name: str) -> None:
+    assert not is_allowed(name)
+
+
+@given(st.dictionaries(st.text("ABCDEFGH_", min_size=1, max_size=12), st.text("abc=/ ", max_size=20), max_size=8))
+def test_nothing_else_leaves(variables: dict[str, str]) -> None:
+    block = b"".join(f"{name}={value}\0".encode() for name, value in variables.items())
+    assert all(is_allowed(found.name) for found in parse_environ(block))
+    assert {found.name for found in parse_environ(block)} == {name for name in variables if is_allowed(name)}
+
+
+def test_the_first_of_a_name_counts_and_bytes_that_are_no_text_survive() -> None:
+    found = allowed_variables([b"UCX_TLS=tcp", b"UCX_TLS=rc", b"no equals sign", b"UCX_LOG=\xff"])
+    assert [(v.name, v.value) for v in found] == [("UCX_LOG", "\udcff"), ("UCX_TLS", "tcp")]
+
+
+def test_passwords_inside_values_are_hidden() -> None:
+    (found,) = allowed_variables([b"JAVA_OPTS=-Xmx2g -Djavax.net.ssl.keyStorePassword=hunter2 -Dx=1"])
+    assert "hunter2" not in found.value
+    assert "-Xmx2g" in found.value
+
+
+def test_live_environ_reads_the_pointers() -> None:
+    base = 0x7F0000000000
+    strings = b"UCX_A=1\0HOME=/home/me\0MALLOC_B=two\0"
+    count = 3
+    array_at, strings_at = base + 8, base + 8 + 8 * (count + 1)
+    starts = [strings_at, strings_at + 8, strings_at + 22]
+    data = struct.pack("<Q", array_at) + struct.pack("<4Q", *starts, 0) + strings
+    found = live_environ(BytesMemory(base, data + bytes(4096)), base)
+    assert [(v.name, v.value, v.source) for v in found] == [("MALLOC_B", "two", "live"), ("UCX_A", "1", "live")]
+
+
+def test_live_environ_of_none_and_of_unreadable_memory() -> None:
+    assert live_environ(BytesMemory(0x1000, bytes(8)), 0x1000) == ()
+    with pytest.raises(Unreadable):
+        live_environ(BytesMemory(0x1000, struct.pack("<Q", 0x9000)), 0x1000)
+
+
+def test_secrets_of_a_command_line() -> None:
+    words = (
+        "vllm",
+        "serve",
+        "--api-key",
+        "sk-1",
+        "--max-num-batched-tokens",
+        "8192",
+        "--token=abc",
+        "--tokenizer",
+        "x",
+    )
+    assert command_without_secrets(words) == (
+        "vllm", "serve", "--api-key", HIDDEN, "--max-num-batched-tokens", "8192", f"--token={HIDDEN}", "--tokenizer", "x",
+    )  # fmt: skip
+    assert command_without_secrets(["postgres://me:pw@db/x"]) == (f"postgres://{HIDDEN}@db/x",)

@@ -1,0 +1,138 @@
+"""The waterfall sums to the kernel's figure, and each byte lies in the layer of its owner."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memforensics.analysis.ownership import MARK_OWNERS, layers, pieces
+from memforensics.case.model import HeapState, LayerRow, Mapping, OwnerMark, Rollup, Snapshot
+
+PAGE = 4096
+LIBC = "/usr/lib/x86_64-linux-gnu/libc.so.6"
+
+
+def mapping(start: int, pages: int, path: str = "", *, perms: str = "rw-p", rss: int | None = None, anon: int | None = None) -> Mapping:  # fmt: skip
+    """`rss` and `anon` in pages; all resident when not told, all anonymous where there is no file."""
+    resident = pages if rss is None else rss
+    anonymous = anon if anon is not None else (0 if perms.endswith("s") or path.startswith("/") else resident)
+    return Mapping(
+        start=start * PAGE,
+        end=(start + pages) * PAGE,
+        perms=perms,
+        offset=0,
+        device="00:00",
+        inode=0,
+        path=path,
+        rss=resident * PAGE,
+        anonymous=anonymous * PAGE,
+    )
+
+
+def snapshot(*mappings: Mapping, marks: tuple[OwnerMark, ...] = (), extra_pages: int = 0) -> Snapshot:
+    """With a rollup of what the mappings sum to, and `extra_pages` more."""
+    total = sum(m.rss or 0 for m in mappings) + extra_pages * PAGE
+    rollup = Rollup(rss_anon=max(total, 0), rss_file=0, rss_shmem=0)
+    return Snapshot(pid=1, t_ns=0, reader="smaps", mappings=mappings, rollup=rollup, marks=marks)
+
+
+def by_layer(rows: tuple[LayerRow, ...]) -> dict[str, int]:
+    return {row.layer: (row.bytes or 0) // PAGE for row in rows if row.in_rss and row.bytes}
+
+
+def test_names_tell_the_layer() -> None:
+    seen = snapshot(
+        mapping(10, 1, "[heap]"),
+        mapping(20, 2, "[stack]"),
+        mapping(30, 4),
+        mapping(40, 8, "/dev/zero (deleted)", perms="rw-s"),
+        mapping(50, 16, "/memfd:pool (deleted)", perms="rw-s"),
+        mapping(70, 32, "/dev/shm/segment", perms="rw-s"),
+        mapping(110, 64, "/models/a.safetensors", perms="r--p"),
+    )
+    assert by_layer(layers(None, seen)) == {
+        "native-heap": 1, "thread-stack": 2, "anon-mmap": 12, "shmem": 48, "file": 64,
+    }  # fmt: skip
+
+
+def test_pages_that_a_library_changed_are_no_page_cache() -> None:
+    seen = snapshot(
+        mapping(10, 8, LIBC, perms="r-xp"), mapping(18, 4, LIBC, perms="rw-p", anon=3), mapping(22, 2), mapping(40, 5)
+    )
+    assert [(p.group, (p.bytes or 0) // PAGE) for p in pieces(seen)] == [
+        ("libraries and program", 8),
+        ("libraries' data", 3),
+        ("libraries and program", 1),
+        ("libraries' data", 2),  # its .bss, directly behind
+        ("anonymous", 5),
+    ]
+    assert by_layer(layers(None, seen)) == {"file": 9, "anon-mmap": 10}
+
+
+def test_a_mark_owns_its_part_of_a_mapping() -> None:
+    mark = OwnerMark(start=12 * PAGE, end=16 * PAGE, kind="pymalloc-arena", resident_bytes=3 * PAGE)
+    seen = snapshot(mapping(10, 10, rss=8), marks=(mark,))
+    assert by_layer(layers(None, seen)) == {"python-object": 3, "anon-mmap": 5}
+
+
+def test_devices_lie_beside_rss() -> None:
+    rows = layers(None, snapshot(mapping(10, 4, "/dev/nvidia-uvm", perms="rw-s", rss=0)))
+    assert [(row.layer, row.in_rss, row.bytes) for row in rows if row.bytes] == [("gpu", False, 4 * PAGE)]
+
+
+def test_what_the_mappings_do_not_show_is_unattributed() -> None:
+    assert by_layer(layers(None, snapshot(mapping(10, 4), extra_pages=3))) == {"anon-mmap": 4, "unattributed": 3}
+    assert by_layer(layers(None, snapshot(mapping(10, 4), extra_pages=-3))) == {"anon-mmap": 1}
+
+
+def test_retention_is_null_until_it_is_read_and_then_carved_out() -> None:
+    seen = snapshot(mapping(10, 10, "[heap]"))
+    (unread,) = (row for row in layers(None, seen) if row.layer == "allocator-retention")
+    assert (unread.bytes, unread.in_rss) == (None, False)
+    heap = HeapState(pid=1, t_ns=0, allocator="glibc", retained_bytes=4 * PAGE)
+    assert by_layer(layers(None, seen, heaps=[heap])) == {"native-heap": 6, "allocator-retention": 4}
+
+
+PATHS = ["", "[heap]", "[stack]", LIBC, "/m/x.gguf", "/memfd:a (deleted)", "/dev/zero (deleted)", "/dev/shm/a", "[vdso]",
+         "/dev/nvidia0", "/dev/infiniband/uverbs0", "/SYSV00000000 (deleted)"]  # fmt: skip
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    mappings, marks, at = [], [], 1
+    for path in draw(st.lists(st.sampled_from(PATHS), max_size=12)):
+        pages = draw(st.integers(1, 1000))
+        rss = draw(st.integers(0, pages))
+        perms = draw(st.sampled_from(["rw-p", "r-xp", "rw-s"]))
+        mappings.append(mapping(at, pages, path, perms=perms, rss=rss, anon=draw(st.integers(0, rss))))
+        if draw(st.booleans()):
+            begin = at + draw(st.integers(0, pages - 1))
+            kind = draw(st.sampled_from([*MARK_OWNERS, "tmpfs-file", "something new"]))
+            resident = draw(st.none() | st.integers(0, pages).map(lambda p: p * PAGE))
+            marks.append(OwnerMark(start=begin * PAGE, end=(at + pages) * PAGE, kind=kind, resident_bytes=resident))
+        at += pages + draw(st.integers(0, 2))
+    return snapshot(*mappings, marks=tuple(marks), extra_pages=draw(st.integers(-2000, 2000)))
+
+
+@given(snapshots())
+def test_rows_sum_to_the_kernels_figure_and_none_is_negative(seen: Snapshot) -> None:
+    rows = layers(None, seen)
+    assert seen.rollup is not None
+    assert sum(row.bytes or 0 for row in rows if row.in_rss) == seen.rollup.rss_anon
+    assert all(row.bytes is None or row.bytes >= 0 for row in rows)
+    assert any(row.layer == "unattributed" for row in rows), "always shown"
+
+
+@given(snapshots())
+def test_pieces_sum_to_each_mappings_rss(seen: Snapshot) -> None:
+    sums = {m.start: 0 for m in seen.mappings}
+    for piece in pieces(seen):
+        if piece.in_rss:
+            sums[piece.mapping.start] += piece.bytes or 0
+    assert sums == {m.start: m.rss for m in seen.mappings}
+
+
+@given(snapshots(), snapshots())
+def test_changes_sum_to_the_change_of_the_figure(before: Snapshot, after: Snapshot) -> None:
+    assert before.rollup is not None
+    assert after.rollup is not None
+    changes = sum(row.change_bytes or 0 for row in layers(before, after) if row.in_rss)
+    assert changes == after.rollup.rss_anon - before.rollup.rss_anon

@@ -1,0 +1,91 @@
+"""smaps, smaps_rollup and the figures of status."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memforensics.target.smaps import parse_rollup, parse_smaps, parse_smaps_rollup, tmpfs_devices
+from memforensics.units import KIB
+
+# As Linux 6.18 prints one mapping.
+ONE = """\
+560259133000-560259135000 r--p 00000000 fe:00 260386                     /usr/bin/a name
+Size:                  8 kB
+KernelPageSize:        4 kB
+MMUPageSize:           4 kB
+Rss:                   8 kB
+Pss:                   6 kB
+Pss_Dirty:             0 kB
+Private_Clean:         8 kB
+Private_Dirty:         4 kB
+Anonymous:             4 kB
+AnonHugePages:         0 kB
+Swap:                 12 kB
+Locked:                0 kB
+THPeligible:           0
+VmFlags: rd mr mw me
+"""
+
+
+def test_fields_in_bytes() -> None:
+    parsed = parse_smaps(ONE)
+    (mapping,) = parsed.mappings
+    assert (mapping.start, mapping.end, mapping.path) == (0x560259133000, 0x560259135000, "/usr/bin/a name")
+    assert (mapping.rss, mapping.pss, mapping.private_dirty) == (8 * KIB, 6 * KIB, 4 * KIB)
+    assert (mapping.anonymous, mapping.swap, mapping.locked, mapping.anon_huge) == (4 * KIB, 12 * KIB, 0, 0)
+    assert mapping.flags == "rd mr mw me"
+    assert parsed.unparsed_lines == 0
+
+
+def test_what_an_older_kernel_does_not_print_stays_none() -> None:
+    (mapping,) = parse_smaps("7f00-7f01 rw-p 00000000 00:00 0 \nRss:      4 kB\n").mappings
+    assert mapping.rss == 4 * KIB
+    assert mapping.swap is None
+    assert mapping.locked is None
+
+
+def test_lines_of_no_known_form_are_counted() -> None:
+    assert parse_smaps("Rss: 4 kB\n" + ONE + "what is this\nRss:   many kB\n").unparsed_lines == 3
+
+
+@given(st.lists(st.tuples(st.integers(1, 1 << 30), st.integers(0, 1 << 30)), max_size=20))
+def test_every_mapping_keeps_its_own_figures(sizes: list[tuple[int, int]]) -> None:
+    lines, at = [], 0x1000
+    for pages, kib in sizes:
+        lines.append(f"{at:x}-{at + pages * 4096:x} rw-p 00000000 00:00 0 \nRss: {kib} kB\nAnonymous: {kib} kB\n")
+        at += (pages + 1) * 4096
+    parsed = parse_smaps("".join(lines))
+    assert [(m.size // 4096, m.rss, m.anonymous) for m in parsed.mappings] == [
+        (pages, kib * KIB, kib * KIB) for pages, kib in sizes
+    ]
+    assert parsed.unparsed_lines == 0
+
+
+@given(st.text())
+def test_any_text_is_read_or_counted(text: str) -> None:
+    parsed = parse_smaps(text)
+    assert len(parsed.mappings) + parsed.unparsed_lines <= len(text.splitlines())
+    parse_smaps_rollup(text)
+    parse_rollup(text)
+    tmpfs_devices(text)
+
+
+def test_rollup() -> None:
+    parsed = parse_smaps_rollup("5646-7ffd ---p 00000000 00:00 0   [rollup]\nRss:  1600 kB\nSwap:  0 kB\n")
+    assert (parsed.rss, parsed.swap, parsed.anonymous, parsed.unparsed_lines) == (1600 * KIB, 0, None, 0)
+
+
+def test_the_kernels_figures_need_all_three() -> None:
+    text = "RssAnon:\t      12 kB\nRssFile:\t       8 kB\nRssShmem:\t       4 kB\nVmLck:\t       0 kB\n"
+    rollup = parse_rollup(text)
+    assert rollup is not None
+    assert (rollup.rss_anon, rollup.rss_file, rollup.rss_shmem, rollup.locked) == (12 * KIB, 8 * KIB, 4 * KIB, 0)
+    assert rollup.swap is None
+    assert parse_rollup("Name:\tkthreadd\n") is None
+
+
+def test_tmpfs_devices_as_maps_spells_them() -> None:
+    mountinfo = (
+        "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw\n"
+        "24 30 0:26 / /dev/shm rw,nosuid,nodev shared:4 - tmpfs tmpfs rw\n"
+    )
+    assert tmpfs_devices(mountinfo) == {"00:1a"}
