@@ -20,6 +20,9 @@ def report(
         typer.Option("--format", help="How to render it (default: terminal, or by the ending of --output)."),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
+    remedies: Annotated[
+        Path | None, typer.Option("--remedies", metavar="DIR", help="Also the catalogue entries of this folder.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Render a saved case: the same report as diagnose, with no privileges and no live process.
@@ -31,7 +34,7 @@ def report(
     from memforensics.jobs.files import write_text
 
     form: job.Format | None = "json" if as_json else format
-    loaded, diagnosis = job.load(case)
+    loaded, diagnosis = job.load(case, remedies)
     if output is not None:
         write_text(job.render(loaded, diagnosis, form or form_of(output) or "terminal"), output)
     else:

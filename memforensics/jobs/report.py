@@ -6,15 +6,18 @@ from typing import Literal
 from memforensics.case.model import Case, Diagnosis
 from memforensics.case.store import CaseFile
 from memforensics.jobs.conclude import conclude_case
+from memforensics.remedies.catalogue import load_catalogue
 
 Format = Literal["terminal", "md", "json"]
 
 
-def load(path: Path) -> tuple[Case, Diagnosis]:
-    """The case in the file and what it says. CaseError when it cannot be read."""
+def load(path: Path, remedies: Path | None = None) -> tuple[Case, Diagnosis]:
+    """The case in the file and what it says, by the catalogue and the entries in the folder `remedies`. CaseError when
+    it cannot be read, UsageError when an entry is bad."""
+    catalogue = load_catalogue(remedies)
     with CaseFile.open(path) as file:
         case = file.load()
-    return case, conclude_case(case)
+    return case, conclude_case(case, catalogue)
 
 
 def render(case: Case, diagnosis: Diagnosis, form: Format, *, width: int = 100) -> str:

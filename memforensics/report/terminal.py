@@ -64,7 +64,7 @@ def _summary(case: Case, diagnosis: Diagnosis) -> Iterator[tuple[str, Text | str
     if limit:
         yield "limit", limit
     if seen.root is not None:
-        yield "process", f"{say.target_sentence(seen.root)}  {' '.join(seen.root.cmdline)}"[:300]
+        yield "process", parts.fit_end(f"{say.target_sentence(seen.root)}  {' '.join(seen.root.cmdline)}", 160)
     tree = say.members_sentence(diagnosis, case)
     if tree:
         yield "tree", tree

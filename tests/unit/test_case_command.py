@@ -16,6 +16,7 @@ from fixtures.constructed import PID, case, snapshot
 
 from memforensics.case.store import KINDS, SCHEMA_VERSION, CaseFile
 from memforensics.cli.app import run
+from memforensics.remedies.catalogue import PACKAGED
 from memforensics.report.json_report import schema
 
 
@@ -111,6 +112,14 @@ def test_a_report_to_a_file_is_the_report(file: Path, tmp_path: Path, capsys: py
     shown = out(capsys, "report", file, "--format", "md")
     assert out(capsys, "report", file, "--format", "md", "--output", tmp_path / "r.md") == ""
     assert (tmp_path / "r.md").read_text() == shown
+
+
+def test_a_report_takes_entries_of_one_s_own(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packaged = PACKAGED / "ucx-invq.toml"
+    (tmp_path / "ucx-invq.toml").write_text(packaged.read_text().replace('value = "1024"', 'value = "4096"'))
+    assert "UCX_RCACHE_MAX_UNRELEASED=4096" in out(capsys, "report", file, "--remedies", tmp_path)
+    (tmp_path / "bad.toml").write_text("id = 1")
+    assert "bad.toml" in out(capsys, "report", file, "--remedies", tmp_path, code=2)
 
 
 def test_the_remedies_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,7 +232,8 @@ def test_hooks_that_mean_the_same_are_one_sentence() -> None:
     functions = ("mmap", "munmap", "mremap", "brk", "sbrk")
     hooks = tuple(ucx_hook(function) for function in functions)
     meanings = {function: f"every {function} of the process goes to libucm first" for function in functions}
-    for text in (report_text(case(), diagnosis(hooks=hooks, hook_meanings=meanings)),):
+    answer = diagnosis(hooks=hooks, hook_meanings=meanings)
+    for text in (report_text(case(), answer, width=160), report_markdown(case(), answer)):
         assert text.count("goes to libucm first") == 1
         assert "every mmap, munmap, mremap, brk and 1 more of the process" in text
 
