@@ -5,6 +5,7 @@
  *   handler          main -> raises -> raise .. SIGUSR1 -> on_signal -> level_1 -> ... -> read
  *   altstack         the same with the handler on a stack of its own
  *   fault            main -> faults_at_once (stopped at its first byte) .. SIGILL -> on_signal -> level_1 -> ... -> read
+ *   aligned          main -> aligned (realigns its stack, and allocates on it) -> level_1 -> ... -> read
  *   nocfi            main -> level_1 -> ... -> level_12 -> no_cfi_1 -> no_cfi_2 -> before_read -> read
  */
 #include <pthread.h>
@@ -65,6 +66,17 @@ DEFINE(level_3, level_4, 96)
 DEFINE(level_2, level_3, 32)
 DEFINE(level_1, level_2, 8)
 
+/* Aligned variables beside alloca: the CFA is then a word in memory, found through rbp (GCC's DRAP). */
+LEVEL int aligned(int n)
+{
+    volatile char line[256] __attribute__((aligned(128)));
+    volatile char *more = __builtin_alloca((size_t)n + 100);
+    line[n] = more[n] = (char)n;
+    int result = level_1(n) + line[0] + more[0];
+    sink = result + line[n];
+    return result;
+}
+
 static void on_signal(int number)
 {
     sink = level_1(number);
@@ -109,6 +121,8 @@ int main(int argc, char **argv)
         sigaltstack(&other, NULL);
         handle(SIGUSR1, SA_ONSTACK);
         sink = raises(1);
+    } else if (!strcmp(mode, "aligned")) {
+        sink = aligned(argc);
     } else if (!strcmp(mode, "fault")) {
         handle(SIGILL, 0);
         faults_at_once();

@@ -1,5 +1,6 @@
 """The unwinder on real, stopped-in-a-syscall processes with exactly known chains of calls."""
 
+import dataclasses
 import re
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.live
 LEVELS = ["before_read", *(f"level_{n}" for n in range(12, 0, -1))]
 OUTERMOST = ["__libc_start_call_main", "__libc_start_main", "_start"]
 READ_SYSCALL = "0"
+REGISTERS = ("-ex", "info registers " + " ".join(field.name for field in dataclasses.fields(Registers)))
 
 
 def blocked_in_read(process: Process, tid: int) -> Registers:
@@ -136,21 +138,34 @@ def test_a_whole_program_without_cfi(strip: tuple[str, ...]) -> None:
 
 
 @pytest.mark.needs_gdb
-@pytest.mark.parametrize("mode", ["chain", "thread", "handler", "fault"])
+@pytest.mark.parametrize("mode", ["chain", "thread", "handler", "fault", "aligned"])
 def test_gdb_sees_the_same_pcs(mode: str) -> None:
     """gdb also shows functions that were inlined (with their caller's pc) or left by a tail call (with a pc that is on
     no stack), and prints no pc where one is exact."""
     quiet = ["-iex", "set may-insert-breakpoints off", "-iex", "set debuginfod enabled off"]
     whole = ["-iex", "set backtrace past-main on", "-iex", "set backtrace past-entry on"]
-    with stopped(mode) as (process, space, registers, child):
-        commands = ["-ex", "thread 2" if mode == "thread" else "thread 1", "-ex", "echo chain:\\n", "-ex", "bt"]
+    with stopped(mode) as (process, space, _, child):
+        commands = [
+            "-ex",
+            "thread 2" if mode == "thread" else "thread 1",
+            *REGISTERS,
+            "-ex",
+            "echo chain:\\n",
+            "-ex",
+            "bt",
+        ]
         report = subprocess.run(
             ["gdb", "-nx", "-batch", *quiet, *whole, "-p", str(child.pid), *commands],
             capture_output=True,
             text=True,
             check=True,
-        ).stdout.partition("chain:\n")[2]
-        unwound = unwind(registers, process.memory, space)
+        ).stdout
+        shown, _, report = report.partition("chain:\n")
+        values = dict(re.findall(r"^(r\w+) +(0x[0-9a-f]+) ", shown, re.MULTILINE))
+        unwound = unwind(Registers(**{name: int(text, 16) for name, text in values.items()}), process.memory, space)
+    assert unwound.complete
+    if mode == "aligned":
+        assert "deref-rbp" in {frame.rule.cfa_base for frame in unwound.frames if frame.rule is not None}
     theirs = [int(pc, 16) for pc in re.findall(r"^#\d+ +(0x[0-9a-f]+) in ", report, re.MULTILINE)]
     ours = [frame.pc for frame in unwound.frames]
     both = [pc for pc in ours if pc in theirs]
