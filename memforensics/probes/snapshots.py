@@ -26,6 +26,7 @@ Reader = Literal["auto", "smaps", "maps", "pagemap"]
 READERS: tuple[Reader, ...] = Reader.__args__  # type: ignore[attr-defined]
 
 SMAPS_UP_TO_RSS = 512 * MIB  # 4 to 5 ms of stall; above it `auto` takes pagemap where the kernel has it
+SMAPS_UP_TO_MAPPINGS = 5000  # parsing smaps takes 20 us a mapping, pagemap half of it
 _SPAN_MAPPINGS = 2000  # mappings looked at in one PAGEMAP_SCAN call
 _SPAN_GAP = 64 * MIB
 
@@ -70,14 +71,9 @@ def take_snapshot(
 
 
 def _read(process: Process, reader: Reader, rollup: Rollup | None) -> tuple[str, tuple[Mapping, ...], int]:
-    if reader == "auto":
-        small = rollup is not None and rollup.rss_anon + rollup.rss_file + rollup.rss_shmem <= SMAPS_UP_TO_RSS
-        if not small:
-            try:
-                return _by_pagemap(process)
-            except (ProbeFailed, PermissionNeeded):
-                pass  # an older kernel: smaps it is
-        reader = "smaps"
+    if reader == "auto" and not _is_small(process, rollup):
+        with contextlib.suppress(ProbeFailed, PermissionNeeded):  # an older kernel: smaps it is
+            return _by_pagemap(process)
     if reader == "pagemap":
         return _by_pagemap(process)
     if reader == "maps":
@@ -85,6 +81,12 @@ def _read(process: Process, reader: Reader, rollup: Rollup | None) -> tuple[str,
         return "maps", maps.mappings, maps.unparsed_lines
     smaps = parse_smaps(process.read_text("smaps"))
     return "smaps", smaps.mappings, smaps.unparsed_lines
+
+
+def _is_small(process: Process, rollup: Rollup | None) -> bool:
+    """Whether smaps takes little time of the target and of ours."""
+    resident = rollup.rss_anon + rollup.rss_file + rollup.rss_shmem if rollup is not None else 0
+    return resident <= SMAPS_UP_TO_RSS and process.read_bytes("maps").count(b"\n") <= SMAPS_UP_TO_MAPPINGS
 
 
 def _rollup(process: Process) -> Rollup | None:

@@ -69,18 +69,7 @@ def test_live_environ_of_none_and_of_unreadable_memory() -> None:
 
 
 def test_secrets_of_a_command_line() -> None:
-    words = (
-        "vllm",
-        "serve",
-        "--api-key",
-        "sk-1",
-        "--max-num-batched-tokens",
-        "8192",
-        "--token=abc",
-        "--tokenizer",
-        "x",
-    )
-    assert command_without_secrets(words) == (
-        "vllm", "serve", "--api-key", HIDDEN, "--max-num-batched-tokens", "8192", f"--token={HIDDEN}", "--tokenizer", "x",
-    )  # fmt: skip
+    words = "vllm serve --api-key sk-1 --max-num-batched-tokens 8192 --token=abc --tokenizer x"
+    hidden = f"vllm serve --api-key {HIDDEN} --max-num-batched-tokens 8192 --token={HIDDEN} --tokenizer x"
+    assert command_without_secrets(words.split()) == tuple(hidden.split())
     assert command_without_secrets(["postgres://me:pw@db/x"]) == (f"postgres://{HIDDEN}@db/x",)

@@ -10,7 +10,9 @@ PAGE = 4096
 LIBC = "/usr/lib/x86_64-linux-gnu/libc.so.6"
 
 
-def mapping(start: int, pages: int, path: str = "", *, perms: str = "rw-p", rss: int | None = None, anon: int | None = None) -> Mapping:  # fmt: skip
+def mapping(
+    start: int, pages: int, path: str = "", *, perms: str = "rw-p", rss: int | None = None, anon: int | None = None
+) -> Mapping:
     """`rss` and `anon` in pages; all resident when not told, all anonymous where there is no file."""
     resident = pages if rss is None else rss
     anonymous = anon if anon is not None else (0 if perms.endswith("s") or path.startswith("/") else resident)
@@ -91,8 +93,8 @@ def test_retention_is_null_until_it_is_read_and_then_carved_out() -> None:
     assert by_layer(layers(None, seen, heaps=[heap])) == {"native-heap": 6, "allocator-retention": 4}
 
 
-PATHS = ["", "[heap]", "[stack]", LIBC, "/m/x.gguf", "/memfd:a (deleted)", "/dev/zero (deleted)", "/dev/shm/a", "[vdso]",
-         "/dev/nvidia0", "/dev/infiniband/uverbs0", "/SYSV00000000 (deleted)"]  # fmt: skip
+PATHS = ["", "[heap]", "[stack]", LIBC, "/m/x.gguf", "/memfd:a (deleted)", "/dev/zero (deleted)", "/dev/shm/a",
+         "[vdso]", "/dev/nvidia0", "/dev/infiniband/uverbs0", "/SYSV00000000 (deleted)"]  # fmt: skip
 
 
 @st.composite
