@@ -1,0 +1,64 @@
+"""`memforensics heap PID --memray`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from memforensics.cli.common import (
+    CmdlineOption,
+    JsonOption,
+    NameOption,
+    PidArgument,
+    RecordOption,
+    choose_pid,
+    duration_option,
+    print_json,
+)
+from memforensics.errors import UsageError
+
+EXAMPLES = (
+    "Examples:  memforensics heap 4242 --memray --duration 10s    "
+    "memforensics heap 4242 --memray --yes --json --record heap.case"
+)
+
+
+def heap(
+    pid: PidArgument = None,
+    memray: Annotated[
+        bool, typer.Option("--memray", help="Attach memray: runs code in the process, which must have memray itself.")
+    ] = False,
+    duration: Annotated[float, duration_option("How long memray tracks.")] = "10s",  # type: ignore[assignment]
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: memray may run code in the process.")] = False,
+    json: JsonOption = False,
+    record: RecordOption = None,
+    name: NameOption = None,
+    cmdline: CmdlineOption = None,
+) -> None:
+    """Who allocated what is still held in the heap, by Python line (memray, attached through gdb).
+
+    memray RUNS CODE IN THE PROCESS: gdb stops it for about a quarter of a second and makes it load memray, which stays
+    loaded. Asks first. Everything else that memforensics does leaves the process alone: try `diagnose` before.
+    """
+    from memforensics.jobs import heap as job
+
+    chosen = choose_pid(pid, name, cmdline)
+    if not memray:
+        job.heap(chosen)
+    job.check_memray(chosen)
+    if not yes:
+        from memforensics.probes.heap.memray_attach import WARNING
+
+        if not sys.stdin.isatty():
+            raise UsageError("heap --memray asks first, and there is no terminal", why=WARNING, enable="add --yes")
+        typer.confirm(f"{WARNING}.\nAttach to process {chosen}?", abort=True, err=True)
+    view = job.heap_memray(
+        chosen,
+        duration,
+        record=record,
+        on_tracking=lambda: typer.echo(f"memray tracks process {chosen} ...", err=True),
+    )
+    if json:
+        print_json(view.json())
+    else:
+        typer.echo(view.text())

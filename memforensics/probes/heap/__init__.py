@@ -1,0 +1,1 @@
+"""The heap: who allocated what is still held."""

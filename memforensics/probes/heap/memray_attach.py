@@ -1,0 +1,263 @@
+"""memray, attached to a live process by gdb: by name only, because it runs code in the target.
+
+What it does to the target (memray 1.20, memray/commands/attach.py and _attach.gdb): gdb stops it (about a quarter of
+a second, FACTS), sets breakpoints on the allocator and waits until one is hit, then has it dlopen memray's injector
+and import memray. So the target's own Python must have memray. When gdb is killed meanwhile, the target may die.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from memforensics.case.model import AllocationSite, Frame, HeapProfile, Loss, Pause, Stack
+from memforensics.errors import NotATarget, PermissionNeeded, ProbeFailed, TargetError, ToolMissing
+from memforensics.target import Process
+
+NAME = "memray"
+WARNING = (
+    "memray runs code inside the process: gdb stops it for about a quarter of a second and makes it load memray, "
+    "which stays loaded, slows its allocations while it tracks, and prints a line on its stderr"
+)
+MAX_SITES = 200
+_ATTACH_LIMIT_S = 60.0  # it waits for the target's next allocation
+_FLUSH_LIMIT_S = 60.0
+_STOP_POLL_S = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Profiled:
+    """What memray saw while it tracked. Sites: the largest outstanding, by Python stack."""
+
+    profile: HeapProfile
+    sites: tuple[AllocationSite, ...]
+    pause: Pause
+    losses: tuple[Loss, ...]
+
+
+def require(process: Process) -> None:
+    """Raises what stands in the way: ToolMissing (memray, gdb), NotATarget (no Python in it), ProbeFailed (another
+    debugger, another mount namespace), PermissionNeeded."""
+    if importlib.util.find_spec("memray") is None:
+        raise ToolMissing(
+            "memray is not installed beside memforensics", enable=f"{sys.executable} -m pip install memray"
+        )
+    if shutil.which("gdb") is None:
+        raise ToolMissing("gdb is not installed", why="memray attaches through it", enable="sudo apt-get install gdb")
+    tracer = int(process.status().get("TracerPid", "0"))
+    if tracer:
+        raise ProbeFailed(
+            f"process {process.pid} is traced by process {tracer} already",
+            why="a process can have one debugger",
+            enable=f"end that debugger (process {tracer})",
+        )
+    names = {mapping.path.rsplit("/", 1)[-1] for mapping in process.maps().mappings}
+    if not any(name.startswith(("python", "libpython")) for name in names):
+        raise NotATarget(f"process {process.pid} is no Python process", why="no python or libpython is mapped in it")
+    if process.proc.read_link(process.pid, "ns/mnt") != os.readlink("/proc/self/ns/mnt"):
+        raise ProbeFailed(
+            f"process {process.pid} sees other files than we do",
+            why="it lives in a container, and memray passes its library and its results through files",
+            enable="run memforensics inside that container",
+        )
+
+
+def profile(process: Process, seconds: float, *, on_tracking: Callable[[], None] = lambda: None) -> Profiled:
+    """Attaches memray, lets it track for `seconds` (whole seconds, one at least), reads its file.
+
+    ProbeFailed when memray could not attach (its own words are the why), TargetGone. When interrupted, tracking is
+    ended before the interrupt goes on.
+    """
+    require(process)
+    whole_seconds = max(1, round(seconds))
+    owner = int(process.status()["Uid"].split()[1])
+    with tempfile.TemporaryDirectory(prefix="memforensics-memray-") as folder:
+        if owner != os.geteuid():
+            os.chown(folder, owner, -1)  # the target itself writes the file
+        file = Path(folder) / "allocations.bin"
+        began_ns = time.monotonic_ns()
+        pause = _attach(process, file, whole_seconds)
+        on_tracking()
+        try:
+            _wait_until_written(process, file, whole_seconds)
+        except KeyboardInterrupt:
+            _detach(process.pid)
+            raise
+        return _read(file, process.pid, began_ns, pause)
+
+
+def _attach(process: Process, file: Path, seconds: int) -> Pause:
+    """Runs `memray attach` and measures how long the target stood still meanwhile (by its state, each 2 ms)."""
+    command = [sys.executable, "-m", "memray", "attach", "--method", "gdb", "--duration", str(seconds)]
+    # A session of its own: Ctrl-C at our terminal must not hit gdb while it has the target stopped.
+    running = subprocess.Popen(
+        [*command, "-o", str(file), str(process.pid)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    stopped_s, last, deadline = 0.0, time.monotonic(), time.monotonic() + _ATTACH_LIMIT_S
+    try:
+        while running.poll() is None:
+            now = time.monotonic()
+            if _stands(process):
+                stopped_s += now - last
+            if now > deadline:
+                raise ProbeFailed(
+                    f"memray could not attach to process {process.pid} in {_ATTACH_LIMIT_S:.0f} s",
+                    why="it waits for the process to allocate memory in Python; an idle process never does",
+                    enable="send it a request and try again",
+                )
+            last = now
+            time.sleep(_STOP_POLL_S)
+    finally:
+        if running.poll() is None:
+            _end(running.pid)
+    said = running.communicate()[0]
+    if running.returncode:
+        process.check()
+        raise _failed(process, said)
+    return Pause(pid=process.pid, t_ns=time.monotonic_ns(), probe=NAME, ms=stopped_s * 1000)
+
+
+def _stands(process: Process) -> bool:
+    try:
+        return process.stat().state in "tT"
+    except (TargetError, PermissionNeeded):
+        return False
+
+
+def _failed(process: Process, said: str) -> ProbeFailed:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    why = lines[-1] if lines else "it said nothing"
+    missing = "No module named" in said
+    return ProbeFailed(
+        f"memray could not start in process {process.pid}",
+        why=why,
+        enable="install memray into the Python that the process itself runs (pip install memray), and restart it"
+        if missing
+        else "memforensics doctor",
+    )
+
+
+def _end(session: int) -> None:
+    """SIGTERM to `memray attach` and its gdb: gdb takes its breakpoints out and lets the target go."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(session, signal.SIGTERM)
+
+
+def _detach(pid: int) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "memray", "detach", "--method", "gdb", str(pid)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_ATTACH_LIMIT_S,
+        start_new_session=True,
+        check=False,
+    )
+
+
+def _wait_until_written(process: Process, file: Path, seconds: int) -> None:
+    """Until the target has closed the file: tracking has ended and all of it is there. TargetGone, ProbeFailed."""
+    deadline = time.monotonic() + seconds + _FLUSH_LIMIT_S
+    while _holds_open(process, file):
+        if time.monotonic() > deadline:
+            raise ProbeFailed("memray did not end its tracking", enable=f"python -m memray detach {process.pid}")
+        time.sleep(0.1)
+    process.check()
+
+
+def _holds_open(process: Process, file: Path) -> bool:
+    folder = process.proc.root / str(process.pid) / "fd"
+    try:
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):
+                if os.readlink(folder / name) == str(file):
+                    return True
+    except OSError as error:
+        raise process.proc.explain(error, process.pid, "fd") from error
+    return False
+
+
+def _read(file: Path, pid: int, began_ns: int, pause: Pause) -> Profiled:
+    import memray
+
+    ended_ns = time.monotonic_ns()
+    stats = _stats(file)
+    try:
+        reader = memray.FileReader(str(file))
+        records = list(reader.get_leaked_allocation_records(merge_threads=True))
+        tracked_s = (reader.metadata.end_time - reader.metadata.start_time).total_seconds()
+        peak = reader.metadata.peak_memory
+    except OSError as error:
+        raise ProbeFailed(
+            "memray's file cannot be read", why=str(error), enable="one memray version in both"
+        ) from error
+    records.sort(key=lambda record: -record.size)
+    sites = tuple(
+        AllocationSite(
+            pid=pid,
+            site_id=number,
+            kind="malloc",
+            stack=Stack(
+                frames=tuple(
+                    Frame(kind="python", function=f, file=path, line=line) for f, path, line in r.stack_trace()
+                )
+            ),
+            outstanding_bytes=r.size,
+            outstanding_count=r.n_allocations,
+            allocated_bytes=r.size,  # of what is outstanding: memray's file does not add up the freed by stack
+            allocated_count=r.n_allocations,
+            freed_bytes=0,
+            freed_count=0,
+            first_ns=began_ns,
+            last_ns=ended_ns,
+        )
+        for number, r in enumerate(records[:MAX_SITES])
+    )
+    kept = HeapProfile(
+        pid=pid,
+        t_ns=ended_ns,
+        tool=f"memray {version(NAME)}",
+        seconds=tracked_s,
+        allocated_bytes=int(stats["total_bytes_allocated"]),
+        allocated_count=int(stats["total_num_allocations"]),
+        outstanding_bytes=sum(record.size for record in records),
+        peak_bytes=peak,
+    )
+    left = len(records) - len(sites)
+    losses = (Loss(probe=NAME, what=f"sites beyond the {MAX_SITES} largest, not kept", count=left),) if left > 0 else ()
+    return Profiled(kept, sites, pause, losses)
+
+
+def _stack(trace: list[tuple[str, str, int]]) -> Stack:
+    return Stack(frames=tuple(Frame(kind="python", function=name, file=file, line=line) for name, file, line in trace))
+
+
+def _stats(file: Path) -> dict[str, Any]:
+    """`memray stats --json`, memray's own sums."""
+    out = file.with_suffix(".json")
+    done = subprocess.run(
+        [sys.executable, "-m", "memray", "stats", "--json", "-o", str(out), str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        loaded: dict[str, Any] = json.loads(out.read_text())
+    except (OSError, ValueError) as error:
+        raise ProbeFailed("memray's statistics cannot be read", why=done.stderr.strip()[-200:] or str(error)) from error
+    return loaded
