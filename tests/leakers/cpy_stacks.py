@@ -109,7 +109,7 @@ class Made(metaclass=Meta):
         list(map(functools.partial(f7), [shape]))
 
     @property
-    def größe_日本(self):  # a name that is no Latin-1
+    def größe_日本(self):  # noqa: N802  (a name that is no Latin-1)
         return f7("unicode")
 
 

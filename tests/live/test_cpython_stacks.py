@@ -112,17 +112,18 @@ def test_stacks_agree_with_pystack(target: tuple[Child, Expected]) -> None:
             theirs[tid].insert(0, (function.strip(), int(number)))
     assert set(theirs) == set(ours) >= set(expected)
     for tid, frames in theirs.items():
-        assert [(name.rpartition(".")[2], line) for name, _, line in ours[tid]] == [
-            (name.rpartition(".")[2], line) for name, line in frames
-        ]
+        # pystack leaves out functions whose names are no Latin-1
+        mine = [(name.rpartition(".")[2], line) for name, _, line in ours[tid] if max(map(ord, name)) < 256]
+        assert mine == [(name.rpartition(".")[2], line) for name, line in frames]
     process.close()
 
 
-def kernel_events(
-    engine: Engine, wanted: set[int], rounds: int
-) -> dict[int, list[tuple[int, list[tuple[int, int, int]]]]]:
+Walk = tuple[int, list[tuple[int, int, int]]]  # flags; code, instruction, flags
+
+
+def kernel_events(engine: Engine, wanted: set[int], rounds: int) -> dict[int, list[Walk]]:
     """tid -> (flags, frames) of its events, at least `rounds` for each wanted tid."""
-    seen: dict[int, list[tuple[int, list[tuple[int, int, int]]]]] = {tid: [] for tid in wanted}
+    seen: dict[int, list[Walk]] = {tid: [] for tid in wanted}
     for _ in range(300):
         for event in engine.events(0.1):
             _, tid, count, flags = struct.unpack_from("<4I", event)

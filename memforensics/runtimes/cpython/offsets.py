@@ -17,6 +17,7 @@ from memforensics.target.memory import Memory
 
 COOKIE = b"xdebugpy"
 MAX_OFFSET = 1 << 20  # _PyRuntime itself has 460 KB in 3.12
+MAX_FRAME_BYTES = 128  # PY_RAW_BYTES of pyframes.bpf.h
 
 
 class UnsupportedPython(MemforensicsError):
@@ -93,7 +94,22 @@ def debug_offsets(memory: Memory, runtime: int, version: tuple[int, int]) -> Off
     hexversion = said.pop("version")
     if (hexversion >> 24, hexversion >> 16 & 0xFF) != version:
         raise UnsupportedPython(f"this CPython's debug offsets are of version {hexversion:#x}")
-    if any(value > MAX_OFFSET for value in said.values()):
+    if not _plausible(said):
         raise UnsupportedPython("this CPython's debug offsets make no sense")
     table = {field.name: getattr(base, field.name) for field in fields(base)}
     return Offsets(**(table | said))
+
+
+def _plausible(said: dict[str, int]) -> bool:
+    """Whether these can be offsets: in bounds, each field at a place of its own, behind the object's head."""
+    code = [value for name, value in said.items() if name.startswith("code_")]
+    frame = [value for name, value in said.items() if name.startswith("frame_")]
+    return (
+        all(value <= MAX_OFFSET for value in said.values())
+        and len(set(code)) == len(code)
+        and all(16 <= value <= 1024 for value in code)
+        and len(set(frame)) == len(frame)
+        and all(value < MAX_FRAME_BYTES - 8 for value in frame)
+        and said["object_type"] == 8
+        and 40 <= said["ascii_data"] <= 64
+    )

@@ -41,9 +41,11 @@ class ThreadStack:
         return tuple(codes.frame(raw.code, raw.instruction) for raw in self.frames if not raw.flags & SHIM)
 
 
-def thread_stacks(runtime: CPythonRuntime, memory: Memory, *, tries: int = 5) -> tuple[ThreadStack, ...]:
-    """All threads that Python knows, newest interpreter and thread first. A thread that leaves meanwhile is left out.
-    TargetGone when the process left."""
+def thread_stacks(
+    runtime: CPythonRuntime, memory: Memory, *, tries: int = 5, only: int | None = None
+) -> tuple[ThreadStack, ...]:
+    """All threads that Python knows, or the one with the tid `only`; newest interpreter and thread first. A thread
+    that leaves meanwhile is left out. TargetGone when the process left."""
     at = runtime.offsets
     found: list[ThreadStack] = []
     for interpreter in runtime.interpreters(memory):
@@ -51,6 +53,8 @@ def thread_stacks(runtime: CPythonRuntime, memory: Memory, *, tries: int = 5) ->
         for state in _thread_states(memory, at, interpreter):
             try:
                 tid = _tid(memory, at, state)
+                if only is not None and tid != only:
+                    continue
                 frames, steady = _steady_chain(memory, at, state, tries)
             except Unreadable:
                 continue

@@ -1,0 +1,105 @@
+"""Code objects and strings read from memory: from our own process, and from hostile bytes."""
+
+import contextlib
+import ctypes
+import inspect
+import struct
+import sys
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memforensics.errors import MemforensicsError
+from memforensics.runtimes.cpython.code import MAX_TEXT, CodeReader, NotPython, read_bytes_object, read_text
+from memforensics.runtimes.cpython.offsets import UnsupportedPython, debug_offsets, known_versions, offsets_for
+from memforensics.target.memory import BytesMemory, Unreadable
+
+HERE = offsets_for(sys.version_info[:2])
+
+
+@dataclass(frozen=True, slots=True)
+class OwnMemory:
+    """This very process's: the objects whose addresses we ask for are alive."""
+
+    def read(self, address: int, size: int) -> bytes:
+        return ctypes.string_at(address, size)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "plain", "größe", "日本", "snake_🐍", "\ud800 alone", "x" * 5000],
+    ids=["empty", "ascii", "latin-1", "ucs2", "ucs4", "surrogate", "long"],
+)
+def test_strings_of_every_kind(text: str) -> None:
+    expected = text[:MAX_TEXT].replace("\ud800", "�")
+    assert read_text(OwnMemory(), HERE, id(text)) == expected
+
+
+@given(st.text(max_size=60))
+def test_any_string(text: str) -> None:
+    assert read_text(OwnMemory(), HERE, id(text)) == text
+
+
+def test_a_code_object_of_ours() -> None:
+    def inner() -> int:
+        return (
+            sys.maxsize
+            + 1
+        )  # fmt: skip
+
+    reader = CodeReader(OwnMemory(), HERE)
+    code = reader.read(id(inner.__code__))
+    assert code.filename == __file__
+    assert code.first_line == inner.__code__.co_firstlineno
+    assert code.qualname == getattr(inner.__code__, "co_qualname", "inner")
+    for start, _, line in inner.__code__.co_lines():
+        assert line is None or code.line(start) == line
+    assert code.line(-2) == code.first_line
+    assert reader.read(id(inner.__code__)) is code
+    frame = inspect.currentframe()
+    assert frame is not None
+    assert reader.frame(id(frame.f_code), frame.f_lasti).line == frame.f_lineno
+
+
+def test_a_code_object_that_is_gone_has_no_names() -> None:
+    frame = CodeReader(BytesMemory(0, b""), HERE).frame(0x1000, 4)
+    assert (frame.kind, frame.function, frame.line, frame.guessed) == ("python", None, None, True)
+
+
+@pytest.mark.parametrize("version", known_versions(), ids=str)
+@given(data=st.binary(max_size=600), address=st.integers(0x1000 - 16, 0x1000 + 600))
+def test_hostile_bytes_never_crash(version: tuple[int, int], data: bytes, address: int) -> None:
+    memory, offsets = BytesMemory(0x1000, data), offsets_for(version)
+    for read in (read_text, read_bytes_object):
+        with contextlib.suppress(NotPython, Unreadable):
+            assert len(read(memory, offsets, address)) <= 600
+    with contextlib.suppress(MemforensicsError):
+        CodeReader(memory, offsets).read(address)
+
+
+@pytest.mark.parametrize("pointer", [0, 0x1000, 0x1040, 2**64 - 1])
+@given(words=st.lists(st.integers(0, 2**64 - 1), min_size=40, max_size=40))
+def test_code_objects_that_point_into_themselves(pointer: int, words: list[int]) -> None:
+    for place in (HERE.code_filename, HERE.code_qualname, HERE.code_linetable):
+        words[place // 8] = pointer
+    with contextlib.suppress(MemforensicsError):
+        CodeReader(BytesMemory(0x1000, struct.pack("<40Q", *words)), HERE).read(0x1000)
+
+
+def test_the_table_is_the_measured_one() -> None:
+    """Against figures that were taken by hand from the headers, not by the generator."""
+    assert [offsets_for(version).thread_ident for version in known_versions()] == [176, 176, 176, 152, 136, 152]
+    assert [offsets_for(version).native_thread_id for version in known_versions()] == [None] * 3 + [160, 144, 160]
+    assert [offsets_for(version).runtime_size for version in known_versions()[:3]] == [1464, 656, 672]
+    assert [offsets_for(version).code_start for version in known_versions()[3:]] == [184, 192, 200]
+    with pytest.raises(UnsupportedPython):
+        offsets_for((3, 7))
+
+
+@given(st.binary(min_size=700, max_size=800))
+def test_debug_offsets_are_checked(data: bytes) -> None:
+    for head in (b"", b"xdebugpy", b"xdebugpy" + struct.pack("<QQ", 0x030D00F0, 0)):
+        with pytest.raises(UnsupportedPython):
+            debug_offsets(BytesMemory(0, head + data), 0, (3, 13))
