@@ -12,10 +12,10 @@ from memforensics.analysis.ownership import Piece, layers, owner_of, pieces
 from memforensics.case.model import Case, Layer, LayerRow, Loss, Mapping, MappingGroup, Snapshot, Target
 from memforensics.case.store import CaseFile
 from memforensics.errors import CaseError, UsageError
+from memforensics.jobs.identity import identify
 from memforensics.jobs.observe import Recorder, new_meta
 from memforensics.probes.snapshots import Reader, take_snapshot
 from memforensics.target import open_process
-from memforensics.target.about import about
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def snapshot(pid: int, *, reader: Reader = "auto", record: Path | None = None) -
     NoSuchProcess, NotATarget, TargetGone, PermissionNeeded, ProbeFailed (a reader by name), CaseError.
     """
     with contextlib.closing(open_process(pid)) as process:
-        target = about(process)
+        target = identify(process)
         taken, losses = take_snapshot(process, reader)
         sample = process.sample()
     if record is not None:
@@ -130,7 +130,7 @@ def _one(
             enable=f"memforensics diff {word} --over 10s   (or two PIDs, or two case files)",
         )
     with contextlib.closing(open_process(int(word))) as process:
-        target = about(process)
+        target = identify(process)
         first, lost = take_snapshot(process)
         sleep(over_s)
         process.check()
@@ -145,7 +145,7 @@ def _one(
 def _side(word: str) -> tuple[Side, tuple[Loss, ...]]:
     if _is_pid(word):
         with contextlib.closing(open_process(int(word))) as process:
-            target = about(process)
+            target = identify(process)
             taken, losses = take_snapshot(process)
         return Side(taken, f"PID {word}", target), losses
     case = _load(Path(word))
