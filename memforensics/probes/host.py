@@ -232,9 +232,8 @@ def _tracefs() -> Iterator[Check]:
 
 def _bcc() -> Check:
     enable = "sudo apt-get install python3-bpfcc"
-    wrong = next(
-        (d for d in sys.path if d and (Path(d) / "bcc").is_dir() and not (Path(d) / "bcc/libbcc.py").exists()), ""
-    )
+    folders = [os.path.join(folder, "bcc") for folder in sys.path if folder]
+    wrong = next((f for f in folders if os.path.isdir(f) and not os.path.exists(os.path.join(f, "libbcc.py"))), None)
     if wrong:
         return Check(
             "bcc",

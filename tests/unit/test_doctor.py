@@ -1,0 +1,91 @@
+"""What settings of other hosts would be told, from folders that look like their /proc and /sys."""
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from memforensics.jobs.doctor import Examination
+from memforensics.probes.ebpf.kinds import KINDS, _btf_id
+from memforensics.probes.host import CAPABILITIES, Check, _capability, _settings, pod_setting
+
+NONE, ALL = 0, sum(1 << bit for bit, _ in CAPABILITIES.values())
+
+
+def settings(root: Path, effective: int, **values: str) -> dict[str, Check]:
+    for name, text in values.items():
+        path = (
+            root
+            / {
+                "paranoid": "sys/kernel/perf_event_paranoid",
+                "scope": "sys/kernel/yama/ptrace_scope",
+                "lockdown": "kernel/security/lockdown",
+            }[name]
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return {check.name: check for check in _settings(root, root, effective)}
+
+
+@pytest.mark.parametrize(
+    ("scope", "effective", "ok"),
+    [("0", NONE, True), ("1", NONE, False), ("1", ALL, True), ("3", ALL, False)],
+)
+def test_yama(tmp_path: Path, scope: str, effective: int, ok: bool) -> None:
+    check = settings(tmp_path, effective, scope=scope)["ptrace_scope"]
+    assert check.ok is ok
+    assert bool(check.enable) is not ok
+
+
+def test_absent_settings_are_no_obstacle(tmp_path: Path) -> None:
+    assert all(check.ok for check in settings(tmp_path, NONE).values())
+
+
+def test_lockdown(tmp_path: Path) -> None:
+    assert settings(tmp_path, ALL, lockdown="none [integrity] confidentiality\n")["lockdown"].ok
+    assert not settings(tmp_path, ALL, lockdown="none integrity [confidentiality]\n")["lockdown"].ok
+
+
+def test_perf_event_paranoid(tmp_path: Path) -> None:
+    assert not settings(tmp_path, NONE, paranoid="3\n")["perf_event_paranoid"].ok
+    assert settings(tmp_path, ALL, paranoid="3\n")["perf_event_paranoid"].ok
+    assert settings(tmp_path, NONE, paranoid="-1\n")["perf_event_paranoid"].ok
+
+
+def test_a_capability_that_sudo_gives_and_one_that_only_the_pod_can_give() -> None:
+    bit, use = CAPABILITIES["CAP_BPF"]
+    assert _capability("CAP_BPF", bit, use, 1 << bit, 1 << bit).ok
+    assert _capability("CAP_BPF", bit, use, 0, 1 << bit).enable.startswith("sudo")
+    assert "add: [BPF]" in _capability("CAP_BPF", bit, use, 0, 0).enable
+    assert pod_setting("CAP_BPF", "CAP_PERFMON").startswith("securityContext: {capabilities: {add: [BPF, PERFMON]}}")
+
+
+def test_only_the_essential_ones_decide() -> None:
+    good, bad = Check("a", True, essential=True), Check("b", False)
+    assert Examination((good, bad)).exit_code == 0
+    assert Examination((good, bad, Check("c", False, essential=True))).exit_code == 3
+    assert {"name", "ok", "why", "enable"} <= set(Examination((bad,)).as_json()["checks"][0])  # type: ignore[index]
+
+
+def test_a_type_is_found_in_btf() -> None:
+    """Types of different lengths before it must be stepped over rightly."""
+    strings = b"\0int\0pair\0wanted\0"
+    types = b"".join(
+        (
+            struct.pack("<IIII", 1, 1 << 24, 4, 32),  # 1: INT int
+            struct.pack("<III", 5, 4 << 24 | 2, 8) + struct.pack("<6I", 0, 1, 0, 0, 1, 32),  # 2: STRUCT, 2 members
+            struct.pack("<III", 0, 13 << 24 | 1, 0) + struct.pack("<2I", 0, 1),  # 3: FUNC_PROTO, 1 parameter
+            struct.pack("<III", 10, 8 << 24, 3),  # 4: TYPEDEF wanted
+            struct.pack("<III", 10, 12 << 24, 3),  # 5: FUNC wanted
+        )
+    )
+    header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
+    data = header + types + strings
+    assert (_btf_id(data, "wanted", 8), _btf_id(data, "wanted", 12)) == (4, 5)
+    assert _btf_id(data, "absent", 8) == 0
+    with pytest.raises(ValueError, match="magic"):
+        _btf_id(b"\0" * 64, "wanted", 8)
+
+
+def test_kinds_have_names_of_their_own() -> None:
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
