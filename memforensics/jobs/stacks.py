@@ -11,6 +11,7 @@ from memforensics.case.model import CapturedStack, Loss, Pause, ProbeStatus, Tar
 from memforensics.errors import ProbeFailed, UsageError
 from memforensics.jobs.observe import Recorder, minimal_target, new_meta
 from memforensics.probes.gdb import Capture, Stop
+from memforensics.probes.gdb_python import python_stacks
 from memforensics.probes.hooks import entry_state
 from memforensics.report.observed import frame_name, frame_place
 from memforensics.report.sites import capture_json, losses_json, pauses_json
@@ -110,7 +111,10 @@ def stacks(
             timeout_s=timeout_s,
             max_stopped_s=max_stopped_s,
         )
-        capture = Capture(process, stop, space=space)
+        python, why_no_python = python_stacks(process, space)
+        capture = Capture(process, stop, space=space, python=python)
+        if why_no_python:
+            capture.result.losses.append(Loss(probe="gdb", what=f"Python frames ({why_no_python})", count=1))
         try:
             result = capture.run()
         finally:

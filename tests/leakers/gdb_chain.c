@@ -59,7 +59,6 @@ int main(int argc, char **argv) {
         void *handle = dlopen("libresolv.so.2", RTLD_NOW);
         printf(handle ? "loaded\n" : "failed\n");
         fflush(stdout);
-        if (handle) dlclose(handle);
     }
     return 0;
 }

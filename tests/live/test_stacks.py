@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from processes import Child, compiled, running
+from processes import LEAKERS, Child, compiled, python, running
 
 from memforensics.errors import NoSuchProcess, ProbeFailed, UsageError
 from memforensics.jobs.stacks import stacks
@@ -95,6 +95,26 @@ def test_catchpoint_gives_exact_arguments_frames_and_return_value(chain: Child) 
     assert view.longest_ms <= view.total_ms
     assert text_differences(chain.pid) == []
     assert_lives_and_loads(chain)
+
+
+def test_python_frames_stand_in_their_places() -> None:
+    script = LEAKERS / "gdb_python.py"
+    lines = {word.strip(): number for number, word in enumerate(script.read_text().splitlines(), 1)}
+    with running(python("gdb_python.py")) as child:
+        view = stacks(child.pid, on="mmap", condition=f"length == {PRIME}", timeout_s=20)
+    (capture,) = view.captures
+    frames = capture.stack.frames
+    assert [(f.function, f.file, f.line) for f in frames if f.kind == "python"] == [
+        ("innermost", str(script), lines["mmap.mmap(-1, SIZE).close()"]),
+        ("through_a_callback", str(script), lines["innermost()"]),
+        ("outermost", str(script), lines["sorted([1], key=through_a_callback)"]),
+        ("main", str(script), lines["outermost()"]),
+        ("<module>", str(script), lines["main()"]),
+    ]
+    assert not any(f.function == "_PyEval_EvalFrameDefault" for f in frames)
+    assert capture.stack.complete
+    assert not capture.stack.doubtful
+    assert dict(capture.arguments)["flags"] == 0x21  # Python's mmap is shared
 
 
 def test_without_a_condition_the_decoy_is_seen_too(chain: Child) -> None:
