@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A small inference service on the real UCX, which leaks: makes its own virtual environment, then becomes the service.
 
-    python3 examples/ucx_rcache_leak/run.py --seconds 60                  leaks about 110 MiB a minute
+    python3 examples/ucx_rcache_leak/run.py --seconds 60                  leaks about 106 MiB a minute
     python3 examples/ucx_rcache_leak/run.py --ucx-version 1.21.0          the same program, and it does not leak
     UCX_RCACHE_MAX_UNRELEASED=1024 python3 examples/ucx_rcache_leak/run.py        nor so
 
