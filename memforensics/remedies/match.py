@@ -132,7 +132,7 @@ def _doubts(scene: Scene) -> list[tuple[str, float]]:
         doubts.append(("on some stacks Python and native frames did not splice one to one", 0.95))
     if any(frame.guessed for stack in stacks for frame in stack.frames):
         doubts.append(("some frames were found without unwind tables", 0.95))
-    if any(loss.count for loss in scene.case.losses if loss.probe.startswith("trace")):
+    if any(loss.count for loss in scene.case.losses if "trace" in loss.probe):
         doubts.append(("the trace lost events", 0.95))
     return doubts
 

@@ -164,8 +164,12 @@ def fit_end(text: str, width: int) -> str:
 
 
 def fit_start(text: str, width: int) -> str:
-    """The end of a text that is too long (a path)."""
-    return text if len(text) <= width else "…" + text[len(text) - max(0, width - 1) :]
+    """The end of a text that is too long (a path), cut between two folders where that leaves something."""
+    if len(text) <= width:
+        return text
+    end = text[len(text) - max(0, width - 1) :]
+    _, slash, rest = end.partition("/")
+    return f"…/{rest}" if slash and rest else f"…{end}"
 
 
 def _grid() -> Table:
