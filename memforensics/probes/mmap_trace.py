@@ -27,6 +27,7 @@ POINT_NS = NS_PER_S  # between two points of a timeline
 WARM_UP_S = 1.5  # at most: stacks are learned before anything is booked
 WARM_UP_QUIET_S = 0.2  # ... and until no stack was unknown for this long
 SMALLEST_GROWTH = 1 * MIB  # of RSS, below which a coverage would mean nothing
+BLIND_GROWTH = 8 * MIB  # of VmSize without a single event
 _FIRST_SPACE = 1 << 63  # numbers of address spaces that user space gives; the kernel's own are below
 
 
@@ -104,6 +105,7 @@ class MmapTrace:
         self._next_point_ns = now + POINT_NS
         self._update_counts()
         self._look_at_members(now)
+        self._check_that_we_see()
         for member in self._members.values():
             for record in member.space.book.sites.values():
                 if member.left_ns is None and record.now.allocated_count and record.note(now):
@@ -239,6 +241,22 @@ class MmapTrace:
                 if pid not in self._members:
                     with contextlib.suppress(MemforensicsError):
                         self._join(pid)
+
+    def _check_that_we_see(self) -> None:
+        """No events while /proc grows is a failed probe, not a quiet target."""
+        if any(record.now.allocated_count for space in self._spaces.values() for record in space.book.sites.values()):
+            return
+        for member in self._members.values():
+            began, last = member.began, member.last
+            if began is None or last is None or began.vm_size is None or last.vm_size is None:
+                continue
+            if member.left_ns is None and last.vm_size - began.vm_size >= BLIND_GROWTH:
+                raise ProbeFailed(
+                    f"process {member.process.pid} maps memory, and its system calls are not seen",
+                    why="this /proc belongs to another PID namespace than the process does, or it uses io_uring or a "
+                    "32-bit system call table",
+                    enable="run memforensics on the host, or in a container with --pid=host",
+                )
 
     # --- accounts
 

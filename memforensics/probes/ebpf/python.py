@@ -55,11 +55,11 @@ class PythonSide:
         if runtime is None or codes is None:
             return Stack(frames=tuple(frame for _, frame in native), complete=complete)
 
-        def is_eval(one: Symbolized) -> bool:
-            return runtime.is_eval(one[0].pc - int(one[0].is_return))
+        def is_eval(one: Symbolized | PythonFrame) -> bool:
+            return not isinstance(one, PythonFrame) and runtime.is_eval(one[0].pc - int(one[0].is_return))
 
-        def flags_of(one: PythonFrame) -> int:
-            return one.flags
+        def flags_of(one: Symbolized | PythonFrame) -> int:
+            return one.flags if isinstance(one, PythonFrame) else 0
 
         spliced, doubtful = splice(native, python, is_eval=is_eval, flags=flags_of, complete=complete)
         frames = tuple(

@@ -1,0 +1,150 @@
+"""The interval ledger against a model that keeps one entry a page."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memforensics.case.model import Stack
+from memforensics.probes.ebpf.book import Book, Counts
+from memforensics.probes.ebpf.layout import EventType, Kind, RangeEvent
+from memforensics.probes.ebpf.ledger import Ledger, Piece, freed_by_site
+
+PAGES = 64
+spans = st.tuples(st.integers(0, PAGES - 1), st.integers(1, 16)).map(lambda s: (s[0], min(PAGES, s[0] + s[1])))
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("map"), spans, st.integers(1, 4)),
+        st.tuples(st.just("unmap"), spans, st.just(0)),
+        st.tuples(st.just("failed unmap"), spans, st.just(0)),
+        st.tuples(st.just("unmap old"), spans, st.integers(0, 40)),
+    ),
+    max_size=40,
+)
+
+
+@given(operations)
+def test_ledger_agrees_with_a_page_table(steps: list[tuple[str, tuple[int, int], int]]) -> None:
+    ledger = Ledger()
+    model: dict[int, tuple[int, int, int]] = {}  # page -> site, born, block number
+    outstanding: dict[int, int] = {}
+    blocks_gone: list[int] = []
+    for now, (what, (start, end), argument) in enumerate(steps):
+        before = argument if what == "unmap old" else None
+        touched = {p: model[p] for p in range(start, end) if p in model and (before is None or model[p][1] < before)}
+        taken = ledger.remove(start, end, born_before_ns=before)
+        assert sorted(p for piece in taken for p in range(piece.start, piece.end)) == sorted(touched)
+        if what == "failed unmap":
+            ledger.restore(taken)
+        else:
+            for page in touched:
+                del model[page]
+            left = {block for _, _, block in model.values()}
+            gone = {block for _, _, block in touched.values()} - left
+            blocks_gone.extend(gone)
+            assert sum(freed.blocks for freed in freed_by_site(taken)) == len(gone)
+            for freed in freed_by_site(taken):
+                assert freed.bytes == sum(1 for site, _, _ in touched.values() if site == freed.site)
+                outstanding[freed.site] -= freed.bytes
+        if what == "map":
+            ledger.add(start, end, argument, now)
+            model.update(dict.fromkeys(range(start, end), (argument, now, now)))
+            outstanding[argument] = outstanding.get(argument, 0) + end - start
+        assert {p: piece.block.site for piece in ledger for p in range(piece.start, piece.end)} == {
+            p: site for p, (site, _, _) in model.items()
+        }
+        pieces = list(ledger)
+        assert all(a.end <= b.start for a, b in itertools.pairwise(pieces))
+        for site, size in outstanding.items():
+            assert size == sum(piece.size for piece in pieces if piece.block.site == site)
+    assert len(blocks_gone) == len(set(blocks_gone))
+
+
+def _event(kind: EventType, start: int, end: int, **more: int) -> RangeEvent:
+    fields = {"tid": 1, "space": 7, "t_ns": 100, "site": 0, "born_ns": 0, "old": 0, "old_length": 0, **more}
+    return RangeEvent(type=kind, start=start, end=end, **fields)
+
+
+def _book(kernel: list[tuple[int, int, int, int]]) -> Book:
+    """A book over a pretended kernel table of (start, end, site, born)."""
+
+    def take(start: int, end: int, before_ns: int) -> list[tuple[int, int, int, int]]:
+        found = [r for r in kernel if r[0] < end and r[1] > start and r[3] < before_ns]
+        for entry in found:
+            kernel.remove(entry)
+        return found
+
+    book = Book(take, itertools.count(1))
+    for site in (11, 12):
+        book.new_site(site, (site,), Kind.mmap, False, False, lambda: Stack(frames=()))
+    return book
+
+
+def _outstanding(book: Book, allocated: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    book.update((site, Counts(allocated_bytes=b, allocated_count=n)) for site, (b, n) in allocated.items())
+    records = {site: book.record(site) for site in (11, 12)}
+    return {s: (r.outstanding_bytes, r.outstanding_count) for s, r in records.items() if r is not None}
+
+
+def test_a_hole_in_the_kernels_mapping_leaves_both_ends() -> None:
+    book = _book([(100, 200, 11, 5)])
+    book.handle(_event(EventType.UNMAP, 120, 150))
+    assert [(piece.start, piece.end) for piece in book.ledger] == [(100, 120), (150, 200)]
+    assert _outstanding(book, {11: (100, 1)})[11] == (70, 1)
+
+
+def test_a_mapping_made_after_the_unmap_is_left_alone() -> None:
+    book = _book([(100, 200, 11, 500)])
+    book.handle(_event(EventType.UNMAP, 100, 200, t_ns=400))
+    assert _outstanding(book, {11: (100, 1)})[11] == (100, 1)
+
+
+def test_a_failed_unmap_changes_nothing() -> None:
+    book = _book([(100, 200, 11, 5)])
+    book.handle(_event(EventType.UNMAP, 90, 150))
+    book.handle(_event(EventType.UNDO, 90, 150))
+    assert _outstanding(book, {11: (100, 1)})[11] == (100, 1)
+    assert sum(piece.size for piece in book.ledger) == 100
+
+
+def test_mremap_moves_what_was_known_and_books_the_growth() -> None:
+    book = _book([(100, 200, 11, 5)])
+    book.handle(_event(EventType.UNMAP, 150, 200))  # half of it
+    book.handle(_event(EventType.UNMAP, 100, 150, tid=2, t_ns=110))
+    book.handle(_event(EventType.REMAP, 1000, 1080, tid=2, site=12, born_ns=120, old=100, old_length=50))
+    assert _outstanding(book, {11: (100, 1)}) == {11: (0, 0), 12: (80, 1)}
+
+
+def test_mremap_of_memory_from_before_the_trace_books_the_growth_alone() -> None:
+    book = _book([])
+    book.handle(_event(EventType.UNMAP, 100, 150))
+    book.handle(_event(EventType.REMAP, 1000, 1080, site=12, born_ns=120, old=100, old_length=50))
+    assert _outstanding(book, {})[12] == (30, 1)
+
+
+def test_an_evicted_mapping_loses_what_was_unmapped_since_it_was_born() -> None:
+    book = _book([])
+    book.handle(_event(EventType.UNMAP, 180, 220, t_ns=100))
+    book.handle(_event(EventType.EVICT, 100, 200, site=11, born_ns=50, t_ns=150))
+    assert list(book.ledger) == [Piece(100, 180, next(iter(book.ledger)).block)]
+    assert _outstanding(book, {11: (100, 1)})[11] == (80, 1)
+
+
+def test_the_heap_shrinks_from_its_end() -> None:
+    book = _book([])
+    book.handle(_event(EventType.BRK, 1000, 1100, site=11, born_ns=10))
+    book.handle(_event(EventType.BRK, 1100, 1150, site=12, born_ns=20))
+    book.handle(_event(EventType.UNMAP, 1080, 1150, t_ns=30))
+    assert _outstanding(book, {11: (100, 1), 12: (50, 1)}) == {11: (80, 1), 12: (0, 0)}
+
+
+def test_a_stack_completed_later_takes_over_its_site() -> None:
+    book = Book(lambda *_: [], itertools.count(1))
+    book.new_site(5, ("part",), Kind.mmap, False, False, lambda: Stack(frames=(), complete=False))
+    book.new_site(5, ("whole",), Kind.mmap, False, False, lambda: Stack(frames=(), complete=True))
+    book.update([(5, Counts(allocated_bytes=4096, allocated_count=1))])
+    record = book.record(5)
+    assert record is not None
+    assert record.stack.complete
+    assert record.outstanding_bytes == 4096
+    assert sum(r.outstanding_bytes for r in book.sites.values()) == 4096
