@@ -29,6 +29,10 @@ _MAX_STEPS = 1024  # pages of one mapping that are looked at for a block's begin
 _TCB_WINDOW = 16 * KIB
 _TCB_SEARCH = MIB
 
+_POOLS_UNREAD = "Python pools passed over: a heap this large is sampled"
+_CHUNKS_UNREAD = "mappings not searched to their end for malloc'ed blocks"
+_BOUNDED = "none: reading is bounded, to spare the target; what is not recognised stays anonymous"
+
 Run = tuple[int, int]
 
 
@@ -139,8 +143,8 @@ class _Look:
 
     def losses(self) -> list[Loss]:
         return [
-            Loss(probe="owners", what="Python pools sampled over, not each looked at", count=self.unread_pools),
-            Loss(probe="owners", what="blocks with their own mapping not looked at", count=self.unread_chunks),
+            Loss(probe="owners", what=_POOLS_UNREAD, count=self.unread_pools, reduce=_BOUNDED),
+            Loss(probe="owners", what=_CHUNKS_UNREAD, count=self.unread_chunks, reduce=_BOUNDED),
             Loss(
                 probe="owners",
                 what="bytes of large mappings not looked at",
@@ -182,24 +186,37 @@ def _glibc_arenas(look: _Look, private: Sequence[Mapping]) -> Iterator[OwnerMark
 def _mmapped_chunks(look: _Look, private: Sequence[Mapping], ground: _Ground) -> list[OwnerMark]:
     """Blocks that malloc gave a mapping of their own. Trusts malloc/malloc.c, sysmalloc_mmap: prev_size 0, then the
     size, whole pages, with IS_MMAPPED (2) as its only flag. Mappings merge, so blocks are followed one by one; new
-    mappings of others come below, so a chain may begin further up."""
+    mappings of others come below, so where a chain breaks its next link is looked for page by page, at the end."""
     marks: list[OwnerMark] = []
     reads = _MAX_CHUNK_READS
-    for mapping in private:
-        for start, end in list(ground.free_parts(mapping)):
-            at, steps, chained = start, _MAX_STEPS, True
-            while at + PAGE <= end and steps and reads:
-                reads -= 1
-                size = _mmapped_size(look.read(at, 16))
-                if size and at + size <= end and (chained or size >= 64 * KIB):
-                    detail = f"chunk header at {at:#x}"
-                    marks.append(OwnerMark(start=at, end=at + size, kind="malloc-mmapped", detail=detail))
-                    at, chained = at + size, True
-                else:
-                    at, chained, steps = at + PAGE, False, steps - 1
-    if not reads:
-        look.unread_chunks += 1
+    broken: list[Run] = []
+    for start, end in [part for mapping in private for part in ground.free_parts(mapping)]:
+        at = start
+        while at + PAGE <= end and reads:
+            reads -= 1
+            size = _mmapped_size(look.read(at, 16))
+            if not size or at + size > end:
+                broken.append((at + PAGE, end))
+                break
+            marks.append(_chunk_mark(at, size))
+            at += size
+        look.unread_chunks += at + PAGE <= end and not reads
+    for start, end in broken:
+        at, steps = start, _MAX_STEPS
+        while at + 64 * KIB <= end and steps and reads:
+            reads -= 1
+            size = _mmapped_size(look.read(at, 16))
+            if size >= 64 * KIB and at + size <= end:  # in the midst of data, a small one would mean little
+                marks.append(_chunk_mark(at, size))
+                at += size
+            else:
+                at, steps = at + PAGE, steps - 1
+        look.unread_chunks += at + 64 * KIB <= end and not reads
     return marks
+
+
+def _chunk_mark(start: int, size: int) -> OwnerMark:
+    return OwnerMark(start=start, end=start + size, kind="malloc-mmapped", detail=f"chunk header at {start:#x}")
 
 
 def _mmapped_size(header: bytes | None) -> int:
