@@ -186,17 +186,20 @@ class VersionCondition(_Condition, frozen=True, tag="version", kw_only=True):
 
 
 class EnvCondition(_Condition, frozen=True, tag="env", kw_only=True):
-    """The variable has a value that `value` (a regular expression, whole value) fits. Only the live environment can
-    say that it has not."""
+    """The variable (one of the ` | `-separated names) has a value that `value` (a regular expression, whole value)
+    fits. Only the live environment can say that it has not."""
 
     name: str
     value: str
 
     def judge(self, scene: Scene) -> Outcome:
-        found, source = environment(scene.target, self.name)
-        if found is not None:
-            fits = re.fullmatch(self.value, found) is not None
-            return Outcome("met" if fits else "unmet", f"{self.name}={found} ({source})")
+        read = [(name, *environment(scene.target, name)) for name in _alternatives(self.name)]
+        for name, found, source in read:
+            if found is not None and re.fullmatch(self.value, found):
+                return Outcome("met", f"{name}={found} ({source})")
+        for name, found, source in read:
+            if found is not None:
+                return Outcome("unmet", f"{name}={found} ({source})")
         live = scene.target is not None and any(v.source == "live" for v in scene.target.environment)
         return Outcome("unmet" if live else "unknown", f"{self.name} is not in the environment that could be read")
 

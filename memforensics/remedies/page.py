@@ -117,7 +117,7 @@ def describe(condition: Condition) -> str:
         case VersionCondition():
             return f"the mapped {condition.product} ({_code(condition.name)}) has a version {condition.range}"
         case EnvCondition():
-            return f"the environment has `{condition.name}` matching `{condition.value}`"
+            return f"the environment has {_code(condition.name)} matching `{condition.value}`"
         case RoleCondition():
             return f"the process is {condition.role}"
         case CmdlineCondition():

@@ -137,7 +137,8 @@ def _layers(diagnosis: Diagnosis) -> Iterator[str]:
         change = change_text(row.change_bytes) if row.change_bytes is not None else ""
         rate = rate_text(row.rate.estimate) if row.rate is not None else ""
         outside = "" if row.in_rss else " (not in RSS)"
-        yield f"| {row.layer}{outside} | {size} | {change} | {rate} | {row.verdict} |"
+        verdict = row.verdict if row.bytes is not None else ""
+        yield f"| {row.layer}{outside} | {size} | {change} | {rate} | {verdict} |"
 
 
 def _list(title: str, texts: Iterable[str], level: int = 2) -> Iterator[str]:

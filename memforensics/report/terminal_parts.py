@@ -121,7 +121,10 @@ def layers_table(rows: Iterable[LayerRow]) -> Table:
             size_text(row.bytes) if row.bytes is not None else "not read",
             change_text(row.change_bytes) if row.change_bytes is not None else "",
             rate_text(row.rate.estimate) if row.rate is not None else "",
-            Text(row.verdict, style="bold red" if row.verdict == "leak" else "yellow" if grows else "dim"),
+            Text(
+                row.verdict if row.bytes is not None else "",
+                style="bold red" if row.verdict == "leak" else "yellow" if grows else "dim",
+            ),
         )
     return table
 

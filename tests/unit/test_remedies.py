@@ -21,6 +21,7 @@ from fixtures.constructed import (
 from memforensics.case.model import EnvVar, Finding, HeapState, Module, Stack
 from memforensics.errors import UsageError
 from memforensics.remedies.catalogue import PACKAGED, load_catalogue, parse_entry
+from memforensics.remedies.conditions import EnvCondition, Scene
 from memforensics.remedies.match import match
 
 CATALOGUE = load_catalogue()
@@ -243,3 +244,53 @@ def test_the_hooked_path_is_needed_on_the_same_stack() -> None:
     only_ucs = Stack(frames=(native("ucs_mpool_grow", UCS),))
     split = draft(finding_site(only_ucm), finding_site(only_ucs))
     assert match(split, case(), CATALOGUE).cause is None
+
+
+def conflicts(finding: Finding) -> list[str]:
+    return [item.ref for item in finding.evidence if item.kind == "conflict"]
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_settings_that_do_not_go_together_are_mentioned_beside_the_cause(name: str) -> None:
+    nixl = Module(pid=PID, path="/srv/nixl/libnixl.so", start=0x7F1000000000)
+    modules = (*ucx_modules(), nixl)
+    variable = EnvVar(name=name, value="max_split_size_mb:64,expandable_segments:True", source="live")
+    found = match(draft(), case(modules=modules, targets=(target(variable),)), CATALOGUE)
+    assert found.cause == "ucx-invq"
+    assert conflicts(found) == ["remedies/nixl-expandable"]
+    off = EnvVar(name=name, value="expandable_segments:False", source="live")
+    assert conflicts(match(draft(), case(modules=modules, targets=(target(off),)), CATALOGUE)) == []
+
+
+def test_a_variable_that_exec_did_not_have_is_unknown_not_unset() -> None:
+    """The program may have set it later: only the live environment can say no."""
+    condition = EnvCondition(name="UCX_TLS", value=".*")
+    other = EnvVar(name="UCX_LOG_LEVEL", value="info", source="exec")
+    seen = [
+        condition.judge(Scene(draft(), case(targets=(target(*variables),)))).state
+        for variables in ((), (other,), (replace(other, source="live"),))
+    ]
+    assert seen == ["unknown", "unknown", "unmet"]
+
+
+def test_growth_of_the_heap_is_never_called_retention_by_the_arenas_alone() -> None:
+    heap = HeapState(
+        pid=PID, t_ns=BASE, allocator="glibc", retained_bytes=600, system_bytes=1000, in_use_bytes=400, arenas=28
+    )
+    growing = replace(draft(finding_site(LIST_STACK, inside=None)), layer="native-heap", culprit=None)
+    found = match(growing, case(heaps=(heap,)), CATALOGUE)
+    assert (found.cause, found.verdict) == (None, "growing")
+
+
+def test_a_limit_of_one_mebibyte_is_a_limit() -> None:
+    cached = Stack(frames=(native("server_prompt_cache::alloc()", "/opt/llama/llama-server"),))
+    growing = replace(draft(finding_site(cached, inside=None)), layer="native-heap", culprit=None)
+    for value, cause in (("1", "llama-cacheram"), ("0", None), ("-1", None), ("10", "llama-cacheram")):
+        server = target(role="llama-server", cmdline=("llama-server", "--cache-ram", value))
+        assert match(growing, case(targets=(server,)), CATALOGUE).cause == cause, value
+
+
+def test_losses_of_the_trace_lower_the_confidence() -> None:
+    lossless = match(draft(), case(losses=()), CATALOGUE)
+    assert lossless.against == ()
+    assert lossless.confidence > match(draft(), case(), CATALOGUE).confidence
