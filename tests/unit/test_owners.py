@@ -1,0 +1,50 @@
+"""What the recognisers believe, and what they do not."""
+
+import struct
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memforensics.case.model import Mapping, OwnerMark
+from memforensics.probes.owners import _Ground, _is_pool, _mmapped_size
+
+BASE = 0x7F0000000000
+
+
+def header(count: int, free: int, size_class: int, next_offset: int, max_next: int) -> bytes:
+    return struct.pack("<I4xQQQIIII", count, free, BASE, BASE, 0, size_class, next_offset, max_next)
+
+
+def test_pools_of_both_sizes() -> None:
+    for pool in (4096, 16384):
+        for size_class in range(32):
+            block = 16 * (size_class + 1)
+            assert _is_pool(BASE, header(1, BASE + 48, size_class, 48 + 2 * block, pool - block), pool)
+            assert not _is_pool(BASE, header(1, BASE + 48, size_class, 48 + 2 * block, pool), pool)
+            assert not _is_pool(BASE, header(1, BASE + pool, size_class, 48 + 2 * block, pool - block), pool)
+
+
+@given(st.binary(min_size=48, max_size=48))
+def test_other_bytes_are_no_pool(data: bytes) -> None:
+    assert not _is_pool(BASE, data, 16384)
+
+
+def test_sizes_of_blocks_with_their_own_mapping() -> None:
+    assert _mmapped_size(struct.pack("<2Q", 0, 0x101002)) == 0x101000
+    for before, size in ((0, 0x101000), (0, 0x101003), (0, 0x101012), (16, 0x101002), (0, 2), (0, 0)):
+        assert _mmapped_size(struct.pack("<2Q", before, size)) == 0
+    assert _mmapped_size(None) == 0
+
+
+ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 10)), max_size=12)
+
+
+@given(ranges)
+def test_marks_never_lie_upon_one_another(wanted: list[tuple[int, int]]) -> None:
+    ground = _Ground()
+    ground.claim(OwnerMark(start=start, end=start + size, kind="x") for start, size in wanted)
+    taken = [address for mark in ground.marks for address in range(mark.start, mark.end)]
+    assert taken == sorted(set(taken))
+    mapping = Mapping(start=5, end=50, perms="rw-p", offset=0, device="", inode=0, path="")
+    free = [address for start, end in ground.free_parts(mapping) for address in range(start, end)]
+    assert free == [address for address in range(5, 50) if address not in set(taken)]
