@@ -6,11 +6,13 @@ from memforensics.symbols.space import AddressSpace
 
 _LONGEST_CALL = 7
 _FAR_BYTES = 65536
+_ENDBR64 = b"\xf3\x0f\x1e\xfa"
+_MAX_JUMPS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`target`: the called address of a direct call, None for one through a register or memory."""
+    """`target`: the called address where the instruction, or the slot that it names, tells it."""
 
     target: int | None
 
@@ -21,13 +23,18 @@ def call_before(space: AddressSpace, address: int) -> Call | None:
     if code is None:
         return None
     if code[-5] == 0xE8:
-        target = (address + int.from_bytes(code[-4:], "little", signed=True)) & (1 << 64) - 1
+        target = _relative(address, code[-4:])
         if space.executable(target):
             return Call(target)
     for size in range(2, _LONGEST_CALL + 1):
         if code[-size] == 0xFF and _indirect_size(code[-size + 1 :]) == size:
-            return Call(None)
+            through_slot = code[-size + 1] == 0x15  # call *slot(%rip): the GOT, in code built without a PLT
+            return Call(space.word(_relative(address, code[-4:])) if through_slot else None)
     return None
+
+
+def _relative(end: int, displacement: bytes) -> int:
+    return (end + int.from_bytes(displacement, "little", signed=True)) & (1 << 64) - 1
 
 
 def _indirect_size(operands: bytes) -> int | None:
@@ -46,15 +53,37 @@ def _indirect_size(operands: bytes) -> int | None:
 
 
 def call_doubt(space: AddressSpace, call: Call, pc: int) -> int:
-    """How unlikely it is that this call entered the function at `pc`: 0 it called that function, 1 it may have
-    (indirect, or through a PLT of another module), 2 it called another one."""
-    if call.target is None:
+    """How unlikely it is that this call entered the function at `pc`: 0 it called that function, 1 it may have (by
+    a pointer that is not known), 2 it called another one, which can only have jumped here."""
+    target = _through_stubs(space, call.target) if call.target is not None else None
+    if target is None:
         return 1
-    here, there = space.find(pc), space.find(call.target)
-    if here is None or there is None or here[0] is not there[0]:
+    here, there = space.find(pc), space.find(target)
+    if here is None or there is None:
         return 1
-    elf = space.elf(here[0])
-    function = elf.symbol_at(here[1]) if elf is not None else None
-    if function is not None:
-        return 0 if function.start == there[1] else 2
+    if here[0] is not there[0]:
+        return 2
+    entry = space.entry(here[0], here[1])
+    if entry is not None:
+        return 0 if entry == there[1] else 2
     return 0 if 0 <= here[1] - there[1] < _FAR_BYTES else 2
+
+
+def _through_stubs(space: AddressSpace, target: int) -> int | None:
+    """Where a call ends that goes through PLT stubs and thunks. None: at a slot that cannot be read."""
+    for _ in range(_MAX_JUMPS):
+        code = space.code(target, 16)
+        if code is None:
+            return target
+        skip = 4 if code.startswith(_ENDBR64) else 0
+        skip += code[skip] == 0xF2  # bnd
+        if code[skip : skip + 2] == b"\xff\x25":
+            slot = space.word(_relative(target + skip + 6, code[skip + 2 : skip + 6]))
+            if slot is None or 0 < slot - target <= 16:  # not bound yet: back into the stub
+                return None
+            target = slot
+        elif code[skip] == 0xE9:
+            target = _relative(target + skip + 5, code[skip + 1 : skip + 5])
+        else:
+            return target
+    return target

@@ -4,6 +4,8 @@ import functools
 import re
 from collections.abc import Callable
 
+from memforensics.symbols.rust import demangle_v0
+
 _MAX_MANGLED = 4096
 _RUST_HASH = re.compile(r"h[0-9a-f]{16}")
 _RUST_ESCAPE = re.compile(r"\$(SP|BP|RF|LT|GT|LP|RP|C|u[0-9a-f]{1,6})\$|\.\.")
@@ -12,8 +14,12 @@ _RUST_ESCAPES = {"SP": "@", "BP": "*", "RF": "&", "LT": "<", "GT": ">", "LP": "(
 
 @functools.lru_cache(maxsize=65536)
 def demangle(name: str) -> str:
-    """C++ (Itanium) and Rust (legacy) names demangled, the Rust hash taken off; anything else as it is."""
-    if not name.startswith("_Z") or len(name) > _MAX_MANGLED:
+    """C++ (Itanium) and Rust (legacy, v0) names demangled, the Rust hash taken off; anything else as it is."""
+    if len(name) > _MAX_MANGLED:
+        return name
+    if name.startswith("_R"):
+        return demangle_v0(name) or name
+    if not name.startswith("_Z"):
         return name
     return _rust_legacy(name) or _cplusplus()(name)
 

@@ -14,9 +14,9 @@ from typing import BinaryIO, Protocol
 from memforensics.case.model import Mapping
 from memforensics.errors import MemforensicsError
 from memforensics.symbols.cfi import Cfi, Rule
-from memforensics.symbols.elf import DebugFiles, ElfFile
+from memforensics.symbols.elf import BadElf, DebugFiles, ElfFile
 from memforensics.symbols.lines import LineReader
-from memforensics.target.memory import Memory
+from memforensics.target.memory import Memory, read_u64
 from memforensics.target.parse import ParsedMaps
 
 VDSO = "[vdso]"
@@ -311,6 +311,27 @@ class AddressSpace:
             return self._process.memory.read(address, size)
         except MemforensicsError:
             return None
+
+    def word(self, address: int) -> int | None:
+        """A word of the live process: a GOT slot."""
+        try:
+            return read_u64(self._process.memory, address)
+        except MemforensicsError:
+            return None
+
+    def entry(self, module: MappedModule, vaddr: int) -> int | None:
+        """Where the function around an address of the file begins, by its symbol or its FDE; of a part that the
+        compiler split off (`name.cold`) the whole's beginning. None: not known."""
+        elf, cfi = self.elf(module), self.cfi(module)
+        if elf is None or cfi is None:
+            return None
+        with contextlib.suppress(BadElf):
+            symbol = elf.symbol_at(vaddr)
+            if symbol is not None:
+                whole = symbol.name.partition(".")[0]
+                return ((elf.find_symbol(whole) if whole != symbol.name else None) or symbol).start
+        extent = cfi.function_range(vaddr)
+        return extent[0] if extent is not None else None
 
 
 def _first_code(module: MappedModule) -> Mapping:

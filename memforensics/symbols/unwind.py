@@ -23,7 +23,7 @@ WhyEnded = Literal[
 _FRAME_POINTER_RULE = Rule(cfa_base="rbp", cfa_offset=16, rbp_offset=-16, guessed=True)
 _SCANNED_BYTES = 16 * 1024
 _MAX_CANDIDATES = 48
-_MAX_GUESS_STEPS = 4000  # steps of all attempts of one unwinding together
+_MAX_GUESS_STEPS = 1500  # steps of all attempts of one unwinding together
 _MIN_PROOF_FRAMES = 2  # by CFI, where the end of the stack is not in the copy
 _MAX_FRAME_BYTES = 1 << 30
 
@@ -144,6 +144,9 @@ class _Walker:
                 return walk
             if state.registers.rip == 0:
                 walk.why = "outermost"
+                return walk
+            if self._guessing and state.is_return and call_before(self._space, state.registers.rip) is None:
+                walk.why = "no-rule"  # the guess was wrong
                 return walk
         return walk
 

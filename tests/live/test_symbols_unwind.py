@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from processes import Child, compiled, running
+from processes import Child, compiled, python, running
 
+from memforensics.symbols.cfi import Rule
 from memforensics.symbols.space import AddressSpace
 from memforensics.symbols.symbolize import Symbolizer
 from memforensics.symbols.unwind import Registers, Unwound, unwind
@@ -135,6 +136,37 @@ def test_a_whole_program_without_cfi(strip: tuple[str, ...]) -> None:
     assert all(frame.guessed for frame in own[1:-1])
     if not strip:
         assert found[1:] == [*LEVELS, "main", *OUTERMOST]
+
+
+class WithoutCfiOf(AddressSpace):
+    """A space in which one library has no unwind table."""
+
+    blind = ""
+
+    def rule(self, pc: int) -> Rule | None:
+        found = self.find(pc)
+        return None if found is not None and self.blind and self.blind in found[0].name else super().rule(pc)
+
+
+def test_a_real_rust_wheel_without_its_cfi() -> None:
+    """Five Rust frames in a row between two pieces of CPython: guessed, they are what CFI says."""
+    pytest.importorskip("rpds")
+    with running(python("sym_rust_hash.py")) as child:
+        process = open_process(child.pid)
+        try:
+            registers = blocked_in_read(process, child.pid)
+            space = WithoutCfiOf(process)
+            expected = unwind(registers, process.memory, space)
+            space.blind = "rpds"
+            guessed = unwind(registers, process.memory, space)
+        finally:
+            process.close()
+    in_rust = [frame for frame in expected.frames if frame.module is not None and "rpds" in frame.module.name]
+    assert expected.complete
+    assert len(in_rust) >= 3
+    assert not any(frame.guessed for frame in expected.frames)
+    assert [frame.pc for frame in guessed.frames] == [frame.pc for frame in expected.frames]
+    assert sum(frame.guessed for frame in guessed.frames) == len(in_rust)
 
 
 @pytest.mark.needs_gdb
