@@ -1,7 +1,8 @@
 """Threads that stand in known Python functions and map and unmap memory there, a hundred times a second.
 
 For each thread prints one JSON line: its tid, its shape and its stack, leaf first, as the interpreter itself tells it
-(sys._getframe). "late" on stdin starts another thread; "sub" runs one in a sub-interpreter. Works on 3.8 and later.
+(sys._getframe). On stdin: "late" starts another thread, "sub" one in a sub-interpreter, "deeper N" one that is N frames
+deep, "idle N" starts N threads that wait. Works on 3.8 and later.
 """
 
 import asyncio
@@ -177,10 +178,18 @@ def main():
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        if line.strip() == "late":
+        word, _, number = line.strip().partition(" ")
+        if word == "late":
             start(f1, "late")
-        elif line.strip() == "sub":
+        elif word == "sub":
             start(in_sub_interpreter)
+        elif word == "deeper":
+            start(deep, "deeper", int(number))
+        elif word == "idle":
+            for _ in range(int(number)):
+                start(threading.Event().wait)
+            sys.stdout.write("idle\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

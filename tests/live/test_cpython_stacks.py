@@ -1,5 +1,6 @@
 """Python stacks of live processes, from outside and in the kernel, against what the interpreter itself says."""
 
+import contextlib
 import json
 import os
 import signal
@@ -18,13 +19,14 @@ from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.engine import Engine
 from memforensics.runtimes.cpython.code import CodeReader
 from memforensics.runtimes.cpython.find import CPythonRuntime, find_runtime
-from memforensics.runtimes.cpython.kernel import PROCESS, pack_process
+from memforensics.runtimes.cpython.kernel import PROCESS, pack_process, pid_namespace
 from memforensics.runtimes.cpython.offsets import known_versions
 from memforensics.runtimes.cpython.stacks import ENTRY, SHIM, thread_stacks
 from memforensics.symbols.space import AddressSpace
 from memforensics.target import Process, open_process
 
 pytestmark = pytest.mark.live
+FOUND, TRUNCATED, TOO_MANY = 1, 2, 8  # struct py_stack.flags of pyframes.bpf.h
 Expected = dict[int, tuple[str, list[tuple[str, str, int]]]]  # tid -> shape, frames
 
 
@@ -134,33 +136,33 @@ def kernel_events(engine: Engine, wanted: set[int], rounds: int) -> dict[int, li
     return seen
 
 
+@contextlib.contextmanager
+def walking(packed: dict[int, bytes]) -> Iterator[Engine]:
+    """The test's own BPF program, armed for these processes."""
+    engine = Engine(str(LEAKERS / "cpy_walk.bpf.c"), {})
+    try:
+        engine.open_ring("events")
+        table = engine.table("py_processes", struct.Struct("<I"), PROCESS)
+        for pid, value in packed.items():
+            assert table.put(struct.pack("<I", pid), value)
+        engine.attach({"syscalls:sys_enter_mmap": "on_mmap"})
+        yield engine
+    finally:
+        engine.close()
+
+
 @pytest.mark.needs_bpf
 def test_the_kernel_walks_the_same_stacks(target: tuple[Child, Expected]) -> None:
     child, expected = target
     process, runtime = opened(child)
-    engine = Engine(str(LEAKERS / "cpy_walk.bpf.c"), {})
-    try:
-        engine.open_ring("events")
-        engine.table("py_processes", struct.Struct("<I"), PROCESS).put(
-            struct.pack("<I", child.pid), pack_process(runtime)
-        )
-        engine.attach({"syscalls:sys_enter_mmap": "on_mmap"})
+    with walking({child.pid: pack_process(runtime)}) as engine:
         child.tell("late")  # a thread that starts after the attach
         expected |= expected_stacks(child, 1)
         engine.events()
         seen = kernel_events(engine, set(expected), rounds=20)
-    finally:
-        engine.close()
     codes = CodeReader(process.memory, runtime.offsets)
     for tid, (shape, frames) in expected.items():
-        walks = Counter(
-            (flags, tuple(named(codes.frame(code, at) for code, at, mark in raw if not mark & SHIM)))
-            for flags, raw in seen[tid]
-            if flags
-        )
-        leaf_walks = {walk: times for walk, times in walks.items() if walk[1][:1] == tuple(frames[:1])}
-        assert list(leaf_walks) == [(1, tuple(frames))], shape
-        assert sum(leaf_walks.values()) >= 15
+        assert_walks(seen[tid], codes, frames, shape)
         marks = [mark for _, _, mark in seen[tid][-1][1]]
         assert marks[-1] in (ENTRY, SHIM)
         if runtime.version < (3, 11):
@@ -168,29 +170,82 @@ def test_the_kernel_walks_the_same_stacks(target: tuple[Child, Expected]) -> Non
     process.close()
 
 
+def assert_walks(walks: list[Walk], codes: CodeReader, frames: list[tuple[str, str, int]], shape: str) -> None:
+    """Every walk from the leaf function is exactly `frames`; nearly all are from there."""
+    named_walks = Counter(
+        (flags, tuple(named(codes.frame(code, at) for code, at, mark in raw if not mark & SHIM)))
+        for flags, raw in walks
+        if flags
+    )
+    from_leaf = {walk: times for walk, times in named_walks.items() if walk[1][:1] == tuple(frames[:1])}
+    assert list(from_leaf) == [(FOUND, tuple(frames))], shape
+    assert sum(from_leaf.values()) >= 15
+
+
 @pytest.mark.needs_bpf
 def test_a_sub_interpreter_comes_before_the_main_one(target: tuple[Child, Expected]) -> None:
     child, _ = target
     process, runtime = opened(child)
     child.tell("sub")
-    (sub,) = expected_stacks(child, 1).items()
-    tid, (_, frames) = sub
-    engine = Engine(str(LEAKERS / "cpy_walk.bpf.c"), {})
-    try:
-        engine.open_ring("events")
-        engine.table("py_processes", struct.Struct("<I"), PROCESS).put(
-            struct.pack("<I", child.pid), pack_process(runtime)
-        )
-        engine.attach({"syscalls:sys_enter_mmap": "on_mmap"})
+    ((tid, (_, frames)),) = expected_stacks(child, 1).items()
+    with walking({child.pid: pack_process(runtime)}) as engine:
         flags, raw = kernel_events(engine, {tid}, rounds=5)[tid][-1]
-    finally:
-        engine.close()
     codes = CodeReader(process.memory, runtime.offsets)
     names = [codes.frame(code, at).function for code, at, mark in raw if not mark & SHIM]
-    assert flags == 1
+    assert flags == FOUND
     assert names[: len(frames)] == [frame[0] for frame in frames]
     assert "in_sub_interpreter" in [name for name in names[len(frames) :] if name]
     process.close()
+
+
+@pytest.mark.needs_bpf
+def test_thread_ids_of_a_pid_namespace_of_its_own() -> None:
+    command = ["unshare", "--pid", "--fork", "--kill-child", *python("cpy_stacks.py")]
+    with running(command, ready=None) as outer:
+        expected = expected_stacks(outer, 9)
+        pid = int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text())
+        process = open_process(pid)
+        runtime = find_runtime(process, AddressSpace(process))
+        assert runtime is not None
+        inner_tids = {tid: inner_tid(pid, tid) for tid in process.threads()}
+        assert pid_namespace(process) != (0, 0)
+        with walking({pid: pack_process(runtime, pid_namespace(process))}) as engine:
+            seen = kernel_events(engine, {tid for tid in inner_tids if tid != pid}, rounds=20)
+        codes = CodeReader(process.memory, runtime.offsets)
+        for tid, inner in inner_tids.items():
+            if inner in expected:
+                assert_walks(seen[tid], codes, expected[inner][1], expected[inner][0])
+        process.close()
+
+
+def inner_tid(pid: int, tid: int) -> int:
+    """A thread's number in its own PID namespace."""
+    status = Path(f"/proc/{pid}/task/{tid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[-1])
+
+
+@pytest.mark.needs_bpf
+def test_losses_of_the_kernels_walk_are_told() -> None:
+    """More than 128 frames: the outermost are missing. More than 256 thread states: old threads are not found."""
+    with running(python("cpy_stacks.py"), ready=None) as child:
+        expected = expected_stacks(child, 9)
+        (old,) = [tid for tid, (shape, _) in expected.items() if shape == "plain"]
+        child.tell("idle 300")
+        child.wait_for("idle")
+        child.tell("deeper 300")
+        ((deep, (_, frames)),) = expected_stacks(child, 1).items()
+        process, runtime = opened(child)
+        with walking({child.pid: pack_process(runtime)}) as engine:
+            seen = kernel_events(engine, {deep, old}, rounds=3)
+        codes = CodeReader(process.memory, runtime.offsets)
+        assert all(walk == (TOO_MANY, []) for walk in seen[old])
+        for flags, raw in seen[deep]:
+            assert (flags, len(raw)) == (FOUND | TRUNCATED, 128)
+            assert named(codes.frame(code, at) for code, at, _ in raw) == frames[:128]
+        from_outside = {stack.tid: stack for stack in thread_stacks(runtime, process.memory)}
+        assert len(from_outside) == 9 + 300 + 1 + 1
+        assert named(from_outside[deep].python_frames(codes)) == frames
+        process.close()
 
 
 def test_a_process_without_python_has_no_runtime() -> None:

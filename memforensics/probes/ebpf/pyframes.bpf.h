@@ -25,6 +25,7 @@
 #define PY_MAX_THREADS 256  /* thread states looked at to find the one of an unknown thread */
 #define PY_RAW_BYTES 128    /* the largest frame structure that is read, a power of two */
 #define PY_RETRY_NS 1000000 /* a thread that was none of Python's is looked up again after this time */
+#define PY_RETRY_MANY_NS 100000000 /* the same, where PY_MAX_THREADS were looked at in vain */
 
 /* struct py_frame.flags. One native _PyEval_EvalFrameDefault stands for the frames up to one that is PY_ENTRY,
  * included, or up to one that is PY_SHIM, left out. */
@@ -166,7 +167,7 @@ static __always_inline void py_thread(struct py_process *process, u32 tgid, u32 
     if (known && known->head == head) {
         u64 first = known->states[0];
         u64 second = known->states[1];
-        int fresh = now - known->checked_ns < PY_RETRY_NS;
+        int fresh = now - known->checked_ns < (known->too_many ? PY_RETRY_MANY_NS : PY_RETRY_NS);
         found->too_many = known->too_many;
         if (first == 0) {
             if (fresh)
