@@ -336,7 +336,7 @@ class SpaceVersions:
             other_elf = self.space.elf(other)
             if other_elf is None:
                 continue
-            alike = _names_alike(module, other) and _same_build(module.name, elf, other.name, other_elf)
+            alike = _names_alike(module, other) and _same_build(elf, other_elf)
             if not (version_nodes(elf) & version_nodes(other_elf) or (alike and self._related(module, other))):
                 continue
             word = self.own(other)
@@ -392,8 +392,11 @@ def _names_alike(module: MappedModule, other: MappedModule) -> bool:
     return len(stem) > 2 < len(other_stem) and stem[:2] == other_stem[:2]
 
 
-def _same_build(name: str, elf: ElfFile, other_name: str, other: ElfFile) -> bool:
-    """The same .so suffix, and compilers' marks that do not contradict each other."""
+def _same_build(elf: ElfFile, other: ElfFile) -> bool:
+    """Sonames of the same major version, and compilers' marks that do not contradict each other."""
+    try:
+        majors = [(e.soname or "").partition(".so")[2] for e in (elf, other)]
+    except BadElf:
+        return False
     marks, other_marks = (frozenset((_comment(e) or b"").split(b"\0")) - {b""} for e in (elf, other))
-    compatible = marks <= other_marks or other_marks <= marks
-    return name.partition(".so")[2] == other_name.partition(".so")[2] and compatible
+    return majors[0] == majors[1] and (marks <= other_marks or other_marks <= marks)

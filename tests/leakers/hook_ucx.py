@@ -1,10 +1,10 @@
-"""Initialises the UCX whose folder is the argument (so that it installs its memory hooks), and waits."""
+"""Initialises the UCX whose libucp is the argument (so that it installs its memory hooks), and waits."""
 
 import ctypes
 import sys
 import time
 
-ucp = ctypes.CDLL(f"{sys.argv[1]}/libucp.so.0", ctypes.RTLD_GLOBAL)
+ucp = ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
 config, context = ctypes.c_void_p(), ctypes.c_void_p()
 assert ucp.ucp_config_read(None, None, ctypes.byref(config)) == 0
 parameters = (ctypes.c_uint64 * 64)()

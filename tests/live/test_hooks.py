@@ -46,8 +46,10 @@ def ucx_folder(ucx_example: Callable[..., list[str | Path]]) -> str:
 
 
 @pytest.mark.needs_ucx
-def test_ucx_default_mode_is_an_inline_patch_and_the_got_is_clean(ucx_folder: str) -> None:
-    with running(python("hook_ucx.py", ucx_folder)) as child:
+@pytest.mark.parametrize("name", ["libucp.so.0", "libucp.so"])
+def test_ucx_default_mode_is_an_inline_patch_and_the_got_is_clean(ucx_folder: str, name: str) -> None:
+    """Under either of the names that the wheel has its libraries by."""
+    with running(python("hook_ucx.py", f"{ucx_folder}/{name}")) as child:
         hooks, looked, modules, losses = audit(child.pid)
     by_function = {hook.function: hook for hook in hooks}
     assert {"mmap", "munmap"} <= by_function.keys()
@@ -73,7 +75,7 @@ def test_ucx_default_mode_is_an_inline_patch_and_the_got_is_clean(ucx_folder: st
 
 @pytest.mark.needs_ucx
 def test_ucx_mode_reloc_changes_got_slots(ucx_folder: str) -> None:
-    with running(python("hook_ucx.py", ucx_folder), env={"UCX_MEM_MMAP_HOOK_MODE": "reloc"}) as child:
+    with running(python("hook_ucx.py", f"{ucx_folder}/libucp.so.0"), env={"UCX_MEM_MMAP_HOOK_MODE": "reloc"}) as child:
         hooks, _, _, _ = audit(child.pid)
     assert {hook.mechanism for hook in hooks} == {"got"}
     by_function = {hook.function: hook for hook in hooks}
@@ -85,7 +87,7 @@ def test_ucx_mode_reloc_changes_got_slots(ucx_folder: str) -> None:
 
 @pytest.mark.needs_ucx
 def test_ucx_mode_none_leaves_no_hook(ucx_folder: str) -> None:
-    with running(python("hook_ucx.py", ucx_folder), env={"UCX_MEM_MMAP_HOOK_MODE": "none"}) as child:
+    with running(python("hook_ucx.py", f"{ucx_folder}/libucp.so.0"), env={"UCX_MEM_MMAP_HOOK_MODE": "none"}) as child:
         hooks, looked, _, _ = audit(child.pid)
     assert hooks == []
     assert looked.entries_compared > 10
@@ -93,7 +95,7 @@ def test_ucx_mode_none_leaves_no_hook(ucx_folder: str) -> None:
 
 @pytest.mark.needs_ucx
 def test_the_command_says_it(ucx_folder: str) -> None:
-    with running(python("hook_ucx.py", ucx_folder)) as child:
+    with running(python("hook_ucx.py", f"{ucx_folder}/libucp.so.0")) as child:
         done = subprocess.run(
             [sys.executable, "-m", "memforensics", "hooks", str(child.pid), "--json"], capture_output=True, check=True
         )
@@ -112,7 +114,7 @@ def test_the_command_says_it(ucx_folder: str) -> None:
 @pytest.mark.needs_ucx
 @pytest.mark.needs_gdb
 def test_no_breakpoint_is_set_on_patched_code(ucx_folder: str) -> None:
-    with running(python("hook_ucx.py", ucx_folder)) as child:
+    with running(python("hook_ucx.py", f"{ucx_folder}/libucp.so.0")) as child:
         with pytest.raises(ProbeFailed, match="was patched in memory"):
             stacks(child.pid, function="munmap")
         assert child.alive

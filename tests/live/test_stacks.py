@@ -211,7 +211,7 @@ QUIET = ("--on", "mmap", "--if", "length == 1", "--timeout", "60s")
 
 
 @pytest.mark.parametrize("words", [ENDLESS, QUIET], ids=["capturing", "waiting"])
-@pytest.mark.parametrize("victim", ["gdb", "memforensics", "guard", "ctrl-c"])
+@pytest.mark.parametrize("victim", ["gdb", "memforensics", "guard", "ctrl-c", "ctrl-z"])
 def test_the_target_survives_whoever_is_killed(chain: Child, victim: str, words: tuple[str, ...]) -> None:
     with Command(chain.pid, *words) as command:
         wait_until(lambda: tracer_of(chain.pid), "gdb did not attach")
@@ -221,15 +221,18 @@ def test_the_target_survives_whoever_is_killed(chain: Child, victim: str, words:
         time.sleep(0.2)  # into the middle of it
         if victim == "ctrl-c":
             command.popen.send_signal(signal.SIGINT)
+        elif victim == "ctrl-z":
+            command.popen.send_signal(signal.SIGSTOP)
         else:
             os.kill({"gdb": gdb, "memforensics": command.popen.pid, "guard": guard}[victim], signal.SIGKILL)
         wait_until(lambda: not Path(f"/proc/{gdb}").exists(), "gdb stayed behind")
         wait_until(lambda: status_of(chain.pid)["State"][0] not in "Tt", "left stopped")
         assert_lives_and_loads(chain)
         assert text_differences(chain.pid) == []
+        command.popen.send_signal(signal.SIGCONT)
         _, errors = command.popen.communicate(timeout=20)
         assert b"Traceback" not in errors
-        expected = {"gdb": 3, "guard": 3, "memforensics": -signal.SIGKILL, "ctrl-c": 130}[victim]
+        expected = {"gdb": 3, "guard": 3, "memforensics": -signal.SIGKILL, "ctrl-c": 130, "ctrl-z": 3}[victim]
         assert command.popen.returncode == expected, errors.decode()
 
 

@@ -1,13 +1,13 @@
 """The audit itself: every GOT slot of a watched function against its binding, every entry against the file."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from memforensics.case.model import Hook, HookAudit, Loss, Module
 from memforensics.probes.hooks.binding import Loaded, read_scope
-from memforensics.probes.hooks.patch import Landing, classify, follow
+from memforensics.probes.hooks.patch import Landing, follow, is_breakpoint
 from memforensics.probes.hooks.watch import NAMES, WATCHED, canonical
 from memforensics.symbols.elf import BadElf, Reloc
 from memforensics.symbols.space import AddressSpace, MappedModule
@@ -32,14 +32,6 @@ class EntryState:
     original: bytes = b""
     live: bytes = b""
     landing: Landing | None = None
-
-
-@dataclass(slots=True)
-class _Group:
-    """Slots (or one entry) that lead a function to the same foreign place."""
-
-    target: int
-    objects: list[str] = field(default_factory=list)
 
 
 def audit_hooks(process: Process, space: AddressSpace) -> tuple[list[Hook], HookAudit, list[Module], list[Loss]]:
@@ -135,17 +127,17 @@ class _Audit:
 
     def _got(self) -> Iterator[Hook]:
         """Slots that lead elsewhere than the dynamic linker would have bound them."""
-        groups: dict[tuple[str, int], _Group] = {}
+        groups: dict[tuple[str, int], list[str]] = {}  # (function, where its slots lead) -> objects
         for one in self.scope.objects:
             for slot, value in self._slots(one):
                 name = slot.symbol
                 self.got_slots += 1
                 if self._is_binding(one, slot, value):
                     continue
-                group = groups.setdefault((canonical(name), value), _Group(value))
-                if one.module.path not in group.objects:
-                    group.objects.append(one.module.path)
-        for (name, target), group in groups.items():
+                objects = groups.setdefault((canonical(name), value), [])
+                if one.module.path not in objects:
+                    objects.append(one.module.path)
+        for (name, target), objects in groups.items():
             landing = follow(self.memory, target, self._in_file)
             chain = landing.hops if landing is not None and not self._in_file(target) else (target,)
             home = self.scope.expected(name)
@@ -154,7 +146,7 @@ class _Audit:
                 "got",
                 target=chain[-1],
                 chain=(*([home[1]] if home else []), *chain),
-                objects=tuple(group.objects),
+                objects=tuple(objects),
             )
 
     def _slots(self, one: Loaded) -> Iterator[tuple[Reloc, int]]:
@@ -352,10 +344,9 @@ def _entry(memory: Memory, space: AddressSpace, module: MappedModule, vaddr: int
             continue
     if not live:
         return EntryState("unread", address)
-    kind = classify(original, live)
-    if kind is None:
+    if original == live:
         return EntryState("unchanged", address, original, live)
-    if kind == "breakpoint":
+    if is_breakpoint(original, live):
         return EntryState("breakpoint", address, original, live)
     landing = follow(memory, address, _is_foreign_file(space, module))
     if landing is not None and _lands_on_trampoline(space, landing):
@@ -374,9 +365,3 @@ def _is_foreign_file(space: AddressSpace, home: MappedModule) -> Callable[[int],
 def _lands_on_trampoline(space: AddressSpace, landing: Landing) -> bool:
     at = space.find(landing.address)
     return at is not None and at[0].path == _UPROBE_TRAMPOLINE
-
-
-def watched_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Watched functions among `names`, by their one name, in the order of the watch list."""
-    wanted = {canonical(name) for name in names}
-    return tuple(name for name in WATCHED if name in wanted)

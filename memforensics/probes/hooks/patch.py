@@ -5,7 +5,7 @@ Pure but for reading memory through the door it is given.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import capstone
 from capstone import x86
@@ -15,9 +15,6 @@ from memforensics.target.memory import Memory, Unreadable, read_u64
 MAX_HOPS = 8
 MAX_INSTRUCTION_BYTES = 15
 MAX_PATCH_INSTRUCTIONS = 4
-_INT3 = 0xCC
-
-PatchKind = Literal["breakpoint", "jump", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +27,9 @@ class Landing:
     in_progress: bool = False
 
 
-def classify(original: bytes, live: bytes) -> PatchKind | None:
-    """What became of an entry. None: unchanged. breakpoint: a debugger's or uprobe's int3, the rest as in the file."""
-    if original == live:
-        return None
-    if live[0] == _INT3 and original[1:] == live[1:]:
-        return "breakpoint"
-    return "jump" if live else "unknown"
+def is_breakpoint(original: bytes, live: bytes) -> bool:
+    """A debugger's or uprobe's int3 at the entry, the rest as in the file."""
+    return live[:1] == b"\xcc" != original[:1] and original[1:] == live[1:]
 
 
 def _disassembler() -> Any:
