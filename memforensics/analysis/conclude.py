@@ -29,7 +29,7 @@ from memforensics.case.model import (
     Snapshot,
     VerdictWord,
 )
-from memforensics.units import NS_PER_S, change_text, rate_text
+from memforensics.units import NS_PER_S, change_text, duration_text, rate_text
 
 _HEAPS: tuple[Layer, ...] = ("native-heap", "python-object", "jvm-heap")
 RESIDUE_SHARE = 0.3  # growth that no finding explains, beyond which it is a finding of its own
@@ -275,7 +275,8 @@ def _headline(case: Case, drafted: Draft, decision: Decision) -> str:
     if growth is None:
         return "nothing could be measured"
     speed = f"{rate_text(rate.estimate)}" if rate else "an unknown rate"
-    looked = f"{growth.trend.seconds:.0f} s"
+    times = [sample.t_ns for sample in case.samples]
+    looked = duration_text((max(times) - min(times)) / NS_PER_S)
     first = decision.findings[0] if decision.findings else None
     if decision.verdict == "steady":
         return f"no growth that matters in {looked}"

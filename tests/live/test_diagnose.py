@@ -1,47 +1,24 @@
 """The main job on real leaks and on healthy programs, through the command line, as an operator runs it."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cli import diagnose, memforensics, python_frames
 from processes import python, running
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
 
 LEAKER = "diag_keep_mappings.py"
-SECONDS = "20s"
-
-
-def memforensics(*words: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "memforensics", *map(str, words)], capture_output=True, text=True, timeout=timeout
-    )
-
-
-def diagnose(pid: int, folder: Path, *more: str) -> dict[str, Any]:
-    """The report's JSON; its exit code is checked against the process's."""
-    case = folder / f"{pid}.case"
-    done = memforensics("diagnose", pid, "--duration", SECONDS, "--json", "--record", case, *more)
-    assert done.stdout, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    assert done.returncode == report["exit_code"], done.stderr
-    report["_case"], report["_text"] = str(case), done.stdout
-    return report
 
 
 def line_of(word: str) -> int:
     """The line of the leaker that ends with the comment `# LINE word`."""
     text = (Path(__file__).parents[1] / "leakers" / LEAKER).read_text()
     return next(n for n, line in enumerate(text.splitlines(), 1) if line.endswith(f"# LINE {word}"))
-
-
-def python_frames(site: dict[str, Any]) -> list[tuple[str, str, int]]:
-    return [(f["function"], Path(f["file"]).name, f["line"]) for f in site["stack"] if f["kind"] == "python"]
 
 
 @pytest.fixture(scope="module")
@@ -124,5 +101,3 @@ def test_report_on_the_saved_case_gives_the_same_report(reports: dict[str, dict[
     again = memforensics("report", reports[kind]["_case"], "--format", "json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == {k: v for k, v in reports[kind].items() if not k.startswith("_")}
-
-
