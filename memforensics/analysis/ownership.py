@@ -18,6 +18,7 @@ How a resident byte finds its layer, in this order:
 
 import os.path
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, replace
 
 from memforensics.case.model import LAYERS, HeapState, Layer, LayerRow, Mapping, OwnerMark, Rollup, Snapshot
@@ -114,20 +115,22 @@ def layers(before: Snapshot | None, after: Snapshot, *, heaps: Sequence[HeapStat
     rss_anon + rss_file + rss_shmem of the rollup, exactly; without a rollup, to the sum over mappings.
 
     `allocator-retention` has bytes (and counts, carved out of its heap) where `heaps` tell it; else it is a row of
-    None that is in no sum: its bytes lie in the heaps' rows.
+    None that is in no sum: its bytes lie in the heaps' rows. Changes are of the rows before carving: what an allocator
+    retained earlier was not read.
     """
-    now = _totals(after, heaps)
-    then = _totals(before, ()) if before is not None else None
+    now = _totals(after)
+    then = _totals(before) if before is not None else None
+    shown = _carved(now, heaps)
     rows: list[LayerRow] = []
-    keys = {*now, *(then or {}), ("unattributed", True)}
+    keys = {*shown, *(then or {}), ("unattributed", True)}
     for layer in LAYERS:
         for in_rss in (True, False):
             if (layer, in_rss) not in keys:
                 continue
-            size = now.get((layer, in_rss), 0)
-            change = None if then is None else size - then.get((layer, in_rss), 0)
-            if layer == "allocator-retention" and heaps:
-                change = None  # the earlier figure was not read
+            size = shown.get((layer, in_rss), 0)
+            change = None
+            if then is not None and layer != "allocator-retention":
+                change = now.get((layer, in_rss), 0) - then.get((layer, in_rss), 0)
             rows.append(LayerRow(layer=layer, in_rss=in_rss, bytes=size, change_bytes=change))
         if layer == "allocator-retention" and (layer, True) not in keys:
             rows.append(LayerRow(layer=layer, in_rss=False, bytes=None))
@@ -142,7 +145,7 @@ def kernel_rss(rollup: Rollup) -> int:
 # --- sums ---------------------------------------------------------------------------------------------------------
 
 
-def _totals(snapshot: Snapshot, heaps: Sequence[HeapState]) -> dict[tuple[Layer, bool], int]:
+def _totals(snapshot: Snapshot) -> dict[tuple[Layer, bool], int]:
     totals: dict[tuple[Layer, bool], int] = {}
     for piece in pieces(snapshot):
         if piece.bytes:
@@ -153,7 +156,6 @@ def _totals(snapshot: Snapshot, heaps: Sequence[HeapState]) -> dict[tuple[Layer,
         if snapshot.rollup.hugetlb:
             key = ("anon-mmap", False)
             totals[key] = totals.get(key, 0) + snapshot.rollup.hugetlb
-    _carve(totals, heaps)
     return totals
 
 
@@ -171,16 +173,17 @@ def _settle(totals: dict[tuple[Layer, bool], int], figure: int) -> None:
         surplus -= taken
 
 
-def _carve(totals: dict[tuple[Layer, bool], int], heaps: Sequence[HeapState]) -> None:
-    """Moves what allocators retain out of their heaps' rows."""
-    for heap in heaps:
-        if heap.retained_bytes is None:
-            continue
+def _carved(totals: MappingOf[tuple[Layer, bool], int], heaps: Sequence[HeapState]) -> dict[tuple[Layer, bool], int]:
+    """What allocators retain, by the last reading of each, moved out of their heaps' rows."""
+    out = dict(totals)
+    latest = {heap.allocator: heap for heap in sorted(heaps, key=lambda h: h.t_ns) if heap.retained_bytes is not None}
+    for heap in latest.values():
         home: Layer = "python-object" if heap.allocator == "pymalloc" else "native-heap"
-        moved = min(heap.retained_bytes, totals.get((home, True), 0))
-        totals[home, True] = totals.get((home, True), 0) - moved
+        moved = min(heap.retained_bytes or 0, out.get((home, True), 0))
+        out[home, True] = out.get((home, True), 0) - moved
         key: tuple[Layer, bool] = ("allocator-retention", True)
-        totals[key] = totals.get(key, 0) + moved
+        out[key] = out.get(key, 0) + moved
+    return out
 
 
 # --- one mapping --------------------------------------------------------------------------------------------------

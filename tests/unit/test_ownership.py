@@ -91,6 +91,10 @@ def test_retention_is_null_until_it_is_read_and_then_carved_out() -> None:
     assert (unread.bytes, unread.in_rss) == (None, False)
     heap = HeapState(pid=1, t_ns=0, allocator="glibc", retained_bytes=4 * PAGE)
     assert by_layer(layers(None, seen, heaps=[heap])) == {"native-heap": 6, "allocator-retention": 4}
+    later = HeapState(pid=1, t_ns=1, allocator="glibc", retained_bytes=2 * PAGE)
+    rows = layers(seen, seen, heaps=[later, heap])
+    assert by_layer(rows) == {"native-heap": 8, "allocator-retention": 2}, "the last reading counts"
+    assert {row.change_bytes for row in rows} == {0, None}
 
 
 PATHS = ["", "[heap]", "[stack]", LIBC, "/m/x.gguf", "/memfd:a (deleted)", "/dev/zero (deleted)", "/dev/shm/a",
