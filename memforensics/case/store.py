@@ -123,6 +123,8 @@ class CaseFile:
     @classmethod
     def open(cls, path: Path) -> "CaseFile":
         """An existing case, to read. CaseError when it is none, or of a newer memforensics."""
+        if path.exists() and not path.is_file():
+            raise CaseError(f"{path} is not a case file", why="it is no regular file")
         if not path.is_file():
             raise CaseError(f"there is no case file {path}", enable="memforensics diagnose PID --record FILE makes one")
         if not os.access(path, os.R_OK):

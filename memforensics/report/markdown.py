@@ -33,8 +33,8 @@ def _lines(case: Case, diagnosis: Diagnosis) -> Iterator[str]:
     yield f"- Observed: {seen.seconds:.0f} s, {seen.samples} samples"
     if diagnosis.next_step:
         yield f"- Next: {markdown(diagnosis.next_step)}"
-    for number, finding in enumerate(diagnosis.findings, 1):
-        yield from _finding(number, finding)
+    for index in range(len(diagnosis.findings)):
+        yield from _finding(diagnosis, index)
     if diagnosis.hooks:
         yield from _hooks(diagnosis)
     if diagnosis.layers:
@@ -44,9 +44,10 @@ def _lines(case: Case, diagnosis: Diagnosis) -> Iterator[str]:
     yield from _list("What observing cost", [*say.coverage_sentences(case), *say.overhead_sentences(case)])
 
 
-def _finding(number: int, finding: Finding) -> Iterator[str]:
+def _finding(diagnosis: Diagnosis, index: int) -> Iterator[str]:
+    finding, earlier = diagnosis.findings[index], say.same_as(diagnosis, index)
     yield ""
-    yield f"## {number}. {markdown(finding.title)}"
+    yield f"## {index + 1}. {markdown(finding.title)}"
     yield ""
     yield f"{markdown(say.finding_sentence(finding))}{f', cause {code(finding.cause)}' if finding.cause else ''}."
     culprit = finding.culprit
@@ -59,7 +60,7 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
         if caller:
             yield f"- Called from: {markdown(caller)}"
     told = say.told(finding)
-    for text in told.why:
+    for text in told.why if earlier is None else ():
         yield ""
         yield f"**Why:** {markdown(text)}"
     for site in finding.sites[:_MAX_SITES]:
@@ -67,7 +68,10 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
     if len(finding.sites) > _MAX_SITES:
         yield ""
         yield f"{len(finding.sites) - _MAX_SITES} further sites are in the JSON report."
-    if finding.remedies:
+    if earlier is not None:
+        yield ""
+        yield f"What to do: as for {earlier + 1}."
+    elif finding.remedies:
         yield ""
         yield "### What to do, in this order"
         for rung, remedy in enumerate(finding.remedies, 1):

@@ -116,6 +116,17 @@ def told(finding: Finding) -> Told:
     return Told(of("cause"), facts, of("does-not-help"))
 
 
+def same_as(diagnosis: Diagnosis, index: int) -> int | None:
+    """Index of an earlier finding with the same cause and remedies (several workers have the same leak); None: none."""
+    finding = diagnosis.findings[index]
+    if finding.cause is None:
+        return None
+    for earlier, other in enumerate(diagnosis.findings[:index]):
+        if (other.cause, other.remedies) == (finding.cause, finding.remedies):
+            return earlier
+    return None
+
+
 def hook_sentence(hooks: Sequence[Hook]) -> str:
     """Of hooks of one owner and mechanism: inline patch of libc.so.6's code; the calls go to ucm_override_mmap and
     ucm_override_munmap in libucm.so.0.0.0 1.19.0."""

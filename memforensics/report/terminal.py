@@ -41,15 +41,16 @@ def _screen(case: Case, diagnosis: Diagnosis, width: int) -> Iterator[Renderable
     yield parts.headline(diagnosis.verdict, diagnosis.headline)
     yield Text()
     yield _indent(parts.facts_table(_summary(case, diagnosis)))
-    for number, finding in enumerate(diagnosis.findings, 1):
+    for index in range(len(diagnosis.findings)):
         yield Text()
-        yield from _finding(finding, number, len(diagnosis.findings), width)
+        yield from _finding(diagnosis, index, width)
     if diagnosis.hooks:
         yield Text()
         yield parts.heading("Who intercepts what")
         yield _indent(parts.hooks_of(diagnosis))
-    for finding in diagnosis.findings:
-        yield from _reasons(finding)
+    for index, finding in enumerate(diagnosis.findings):
+        number = f", {index + 1}" if len(diagnosis.findings) > 1 else ""
+        yield from _reasons(finding, number, say.same_as(diagnosis, index) is None)
     if diagnosis.layers:
         yield Text()
         yield parts.heading("Layers", "those in RSS sum to the kernel's figure")
@@ -83,8 +84,9 @@ def _summary(case: Case, diagnosis: Diagnosis) -> Iterator[tuple[str, Text | str
         yield "next", diagnosis.next_step
 
 
-def _finding(finding: Finding, number: int, of: int, width: int) -> Iterator[RenderableType]:
-    count = f"{number}. " if of > 1 else ""
+def _finding(diagnosis: Diagnosis, index: int, width: int) -> Iterator[RenderableType]:
+    finding = diagnosis.findings[index]
+    count = f"{index + 1}. " if len(diagnosis.findings) > 1 else ""
     yield parts.heading(f"{count}{visible(finding.title)}", f"{finding.cause}" if finding.cause else "")
     yield _indent(Text(say.finding_sentence(finding), style="dim"))
     for site in finding.sites[:_MAX_SITES]:
@@ -93,22 +95,26 @@ def _finding(finding: Finding, number: int, of: int, width: int) -> Iterator[Ren
         yield _indent(parts.site_table(site, finding.culprit, width - 2))
     if len(finding.sites) > _MAX_SITES:
         yield _indent(Text(f"and {len(finding.sites) - _MAX_SITES} sites more (all with --json)", style="dim"))
-    if finding.remedies:
+    earlier = say.same_as(diagnosis, index)
+    if earlier is not None:
+        yield Text()
+        yield parts.heading("What to do", f"as for {earlier + 1}.")
+    elif finding.remedies:
         yield Text()
         yield parts.heading("What to do, in this order")
         yield _indent(parts.remedies_table(finding.remedies, say.told(finding).useless))
 
 
-def _reasons(finding: Finding) -> Iterator[RenderableType]:
+def _reasons(finding: Finding, number: str, first_of_cause: bool) -> Iterator[RenderableType]:
     told = say.told(finding)
     for title, texts, mark in (
-        ("Why it grows", told.why, ""),
+        ("Why it grows", told.why if first_of_cause else (), ""),
         ("Evidence", told.facts, "-"),
         ("What speaks against it", finding.against, "-"),
     ):
         if texts:
             yield Text()
-            yield parts.heading(title)
+            yield parts.heading(title + number)
             yield _indent(parts.bullets(texts, mark) if mark else Text(visible(" ".join(texts))))
 
 

@@ -202,7 +202,7 @@ def _newer(path: Path) -> None:
     ("make", "says"),
     [
         (lambda path: None, "there is no case file"),
-        (lambda path: path.mkdir(), "there is no case file"),
+        (lambda path: path.mkdir(), "no regular file"),
         (lambda path: path.write_bytes(b""), "is empty"),
         (lambda path: path.write_text("RSS 12 MiB\n" * 100), "is not a case file"),
         (_sqlite_of_another, "not a memforensics case"),

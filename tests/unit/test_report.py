@@ -246,6 +246,17 @@ def test_without_remedies_none_are_promised() -> None:
         assert "UCX_" not in text
 
 
+def test_the_same_leak_in_two_workers_has_one_ladder() -> None:
+    minute = case()
+    first = match(draft(), minute, CATALOGUE)
+    pair = (minute, diagnosis(first, replace(first, share=0.01)))
+    for text in (report_text(*pair), report_markdown(*pair)):
+        assert text.count("pull/11248") == 1
+        assert "as for 1." in text
+    report = as_json(pair)
+    assert [len(finding["remedies"]) for finding in report["findings"]] == [3, 3]  # type: ignore[attr-defined]
+
+
 def test_the_growing_member_of_a_tree_is_named() -> None:
     child = target(pid=PID + 1, ppid=PID, role="vLLM engine", comm="VLLM::EngineCor")
     members = (
