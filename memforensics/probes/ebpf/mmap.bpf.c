@@ -54,6 +54,7 @@
 #define LOSSES 7
 
 #define COPY_BYTES 16384
+#define COPY_STEP 1024
 #define CPU_TOKENS 64                  /* copies that a CPU may make at once ... */
 #define CPU_TOKEN_NS 1000000ULL        /* ... and one more in each of these */
 #define PC_FREE 64                     /* copies for one pc without a wait */
@@ -337,23 +338,20 @@ static __always_inline u64 signature_of(u64 site, struct walk *walk, u32 tid) {
  * register, or, where the frame that has no rule is too far up for that, from there. 0 when it went. */
 static __always_inline int send_miss(struct stack_event *out) {
     u64 rsp = out->walk.rsp - out->rsp < COPY_BYTES / 2 ? out->rsp : out->walk.rsp;
+    u32 i;
     struct miss_event *event = copies.ringbuf_reserve(sizeof(struct miss_event));
     if (!event)
         return -1;
     bpf_probe_read_kernel(&event->stack, sizeof(event->stack), out);
     event->copied_from = rsp;
-    event->copied = 16384;
-    if (bpf_probe_read_user(event->copy, 16384, (void *)rsp) != 0) {
-        /* near the top of the stack a long read fails whole */
-        event->copied = 4096;
-        if (bpf_probe_read_user(event->copy, 4096, (void *)rsp) != 0) {
-            event->copied = 1024;
-            if (bpf_probe_read_user(event->copy, 1024, (void *)rsp) != 0) {
-                event->copied = 0;
-                lose(LOSS_NO_COPY);
-            }
-        }
+    /* in steps: near the top of the stack one long read would fail whole */
+    for (i = 0; i < COPY_BYTES / COPY_STEP; i++) {
+        if (bpf_probe_read_user(event->copy + i * COPY_STEP, COPY_STEP, (void *)(rsp + i * COPY_STEP)) != 0)
+            break;
     }
+    event->copied = i * COPY_STEP;
+    if (i == 0)
+        lose(LOSS_NO_COPY);
     copies.ringbuf_submit(event, 0);
     return 0;
 }

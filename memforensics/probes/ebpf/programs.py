@@ -3,6 +3,7 @@
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 from memforensics.probes.ebpf import layout
@@ -40,6 +41,22 @@ class LiveRange(NamedTuple):
     born_ns: int
 
 
+class _Overlaps:
+    """Ranges by rising start, that may overlap: what replaced a part of an older one lies in it."""
+
+    def __init__(self, ranges: list[LiveRange]) -> None:
+        self._ranges = ranges
+        self._furthest = list(accumulate((r.end for r in ranges), max))  # end of any range so far
+
+    def find(self, start: int, end: int) -> Iterator[LiveRange]:
+        at = bisect_right(self._furthest, start)
+        for found in self._ranges[at:]:
+            if found.start >= end:
+                return
+            if found.end > start:
+                yield found
+
+
 class MmapPrograms:
     """Armed from the constructor on, booking from `begin` on, gone after `close`.
 
@@ -52,7 +69,7 @@ class MmapPrograms:
         self.python = python
         self.namespaced = inode != 0  # the kernel's fork events then do not give our PIDs
         self.unreadable_events = 0
-        self._snapshot: dict[int, list[LiveRange]] | None = None
+        self._snapshot: dict[int, _Overlaps] | None = None
         self.engine = Engine(
             "mmap.bpf.c",
             {
@@ -142,13 +159,10 @@ class MmapPrograms:
         the events that came with one call of `events`: what stood at the time of any of them and still stands is in
         it."""
         if self._snapshot is None:
-            self._snapshot = self.live()
-        ranges = self._snapshot.get(space, [])
-        at = bisect_right(ranges, start, key=lambda r: r.start) - 1
-        for found in ranges[max(at, 0) :]:
-            if found.start >= end:
-                return
-            if found.end > start and found.born_ns < before_ns and self.take_live(space, found.start):
+            self._snapshot = {number: _Overlaps(ranges) for number, ranges in self.live().items()}
+        known = self._snapshot.get(space)
+        for found in known.find(start, end) if known is not None else ():
+            if found.born_ns < before_ns and self.take_live(space, found.start):
                 yield found
 
     def take_live(self, space: int, start: int) -> bool:
