@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from memforensics.case.model import CapturedStack, Frame, Loss, Pause, Stack
 from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, UsageError
-from memforensics.probes.gdb_condition import Argument, arguments_of, gdb_condition
+from memforensics.probes.gdb_condition import SYSCALL_REGISTERS, Argument, arguments_of, gdb_condition
 from memforensics.probes.gdb_session import COMMAND_LIMIT_S, GdbDied, GdbRefused, Session, availability, check
 from memforensics.symbols.space import AddressSpace
 from memforensics.symbols.symbolize import Symbolizer
@@ -163,6 +163,8 @@ class Capture:
         self._plant(session, condition)
         names = session.command("-data-list-register-names")["register-names"]
         self._registers = {name: number for number, name in enumerate(names) if name}
+        if not {"rip", *SYSCALL_REGISTERS} <= self._registers.keys():
+            raise ProbeFailed(f"process {self.process.pid} does not run x86-64 code", why="no other is read here")
         session.stops.clear()
         session.command("-exec-continue --all")
         self._paused(began)

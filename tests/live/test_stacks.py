@@ -37,8 +37,8 @@ def wait_until(fact: Callable[[], object], what: str, limit_s: float = 20.0) -> 
 
 
 def status_of(pid: int) -> dict[str, str]:
-    with open_process(pid, need_memory=False).proc.root.joinpath(str(pid), "status").open() as stream:
-        return dict(line.rstrip("\n").split(":\t", 1) for line in stream if ":\t" in line)
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
 def tracer_of(pid: int) -> int:

@@ -10,6 +10,7 @@ from memforensics.probes.hooks.binding import Loaded, read_scope
 from memforensics.probes.hooks.patch import Landing, follow, is_breakpoint
 from memforensics.probes.hooks.watch import NAMES, WATCHED, canonical
 from memforensics.symbols.elf import BadElf, Reloc
+from memforensics.symbols.names import demangle
 from memforensics.symbols.space import AddressSpace, MappedModule
 from memforensics.symbols.versions import SpaceVersions
 from memforensics.target import Process
@@ -61,6 +62,9 @@ class _Audit:
         if self.unread:
             why = next((w for m in self.unread if (w := self.space.why_no_elf(m))), "")
             self._lose(f"mapped files that could not be read ({why})", len(self.unread), "run as root")
+        foreign = sum(one.elf.machine != _X86_64 for one in self.scope.objects)
+        if foreign:
+            self._lose("objects for another machine than x86-64: not read here", foreign)
         audit = HookAudit(
             pid=self.process.pid,
             t_ns=time.monotonic_ns(),
@@ -117,7 +121,8 @@ class _Audit:
             name,
             "inline",
             target=landing.address if landing is not None and not landing.in_progress else None,
-            chain=chain,
+            home=one,
+            chain=chain[1:],
             patched_in=one.module.path,
             objects=(one.module.path,),
             state=state,
@@ -142,11 +147,7 @@ class _Audit:
             chain = landing.hops if landing is not None and not self._in_file(target) else (target,)
             home = self.scope.expected(name)
             yield self._hook(
-                name,
-                "got",
-                target=chain[-1],
-                chain=(*([home[1]] if home else []), *chain),
-                objects=tuple(objects),
+                name, "got", target=chain[-1], home=home[0] if home else None, chain=chain, objects=tuple(objects)
             )
 
     def _slots(self, one: Loaded) -> Iterator[tuple[Reloc, int]]:
@@ -239,6 +240,7 @@ class _Audit:
         mechanism: Literal["got", "inline", "preload"],
         *,
         target: int | None,
+        home: Loaded | None = None,
         chain: tuple[int, ...],
         objects: tuple[str, ...],
         patched_in: str | None = None,
@@ -261,7 +263,7 @@ class _Audit:
             target_function=target_function or (self._symbol(target) if target is not None else None),
             target_address=target,
             patched_in=patched_in,
-            chain=tuple(self._step(address) for address in chain),
+            chain=(*([f"{home.module.name}!{name}"] if home else []), *(self._step(address) for address in chain)),
             objects=objects,
             original_bytes=state.original.hex() if state is not None else None,
             live_bytes=state.live.hex() if state is not None else None,
@@ -280,7 +282,7 @@ class _Audit:
             symbol = elf.symbol_at(at[1])
         except BadElf:
             return None
-        return symbol.name.partition("@")[0] if symbol is not None else None
+        return demangle(symbol.name.partition("@")[0]) if symbol is not None else None
 
     def _step(self, address: int) -> str:
         """`libc.so.6!munmap`; `libx.so+0x1234` without a symbol; the address alone in memory of no file."""
