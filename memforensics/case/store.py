@@ -22,6 +22,7 @@ from memforensics.errors import CaseError
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x4D465243  # "MFRC"
+_CHECKPOINT_PAGES = 100  # of 4 KiB: how much stands in the log alone
 
 T = TypeVar("T")
 
@@ -113,6 +114,9 @@ class CaseFile:
                 db.execute(statement)
             db.execute("INSERT INTO meta (json) VALUES (?)", (_json(meta),))
             db.execute("COMMIT")
+            # the file without its log, copied after a crash, is a case too: less of it, never an empty one
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         except sqlite3.Error as error:
             db.close()
             for leftover in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
@@ -281,7 +285,11 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if not tables and application in (0, APPLICATION_ID):
-        raise CaseError(f"{path} is empty", why="its writer was ended before the first commit")
+        raise CaseError(
+            f"{path} is empty",
+            why="its writer was ended before the first commit, or it was copied without its log",
+            enable=f"copy {path.name}-wal along with it",
+        )
     if application != APPLICATION_ID:
         raise CaseError(f"{path} is not a memforensics case", why="it is an SQLite file of another program")
     if version > SCHEMA_VERSION:

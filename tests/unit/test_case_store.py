@@ -314,6 +314,19 @@ def test_a_killed_writer_leaves_all_it_committed(tmp_path: Path, writer: subproc
     assert times == list(range(1, len(times) + 1))
 
 
+def test_the_file_without_its_log_is_a_case_with_less_in_it(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
+    _promised(writer, 1500)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    whole = len(loaded(tmp_path / "a.case").samples)
+    copy = tmp_path / "copy" / "a.case"
+    copy.parent.mkdir()
+    copy.write_bytes((tmp_path / "a.case").read_bytes())
+    times = [s.t_ns for s in loaded(copy).samples]
+    assert 0 < len(times) <= whole
+    assert times == list(range(1, len(times) + 1))
+
+
 def test_a_reader_sees_whole_commits_while_it_is_written(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
     last = 0
     for _ in range(5):
