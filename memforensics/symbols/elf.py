@@ -37,6 +37,7 @@ _MAX_SECTION_NAMES_BYTES = 16 * 1024 * 1024
 _MAX_NOTE_BYTES = 65536
 _MAX_DYNAMIC_BYTES = 65536
 _MAX_CHAIN = 65536
+_RELA_CHUNK_BYTES = 24 * 65536
 _MAX_UNPACKED_BYTES = 128 * 1024 * 1024
 
 
@@ -94,6 +95,7 @@ class ElfFile:
     def __init__(self, origin: BinaryIO | bytes | Source, *, debug_files: DebugFiles | None = None) -> None:
         self.source = origin if isinstance(origin, Source) else source_of(origin)
         self._debug_files = debug_files
+        self._unpacked: dict[str, BytesSource | None] = {}
         header = self.source.read(0, 64)
         if header[:4] != b"\x7fELF":
             raise BadElf("not an ELF file")
@@ -226,15 +228,20 @@ class ElfFile:
             raise BadElf(f"section {name} does not fit the file")
         if not section.flags & _SHF_COMPRESSED:
             return self.source, section.offset, section.size
+        if name not in self._unpacked:
+            self._unpacked[name] = self._unpack(section)
+        data = self._unpacked[name]
+        return (data, 0, data.size) if data is not None else None
+
+    def _unpack(self, section: Section) -> BytesSource | None:
         kind, _, size = struct.unpack("<IIQ", self.source.read(section.offset, 16))
         if kind != 1 or size > _MAX_UNPACKED_BYTES:  # ELFCOMPRESS_ZLIB
             return None
         try:
             packed = self.source.read(section.offset + 24, section.size - 24)
-            data = zlib.decompressobj().decompress(packed, _MAX_UNPACKED_BYTES)
+            return BytesSource(zlib.decompressobj().decompress(packed, _MAX_UNPACKED_BYTES))
         except zlib.error as error:
-            raise BadElf(f"section {name} cannot be unpacked: {error}") from error
-        return BytesSource(data), 0, len(data)
+            raise BadElf(f"section {section.name} cannot be unpacked: {error}") from error
 
     def section_stream(self, name: str) -> SectionStream | None:
         place = self.open_section(name)
@@ -442,12 +449,14 @@ class ElfFile:
         infos = {index << 32 | kind: (raw.decode(), kind) for index, raw in symbols.items() for kind in types}
         found: dict[tuple[int, int], Reloc] = {}
         for offset, size in self._rela_tables():
-            words = array("Q")
-            words.frombytes(self.source.read(offset, size - size % 24))
-            for place, info in enumerate(words[1::3]):
-                if info in infos:
-                    name, kind = infos[info]
-                    found[words[3 * place], kind] = Reloc(words[3 * place], name, kind)
+            end = offset + size - size % 24
+            for at in range(offset, end, _RELA_CHUNK_BYTES):
+                words = array("Q")
+                words.frombytes(self.source.read(at, min(_RELA_CHUNK_BYTES, end - at)))
+                for place, info in enumerate(words[1::3]):
+                    if info in infos:
+                        name, kind = infos[info]
+                        found[words[3 * place], kind] = Reloc(words[3 * place], name, kind)
         return [found[key] for key in sorted(found)]
 
     def _rela_tables(self) -> Iterator[tuple[int, int]]:

@@ -46,12 +46,22 @@ class Cursor:
         bits = 7 * (self.at - start)
         return value - (1 << bits) if value >> (bits - 1) else value
 
-    def block(self) -> bytes:
-        size = self.uleb()
-        if size > len(self.data) - self.at:
+    def take(self, size: int) -> bytes:
+        if not 0 <= size <= len(self.data) - self.at:
             raise IndexError(size)
         self.at += size
         return self.data[self.at - size : self.at]
+
+    def block(self) -> bytes:
+        return self.take(self.uleb())
+
+    def unsigned(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "little")
+
+    def c_string(self) -> bytes:
+        text = self.data[self.at : self.data.index(b"\0", self.at)]
+        self.at += len(text) + 1
+        return text
 
     def pointer(self, encoding: int, data_base: int = 0) -> int | None:
         """A pointer in one of the DW_EH_PE encodings. None when it is omitted, or relative to what a file lacks."""

@@ -4,7 +4,6 @@
 arrays. A file without .debug_aranges has no lines here: finding the unit would mean reading all of .debug_info.
 """
 
-import posixpath
 import struct
 import time
 from array import array
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from memforensics.symbols.elf import BadElf, ElfFile
 from memforensics.symbols.framecode import Cursor
+from memforensics.symbols.lineheader import LineProgram, read_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from elftools.dwarf.dwarfinfo import DWARFInfo
 
 _MAX_ARANGES_BYTES = 64 * 1024 * 1024
-_MAX_PROGRAM_BYTES = 4 * 1024 * 1024
 _MAX_UNITS = 128
 _CHECK_EVERY = 4096  # operations between two looks at the clock
-_SECTIONS = ("info", "abbrev", "str", "line", "line_str", "str_offsets", "addr")
+_SECTIONS = ("info", "abbrev", "str", "line_str", "str_offsets", "addr")
 
 
 class TimeBudget:
@@ -119,26 +118,18 @@ class LineReader:
 
     def _read_unit(self, offset: int, budget: TimeBudget) -> _Unit | None:
         try:
-            dwarf = self._open_dwarf()
-            unit = dwarf.get_CU_at(offset)
-            top = unit.get_top_DIE()
-            program = dwarf.line_program_for_CU(unit)
-            if program is None:
-                return None
-            header, version = program.header, program["version"]
-            start, end = program.program_start_offset, program.program_end_offset
-            files = _file_names(header, version, _text(top.attributes.get("DW_AT_comp_dir")))
-        except MemoryError:
+            attributes = self._open_dwarf().get_CU_at(offset).get_top_DIE().attributes
+            place, folder = attributes["DW_AT_stmt_list"].value, attributes.get("DW_AT_comp_dir")
+        except (BadElf, MemoryError):
             return None
-        except (BadElf, struct.error):
-            raise
         except Exception:  # noqa: BLE001  on damaged DWARF pyelftools raises whatever its parts raise
             return None
-        place = cast(ElfFile, self._carrier).open_section(".debug_line")
-        if place is None or not 0 <= start <= end <= place[2] or end - start > _MAX_PROGRAM_BYTES:
+        assert self._carrier is not None
+        try:
+            program = read_program(self._carrier, place, getattr(folder, "value", b""))
+        except (IndexError, ValueError):
             return None
-        source, section, _ = place
-        return _Unit(_run(source.read(section + start, end - start), header, budget), files)
+        return _Unit(_run(program, budget), program.files) if program is not None else None
 
     def _open_dwarf(self) -> "DWARFInfo":
         if self._dwarf is None:
@@ -194,36 +185,15 @@ def _read_aranges(elf: ElfFile) -> "tuple[array[int], array[int], array[int]]":
     )
 
 
-def _text(value: Any) -> str:
-    raw = getattr(value, "value", value)
-    return raw.decode("utf-8", "backslashreplace") if isinstance(raw, bytes) else ""
-
-
-def _file_names(header: Any, version: int, folder: str) -> list[str]:
-    """Paths by the number that the program uses: from 0 on in version 5, from 1 on before, where directory 0 is the
-    unit's own."""
-    folders = [_text(name) for name in header["include_directory"]]
-    if version < 5:
-        folders.insert(0, folder)
-    names = [] if version >= 5 else [""]
-    for entry in header["file_entry"]:
-        index = entry.dir_index
-        own = folders[index] if index < len(folders) else ""
-        names.append(posixpath.normpath(posixpath.join(folder, own, _text(entry.name))))
-    return names
-
-
-def _run(program: bytes, header: Any, budget: TimeBudget) -> list[tuple[int, int, int]]:
+def _run(program: LineProgram, budget: TimeBudget) -> list[tuple[int, int, int]]:
     """Rows (address, order, file << 32 | line) of the line-number state machine; line 0: nothing from here on."""
-    step, base, span = header["minimum_instruction_length"], header["line_base"], header["line_range"]
-    opcode_base, lengths = header["opcode_base"], header["standard_opcode_lengths"]
-    if not span or not 0 < opcode_base <= 255:
-        return []
+    step, base, span = program.step, program.line_base, program.line_range
+    opcode_base, code_bytes = program.opcode_base, program.code
     rows: list[tuple[int, int, int]] = []
-    cursor = Cursor(program, 0)
+    cursor = Cursor(code_bytes, 0)
     address, file, line, operations = 0, 1, 1, 0
     try:
-        while cursor.at < len(program):
+        while cursor.at < len(code_bytes):
             operations += 1
             if operations % _CHECK_EVERY == 0 and budget.spent:
                 raise _OutOfTime
@@ -236,15 +206,13 @@ def _run(program: bytes, header: Any, budget: TimeBudget) -> list[tuple[int, int
                 continue
             match code:
                 case 0:  # extended
-                    size = cursor.uleb()
-                    end = cursor.at + size
-                    kind = cursor.u8() if size else 0
+                    extended = Cursor(cursor.block(), 0)
+                    kind = extended.u8()
                     if kind == 1:  # end_sequence; sorts before another sequence that begins there
                         rows.append((address, 0, 0))
                         address, file, line = 0, 1, 1
-                    elif kind == 2 and size == 9:  # set_address
-                        address = int.from_bytes(program[cursor.at : end], "little")
-                    cursor.at = end
+                    elif kind == 2:  # set_address
+                        address = extended.unsigned(8)
                 case 1:  # copy
                     rows.append((address, operations, file << 32 | (line & 0xFFFFFFFF)))
                 case 2:
@@ -256,10 +224,9 @@ def _run(program: bytes, header: Any, budget: TimeBudget) -> list[tuple[int, int
                 case 8:  # const_add_pc
                     address += (255 - opcode_base) // span * step
                 case 9:  # fixed_advance_pc
-                    address += int.from_bytes(program[cursor.at : cursor.at + 2], "little")
-                    cursor.at += 2
+                    address += cursor.unsigned(2)
                 case _:
-                    for _ in range(lengths[code - 1]):
+                    for _ in range(program.operands[code - 1]):
                         cursor.uleb()
     except (IndexError, ValueError):
         pass  # cut short: the rows so far are good

@@ -100,8 +100,8 @@ class SectionStream(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
-    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
-        wanted = max(0, min(len(buffer), self._size - self._position))
-        buffer[:wanted] = self._source.read(self._offset + self._position, wanted)
-        self._position += wanted
-        return wanted
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._position)
+        data = self._source.read(self._offset + self._position, left if size < 0 else min(size, left))
+        self._position += len(data)
+        return data

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from memforensics.symbols.source import BadElf, Source
 
 ENTRY_BYTES = 24
-MAX_SYMBOLS = 1 << 24
+MAX_SYMBOLS = 1 << 22
 _MAX_NAME_BYTES = 16384
+_MAX_NAME_PLACES = 65536
 _SHN_LORESERVE = 0xFF00
 _STB_LOCAL = 0
 _KINDS = frozenset({1, 2, 10})  # STT_OBJECT, STT_FUNC, STT_GNU_IFUNC
@@ -68,6 +69,8 @@ class RawTable:
             position = strings.find(name + b"\0")
             while position >= 0:
                 found[position] = name
+                if len(found) > _MAX_NAME_PLACES:
+                    raise BadElf("a string table that repeats itself")
                 position = strings.find(name + b"\0", position + 1)
         return found
 
