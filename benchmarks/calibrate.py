@@ -100,37 +100,132 @@ def _sine(rng: random.Random, window: float) -> Callable[[float], float]:
 
 LONG = ((60, 0.5), (60, 1), (600, 1), (7200, 10))
 KINDS: tuple[Kind, ...] = (
-    Kind("flat, quiet", "a constant, some pages of wobble", False, lambda r, w: _both(lambda t: BASE, _white(r, 8 * KIB))),
-    Kind("flat, noise", "white noise, 0.1 to 20 MiB", False, lambda r, w: _both(lambda t: BASE, _white(r, r.uniform(0.1, 20) * MIB))),
-    Kind("flat, wobble", "noise with a memory of up to a 20th of the window", False,
-         lambda r, w: _both(lambda t: BASE, _wobble(r, r.uniform(0.5, 20) * MIB, r.uniform(0.01, 0.05) * w))),
-    Kind("slow drift", "rises by a third of what matters", False, lambda r, w: _both(_chunks(r, 0.33 * min(1.0, 600 / w)), _white(r, 16 * KIB))),
-    Kind("saw-teeth", "2 to 30 teeth, noise", False, lambda r, w: _both(lambda t: BASE, _saw(r, w), _white(r, r.uniform(0.01, 2) * MIB))),
-    Kind("waves", "3 to 20 waves, noise", False, lambda r, w: _both(lambda t: BASE, _sine(r, w), _white(r, r.uniform(0.01, 2) * MIB))),
-    Kind("bursts", "3 to 25 bursts of 1 to 60 MiB", False, lambda r, w: _both(lambda t: BASE, _bursts(r, w), _white(r, 50 * KIB))),
-    Kind("warm-up", "exponential, 3 to 10 time constants, noise", False,
-         lambda r, w: _both(_warm_up(r, w, (3, 10)), _white(r, r.uniform(0.01, 1) * MIB))),
-    Kind("load, then flat", "straight up for 5 to 45% of the window, then flat", False,
-         lambda r, w: _both(_load(r, w), _white(r, r.uniform(0.01, 1) * MIB))),
-    Kind("one step", "1 to 400 MiB at any time", False, lambda r, w: _both(_steps(r, w, 1), _white(r, r.uniform(0.01, 1) * MIB))),
-    Kind("two steps", "1 to 400 MiB each", False, lambda r, w: _both(_steps(r, w, 2), _white(r, r.uniform(0.01, 1) * MIB))),
-    Kind("falling", "shrinks by 5 to 100 MiB/min", False,
-         lambda r, w: (lambda rate: lambda t: BASE * 100 - rate * t)(r.uniform(5, 100) * MIB / 60)),
-    Kind("leak, quiet", "10 MiB/min in chunks of 16 KiB to 1 MiB", True, lambda r, w: _chunks(r, 10), ((20, 0.5), *LONG)),
-    Kind("leak, noise", "40 to 400 MiB/min, 1 to 5 MiB of noise", True,
-         lambda r, w: _both(_chunks(r, r.uniform(40, 400)), _white(r, r.uniform(1, 5) * MIB)), LONG),
-    Kind("leak, wobble", "40 to 400 MiB/min, wobble of 1 to 5 MiB", True,
-         lambda r, w: _both(_chunks(r, r.uniform(40, 400)), _wobble(r, r.uniform(1, 5) * MIB, 1.5)), LONG),
-    Kind("leak, saw-teeth", "60 to 400 MiB/min under teeth of 5 to 50 MiB, 4 to 30 of them", True,
-         lambda r, w: _both(_chunks(r, r.uniform(60, 400)),
-                            (lambda p, h, f: lambda t: h * ((t + f) % p) / p)(min(w, 120) / r.uniform(4, 30), r.uniform(5, 50) * MIB, r.random() * w)), LONG),
-    Kind("leak, bursts", "60 to 400 MiB/min under bursts", True,
-         lambda r, w: _both(_chunks(r, r.uniform(60, 400)), _bursts(r, w)), LONG),
-    Kind("leak after warm-up", "40 to 400 MiB/min after a warm-up in the first fifth", True,
-         lambda r, w: _both(_chunks(r, r.uniform(40, 400)), (lambda tau, h: lambda t: h * (1 - exp(-t / tau)))(w / r.uniform(20, 60), r.uniform(20, 500) * MIB)), LONG),
-    Kind("leak and a step", "40 to 400 MiB/min, one step of 10 to 200 MiB", True,
-         lambda r, w: _both(_chunks(r, r.uniform(40, 400)), (lambda at, h: lambda t: h if t >= at else 0.0)(r.uniform(0.1, 0.9) * w, r.uniform(10, 200) * MIB)), LONG),
-)  # fmt: skip
+    Kind(
+        "flat, quiet", "a constant, some pages of wobble", False, lambda r, w: _both(lambda t: BASE, _white(r, 8 * KIB))
+    ),
+    Kind(
+        "flat, noise",
+        "white noise, 0.1 to 20 MiB",
+        False,
+        lambda r, w: _both(lambda t: BASE, _white(r, r.uniform(0.1, 20) * MIB)),
+    ),
+    Kind(
+        "flat, wobble",
+        "noise with a memory of up to a 20th of the window",
+        False,
+        lambda r, w: _both(lambda t: BASE, _wobble(r, r.uniform(0.5, 20) * MIB, r.uniform(0.01, 0.05) * w)),
+    ),
+    Kind(
+        "slow drift",
+        "rises by a third of what matters",
+        False,
+        lambda r, w: _both(_chunks(r, 0.33 * min(1.0, 600 / w)), _white(r, 16 * KIB)),
+    ),
+    Kind(
+        "saw-teeth",
+        "2 to 30 teeth, noise",
+        False,
+        lambda r, w: _both(lambda t: BASE, _saw(r, w), _white(r, r.uniform(0.01, 2) * MIB)),
+    ),
+    Kind(
+        "waves",
+        "3 to 20 waves, noise",
+        False,
+        lambda r, w: _both(lambda t: BASE, _sine(r, w), _white(r, r.uniform(0.01, 2) * MIB)),
+    ),
+    Kind(
+        "bursts",
+        "3 to 25 bursts of 1 to 60 MiB",
+        False,
+        lambda r, w: _both(lambda t: BASE, _bursts(r, w), _white(r, 50 * KIB)),
+    ),
+    Kind(
+        "warm-up",
+        "exponential, 3 to 10 time constants, noise",
+        False,
+        lambda r, w: _both(_warm_up(r, w, (3, 10)), _white(r, r.uniform(0.01, 1) * MIB)),
+    ),
+    Kind(
+        "load, then flat",
+        "straight up for 5 to 45% of the window, then flat",
+        False,
+        lambda r, w: _both(_load(r, w), _white(r, r.uniform(0.01, 1) * MIB)),
+    ),
+    Kind(
+        "one step",
+        "1 to 400 MiB at any time",
+        False,
+        lambda r, w: _both(_steps(r, w, 1), _white(r, r.uniform(0.01, 1) * MIB)),
+    ),
+    Kind(
+        "two steps",
+        "1 to 400 MiB each",
+        False,
+        lambda r, w: _both(_steps(r, w, 2), _white(r, r.uniform(0.01, 1) * MIB)),
+    ),
+    Kind(
+        "falling",
+        "shrinks by 5 to 100 MiB/min",
+        False,
+        lambda r, w: (lambda rate: lambda t: BASE * 100 - rate * t)(r.uniform(5, 100) * MIB / 60),
+    ),
+    Kind(
+        "leak, quiet", "10 MiB/min in chunks of 16 KiB to 1 MiB", True, lambda r, w: _chunks(r, 10), ((20, 0.5), *LONG)
+    ),
+    Kind(
+        "leak, noise",
+        "40 to 400 MiB/min, 1 to 5 MiB of noise",
+        True,
+        lambda r, w: _both(_chunks(r, r.uniform(40, 400)), _white(r, r.uniform(1, 5) * MIB)),
+        LONG,
+    ),
+    Kind(
+        "leak, wobble",
+        "40 to 400 MiB/min, wobble of 1 to 5 MiB",
+        True,
+        lambda r, w: _both(_chunks(r, r.uniform(40, 400)), _wobble(r, r.uniform(1, 5) * MIB, 1.5)),
+        LONG,
+    ),
+    Kind(
+        "leak, saw-teeth",
+        "60 to 400 MiB/min under teeth of 5 to 50 MiB, 4 to 30 of them",
+        True,
+        lambda r, w: _both(
+            _chunks(r, r.uniform(60, 400)),
+            (lambda p, h, f: lambda t: h * ((t + f) % p) / p)(
+                min(w, 120) / r.uniform(4, 30), r.uniform(5, 50) * MIB, r.random() * w
+            ),
+        ),
+        LONG,
+    ),
+    Kind(
+        "leak, bursts",
+        "60 to 400 MiB/min under bursts",
+        True,
+        lambda r, w: _both(_chunks(r, r.uniform(60, 400)), _bursts(r, w)),
+        LONG,
+    ),
+    Kind(
+        "leak after warm-up",
+        "40 to 400 MiB/min after a warm-up in the first fifth",
+        True,
+        lambda r, w: _both(
+            _chunks(r, r.uniform(40, 400)),
+            (lambda tau, h: lambda t: h * (1 - exp(-t / tau)))(w / r.uniform(20, 60), r.uniform(20, 500) * MIB),
+        ),
+        LONG,
+    ),
+    Kind(
+        "leak and a step",
+        "40 to 400 MiB/min, one step of 10 to 200 MiB",
+        True,
+        lambda r, w: _both(
+            _chunks(r, r.uniform(40, 400)),
+            (lambda at, h: lambda t: h if t >= at else 0.0)(r.uniform(0.1, 0.9) * w, r.uniform(10, 200) * MIB),
+        ),
+        LONG,
+    ),
+)
 
 
 def draw(kind: Kind, seed: int) -> Series:
@@ -194,7 +289,9 @@ def main() -> None:
         head, _, rest = page.partition("<!-- table -->\n")
         _, _, tail = rest.partition("<!-- end -->")
         body = "\n".join(lines)
-        options.markdown.write_text(f"{head}<!-- table -->\n{options.series} series a kind.\n\n{body}\n<!-- end -->{tail}")
+        options.markdown.write_text(
+            f"{head}<!-- table -->\n{options.series} series a kind.\n\n{body}\n<!-- end -->{tail}"
+        )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ memforensics ci --fail-on leak --report leak.md -- ./soak.sh"""
 def ci(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command to run.")],
     duration: Annotated[float, duration_option("How long to look.")] = "60s",  # type: ignore[assignment]
-    warmup: Annotated[float, duration_option("How long it runs before we look.")] = "0s",  # type: ignore[assignment]
+    warmup: Annotated[float, duration_option("How long it runs before we look.", "--warmup")] = "0s",  # type: ignore[assignment]
     fail_on: Annotated[
         str, typer.Option(metavar="VERDICTS", help="What fails, comma-separated.")
     ] = "leak,growing,insufficient-data",

@@ -32,12 +32,12 @@ def prove(
 
     A line `units N` that the command prints (its work so far) gives the throughput. Exit code 0: a variant works;
     1: it grows and none stops it; 4: nothing could be shown, the plain command does not grow."""
-    from memforensics.cli.live import progress
+    from memforensics.cli import live
     from memforensics.jobs.prove import exit_code, experiment, parse_variants
     from memforensics.report.terminal_experiment import experiment_object, experiment_table
 
     variants = parse_variants(env or [], variant or [])
-    with progress("proving", quiet=json) as on_progress:
+    with live.progress("proving", quiet=json) as on_progress:
         _, results = experiment(
             command, variants, seconds=duration, rounds=rounds, record=record, seed=seed, on_progress=on_progress
         )
@@ -46,5 +46,5 @@ def prove(
     else:
         from rich.console import Console
 
-        Console().print(experiment_table(results))
+        Console(width=None if live.is_terminal() else 120).print(experiment_table(results))
     return exit_code(results)

@@ -5,14 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from memforensics.cli.common import (
-    CmdlineOption,
-    NameOption,
-    PidArgument,
-    RecordOption,
-    choose_pid,
-    duration_option,
-)
+from memforensics.cli.common import CmdlineOption, NameOption, PidArgument, RecordOption, choose_pid, duration_option
 
 EXAMPLES = """Examples:
 
@@ -28,7 +21,7 @@ def watch(
     name: NameOption = None,
     cmdline: CmdlineOption = None,
     children: Annotated[bool, typer.Option(help="Follow its child processes too.")] = True,
-    interval: Annotated[float, duration_option("Time between two readings.")] = "1s",  # type: ignore[assignment]
+    interval: Annotated[float, duration_option("Time between two readings.", "--interval")] = "1s",  # type: ignore[assignment]
     duration: Annotated[float | None, duration_option("How long; without it, until Ctrl-C or its exit.")] = None,
     record: RecordOption = None,
     until: Annotated[

@@ -1,0 +1,82 @@
+"""The observer of a tree: members that join, leave and exec; the recorder beside it."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from processes import Child, python, running
+
+from memforensics.analysis.series import judge_tree
+from memforensics.analysis.trend import growth_word
+from memforensics.case.model import Sample, Target
+from memforensics.errors import NoSuchProcess
+from memforensics.jobs.observe import Recorder, TreeObserver, new_meta
+
+pytestmark = pytest.mark.live
+
+
+@contextlib.contextmanager
+def observed(command: Sequence[str | Path], interval_s: float) -> Iterator[tuple[Child, TreeObserver, Recorder]]:
+    with contextlib.ExitStack() as stack:
+        child = stack.enter_context(running(command))
+        observer = stack.enter_context(TreeObserver(child.pid, interval_s=interval_s))
+        recorder = stack.enter_context(Recorder(new_meta("test", child.pid)))
+        recorder.put(observer.open())
+        yield child, observer, recorder
+
+
+def test_a_process_that_execs_itself_is_followed() -> None:
+    with observed(["/bin/sh", "-c", "echo ready; read line; exec sleep 60"], 0.05) as (child, observer, _):
+        child.tell("go")
+        for records in observer.ticks(20):
+            found = [r for r in records if isinstance(r, Target)]
+            if found:
+                break
+        assert found[0].pid == child.pid
+        assert found[0].cmdline == ("sleep", "60")
+        assert observer.events[-1].what == "exec: it is sleep now"
+
+
+def test_children_join_and_leave() -> None:
+    program = "import subprocess,time; print('ready', flush=True); subprocess.run(['sleep', '1.5']); time.sleep(60)"
+    with observed([sys.executable, "-c", program], 0.1) as (parent, observer, _):
+        for _records in observer.ticks(20):
+            what = [event.what for event in observer.events if event.pid != parent.pid]
+            if "it exited" in what:
+                break
+        assert what == ["joined", "it exited"]
+        assert list(observer.members) == [parent.pid]
+        assert observer.root_left is None
+
+
+def test_the_root_leaves() -> None:
+    with observed(python("watch_grower.py", "short", "0"), 0.1) as (_, observer, recorder):
+        for records in observer.ticks(None):
+            recorder.put(records)
+        assert observer.root_left == "it exited"
+    case = recorder.case()
+    assert case.targets[0].exited_ns is not None
+    assert all(isinstance(sample, Sample) for sample in case.samples)
+
+
+def test_exec_into_a_leak_is_growth() -> None:
+    with observed(python("watch_grower.py", "exec", "120"), 0.25) as (_, observer, recorder):
+        for records in observer.ticks(11):
+            recorder.put(records)
+    assert growth_word(judge_tree(recorder.case())) == "growing"
+
+
+def test_no_such_process() -> None:
+    with pytest.raises(NoSuchProcess):
+        TreeObserver(1 << 22).open()
+
+
+def test_nothing_is_left_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with observed(python("watch_grower.py", "parent", "0"), 0.1) as (_, observer, _recorder):
+        for _records in observer.ticks(0.5):
+            pass
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,141 @@
+"""watch on programs whose growth is known: the words, the rate, the member, the end."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import python, running
+
+from memforensics.analysis.series import judge_tree
+from memforensics.case.store import CaseFile
+from memforensics.units import MIB
+
+pytestmark = pytest.mark.live
+
+WATCH = [sys.executable, "-m", "memforensics", "watch"]
+
+
+def watch(pid: int, *words: str) -> tuple[int, list[dict[str, Any]]]:
+    done = subprocess.run(
+        [*WATCH, str(pid), "--json", "--interval", "250ms", *words], stdout=subprocess.PIPE, timeout=60, check=False
+    )
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_leak_is_growing_at_its_rate() -> None:
+    with running(python("watch_grower.py", "leak", "60")) as child:
+        code, lines = watch(child.pid, "--duration", "10s")
+    last = lines[-1]
+    assert code == 4
+    assert last["verdict"] == "growing"
+    rate = last["growth"]["bytes_per_minute"]
+    assert rate["estimate"] == pytest.approx(60 * MIB, rel=0.1)
+    assert rate["low"] <= rate["estimate"] <= rate["high"]
+    assert last["ended"] == "the time is over"
+    assert [row["layer"] for row in last["layers"] if row["verdict"] == "growing"] == ["anon-mmap"]
+
+
+def test_what_does_not_go_on_growing_is_healthy() -> None:
+    kinds = ("flat", "saw", "fill")
+    with contextlib.ExitStack() as stack:
+        pids = [stack.enter_context(running(python("watch_grower.py", kind, "120"))).pid for kind in kinds]
+        watchers = [
+            subprocess.Popen([*WATCH, str(pid), "--json", "--duration", "12s"], stdout=subprocess.PIPE) for pid in pids
+        ]
+        told = [watcher.communicate(timeout=60)[0].splitlines() for watcher in watchers]
+    assert {kind: watcher.returncode for kind, watcher in zip(kinds, watchers, strict=True)} == dict.fromkeys(kinds, 0)
+    assert all(json.loads(lines[-1])["verdict"] in ("steady", "bounded") for lines in told)
+
+
+def test_until_ends_as_soon_as_it_is_said() -> None:
+    with running(python("watch_grower.py", "leak", "120")) as child:
+        code, lines = watch(child.pid, "--duration", "50s", "--until", "growing")
+    assert code == 4
+    assert lines[-1]["ended"] == "the verdict is growing"
+    assert [line["verdict"] for line in lines[:-1]].count("growing") == 0
+
+
+def test_a_leak_in_a_child_is_the_trees_and_the_child_is_named() -> None:
+    with running(python("watch_grower.py", "parent", "60"), ready=None) as parent:
+        child = int(parent.wait_for("ready").split()[1])
+        code, lines = watch(parent.pid, "--duration", "9s")
+        alone, without = watch(parent.pid, "--duration", "8s", "--no-children")
+    assert code == 4
+    quickest = max(lines[-1]["members"], key=lambda m: m["bytes_per_minute"]["estimate"])
+    assert quickest["pid"] == child
+    assert alone == 0
+    assert [m["pid"] for m in without[-1]["members"]] == [parent.pid]
+
+
+def test_a_target_that_leaves_is_said_and_what_was_seen_is_kept(tmp_path: Path) -> None:
+    case = tmp_path / "left.case"
+    with running(python("watch_grower.py", "short", "0")) as child:
+        code, lines = watch(child.pid, "--record", str(case))
+    assert code == 4  # two seconds are too little to say anything
+    assert lines[-1]["ended"] == f"process {child.pid}: it exited"
+    with CaseFile.open(case) as file:
+        kept = file.load()
+    assert kept.samples
+    assert kept.targets[0].left_how == "it exited"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_case_is_readable_however_the_watch_ends(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    case = tmp_path / "cut.case"
+    command: Sequence[str] = [*WATCH, "PID", "--json", "--interval", "100ms", "--record", str(case)]
+    with running(python("watch_grower.py", "leak", "600")) as child:
+        words = [str(child.pid) if word == "PID" else word for word in command]
+        watcher = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert watcher.stdout is not None
+        for _ in range(15):
+            watcher.stdout.readline()
+        os.kill(watcher.pid, number)
+        _, said = watcher.communicate(timeout=20)
+        assert child.alive
+    assert watcher.returncode == code
+    if number == signal.SIGINT:
+        assert str(case) in said.decode()
+    with CaseFile.open(case) as file:
+        kept = file.load()
+    assert len(kept.samples) >= 10
+    assert kept.samples[-1].rss_anon > kept.samples[0].rss_anon
+    assert judge_tree(kept).samples == len(kept.samples)
+
+
+def test_on_a_terminal_it_draws_and_the_last_screen_stays() -> None:
+    with running(python("watch_grower.py", "leak", "120")) as child:
+        done = subprocess.run(
+            ["script", "-qec", f"stty cols 100 rows 40; {' '.join(WATCH)} {child.pid} --duration 3s", "/dev/null"],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            timeout=40,
+            check=False,
+        )
+    shown = done.stdout.decode()
+    assert done.returncode == 4
+    assert "anon-mmap" in shown
+    assert "ended: the time is over" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "no PID given"),
+        (["4194304"], 3, "no process has PID 4194304"),
+        (["2"], 3, "kernel thread"),
+        (["1", "--interval", "0s"], 2, "--interval"),
+        (["1", "--duration", "soon"], 2, "duration"),
+    ],
+)
+def test_what_cannot_be_watched_is_said_in_a_line(words: list[str], code: int, said: str) -> None:
+    done = subprocess.run([*WATCH, *words], capture_output=True, timeout=30, check=False)
+    assert done.returncode == code
+    assert said in done.stderr.decode()
+    assert b"Traceback" not in done.stderr

@@ -1,0 +1,125 @@
+"""Ticks on a clock of our own, on a recorded /proc; what the recorder keeps."""
+
+from pathlib import Path
+
+import pytest
+
+from memforensics.case.model import Case, Sample, Target
+from memforensics.case.store import CaseFile
+from memforensics.errors import CaseError
+from memforensics.jobs.observe import Recorder, TreeObserver, new_meta
+from memforensics.target import Process
+from memforensics.target.procfs import ProcFS
+from memforensics.units import NS_PER_S
+
+STATUS = "Name:\tserver\nRssAnon:\t   {anon} kB\nRssFile:\t    100 kB\nRssShmem:\t      0 kB\nVmSwap:\t     0 kB\n"
+
+
+def recorded(root: Path, pid: int, ppid: int, anon_kib: int) -> None:
+    folder = root / str(pid)
+    folder.mkdir(exist_ok=True)
+    tail = " ".join(["0"] * 10)
+    (folder / "stat").write_text(f"{pid} (server) S {ppid} 1 1 0 -1 0 {tail} 1 0 777 0\n")
+    (folder / "status").write_text(STATUS.format(anon=anon_kib))
+    (folder / "maps").write_text("")
+    (folder / "cmdline").write_text("server\0")
+
+
+class Clock:
+    """Time that passes only in sleep, and, each reading, by `cost`."""
+
+    def __init__(self, cost_s: float = 0.0) -> None:
+        self.now_ns, self.cost_ns = 5 * NS_PER_S, int(cost_s * NS_PER_S)
+
+    def __call__(self) -> int:
+        self.now_ns += self.cost_ns
+        return self.now_ns
+
+    def sleep(self, seconds: float) -> None:
+        self.now_ns += round(seconds * NS_PER_S)
+
+
+def who(process: Process) -> Target:
+    return Target(pid=process.pid, start_ticks=process.start_ticks, start_wall_ns=0, ppid=process.stat().ppid)
+
+
+def observer(root: Path, clock: Clock) -> TreeObserver:
+    return TreeObserver(10, interval_s=0.5, proc=ProcFS(root), clock=clock, sleep=clock.sleep, about=who)
+
+
+def test_ticks_come_at_the_interval(tmp_path: Path) -> None:
+    recorded(tmp_path, 10, 1, 2048)
+    recorded(tmp_path, 11, 10, 512)
+    clock = Clock()
+    tree = observer(tmp_path, clock)
+    assert {t.pid for t in tree.open() if isinstance(t, Target)} == {10, 11}
+    ticks = [[r for r in records if isinstance(r, Sample)] for records in tree.ticks(2.0)]
+    assert [[s.pid for s in tick] for tick in ticks] == [[10, 11]] * 5
+    assert [tick[0].t_ns for tick in ticks] == [5 * NS_PER_S + i * NS_PER_S // 2 for i in range(5)]
+    assert tree.losses() == []
+
+
+def test_ticks_that_are_missed_are_counted(tmp_path: Path) -> None:
+    recorded(tmp_path, 10, 1, 2048)
+    tree = observer(tmp_path, Clock(cost_s=0.4))
+    tree.open()
+    assert len(list(tree.ticks(6.0))) < 12
+    assert [loss.count for loss in tree.losses()] == [tree.missed_ticks]
+    assert tree.missed_ticks > 0
+
+
+def test_a_pid_that_became_another_process_ends_it(tmp_path: Path) -> None:
+    recorded(tmp_path, 10, 1, 2048)
+    tree = observer(tmp_path, Clock())
+    tree.open()
+    for records in tree.ticks(5.0):
+        if len(records) and tree.root_left is None:
+            stat = tmp_path / "10" / "stat"
+            stat.write_text(stat.read_text().replace(" 777 ", " 999 "))
+            (tmp_path / "10" / "status").write_text("Name:\tother\n")
+    assert tree.root_left == "its PID was given to another process"
+
+
+def samples(count: int) -> list[Sample]:
+    return [Sample(pid=1, t_ns=i, rss_anon=i, rss_file=0, rss_shmem=0) for i in range(count)]
+
+
+def test_the_file_keeps_all_and_memory_a_part(tmp_path: Path) -> None:
+    with Recorder(new_meta("test", 1), tmp_path / "a.case", max_samples=100) as recorder:
+        recorder.put(samples(1000))
+        in_memory = recorder.case().samples
+        assert recorder.growth() == 999
+    assert len(in_memory) <= 100
+    assert (in_memory[0].t_ns, in_memory[-1].t_ns) == (0, 999)
+    with CaseFile.open(tmp_path / "a.case") as file:
+        assert file.load().samples == tuple(samples(1000))
+
+
+def test_it_commits_about_once_a_second(tmp_path: Path) -> None:
+    clock = Clock()
+    recorder = Recorder(new_meta("test", 1), tmp_path / "b.case", clock=clock)
+
+    def stored() -> Case:
+        with CaseFile.open(tmp_path / "b.case") as file:
+            return file.load()
+
+    recorder.put(samples(1))
+    recorder.put(samples(1))
+    assert len(stored().samples) == 1  # the first at once, the second waits
+    clock.sleep(1.0)
+    recorder.put(samples(1))
+    assert len(stored().samples) == 3
+    recorder.close()
+
+
+def test_a_newer_record_with_the_same_key_replaces(tmp_path: Path) -> None:
+    recorder = Recorder(new_meta("test", 1))
+    target = Target(pid=1, start_ticks=1, start_wall_ns=0)
+    recorder.put([target, Target(pid=1, start_ticks=1, start_wall_ns=0, left_how="it exited")])
+    assert [t.left_how for t in recorder.case().targets] == ["it exited"]
+
+
+def test_a_case_is_never_overwritten(tmp_path: Path) -> None:
+    Recorder(new_meta("test", 1), tmp_path / "c.case").close()
+    with pytest.raises(CaseError):
+        Recorder(new_meta("test", 1), tmp_path / "c.case")
