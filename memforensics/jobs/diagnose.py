@@ -17,7 +17,7 @@ from memforensics.case.store import CaseFile
 from memforensics.errors import Interrupted, MemforensicsError, TargetError
 from memforensics.jobs.conclude import conclude_case
 from memforensics.jobs.identity import identify
-from memforensics.jobs.observe import Recorder, TreeObserver, new_meta
+from memforensics.jobs.observe import Record, Recorder, TreeObserver, new_meta
 from memforensics.probes.base import Budget, Evidence
 from memforensics.probes.hooks import audit_hooks
 from memforensics.probes.mmap_trace import MmapTrace
@@ -120,13 +120,10 @@ class _Run:
     def observe(self) -> None:
         self._progress("opening")
         self.recorder.put(self.observer.open())
+        self._remember(self.observer.tick())
         self._open_trace()
         for records in self.observer.ticks(self.seconds - self.elapsed):
-            self.recorder.put(records)
-            for record in records:
-                if isinstance(record, Sample):
-                    self._first.setdefault(record.pid, record)
-                    self._last[record.pid] = record
+            self._remember(records)
             self._audit()
             self._poll_trace()
             self.recorder.put(self.auditor.take())
@@ -136,6 +133,13 @@ class _Run:
             self._progress("observing")
             if self.elapsed >= self.seconds:
                 break
+
+    def _remember(self, records: list[Record]) -> None:
+        self.recorder.put(records)
+        for record in records:
+            if isinstance(record, Sample):
+                self._first.setdefault(record.pid, record)
+                self._last[record.pid] = record
 
     def finish(self) -> None:
         """The last readings of what still lives, then everything closed."""
