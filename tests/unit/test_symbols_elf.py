@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import gc
 import io
+import os
 import shutil
 import struct
 import subprocess
@@ -153,6 +155,16 @@ def test_a_stream_and_its_bytes_are_the_same() -> None:
     with path.open("rb") as stream:
         from_file = ElfFile(stream)
     assert list(ElfFile(io.BytesIO(data)).symbols()) == list(ElfFile(data).symbols()) == list(from_file.symbols())
+
+
+def test_a_file_is_closed_with_its_last_user() -> None:
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    elf = open_elf(libc())
+    assert elf.symbol_at(0x1000) is None or elf.symbols()
+    del elf
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 # --- hostile files

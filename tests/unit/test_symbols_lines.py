@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from symbols_files import chain_program, open_elf, python_code, ucx_libraries
 
+from memforensics.symbols.elf import BadElf, ElfFile
+from memforensics.symbols.lineheader import read_program
 from memforensics.symbols.lines import LineReader, TimeBudget
+from memforensics.symbols.source import BytesSource, Source
 
 ADDRESSES_A_FILE = 150
 PLENTY_S = 600.0
@@ -55,6 +58,26 @@ def test_every_address_of_a_program(flag: str) -> None:
     expected = addr2line(path, addresses)
     assert sum(place is not None for place in expected) > len(addresses) // 2
     assert [ours for ours, theirs in zip(found, expected, strict=True) if theirs] == [p for p in expected if p]
+
+
+def test_a_header_of_endless_nothing_is_refused() -> None:
+    """Version 5, directories in a format of no fields, 2**63 of them."""
+    endless = bytes.fromhex("0500 0800 20000000 01 01 01 fb 0e 01 00") + b"\xff" * 9 + b"\x00" + bytes(16)
+    section = (len(endless)).to_bytes(4, "little") + endless
+    elf = ElfWithLines(section)
+    with pytest.raises((IndexError, ValueError, BadElf)):
+        read_program(elf, 0, b"/src")
+
+
+class ElfWithLines(ElfFile):
+    """An ELF file of which only .debug_line matters."""
+
+    def __init__(self, section: bytes) -> None:
+        super().__init__(chain_program().read_bytes())
+        self._lines = section
+
+    def open_section(self, name: str) -> tuple[Source, int, int] | None:
+        return BytesSource(self._lines), 0, len(self._lines)
 
 
 def test_no_budget_no_lines() -> None:
