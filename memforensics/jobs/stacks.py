@@ -100,8 +100,8 @@ def stacks(
         address = _entry_address(process, space, function) if function is not None else None
         if address is not None:
             warn(
-                f"{function}: a hardware breakpoint stops every call of it; should gdb be killed with SIGKILL, the "
-                "process may die at the next call. --on SYSCALL has no such risk."
+                f"{function}: a hardware breakpoint stops every call of it; should gdb be killed with SIGKILL, a call "
+                "in the moment until it is taken back can end the process. --on SYSCALL has no such risk."
             )
         stop = Stop(
             function=name.rpartition("!")[2],
