@@ -1,6 +1,7 @@
 // A healthy program with everything that looks like a hook and is none: variables that hold allocator functions and
 // are changed (as in libxml2 or sqlite), addresses of functions taken (in a program at a fixed address they are PLT
-// entries), lazily bound slots, and, with an argument, that library opened in a scope of its own.
+// entries), lazily bound slots, and, with an argument, that library opened in a scope of its own; with a second one, a
+// whole second set of libraries, libc included, in another namespace.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>
@@ -22,6 +23,7 @@ int main(int argc, char **argv) {
         if (!library) return 1;
         ((void *(*)(void))dlsym(library, "own_use"))();
     }
+    if (argc > 2 && !dlmopen(LM_ID_NEWLM, argv[2], RTLD_NOW)) return 1;
     printf("ready\n");
     fflush(stdout);
     pause();

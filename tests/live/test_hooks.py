@@ -183,6 +183,18 @@ def test_a_healthy_program_has_no_hook(flags: Sequence[str], with_library: bool)
     assert looked.entries_compared > 0
 
 
+def test_a_second_libc_in_another_namespace_is_no_hook() -> None:
+    library = compiled("hook_own_malloc.c", "-shared", "-fPIC")
+    with running([compiled("hook_healthy.c"), library, "libz.so.1"]) as child:
+        hooks, looked, _, losses = audit(child.pid)
+    assert (hooks, losses) == ([], [])
+    with running([compiled("hook_healthy.c"), library]) as child:
+        alone = audit(child.pid)[1]
+    assert looked.entries_compared == 2 * alone.entries_compared - len(
+        {"malloc", "calloc", "realloc", "free", "memalign", "aligned_alloc", "posix_memalign"}
+    )  # two libcs, one library with a malloc of its own
+
+
 @pytest.mark.parametrize(
     "command",
     [
