@@ -13,6 +13,7 @@ starts with a warm-up, or is broken by one jump, is judged without that part. A 
 *is* linear; what tells it from a leak is not in the line. docs/calibration.md has the measured error rates.
 """
 
+import itertools
 import math
 import random
 from bisect import bisect_left
@@ -295,13 +296,14 @@ def _is_step(points: list[_Point]) -> bool:
 
 def _largest_jump(points: list[_Point]) -> tuple[int, float]:
     """Where the level rises most from one point to the next, and by how much: medians of three points either side, so
-    a spike is none. What a line would have risen over that time (a gap, say) is taken off."""
+    a spike is none. Across a gap, what a line would have risen meanwhile is taken off."""
     values = [p.value for p in points]
+    usual = 3.0 * _median([b.t - a.t for a, b in itertools.pairwise(points)])
     slope = max(_rise(points), 0.0) / (points[-1].t - points[0].t)
     best, where = 0.0, 1
     for i in range(2, len(values) - 1):
         jump = _median(values[i : i + 3]) - _median(values[max(0, i - 3) : i])
-        jump -= slope * (points[i].t - points[i - 1].t)
+        jump -= slope * max(points[i].t - points[i - 1].t - usual, 0.0)
         if jump > best:
             best, where = jump, i
     return where, best
