@@ -210,6 +210,7 @@ class MmapTrace:
         assert self._programs is not None
         self._update_counts()
         member.space.end()
+        member.space.book.all_gone()
         try:
             process = open_process(member.process.pid)
             space = TracedSpace(event.start, process, self._programs, member.numbers)

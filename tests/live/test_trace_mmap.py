@@ -207,6 +207,40 @@ def test_what_was_collected_outlives_the_target() -> None:
     assert functions(kept)[1:9] == CHAIN
 
 
+AFTER_EXEC = """
+import mmap
+print("again", flush=True)
+input()
+def keep_after(): return mmap.mmap(-1, 131072, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+kept = [keep_after() for _ in range(5)]
+print("done", flush=True)
+input()
+"""
+BEFORE_EXEC = f"""
+import mmap, os, sys
+print("ready", flush=True)
+input()
+kept = [mmap.mmap(-1, 65536, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(7)]
+print("done", flush=True)
+input()
+os.execv(sys.executable, [sys.executable, "-c", {AFTER_EXEC!r}])
+"""
+
+
+def test_exec_ends_one_account_and_begins_another() -> None:
+    with traced([sys.executable, "-c", BEFORE_EXEC]) as it:
+        it.do("")
+        it.child.tell("")
+        it.child.wait_for("again")
+        list(it.trace.poll())
+        it.do("")
+        result = it.result()
+    assert sizes(result.through("keep_after")) == (5 * 131072, 5, 5)
+    before = [s for s in result.sites if s.allocated_bytes == 7 * 65536 and s.allocated_count == 7]
+    assert [sizes(s) for s in before] == [(0, 0, 7)]
+    assert len({(s.pid, s.site_id) for s in result.sites}) == len(result.sites)
+
+
 def test_the_target_outlives_a_killed_tracer() -> None:
     with running(leaker()) as child:
         command = [sys.executable, "-m", "memforensics", "trace-mmap", str(child.pid), "--duration", "60s", "--json"]

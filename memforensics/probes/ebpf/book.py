@@ -195,6 +195,12 @@ class Book:
             if record_of is not None:
                 record_of.now.add(counts)
 
+    def all_gone(self) -> None:
+        """The address space was replaced by exec: nothing is outstanding any more. No update may follow."""
+        for record in self.sites.values():
+            record.now.freed_bytes = record.now.allocated_bytes
+            record.now.freed_count = record.now.allocated_count
+
     def forget_stale(self, start: int, end: int) -> bool:
         """Takes off the ledger what cannot stand any more, because a whole mapping stands there now; whether there
         was anything."""
