@@ -132,16 +132,11 @@ class _Audit:
 
     def _got(self) -> Iterator[Hook]:
         """Slots that lead elsewhere than the dynamic linker would have bound them."""
-        groups: dict[tuple[str, int], list[str]] = {}  # (function, where its slots lead) -> objects
-        for one in self.scope.objects:
-            for slot, value in self._slots(one):
-                name = slot.symbol
-                self.got_slots += 1
-                if self._is_binding(one, slot, value):
-                    continue
-                objects = groups.setdefault((canonical(name), value), [])
-                if one.module.path not in objects:
-                    objects.append(one.module.path)
+        groups = self._foreign_slots()
+        if any(self.space.find(target) is None for _, target in groups):  # a library that came meanwhile?
+            self.space.refresh()
+            self.scope, self.unread = read_scope(self.space, self.memory, self.process.read_bytes("auxv"))
+            groups = self._foreign_slots()
         for (name, target), objects in groups.items():
             landing = follow(self.memory, target, self._in_file)
             chain = landing.hops if landing is not None and not self._in_file(target) else (target,)
@@ -149,6 +144,20 @@ class _Audit:
             yield self._hook(
                 name, "got", target=chain[-1], home=home[0] if home else None, chain=chain, objects=tuple(objects)
             )
+
+    def _foreign_slots(self) -> dict[tuple[str, int], list[str]]:
+        """(function, where its slots lead) -> paths of the objects."""
+        self.got_slots = 0
+        groups: dict[tuple[str, int], list[str]] = {}
+        for one in self.scope.objects:
+            for slot, value in self._slots(one):
+                self.got_slots += 1
+                if self._is_binding(one, slot, value):
+                    continue
+                objects = groups.setdefault((canonical(slot.symbol), value), [])
+                if one.module.path not in objects:
+                    objects.append(one.module.path)
+        return groups
 
     def _slots(self, one: Loaded) -> Iterator[tuple[Reloc, int]]:
         """An object's GOT slots of watched functions, with their live values."""
