@@ -20,7 +20,7 @@ setup:
 	@scripts/setup.sh
 
 calibrate: setup
-	@$(BIN)/python examples/ucx_rcache_leak/calibrate.py
+	@$(BIN)/python benchmarks/calibrate.py
 
 clean:
 	rm -rf .venv .make build dist *.egg-info

@@ -26,7 +26,7 @@ step() {
 }
 
 mount_tracefs() {
-    [ -d $TRACING/events ] && return
+    grep -q ' tracefs ' /proc/mounts && return
     if [ "$(id -u)" != 0 ]; then
         say "tracefs is not mounted (eBPF needs it):  sudo mount -t tracefs nodev $TRACING"
     else

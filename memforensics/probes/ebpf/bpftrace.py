@@ -36,9 +36,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # bpftrace's ustack(perf): a tab, the address in hex, symbol+offset or the address again, the mapped file in brackets.
 _FRAME = re.compile(r"\s*(?P<address>[0-9a-f]+) (?P<symbol>.*?)(?:\+(?P<offset>\d+))? \((?P<module>.*)\)")
-_FIRST_FRAMES = frozenset(
-    ("_start", "__libc_start_call_main", "__libc_start_main", "start_thread", "clone3", "__clone3")
-)
+_FIRST_FRAMES = {"main", "_start", "__libc_start_call_main", "__libc_start_main", "start_thread", "clone3"}
 
 
 @dataclass(slots=True)
@@ -73,7 +71,8 @@ def parse_output(text: str) -> Printed:
 
 
 def parse_stack(text: str) -> Stack:
-    """A stack as bpftrace prints it (perf mode), leaf first. Whole only when it ends in a thread's first frame."""
+    """A stack as bpftrace prints it (perf mode), leaf first. Whole only when it reached a thread's first function; what
+    is below that is libc's, often without a name (Debian's libc has no symbols of its own)."""
     frames = []
     for line in text.splitlines():
         if not line.strip():
@@ -93,7 +92,7 @@ def parse_stack(text: str) -> Stack:
                 guessed=bool(frames) and not known,
             )
         )
-    return Stack(frames=tuple(frames), complete=bool(frames) and frames[-1].function in _FIRST_FRAMES)
+    return Stack(frames=tuple(frames), complete=any(frame.function in _FIRST_FRAMES for frame in frames))
 
 
 def sites_of(printed: Printed, pid: int, began_ns: int, ended_ns: int) -> list[AllocationSite]:
