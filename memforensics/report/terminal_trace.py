@@ -80,7 +80,9 @@ def trust(
 ) -> Table:
     """Coverage, losses and overhead."""
     covered = (
-        "RSS grew too little to say" if coverage is None else f"{coverage:.1%} of the growth of RSS is accounted for"
+        "not known: RSS grew too little, or the process left before its pages were counted"
+        if coverage is None
+        else f"{coverage:.1%} of the growth of RSS is accounted for"
     )
     rows: list[tuple[str, Text | str]] = [
         ("observed", f"{duration_text(seconds)} by {engine}, {events:,} system calls booked"),
