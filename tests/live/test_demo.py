@@ -1,0 +1,54 @@
+"""demo: the fixed version is told from the faulty one, and nothing stays behind. (test_wheel has 1.19.0.)"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from memforensics.errors import ProbeFailed, UsageError
+from memforensics.jobs.demo import demo, example, leaks
+
+pytestmark = pytest.mark.live
+
+
+@pytest.mark.needs_ucx
+@pytest.mark.needs_bpf
+def test_the_fixed_version_does_not_leak(tmp_path: Path) -> None:
+    started: list[int] = []
+    outcome = demo("1.21.0", 15, record=tmp_path / "demo.case", on_start=started.append)
+    assert outcome.diagnosis.verdict in ("steady", "bounded")
+    assert not any(finding.remedies for finding in outcome.diagnosis.findings)
+    assert outcome.exit_code == 0
+    assert not Path(f"/proc/{started[0]}").exists(), "the example was stopped"
+    assert (tmp_path / "demo.case").exists()
+
+
+def test_an_example_that_does_not_start_is_one_clear_error(tmp_path: Path) -> None:
+    broken = tmp_path / "run.py"
+    broken.write_text("print('nothing ready here'); raise SystemExit(3)\n")
+    with (
+        pytest.raises(ProbeFailed, match=r"did not start") as caught,
+        example("1.19.0", launcher=broken),
+    ):
+        raise AssertionError("unreachable")
+    assert "nothing ready here" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("version", "environment", "expected"),
+    [
+        ("1.19.0", {}, True),
+        ("1.20.1", {}, True),
+        ("1.21.0", {}, False),
+        ("1.19.0", {"UCX_MEM_MMAP_HOOK_MODE": "none"}, False),
+        ("1.19.0", {"UCX_MEM_MMAP_HOOK_MODE": "reloc"}, True),
+        ("1.19.0", {"UCX_RCACHE_MAX_UNRELEASED": "1024"}, False),
+    ],
+)
+def test_what_is_expected_of_a_version(version: str, environment: dict[str, str], expected: bool) -> None:
+    assert leaks(version, environment) is expected
+
+
+def test_a_version_that_is_none() -> None:
+    with pytest.raises(UsageError, match="not a version"):
+        leaks("newest", os.environ)
