@@ -4,21 +4,22 @@ the same second half again."""
 import os
 import resource
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
-from memforensics.case.model import Case, Cost, Diagnosis, ProbeStatus, Sample
+from memforensics.case.model import Case, Cost, Diagnosis, OwnerMark, ProbeStatus, Sample
 from memforensics.case.store import CaseFile
 from memforensics.errors import Interrupted, MemforensicsError, TargetError
+from memforensics.jobs.beside import Beside
 from memforensics.jobs.conclude import conclude_case
 from memforensics.jobs.identity import identify
 from memforensics.jobs.observe import Record, Recorder, TreeObserver, new_meta
-from memforensics.probes.base import Budget, Evidence
+from memforensics.probes.base import Budget
 from memforensics.probes.hooks import audit_hooks
 from memforensics.probes.mmap_trace import MmapTrace
 from memforensics.probes.snapshots import take_snapshot
@@ -28,6 +29,7 @@ from memforensics.units import NS_PER_S
 
 TICK_S = 0.5
 SNAPSHOTS = 6  # in one run, the first and the last included
+SPARING = 8.0  # between two snapshots, so many times what one takes
 YOUNG_S = 2.0  # a child younger than this is left unaudited: many live for one request
 CLOSING_S = 2.0  # of the time asked for, kept for the last readings and the conclusion
 
@@ -99,16 +101,16 @@ def collect(
 
 
 class _Run:
-    """One collection: the observer's ticks drive everything else."""
+    """One collection. The observer's ticks keep the time; all that reads for longer runs beside them."""
 
     def __init__(self, recorder: Recorder, observer: TreeObserver, seconds: float, on_progress: OnProgress) -> None:
         self.recorder, self.observer, self.on_progress = recorder, observer, on_progress
         self.began = time.monotonic()
         self.seconds = max(1.0, seconds - min(CLOSING_S, 0.1 * seconds))
-        self.snapshot_every = self.seconds / (SNAPSHOTS - 1)
         self.trace: MmapTrace | None = None
-        self.auditor = _Auditor()
-        self._next_snapshot = 0.0
+        self.beside = Beside()
+        self.snapshots = _SnapshotTimes(self.seconds)
+        self._audited: set[int] = set()
         self._seen_ns: dict[int, int] = {}
         self._first: dict[int, Sample] = {}
         self._last: dict[int, Sample] = {}
@@ -126,26 +128,19 @@ class _Run:
             self._remember(records)
             self._audit()
             self._poll_trace()
-            self.recorder.put(self.auditor.take())
-            if self.elapsed >= self._next_snapshot:
-                self._next_snapshot += self.snapshot_every
+            if self.snapshots.due(self.elapsed) and not self.beside.busy:
                 self._snapshot()
+            self.recorder.put(self.beside.take())
             self._progress("observing")
             if self.elapsed >= self.seconds:
                 break
 
-    def _remember(self, records: list[Record]) -> None:
-        self.recorder.put(records)
-        for record in records:
-            if isinstance(record, Sample):
-                self._first.setdefault(record.pid, record)
-                self._last[record.pid] = record
-
     def finish(self) -> None:
         """The last readings of what still lives, then everything closed."""
         self._progress("closing")
-        if self.observer.root_left is None:
+        if self.observer.root_left is None and self.snapshots.worth_one_more:
             self._snapshot()
+            self.beside.wait()
         self.close()
 
     def close(self) -> None:
@@ -155,8 +150,8 @@ class _Run:
                 trace, self.trace = self.trace, None
                 self.recorder.put(trace.close())
         finally:
-            self.auditor.close()
-            self.recorder.put(self.auditor.take())
+            self.beside.close()
+            self.recorder.put(self.beside.take())
             used = resource.getrusage(resource.RUSAGE_SELF)
             self.recorder.put(self.observer.losses())
             self.recorder.put([Cost(probe="memforensics", observer_cpu_s=used.ru_utime + used.ru_stime)])
@@ -175,7 +170,7 @@ class _Run:
         except TargetError:
             return  # the observer's next tick tells how it left
         except MemforensicsError as error:
-            status = ProbeStatus(name=trace.name, status="unavailable", why=str(error), enable=error.enable)
+            status = _unavailable(trace.name, 0, error)
         self.recorder.put([status])
 
     def _poll_trace(self) -> None:
@@ -191,94 +186,82 @@ class _Run:
             self.recorder.put([ProbeStatus(name=trace.name, status="partial", why=str(error), enable=error.enable)])
 
     def _audit(self) -> None:
-        """Hooks and versions of each member once: the root at once, a child when it has lived for a while."""
-        for process in list(self.observer.members.values()):
-            since = self._seen_ns.setdefault(process.pid, time.monotonic_ns())
-            settled = process.pid == self.observer.pid or self.elapsed < 1.0
-            if settled or time.monotonic_ns() - since > YOUNG_S * NS_PER_S:
-                self.auditor.want(process.pid)
+        """Hooks and versions of each member once: those of the start at once, a child when it has lived for a while."""
+        for pid in list(self.observer.members):
+            since = self._seen_ns.setdefault(pid, time.monotonic_ns())
+            settled = pid == self.observer.pid or time.monotonic_ns() - since > YOUNG_S * NS_PER_S
+            if settled and pid not in self._audited:
+                self._audited.add(pid)
+                self.beside.run(partial(audit_of, pid))
 
     def _snapshot(self) -> None:
-        for process in list(self.observer.members.values()):
-            try:
-                snapshot, losses = take_snapshot(process)
-            except TargetError:
-                continue
-            except MemforensicsError as error:
-                self.recorder.put(
-                    [
-                        ProbeStatus(
-                            name="snapshots", pid=process.pid, status="partial", why=str(error), enable=error.enable
-                        )
-                    ]
-                )
-                continue
-            self.recorder.put([snapshot, *losses])
+        for pid in list(self.observer.members):
+            self.beside.run(partial(self.snapshots.take, pid))
+        self.snapshots.taken(self.elapsed)
+
+    def _remember(self, records: list[Record]) -> None:
+        self.recorder.put(records)
+        for record in records:
+            if isinstance(record, Sample):
+                self._first.setdefault(record.pid, record)
+                self._last[record.pid] = record
 
     def _progress(self, phase: str) -> None:
         grown = sum(self._last[pid].growth_metric - first.growth_metric for pid, first in self._first.items())
         self.on_progress(Progress(phase, max(0.0, self.seconds - self.elapsed), grown if self._first else None))
 
 
-class _Auditor:
-    """The hook audit reads many files: it runs beside the ticks, in a thread of its own."""
+class _SnapshotTimes:
+    """When to take snapshots: SNAPSHOTS in a run; fewer where one is dear, the last of them near the end."""
 
-    def __init__(self) -> None:
-        self._asked: set[int] = set()
-        self._queue: list[int] = []
-        self._found: list[Evidence | ProbeStatus] = []
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._stop = False
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.every = seconds, seconds / (SNAPSHOTS - 1)
+        self.next_s = 0.0
+        self.cost_s = 0.0  # of all members, the dearest so far
+        self._spent = 0.0
+        self._marks: dict[int, tuple[OwnerMark, ...]] = {}
 
-    def want(self, pid: int) -> None:
-        with self._lock:
-            if pid in self._asked or self._stop:
-                return
-            self._asked.add(pid)
-            self._queue.append(pid)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, daemon=True, name="hook-audit")
-                self._thread.start()
+    def due(self, elapsed: float) -> bool:
+        return elapsed >= self.next_s
 
-    def take(self) -> list[Evidence | ProbeStatus]:
-        with self._lock:
-            found, self._found = self._found, []
-        return found
+    def taken(self, elapsed: float) -> None:
+        self.cost_s, self._spent = max(self.cost_s, self._spent), 0.0
+        gap = max(self.every, SPARING * self.cost_s)
+        last = self.seconds - 1.5 * self.cost_s
+        if elapsed + gap <= last:
+            self.next_s = elapsed + gap
+        else:
+            self.next_s = last if elapsed + gap / 2 < last else float("inf")
 
-    def close(self) -> None:
-        """Waits for the audit under way, a few seconds at most: it only reads."""
-        with self._lock:
-            self._stop = True
-            self._queue.clear()
-        if self._thread is not None:
-            self._thread.join(timeout=5.0)
+    @property
+    def worth_one_more(self) -> bool:
+        """Whether one after the end fits into the closing time."""
+        return max(self.cost_s, self._spent) < CLOSING_S / 2
 
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                if not self._queue:
-                    self._thread = None
-                    return
-                pid = self._queue.pop(0)
-            found = self._audit(pid)
-            with self._lock:
-                self._found.extend(found)
-
-    @staticmethod
-    def _audit(pid: int) -> list[Evidence | ProbeStatus]:
+    def take(self, pid: int) -> list[Record]:
+        began = time.monotonic()
         try:
-            process = open_process(pid)
+            with closing(open_process(pid)) as process:
+                snapshot, losses = take_snapshot(process)
         except TargetError:
             return []
         except MemforensicsError as error:
-            return [ProbeStatus(name="hooks", pid=pid, status="unavailable", why=str(error), enable=error.enable)]
-        try:
+            return [_unavailable("snapshots", pid, error)]
+        self._spent += time.monotonic() - began
+        return [snapshot, *losses]
+
+
+def audit_of(pid: int) -> list[Record]:
+    """Hooks, versions and what was looked at, of one process; nothing when it left."""
+    try:
+        with closing(open_process(pid)) as process:
             hooks, audit, modules, losses = audit_hooks(process, AddressSpace(process))
-        except TargetError:
-            return []
-        except MemforensicsError as error:
-            return [ProbeStatus(name="hooks", pid=pid, status="unavailable", why=str(error), enable=error.enable)]
-        finally:
-            process.close()
-        return [*hooks, audit, *modules, *losses, ProbeStatus(name="hooks", pid=pid, status="ok")]
+    except TargetError:
+        return []
+    except MemforensicsError as error:
+        return [_unavailable("hooks", pid, error)]
+    return [*hooks, audit, *modules, *losses, ProbeStatus(name="hooks", pid=pid, status="ok")]
+
+
+def _unavailable(name: str, pid: int, error: MemforensicsError) -> ProbeStatus:
+    return ProbeStatus(name=name, pid=pid, status="unavailable", why=str(error), enable=error.enable)

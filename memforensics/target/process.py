@@ -164,7 +164,7 @@ def open_process(pid: int, *, proc: ProcFS | None = None, need_memory: bool = Tr
                 enable=f"look at its parent instead: memforensics watch {about.ppid}",
             )
         if need_memory:
-            proc.read_bytes(pid, "maps")
+            proc.check_readable(pid, "maps")
     except BaseException:
         if pidfd is not None:
             os.close(pidfd)

@@ -28,6 +28,13 @@ class ProcFS:
         except OSError as error:
             raise self.explain(error, pid, name) from error
 
+    def check_readable(self, pid: int, name: str) -> None:
+        """As read_bytes, without reading: the kernel decides at the open (proc_maps_open(), fs/proc/task_mmu.c)."""
+        try:
+            os.close(os.open(self.root / str(pid) / name, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise self.explain(error, pid, name) from error
+
     def read_text(self, pid: int, name: str) -> str:
         return self.read_bytes(pid, name).decode("utf-8", "surrogateescape")
 
