@@ -148,7 +148,8 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
         evidence.append(
             EvidenceItem(
                 kind="rate",
-                text=f"these mappings grow by {rate_text(rate.estimate)} ({rate_text(rate.low)} to {rate_text(rate.high)})",
+                text=f"these mappings grow by {rate_text(rate.estimate)}, between {rate_text(rate.low)} "
+                f"and {rate_text(rate.high)}",
                 ref=refs,
             )
         )

@@ -4,6 +4,7 @@ once causes and words are known, finish (one sentence, what was not seen)."""
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from memforensics.analysis import series
 from memforensics.analysis.blame import MINIMUM_BYTES_PER_MINUTE, draft_findings
@@ -33,6 +34,7 @@ from memforensics.units import NS_PER_S, change_text, duration_text, rate_text
 
 _HEAPS: tuple[Layer, ...] = ("native-heap", "python-object", "jvm-heap")
 RESIDUE_SHARE = 0.3  # growth that no finding explains, beyond which it is a finding of its own
+_Line = tuple[list[float], list[float]]  # seconds, bytes
 FLAT_SHARE = 0.15  # of the growth: a heap that took less is flat beside it
 
 
@@ -51,12 +53,13 @@ def draft(case: Case) -> Draft:
     """Lines, layers, groups, and findings without cause and word."""
     growth = series.growth(case)
     members = series.members(case)
-    rows = _layers(case)
-    groups = _groups(case)
+    tree = _members_of(case)
+    rows = _layers(tree)
+    groups = _groups(tree)
     line = series.tree_series(case.samples)
     seconds = line.times_s[-1] - line.times_s[0] if line.times_s else 0.0
     findings = draft_findings(case, _growth_of_traces(case, line.change_bytes), seconds)
-    findings = [_with_mappings(_with_heaps(f, case), case) for f in findings]
+    findings = [_with_mappings(_with_heaps(f, tree.get(f.pid)), tree.get(f.pid)) for f in findings]
     if growth is not None and growth_word(growth.trend) == "growing":
         findings += _residue(case, growth, members, rows, findings)
     return Draft(growth, rows, groups, members, tuple(findings))
@@ -83,23 +86,53 @@ def finish(case: Case, drafted: Draft, decision: Decision) -> Diagnosis:
 # --- layers and groups of the tree --------------------------------------------------------------------------------
 
 
-def _by_pid(case: Case) -> dict[int, list[Snapshot]]:
+class _Member:
+    """One process's snapshots, each gone through once: tens of thousands of mappings are common."""
+
+    def __init__(self, case: Case, taken: list[Snapshot]) -> None:
+        self.taken = taken
+        self.heaps = [h for h in case.heaps if h.pid == taken[-1].pid]
+
+    @cached_property
+    def rows(self) -> tuple[LayerRow, ...]:
+        """The waterfall at the last snapshot, with the change since the first."""
+        return layers(self.taken[0] if len(self.taken) > 1 else None, self.taken[-1], heaps=self.heaps)
+
+    @cached_property
+    def groups(self) -> tuple[MappingGroup, ...]:
+        return diff(self.taken[0], self.taken[-1]) if len(self.taken) > 1 else ()
+
+    def lines(self) -> dict[tuple[Layer, bool], _Line]:
+        """Each layer's bytes at each snapshot."""
+        found: dict[tuple[Layer, bool], _Line] = defaultdict(lambda: ([], []))
+        for snapshot in self.taken:
+            for row in layers(None, snapshot):
+                if row.bytes is not None:
+                    times, values = found[row.layer, row.in_rss]
+                    times.append((snapshot.t_ns - self.taken[0].t_ns) / NS_PER_S)
+                    values.append(float(row.bytes))
+        return found
+
+
+_Members = dict[int, _Member]
+
+
+def _members_of(case: Case) -> _Members:
     taken: dict[int, list[Snapshot]] = defaultdict(list)
     for snapshot in sorted(case.snapshots, key=lambda s: s.t_ns):
         taken[snapshot.pid].append(snapshot)
-    return taken
+    return {pid: _Member(case, snapshots) for pid, snapshots in taken.items()}
 
 
-def _layers(case: Case) -> tuple[LayerRow, ...]:
+def _layers(tree: _Members) -> tuple[LayerRow, ...]:
     """The waterfall of the tree at its members' last snapshots: sums over members, each with its rate."""
     sums: dict[tuple[Layer, bool], list[LayerRow]] = defaultdict(list)
-    lines: dict[tuple[Layer, bool], list[tuple[list[float], list[float]]]] = defaultdict(list)
-    for taken in _by_pid(case).values():
-        heaps = [h for h in case.heaps if h.pid == taken[-1].pid]
-        for row in layers(taken[0] if len(taken) > 1 else None, taken[-1], heaps=heaps):
+    lines: dict[tuple[Layer, bool], list[_Line]] = defaultdict(list)
+    for member in tree.values():
+        for row in member.rows:
             sums[row.layer, row.in_rss].append(row)
-        if len(taken) > 2:
-            _layer_lines(taken, lines)
+        for key, line in member.lines().items():
+            lines[key].append(line)
     rows = []
     for layer in LAYERS:
         for in_rss in (True, False):
@@ -116,18 +149,6 @@ def _layers(case: Case) -> tuple[LayerRow, ...]:
                 )
             )
     return tuple(rows)
-
-
-def _layer_lines(taken: list[Snapshot], lines: dict[tuple[Layer, bool], list[tuple[list[float], list[float]]]]) -> None:
-    mine: dict[tuple[Layer, bool], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
-    for snapshot in taken:
-        for row in layers(None, snapshot):
-            if row.bytes is not None:
-                times, values = mine[row.layer, row.in_rss]
-                times.append((snapshot.t_ns - taken[0].t_ns) / NS_PER_S)
-                values.append(float(row.bytes))
-    for key, line in mine.items():
-        lines[key].append(line)
 
 
 def _line_rate(times: list[float], values: list[float]) -> Rate | None:
@@ -162,13 +183,11 @@ def _sum_rates(rates: list[Rate | None]) -> Rate | None:
     )
 
 
-def _groups(case: Case) -> tuple[MappingGroup, ...]:
+def _groups(tree: _Members) -> tuple[MappingGroup, ...]:
     """What grew, shrank, appeared and went: of the member whose mappings changed most."""
-    changed = [
-        (abs(sum(group.change_bytes for group in groups)), groups)
-        for groups in (diff(taken[0], taken[-1]) for taken in _by_pid(case).values() if len(taken) > 1)
-    ]
-    return max(changed, key=lambda pair: pair[0])[1] if changed else ()
+    return max(
+        (member.groups for member in tree.values()), key=lambda gs: abs(sum(g.change_bytes for g in gs)), default=()
+    )
 
 
 def _sum(values: Iterable[int | None]) -> int | None:
@@ -185,14 +204,12 @@ def _growth_of_traces(case: Case, fallback: int) -> int:
     return sum(grown) if grown else fallback
 
 
-def _with_heaps(finding: Finding, case: Case) -> Finding:
+def _with_heaps(finding: Finding, member: _Member | None) -> Finding:
     """Says so where the heaps, which profilers look at, stayed flat while this grew."""
-    taken = _by_pid(case).get(finding.pid, [])
-    if len(taken) < 2 or finding.layer in _HEAPS:
+    if member is None or len(member.taken) < 2 or finding.layer in _HEAPS:
         return finding
-    rows = layers(taken[0], taken[-1])
-    heap = sum(row.change_bytes or 0 for row in rows if row.layer in _HEAPS)
-    here = sum(row.change_bytes or 0 for row in rows if row.layer == finding.layer)
+    heap = sum(row.change_bytes or 0 for row in member.rows if row.layer in _HEAPS)
+    here = sum(row.change_bytes or 0 for row in member.rows if row.layer == finding.layer)
     if here <= 0 or heap > FLAT_SHARE * here:
         return finding
     item = EvidenceItem(
@@ -204,12 +221,9 @@ def _with_heaps(finding: Finding, case: Case) -> Finding:
     return replace(finding, evidence=(*finding.evidence, item))
 
 
-def _with_mappings(finding: Finding, case: Case) -> Finding:
+def _with_mappings(finding: Finding, member: _Member | None) -> Finding:
     """Which mappings grow, although they seem to move."""
-    taken = _by_pid(case).get(finding.pid, [])
-    if len(taken) < 2:
-        return finding
-    grown = [g for g in diff(taken[0], taken[-1]) if g.layer == finding.layer and g.change_bytes > 0]
+    grown = [g for g in member.groups if g.layer == finding.layer and g.change_bytes > 0] if member else []
     if not grown:
         return finding
     first = grown[0]

@@ -9,7 +9,9 @@ from pathlib import PurePosixPath
 from memforensics.analysis.application import is_application_file
 from memforensics.case.model import AllocationSite, Caller, Frame, Hook, Layer, Stack
 
-_LIBC = re.compile(r"(lib(c|pthread|dl|rt|m|util|resolv)[-.].*so.*|ld[-.].*so.*|ld-linux.*|ld-musl.*|libc\.musl.*|\[vdso\])")
+_LIBC = re.compile(
+    r"(lib(c|pthread|dl|rt|m|util|resolv)[-.].*so.*|ld[-.].*so.*|ld-linux.*|ld-musl.*|libc\.musl.*|\[vdso\])"
+)
 _ALLOCATOR = re.compile(
     r"lib(jemalloc|tcmalloc|tcmalloc_minimal|mimalloc|tbbmalloc|tbbmalloc_proxy|snmalloc.*|hoard)[-._].*so.*"
     r"|lib(stdc\+\+|gcc_s|c\+\+|c\+\+abi)[-.].*so.*"

@@ -63,7 +63,7 @@ def _judge(finding: Finding, line: VerdictWord, *, outlasted: bool) -> Finding:
 
 
 def _confidence(finding: Finding, word: VerdictWord, *, grows: bool) -> float:
-    """0 to 1. The catalogue sets that of a known cause; without one it is how much of the growth these sites explain."""
+    """0 to 1. The catalogue sets that of a known cause; else it is how much of the growth these sites explain."""
     if finding.cause is not None and finding.confidence > 0:
         return finding.confidence if grows or word in ("bounded", "retention") else min(finding.confidence, 0.5)
     share = finding.share if finding.share is not None else 0.3
@@ -95,12 +95,12 @@ def _next_step(case: Case, growth: Growth | None, line: VerdictWord) -> str:
     size = sum({s.pid: s.growth_metric for s in case.samples}.values())
     doubled = size / rate * 60.0 if rate > 0 else None
     until = (
-        f"; still rising when it has doubled (about {duration_text(doubled)} at {rate_text(rate)}, from {size_text(size)}),"
-        " it is one"
+        f"; still rising when it has doubled (about {duration_text(doubled)} at {rate_text(rate)},"
+        f" from {size_text(size)}), it is one"
         if doubled is not None and rate >= MIB
         else ""
     )
     return (
-        "a line that rises is no leak yet: a cache that fills, or a warm-up, looks the same. Check whether what is named"
-        f" below has a bound{until}: memforensics watch {pid} --until leak"
+        "a line that rises is no leak yet: a cache that fills, or a warm-up, looks the same. Check whether what is"
+        f" named below has a bound{until}: memforensics watch {pid} --until leak"
     )
