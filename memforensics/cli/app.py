@@ -75,6 +75,11 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("MEMFORENSICS_DEBUG"):
             raise
         return _say(error)
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):  # typer exits 1 for a closed pipe, which means leak here
+            raise
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the flush at exit
+        return 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

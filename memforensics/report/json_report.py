@@ -18,7 +18,7 @@ from memforensics.case.model import (
     Remedy,
     Target,
 )
-from memforensics.report.observed import observed
+from memforensics.report.observed import observed, runtimes
 from memforensics.report.sites import (
     Json,
     group_json,
@@ -55,8 +55,8 @@ def report_object(case: Case, diagnosis: Diagnosis) -> Json:
         "target": None
         if root is None
         else {
-            **_target(root, members),
-            "children": [_target(child, members) for child in case.targets if child.pid != root.pid],
+            **_target(case, root, members),
+            "children": [_target(case, child, members) for child in case.targets if child.pid != root.pid],
         },
         "observed": {
             "began": iso_time(seen.began_wall_ns),
@@ -99,7 +99,7 @@ def iso_time(wall_ns: int | None) -> str | None:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _target(target: Target, members: dict[int, MemberGrowth]) -> Json:
+def _target(case: Case, target: Target, members: dict[int, MemberGrowth]) -> Json:
     cgroup, member = target.cgroup, members.get(target.pid)
     return {
         "pid": target.pid,
@@ -109,7 +109,7 @@ def _target(target: Target, members: dict[int, MemberGrowth]) -> Json:
         "cmdline": [utf8(word) for word in target.cmdline],
         "exe": utf8(target.exe) if target.exe else None,
         "role": target.role,
-        "runtimes": [{"name": runtime.name, "version": runtime.version} for runtime in target.runtimes],
+        "runtimes": [{"name": name, "version": version} for name, version in runtimes(case, target)],
         "cgroup": None
         if cgroup is None
         else {

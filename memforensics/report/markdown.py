@@ -26,7 +26,7 @@ def _lines(case: Case, diagnosis: Diagnosis) -> Iterator[str]:
         yield f"- Limit: {limit}"
     if seen.root is not None:
         line = code(" ".join(seen.root.cmdline) or seen.root.comm)
-        yield f"- Process: {markdown(say.target_sentence(seen.root))}, {line}"
+        yield f"- Process: {markdown(say.target_sentence(case, seen.root))}, {line}"
     tree = say.members_sentence(diagnosis, case)
     if tree:
         yield f"- Tree: {markdown(tree)}"

@@ -68,10 +68,16 @@ def limit_sentence(growth: Growth | None) -> str | None:
     return f"the limit of {size_text(growth.limit_bytes)} is reached in {duration_text(growth.seconds_to_limit)}"
 
 
-def target_sentence(target: Target) -> str:
+def runtimes(case: Case, target: Target) -> list[tuple[str, str | None]]:
+    """(name, version) of what runs inside; the version by the mapped file's own word where that was read."""
+    read = {module.path: module.version for module in case.modules if module.pid == target.pid and module.version}
+    return [(runtime.name, read.get(runtime.path or "", runtime.version)) for runtime in target.runtimes]
+
+
+def target_sentence(case: Case, target: Target) -> str:
     """1234 (vLLM engine, cpython 3.11.7, glibc 2.36)."""
     about = [target.role] if target.role else []
-    about += [f"{runtime.name} {runtime.version}" if runtime.version else runtime.name for runtime in target.runtimes]
+    about += [f"{name} {version}" if version else name for name, version in runtimes(case, target)]
     return f"{target.pid} ({', '.join(about)})" if about else str(target.pid)
 
 
@@ -296,6 +302,6 @@ def members_sentence(diagnosis: Diagnosis, case: Case) -> str | None:
         return None
     most = max(diagnosis.members, key=lambda member: member.change_bytes)
     target = case.target(most.pid)
-    who = target_sentence(target) if target else str(most.pid)
+    who = target_sentence(case, target) if target else str(most.pid)
     name = f" {target.comm}" if target and target.comm else ""
     return f"{len(case.targets)} processes; most of the growth is in {who}{name}: {change_text(most.change_bytes)}"

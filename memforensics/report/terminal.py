@@ -65,7 +65,7 @@ def _summary(case: Case, diagnosis: Diagnosis) -> Iterator[tuple[str, Text | str
     if limit:
         yield "limit", limit
     if seen.root is not None:
-        yield "process", parts.fit_end(f"{say.target_sentence(seen.root)}  {' '.join(seen.root.cmdline)}", 160)
+        yield "process", parts.fit_end(f"{say.target_sentence(case, seen.root)}  {' '.join(seen.root.cmdline)}", 160)
     tree = say.members_sentence(diagnosis, case)
     if tree:
         yield "tree", tree

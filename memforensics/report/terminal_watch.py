@@ -112,7 +112,7 @@ def _facts(
     root = case.target(case.meta.root_pid) if case.meta.root_pid is not None else None
     if root is not None:
         command = " ".join(root.cmdline) or root.comm
-        yield "process", say.target_sentence(root)
+        yield "process", say.target_sentence(case, root)
         yield "command", parts.fit_end(visible(command), width - 14)
     rss = sum(s.rss for s in living(case).values())
     yield "RSS", f"{size_text(rss)}" + (f" in {len(living(case))} processes" if len(living(case)) > 1 else "")

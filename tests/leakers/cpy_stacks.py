@@ -16,10 +16,12 @@ import time
 
 def leaf(shape):
     report(shape, sys._getframe())
-    while True: mmap.mmap(-1, 4096).close(); time.sleep(0.01)  # noqa: E701, E702
+    # fmt: off
+    while True: mmap.mmap(-1, 4096).close(); time.sleep(0.01)  # noqa: E701, E702 - one line, whatever is sampled
+    # fmt: on
 
 
-LEAF_LINE = leaf.__code__.co_firstlineno + 2
+LEAF_LINE = leaf.__code__.co_firstlineno + 3
 
 
 def report(shape, frame):

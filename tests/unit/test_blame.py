@@ -32,7 +32,9 @@ def python(function: str, line: int) -> Frame:
     return Frame(kind="python", file="/srv/app.py", function=function, line=line)
 
 
-def constructed_site(site_id: int, frames: tuple[Frame, ...], bytes_per_second: int, seconds: int = 20) -> AllocationSite:
+def constructed_site(
+    site_id: int, frames: tuple[Frame, ...], bytes_per_second: int, seconds: int = 20
+) -> AllocationSite:
     points = tuple(
         SitePoint(t_ns=s * NS_PER_S, outstanding_bytes=s * bytes_per_second, outstanding_count=s)
         for s in range(1, seconds + 1)

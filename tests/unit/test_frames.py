@@ -111,17 +111,22 @@ def test_plumbing(module: str, function: str | None, plumbing: bool) -> None:
     assert is_plumbing(native(module, function)) is plumbing
 
 
+MALLOC = [native(LIBC, "mmap"), native(LIBC, None), native(LIBC, "malloc"), native("/x/libt.so", "g")]
+ARENA = [native(LIBC, "mmap"), native(PYTHON, "_PyMem_ArenaAlloc"), python("/srv/a.py", "f")]
+THREAD = [native(LIBC, "mmap"), native(LIBC, "pthread_create"), native("/x/libgomp.so.1", None)]
+
+
 @pytest.mark.parametrize(
     ("kind", "frames", "layer"),
     [
         ("mmap", [native(LIBC, "mmap"), python("/srv/a.py", "f")], "anon-mmap"),
         ("brk", [native(LIBC, "brk")], "native-heap"),
-        ("mmap", [native(LIBC, "mmap"), native(LIBC, None), native(LIBC, "malloc"), native("/x/libt.so", "g")], "native-heap"),
-        ("mmap", [native(LIBC, "mmap"), native(PYTHON, "_PyMem_ArenaAlloc"), python("/srv/a.py", "f")], "python-object"),
-        ("mmap", [native(LIBC, "mmap"), native(LIBC, "pthread_create"), native("/x/libgomp.so.1", None)], "thread-stack"),
+        ("mmap", MALLOC, "native-heap"),
+        ("mmap", ARENA, "python-object"),
+        ("mmap", THREAD, "thread-stack"),
         ("mmap", [native("/x/libpool.so", "grow"), native(LIBC, "malloc")], "anon-mmap"),
     ],
-)  # fmt: skip
+)
 def test_the_layer_follows_the_way_memory_was_asked_for(kind: str, frames: list[Frame], layer: str) -> None:
     site = AllocationSite(
         pid=1, site_id=1, kind=kind, stack=Stack(frames=tuple(frames)), outstanding_bytes=1, outstanding_count=1,
