@@ -1,5 +1,6 @@
 """Makes the generated pages of docs/: `python scripts/gen_docs.py`; with --check, exits 1 when one is stale."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,26 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 def pages() -> dict[str, str]:
     """File name under docs/ -> its text."""
-    return {"remedies.md": catalogue_page(load_catalogue())}
+    return {"remedies.md": catalogue_page(load_catalogue()), "cli.md": commands_page()}
+
+
+def commands_page() -> str:
+    """Every command's --help, as it is."""
+    from memforensics.cli.app import COMMANDS
+
+    names = [name.replace("_", "-") for name in COMMANDS]
+    parts = ["# Commands\n\nMade from `--help` by `python scripts/gen_docs.py`; a test fails when it is stale."]
+    for words in ([], *([name] for name in names)):
+        parts.append(f"## {' '.join(['memforensics', *words])}\n\n```text\n{_help(words)}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _help(words: list[str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "memforensics", *words, "--help"],
+        capture_output=True, text=True, check=True, env={"COLUMNS": "100", "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 
 
 def main(check: bool) -> int:

@@ -1,9 +1,9 @@
 """The command line: all commands, and what becomes of an error."""
 
 import importlib
-import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -50,16 +50,19 @@ def _main(
         raise typer.Exit
 
 
+def _epilog(examples: Sequence[str]) -> str:
+    """Examples as --help shows them; \\b keeps the lines as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
+
+
 for _name in COMMANDS:
-    if importlib.util.find_spec(f"memforensics.cli.{_name}") is None:
-        continue
     _module = importlib.import_module(f"memforensics.cli.{_name}")
     if hasattr(_module, "group"):
         app.add_typer(_module.group, name=_name.replace("_", "-"))
     else:
         app.command(
             _name.replace("_", "-"),
-            epilog=getattr(_module, "EXAMPLES", None),
+            epilog=_epilog(getattr(_module, "EXAMPLES", ())),
             context_settings=getattr(_module, "CONTEXT", None),
         )(getattr(_module, _name))
 

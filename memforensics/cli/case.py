@@ -9,8 +9,9 @@ from memforensics.cli.common import JsonOption
 from memforensics.errors import UsageError
 
 EXAMPLES = (
-    "Examples: memforensics case leak.case    |    memforensics case leak.case --format csv --table sample    |    "
-    "memforensics case leak.case --format csv --table mapping --output mappings.csv"
+    "memforensics case leak.case",
+    "memforensics case leak.case --format csv --table sample",
+    "memforensics case leak.case --format csv --table mapping --output mappings.csv",
 )
 
 

@@ -8,11 +8,10 @@ import typer
 
 from memforensics.cli.common import JsonOption, RecordOption, duration_option, print_json
 
-EXAMPLES = """Examples:
-
-memforensics ci --duration 60s --warmup 20s --junit leak.xml -- python serve.py
-
-memforensics ci --fail-on leak --report leak.md -- ./soak.sh"""
+EXAMPLES = (
+    "memforensics ci --duration 60s --warmup 20s --junit leak.xml -- python serve.py",
+    "memforensics ci --fail-on leak --report leak.md -- ./soak.sh",
+)
 
 
 def ci(

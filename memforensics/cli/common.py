@@ -19,7 +19,7 @@ def _duration(text: str) -> float:
 
 
 PidArgument = Annotated[
-    int | None, typer.Argument(metavar="[PID]", help="The process; without it, likely targets are listed.")
+    int | None, typer.Argument(metavar="PID", help="The process; without it, likely targets are listed.")
 ]
 NameOption = Annotated[
     str | None, typer.Option("--name", help="Choose the process by its name (comm) instead of a PID.")

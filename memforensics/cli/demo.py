@@ -7,7 +7,11 @@ import typer
 
 from memforensics.cli.common import JsonOption, duration_option
 
-EXAMPLES = "Examples:  memforensics demo;  memforensics demo --ucx-version 1.21.0;  memforensics demo --record ucx.case"
+EXAMPLES = (
+    "memforensics demo",
+    "memforensics demo --ucx-version 1.21.0",
+    "memforensics demo --record ucx.case",
+)
 
 
 def demo(

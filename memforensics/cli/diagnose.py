@@ -8,8 +8,9 @@ import typer
 from memforensics.cli.common import CmdlineOption, JsonOption, NameOption, PidArgument, choose_pid, duration_option
 
 EXAMPLES = (
-    "Examples:  memforensics diagnose 4242    memforensics diagnose 4242 --duration 20s --json    "
-    "memforensics diagnose --name VLLM::EngineCor --record leak.case"
+    "memforensics diagnose 4242",
+    "memforensics diagnose 4242 --duration 20s --json",
+    "memforensics diagnose --name VLLM::EngineCor --record leak.case",
 )
 
 

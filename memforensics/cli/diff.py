@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from memforensics.jobs.snapshot import DiffView
 
 EXAMPLES = (
-    "Examples: memforensics diff 4711 --over 10s    |    memforensics diff before.case after.case    |"
-    "    memforensics diff watch.case    |    memforensics diff 4711 4712   (a healthy worker against a sick one)"
+    "memforensics diff 4711 --over 10s",
+    "memforensics diff before.case after.case",
+    "memforensics diff watch.case",
+    "memforensics diff 4711 4712     a healthy worker against a sick one",
 )
 
 
 def diff(
     before: Annotated[str, typer.Argument(metavar="A", help="A case file or a PID.")],
-    after: Annotated[str | None, typer.Argument(metavar="[B]", help="Another case file or PID.")] = None,
+    after: Annotated[str | None, typer.Argument(metavar="B", help="Another case file or PID.")] = None,
     over: Annotated[float | None, duration_option("For one PID: how long to wait in between.", "--over")] = None,
     as_json: JsonOption = False,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many groups; the rest is summed.")] = 20,

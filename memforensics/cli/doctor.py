@@ -6,12 +6,16 @@ import typer
 
 from memforensics.cli.common import JsonOption, print_json
 
-EXAMPLES = "Examples:  memforensics doctor;  memforensics doctor 4242;  memforensics doctor --json"
+EXAMPLES = (
+    "memforensics doctor",
+    "memforensics doctor 4242",
+    "memforensics doctor --json",
+)
 
 
 def doctor(
     pid: Annotated[
-        int | None, typer.Argument(metavar="[PID]", help="Also: whether this process can be observed.")
+        int | None, typer.Argument(metavar="PID", help="Also: whether this process can be observed.")
     ] = None,
     json: JsonOption = False,
 ) -> int:

@@ -18,8 +18,8 @@ from memforensics.cli.common import (
 from memforensics.errors import UsageError
 
 EXAMPLES = (
-    "Examples:  memforensics heap 4242 --memray --duration 10s    "
-    "memforensics heap 4242 --memray --yes --json --record heap.case"
+    "memforensics heap 4242 --memray --duration 10s",
+    "memforensics heap 4242 --memray --yes --json --record heap.case",
 )
 
 

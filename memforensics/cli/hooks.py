@@ -12,7 +12,10 @@ from memforensics.cli.common import (
     print_json,
 )
 
-EXAMPLES = "Examples:  memforensics hooks 4242    memforensics hooks --name VLLM::EngineCor --json"
+EXAMPLES = (
+    "memforensics hooks 4242",
+    "memforensics hooks --name VLLM::EngineCor --json",
+)
 
 
 def hooks(

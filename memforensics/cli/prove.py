@@ -6,11 +6,10 @@ import typer
 
 from memforensics.cli.common import JsonOption, RecordOption, duration_option, print_json
 
-EXAMPLES = """Examples:
-
-memforensics prove --env UCX_RCACHE_MAX_UNRELEASED=1024 -- python serve.py
-
-memforensics prove --env MALLOC_ARENA_MAX=2 --variant 'MALLOC_ARENA_MAX=1 OMP_NUM_THREADS=1' --rounds 3 -- ./run.sh"""
+EXAMPLES = (
+    "memforensics prove --env UCX_RCACHE_MAX_UNRELEASED=1024 -- python serve.py",
+    "memforensics prove --variant 'MALLOC_ARENA_MAX=1 OMP_NUM_THREADS=1' --rounds 3 -- ./run.sh",
+)
 
 
 def prove(

@@ -8,8 +8,9 @@ import typer
 from memforensics.cli.common import JsonOption
 
 EXAMPLES = (
-    "Examples: memforensics report leak.case    |    memforensics report leak.case --format md --output leak.md    |"
-    "    memforensics report leak.case --json"
+    "memforensics report leak.case",
+    "memforensics report leak.case --format md --output leak.md",
+    "memforensics report leak.case --json",
 )
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from memforensics.jobs.snapshot import SnapshotView
 
 EXAMPLES = (
-    "Examples: memforensics snapshot 4711    |    memforensics snapshot --name llama-server --json    |"
-    "    memforensics snapshot 4711 --record before.case"
+    "memforensics snapshot 4711",
+    "memforensics snapshot --name llama-server --json",
+    "memforensics snapshot 4711 --record before.case",
 )
 
 

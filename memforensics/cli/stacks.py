@@ -16,9 +16,9 @@ from memforensics.cli.common import (
 )
 
 EXAMPLES = (
-    "Examples:  memforensics stacks 4242 --on mmap --count 3    "
-    "memforensics stacks 4242 --on mmap --if 'length >= 1048576 && fd == -1' --json    "
-    "memforensics stacks 4242 --function libucs.so.0!ucs_mpool_grow"
+    "memforensics stacks 4242 --on mmap --count 3",
+    "memforensics stacks 4242 --on mmap --if 'length >= 1048576 && fd == -1' --json",
+    "memforensics stacks 4242 --function libucs.so.0!ucs_mpool_grow",
 )
 
 

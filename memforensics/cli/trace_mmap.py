@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from memforensics.jobs.trace import TraceView
 
 EXAMPLES = (
-    "Examples: memforensics trace-mmap 4711    |    memforensics trace-mmap 4711 --duration 60s --record leak.case    |"
-    "    memforensics trace-mmap 4711 --format folded > leak.folded    |    memforensics trace-mmap 4711 --json"
+    "memforensics trace-mmap 4711",
+    "memforensics trace-mmap 4711 --duration 60s --record leak.case",
+    "memforensics trace-mmap 4711 --format folded > leak.folded",
+    "memforensics trace-mmap 4711 --json",
 )
 
 

@@ -7,13 +7,11 @@ import typer
 
 from memforensics.cli.common import CmdlineOption, NameOption, PidArgument, RecordOption, choose_pid, duration_option
 
-EXAMPLES = """Examples:
-
-memforensics watch 4711                                  until Ctrl-C
-
-memforensics watch 4711 --duration 2m --record leak.case   then: memforensics report leak.case
-
-memforensics watch --cmdline 'vllm serve' --json --until growing"""
+EXAMPLES = (
+    "memforensics watch 4711",
+    "memforensics watch 4711 --duration 2m --record leak.case",
+    "memforensics watch --cmdline 'vllm serve' --json --until growing",
+)
 
 
 def watch(
