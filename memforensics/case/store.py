@@ -10,12 +10,15 @@ import os
 import sqlite3
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import groupby, repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import structs
 
 from memforensics.case import model
 from memforensics.errors import CaseError
@@ -45,7 +48,7 @@ KINDS: dict[type, tuple[tuple[str, ...], str]] = {
     model.Cost: (("probe",), "costs"),
     model.VariantRun: (("root_pid",), "runs"),
 }
-_MAPPING_FIELDS = tuple(f.name for f in dataclasses.fields(model.Mapping))
+_MAPPING_FIELDS = model.Mapping.__struct_fields__
 _COLUMN_TYPES = {int: "INTEGER", float: "REAL", str: "TEXT", bool: "INTEGER"}
 
 
@@ -60,10 +63,9 @@ class _Column:
 def _columns(kind: type) -> tuple[_Column, ...]:
     hints = typing.get_type_hints(kind)
     out = []
-    for field in dataclasses.fields(kind):
-        annotation = hints[field.name]
+    for name, annotation in hints.items():
         scalar = _scalar_type(annotation)
-        out.append(_Column(field.name, _COLUMN_TYPES.get(scalar, "TEXT") if scalar else "TEXT", scalar, annotation))
+        out.append(_Column(name, _COLUMN_TYPES.get(scalar, "TEXT") if scalar else "TEXT", scalar, annotation))
     return tuple(out)
 
 
@@ -237,27 +239,35 @@ class CaseFile:
 
     def _put_one(self, record: object) -> None:
         table, columns = _TABLES[type(record)]
-        values = [_to_sql(getattr(record, column.name), column) for column in columns]
         if isinstance(record, model.Snapshot):
-            values = [None if column.name == "mappings" else v for column, v in zip(columns, values, strict=True)]
+            columns = tuple(column for column in columns if column.name != "mappings")  # in a table of their own
+        values = [_to_sql(getattr(record, column.name), column) for column in columns]
         names = ", ".join(_quoted(column.name for column in columns))
         marks = ", ".join("?" * len(columns))
         cursor = self._db.execute(f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({marks})", values)
         if isinstance(record, model.Snapshot):
-            self._db.executemany(
-                f"INSERT INTO mapping (snapshot_id, {', '.join(_quoted(_MAPPING_FIELDS))})"
-                f" VALUES (?{', ?' * len(_MAPPING_FIELDS)})",
-                (
-                    # addresses as text: SQLite's integers are signed, [vsyscall] stands above 2**63
-                    (
-                        cursor.lastrowid,
-                        f"{m.start:x}",
-                        f"{m.end:x}",
-                        *(_to_sql(getattr(m, column.name), column) for column in _MAPPING_REST),
-                    )
-                    for m in record.mappings
-                ),
-            )
+            self._put_mappings(cursor.lastrowid, record.mappings)
+
+    def _put_mappings(self, snapshot_id: int | None, mappings: Sequence[model.Mapping]) -> None:
+        """Tens of thousands at a time, so column by column: what was not read is left out, and values are looked at
+        one by one only where SQLite refuses one of them."""
+        values: dict[str, Sequence[Any]] = dict(
+            zip(_MAPPING_FIELDS, zip(*map(structs.astuple, mappings), strict=True), strict=bool(mappings))
+        )
+        read = [c for c in _MAPPING_REST if any(value is not None for value in values.get(c.name, ()))]
+        # addresses as text: SQLite's integers are signed, [vsyscall] stands above 2**63
+        places = [list(map(format, values.get(name, ()), repeat("x"))) for name in ("start", "end")]
+        names = ", ".join(_quoted(["snapshot_id", "start", "end", *(column.name for column in read)]))
+        insert = f"INSERT INTO mapping ({names}) VALUES (?, ?, ?{', ?' * len(read)})"
+        plain = [values[column.name] for column in read]
+        self._db.execute("SAVEPOINT plain")
+        try:
+            self._db.executemany(insert, zip(repeat(snapshot_id), *places, *plain, strict=False))
+        except (OverflowError, UnicodeEncodeError):
+            self._db.execute("ROLLBACK TO plain")
+            each = [[_to_sql(value, column) for value in values[column.name]] for column in read]
+            self._db.executemany(insert, zip(repeat(snapshot_id), *places, *each, strict=False))
+        self._db.execute("RELEASE plain")
 
     def _load_kind(self, kind: type[T]) -> Iterator[T]:
         table, columns = _TABLES[kind]
@@ -266,17 +276,34 @@ class CaseFile:
             return  # this kind of evidence is younger than the file
         columns = tuple(c for c in columns if c.name in stored)  # a field younger than the file takes its default
         names = ", ".join(_quoted(column.name for column in columns))
+        mappings = self._load_mappings() if kind is model.Snapshot else {}
         for row_id, *values in self._db.execute(f"SELECT id, {names} FROM {table} ORDER BY id"):
             fields = {c.name: _from_sql(v, c) for c, v in zip(columns, values, strict=True) if c.name != "mappings"}
             if kind is model.Snapshot:
-                fields["mappings"] = tuple(self._load_mappings(row_id))
+                fields["mappings"] = mappings.get(row_id, ())
             yield kind(**fields)
 
-    def _load_mappings(self, snapshot_id: int) -> Iterator[model.Mapping]:
-        query = f"SELECT {', '.join(_quoted(_MAPPING_FIELDS))} FROM mapping WHERE snapshot_id = ? ORDER BY rowid"
-        for start, end, *rest in self._db.execute(query, (snapshot_id,)):
-            row = {c.name: _from_sql(v, c) for c, v in zip(_MAPPING_REST, rest, strict=True)}
-            yield model.Mapping(start=int(start, 16), end=int(end, 16), **row)
+    def _load_mappings(self) -> dict[int, tuple[model.Mapping, ...]]:
+        """Of all snapshots. Rows of one stand together: they were written in one transaction."""
+        stored = {row[1] for row in self._db.execute("PRAGMA table_info(mapping)")}
+        columns = [c for c in _MAPPING_REST if c.name in stored]
+        wide = ", ".join(f'typeof("{c.name}")' for c in columns if c.scalar is int)
+        is_odd = self._db.execute(f"SELECT EXISTS (SELECT 1 FROM mapping WHERE 'text' IN ({wide}))").fetchone()[0]
+        names = [c.name for c in columns]
+        rows = self._db.execute(
+            f'SELECT snapshot_id, start, "end", {", ".join(_quoted(names))} FROM mapping ORDER BY rowid'
+        )
+        out: dict[int, tuple[model.Mapping, ...]] = {}
+        for snapshot_id, of_one in groupby(rows, itemgetter(0)):
+            out[snapshot_id] = tuple(
+                model.Mapping(
+                    start=int(start, 16),
+                    end=int(end, 16),
+                    **dict(zip(names, map(_from_sql, rest, columns) if is_odd else rest, strict=True)),
+                )
+                for _, start, end, *rest in of_one
+            )
+        return out
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:
@@ -314,7 +341,6 @@ def _schema() -> Iterator[str]:
         for quoted, column in zip(_quoted(_MAPPING_FIELDS), _columns(model.Mapping), strict=True)
     )
     yield f"CREATE TABLE mapping (snapshot_id INTEGER NOT NULL, {mapping})"
-    yield "CREATE INDEX mapping_by_snapshot ON mapping (snapshot_id)"
 
 
 def _uri(path: Path) -> str:

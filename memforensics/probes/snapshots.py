@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from msgspec import structs
+
 from memforensics.case.model import Loss, Mapping, Rollup, Snapshot
 from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetGone
 from memforensics.probes.base import Availability, Budget, Evidence
@@ -106,7 +108,7 @@ def _by_pagemap(process: Process) -> tuple[str, tuple[Mapping, ...], int]:
         out: list[Mapping] = []
         for kind, span in _spans(maps.mappings):
             if kind == "none":
-                out += (replace(mapping, rss=0, anonymous=0) for mapping in span)
+                out += (structs.replace(mapping, rss=0, anonymous=0) for mapping in span)
             else:
                 out += _counted(pagemap, span, kinds=kind == "kinds")
     return "pagemap-scan", tuple(out), maps.unparsed_lines
@@ -161,11 +163,11 @@ def _counted(pagemap: Pagemap, span: Sequence[Mapping], *, kinds: bool) -> Itera
             at += 1
     for mapping, (of_file, other) in zip(span, totals, strict=True):
         if not kinds:
-            yield replace(mapping, rss=other, anonymous=0 if mapping.shared else other)
+            yield structs.replace(mapping, rss=other, anonymous=0 if mapping.shared else other)
         elif mapping.shared:
-            yield replace(mapping, rss=of_file, anonymous=0)
+            yield structs.replace(mapping, rss=of_file, anonymous=0)
         else:
-            yield replace(mapping, rss=of_file + other, anonymous=other)
+            yield structs.replace(mapping, rss=of_file + other, anonymous=other)
 
 
 # --- the probe ----------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ DEBUG_ROOTS = (Path("/usr/lib/debug"),)
 class MappedProcess(Protocol):
     """What a space needs of a process: `target.Process` is one, `RecordedProcess` another."""
 
-    def maps(self) -> ParsedMaps: ...
+    def maps(self, *, named_or_code: bool = False) -> ParsedMaps: ...
     def open_mapped(self, mapping: Mapping) -> AbstractContextManager[BinaryIO]: ...
     @property
     def memory(self) -> Memory: ...
@@ -43,8 +43,8 @@ class RecordedProcess:
     open_mapped: Callable[[Mapping], AbstractContextManager[BinaryIO]]
     memory: Memory
 
-    def maps(self) -> ParsedMaps:
-        return ParsedMaps(tuple(self.mappings))
+    def maps(self, *, named_or_code: bool = False) -> ParsedMaps:
+        return ParsedMaps(tuple(m for m in self.mappings if not named_or_code or m.path or "x" in m.perms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class AddressSpace:
         self._read_maps()
 
     def _read_maps(self) -> None:
-        mappings = self._process.maps().mappings
+        mappings = self._process.maps(named_or_code=True).mappings
         self._modules = group_modules(mappings)
         places = sorted((m.start, m.end, module) for module in self._modules for m in module.mappings)
         self._starts = [start for start, _, _ in places]

@@ -1,16 +1,20 @@
 """Parsers of /proc text: pure, take text, count what they could not read."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from memforensics.case.model import Mapping
 from memforensics.units import KIB
 
 # fs/proc/task_mmu.c, show_map_vma(): "%lx-%lx %c%c%c%c %08llx %02x:%02x %lu " and, padded, the name.
+# Most lines of a process with many are anonymous, and all of those end alike. A name may hold any byte but a newline.
 _MAPS_LINE = re.compile(
-    r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<perms>[r-][w-][x-][sp]) (?P<offset>[0-9a-f]+) "
-    r"(?P<device>[0-9a-f]+:[0-9a-f]+) (?P<inode>\d+)(?: +(?P<path>.*))?"
+    r"^([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][sp]) "
+    r"(?:00000000 00:00 0 ?|([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) ([0-9]+)(?: +(.*))?)$",
+    re.MULTILINE,
 )
+_NAMED_OR_CODE = re.compile(r"[x/\[].*")  # what has a file or a name, or may be executed: no x in a hexadecimal number
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +68,41 @@ class ParsedMaps:
     unparsed_lines: int = 0
 
 
-def parse_maps(text: str) -> ParsedMaps:
-    """/proc/PID/maps."""
-    mappings: list[Mapping] = []
-    unparsed = 0
-    for line in text.splitlines():
-        found = _MAPS_LINE.fullmatch(line)
-        if found is None:
-            unparsed += 1
-            continue
-        mappings.append(
-            Mapping(
-                start=int(found["start"], 16),
-                end=int(found["end"], 16),
-                perms=found["perms"],
-                offset=int(found["offset"], 16),
-                device=found["device"],
-                inode=int(found["inode"]),
-                path=unescape_path(found["path"] or ""),
-            )
+def parse_maps(text: str, *, named_or_code: bool = False) -> ParsedMaps:
+    """/proc/PID/maps. `named_or_code`: only the mappings that have a file or a name, or that may be executed, which
+    takes next to nothing however many others there are."""
+    if named_or_code:
+        text = "".join(_lines_around(text, _NAMED_OR_CODE))
+    same: dict[str, str] = {}  # one string for all of a kind
+    keep = same.setdefault
+    mappings = [
+        Mapping(
+            start=int(start, 16),
+            end=int(end, 16),
+            perms=keep(perms, perms),
+            offset=int(offset, 16),
+            device=keep(device, device),
+            inode=int(inode),
+            path=keep(path, path) if "\\" not in path else unescape_path(path),
         )
-    return ParsedMaps(tuple(mappings), unparsed)
+        if device
+        else Mapping(
+            start=int(start, 16), end=int(end, 16), perms=keep(perms, perms), offset=0, device="00:00", inode=0, path=""
+        )
+        for start, end, perms, offset, device, inode, path in _MAPS_LINE.findall(text)
+    ]
+    return ParsedMaps(tuple(mappings), len(lines_of(text)) - len(mappings))
+
+
+def lines_of(text: str) -> list[str]:
+    """Only a newline ends a line of maps: a name may hold what str.splitlines() takes for an end."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _lines_around(text: str, what: re.Pattern[str]) -> Iterator[str]:
+    """The whole lines in which the pattern, which reaches to the end of its line, is found."""
+    for match in what.finditer(text):
+        yield text[text.rfind("\n", 0, match.start()) + 1 : match.end() + 1]
 
 
 def unescape_path(path: str) -> str:

@@ -71,8 +71,8 @@ class Process:
     def read_bytes(self, name: str) -> bytes:
         return self.proc.read_bytes(self.pid, name)
 
-    def maps(self) -> ParsedMaps:
-        return parse_maps(self.read_text("maps"))
+    def maps(self, *, named_or_code: bool = False) -> ParsedMaps:
+        return parse_maps(self.read_text("maps"), named_or_code=named_or_code)
 
     def status(self) -> dict[str, str]:
         return parse_status(self.read_text("status"))

@@ -19,6 +19,7 @@ import pytest
 from fixtures.constructed import PID, case, snapshot, target, ucx_hook
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from memforensics.case import model
 from memforensics.case.store import APPLICATION_ID, KINDS, SCHEMA_VERSION, CaseFile
@@ -97,7 +98,7 @@ def test_every_field_of_a_case_is_kept() -> None:
 def test_bytes_that_are_no_text_are_escaped_not_refused(tmp_path: Path) -> None:
     odd = "/tmp/\udcff\udc80\0\n"
     shot = snapshot()
-    shot = replace(shot, mappings=(replace(shot.mappings[0], path=odd),))
+    shot = replace(shot, mappings=(structs.replace(shot.mappings[0], path=odd),))
     path = written(tmp_path / "a.case", target(comm=odd, cmdline=(odd,)), shot)
     back = loaded(path)
     assert back.targets[0].comm == back.targets[0].cmdline[0] == "/tmp/\\udcff\\udc80\0\n"

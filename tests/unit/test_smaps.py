@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.target.smaps import parse_rollup, parse_smaps, parse_smaps_rollup, tmpfs_devices
+from memforensics.target.smaps import _by_form, _by_line, parse_rollup, parse_smaps, parse_smaps_rollup, tmpfs_devices
 from memforensics.units import KIB
 
 # As Linux 6.18 prints one mapping.
@@ -58,6 +58,34 @@ def test_every_mapping_keeps_its_own_figures(sizes: list[tuple[int, int]]) -> No
         (pages, kib * KIB, kib * KIB) for pages, kib in sizes
     ]
     assert parsed.unparsed_lines == 0
+
+
+def test_one_form_is_read_as_line_by_line() -> None:
+    other = (
+        ONE.replace("/usr/bin/a name", "")
+        .replace("fe:00 260386", "00:00 0")
+        .replace("Rss:                   8", "Rss: 99")
+    )
+    assert _by_form(ONE + other * 3) == _by_line(ONE + other * 3)
+    assert len(_by_line(ONE + other * 3).mappings) == 4
+    for odd in (
+        ONE + other[40:],
+        ONE + other.replace("Swap:", "Swop:"),
+        ONE + other.replace("12 kB", "twelve kB"),
+        "x" + ONE,
+    ):
+        assert _by_form(odd) is None
+        assert parse_smaps(odd) == _by_line(odd)
+
+
+pieces = st.lists(
+    st.sampled_from([*ONE.splitlines(keepends=True), "Rss: x kB\n", "\n", "VmFlags:\n", "1-2"]), max_size=40
+)
+
+
+@given(pieces.map("".join))
+def test_every_form_is_read_as_line_by_line(text: str) -> None:
+    assert parse_smaps(ONE + text) == _by_line(ONE + text)
 
 
 @given(st.text())
