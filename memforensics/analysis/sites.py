@@ -1,0 +1,202 @@
+"""Sites as a person reads them: grouped by the frame that matters, filtered, in an order that settles. Pure."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal, TypeVar
+
+from memforensics.analysis.blame import site_rate
+from memforensics.analysis.frames import basename, caller_of, culprit_frame, mark_hooks
+from memforensics.case.model import AllocationSite, Caller, Frame, Hook
+from memforensics.units import NS_PER_S
+
+SortKey = Literal["outstanding", "rate", "count", "age"]
+FilterField = Literal["lib", "func", "file"]
+
+K = TypeVar("K")
+
+GroupKey = tuple[object, ...]
+
+SETTLE_MARGIN = 0.2  # a row rises only above one that it exceeds by this share
+
+
+@dataclass(frozen=True, slots=True)
+class SiteGroup:
+    """Sites of one process that have the frame that matters, and the application's function, in common.
+
+    `sites` by outstanding bytes, most first, the frames of interposers marked. `inside`: the call that gives memory
+    back, inside whose replacement the memory was asked for. `age_s`: the median age of the outstanding blocks where
+    ages were read (they are at the end of a trace), else how long the group has held memory without a break.
+    """
+
+    key: GroupKey
+    pid: int
+    named: Frame | None
+    caller: Caller | None
+    inside: str | None
+    sites: tuple[AllocationSite, ...]
+    bytes_per_minute: float | None
+    age_s: float | None
+
+    @property
+    def outstanding_bytes(self) -> int:
+        return sum(site.outstanding_bytes for site in self.sites)
+
+    @property
+    def outstanding_count(self) -> int:
+        return sum(site.outstanding_count for site in self.sites)
+
+    @property
+    def allocated_count(self) -> int:
+        return sum(site.allocated_count for site in self.sites)
+
+    @property
+    def resident_bytes(self) -> int | None:
+        """None when it was not read of one of them."""
+        known = [site.resident_bytes for site in self.sites if site.resident_bytes is not None]
+        return sum(known) if len(known) == len(self.sites) else None
+
+
+def group_by_frame(sites: Iterable[AllocationSite], hooks: Sequence[Hook], now_ns: int) -> list[SiteGroup]:
+    """Groups with outstanding memory, most first. With `hooks`, a frame in a known interposer is known as one.
+
+    The frame that matters is the one that diagnose names: the first that is neither libc, nor an allocator, nor the
+    interpreter, nor an interposer's pass-through; the interposer's own where the memory is its own. Lines do not
+    matter: a function that asks in two lines is one group with two stacks.
+    """
+    members: dict[GroupKey, list[AllocationSite]] = defaultdict(list)
+    facts: dict[GroupKey, tuple[Frame | None, Caller | None, str | None]] = {}
+    for site in sites:
+        if site.outstanding_bytes <= 0:
+            continue
+        stack, inside = mark_hooks(site.stack, [hook for hook in hooks if hook.pid == site.pid])
+        named, caller = culprit_frame(stack.frames, inside), caller_of(stack.frames)
+        key = (site.pid, site.file_backed, inside, *_frame_key(named, site), *_caller_key(caller))
+        members[key].append(_with_stack(site, stack.frames))
+        facts.setdefault(key, (named, caller, inside))
+    groups = [_group(key, found, *facts[key], now_ns) for key, found in members.items()]
+    return sorted(groups, key=lambda g: (-g.outstanding_bytes, g.pid, g.sites[0].site_id))
+
+
+def score(group: SiteGroup, by: SortKey) -> float:
+    """What `--sort` compares."""
+    if by == "rate":
+        return group.bytes_per_minute or 0.0
+    if by == "count":
+        return group.outstanding_count
+    if by == "age":
+        return group.age_s or 0.0
+    return group.outstanding_bytes
+
+
+def settled(order: Sequence[K], scores: Mapping[K, float], margin: float = SETTLE_MARGIN) -> list[K]:
+    """All keys of `scores`, highest first, but as they stood in `order` unless one clearly (by `margin`) exceeds
+    another that stands above it. Without an order: simply sorted. An order that needs no change is given back as it is,
+    and so is its result: rows do not swap places to and fro around the same value."""
+    kept = [key for key in order if key in scores]
+    known = set(kept)
+    fresh = sorted((key for key in scores if key not in known), key=lambda key: -scores[key])
+    out: list[K] = []
+    for key in (*kept, *fresh):
+        own = scores[key]
+        place = next(
+            (at for at, other in enumerate(out) if own > scores[other] + margin * abs(scores[other])), len(out)
+        )
+        out.insert(place, key)
+    return out
+
+
+# --- filters ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFilter:
+    """`lib=libucs`, `func=*alloc*`, `file=service.py`: a frame of the stack has it. Part of the text is enough; with
+    *, ? or [ it is a pattern for the whole of it. Upper and lower case matter."""
+
+    field: FilterField
+    pattern: str
+
+    def matches(self, site: AllocationSite) -> bool:
+        return any(self._fits(text) for frame in site.stack.frames for text in self._texts(frame))
+
+    def _texts(self, frame: Frame) -> tuple[str, ...]:
+        if self.field == "func":
+            return (frame.function,) if frame.function else ()
+        path = frame.module if self.field == "lib" else frame.file
+        return (basename(path), path) if path else ()
+
+    def _fits(self, text: str) -> bool:
+        return fnmatchcase(text, self.pattern) if re.search(r"[*?\[]", self.pattern) else self.pattern in text
+
+
+def parse_filter(text: str) -> SiteFilter:
+    """ValueError when it is none."""
+    name, equals, pattern = text.partition("=")
+    if not equals or not pattern or name not in ("lib", "func", "file"):
+        raise ValueError(f"{text!r} is no filter; write lib=NAME, func=NAME or file=NAME")
+    return SiteFilter(name, pattern)  # type: ignore[arg-type]  # one of the three
+
+
+# --- one group --------------------------------------------------------------------------------------------------------
+
+
+def _group(
+    key: GroupKey,
+    found: list[AllocationSite],
+    named: Frame | None,
+    caller: Caller | None,
+    inside: str | None,
+    now_ns: int,
+) -> SiteGroup:
+    found.sort(key=lambda s: (-s.outstanding_bytes, s.site_id))
+    rates = [rate for rate in map(site_rate, found) if rate is not None]
+    return SiteGroup(
+        key=key,
+        pid=found[0].pid,
+        named=named,
+        caller=caller,
+        inside=inside,
+        sites=tuple(found),
+        bytes_per_minute=sum(rates) if rates else None,
+        age_s=_age(found, now_ns),
+    )
+
+
+def _with_stack(site: AllocationSite, frames: tuple[Frame, ...]) -> AllocationSite:
+    return site if frames == site.stack.frames else replace(site, stack=replace(site.stack, frames=frames))
+
+
+def _frame_key(named: Frame | None, site: AllocationSite) -> tuple[object, ...]:
+    if named is None:
+        return (None, site.site_id)  # nothing in common to group by
+    if named.kind == "python":
+        return ("python", named.file, named.function)
+    return (named.module, named.function or named.offset)
+
+
+def _caller_key(caller: Caller | None) -> tuple[object, ...]:
+    return (caller.file, caller.function) if caller is not None else ()
+
+
+def _age(sites: Sequence[AllocationSite], now_ns: int) -> float | None:
+    """Seconds. The middle of the sites' median ages, each with the weight of its blocks."""
+    medians = sorted((s.age_quantiles_s[1], s.outstanding_count) for s in sites if s.age_quantiles_s is not None)
+    if medians:
+        half, seen = sum(count for _, count in medians) / 2, 0
+        for age, count in medians:
+            seen += count
+            if seen >= half:
+                return age
+    return max((_held_s(site, now_ns) for site in sites), default=None)
+
+
+def _held_s(site: AllocationSite, now_ns: int) -> float:
+    """Seconds since the site last had nothing outstanding, as far as its timeline tells."""
+    since = site.first_ns
+    for point in site.timeline:
+        if point.outstanding_bytes <= 0:
+            since = max(since, point.t_ns)
+    return max(0.0, (now_ns - since) / NS_PER_S)

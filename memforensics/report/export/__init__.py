@@ -1,0 +1,41 @@
+"""Sites for other programs: folded stacks, speedscope, pprof, Perfetto, and an HTML page of our own.
+
+Each is one pure function of a `Profile`. Nothing here knows where the sites came from: a trace that just ended and a
+case file give the same bytes.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from memforensics.report.export.profile import Profile
+
+ExportFormat = Literal["folded", "speedscope", "pprof", "perfetto", "html"]
+EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
+BINARY_FORMATS: frozenset[ExportFormat] = frozenset({"pprof", "perfetto"})
+
+
+def export(profile: Profile, form: ExportFormat) -> bytes:
+    """The whole file."""
+    return _writer(form)(profile)
+
+
+def _writer(form: ExportFormat) -> Callable[[Profile], bytes]:
+    if form == "folded":
+        from memforensics.report.export.folded import folded
+
+        return folded
+    if form == "speedscope":
+        from memforensics.report.export.speedscope import speedscope
+
+        return speedscope
+    if form == "pprof":
+        from memforensics.report.export.pprof import pprof
+
+        return pprof
+    if form == "perfetto":
+        from memforensics.report.export.perfetto import perfetto
+
+        return perfetto
+    from memforensics.report.export.icicle import icicle
+
+    return icicle

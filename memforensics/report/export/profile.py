@@ -1,0 +1,64 @@
+"""What an export is made of, and the words that every format uses for a frame."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from memforensics.case.model import AllocationSite, Anchor, Frame, Sample
+from memforensics.report.text import library_name, utf8, visible
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Sites and what is to be said about them. Times are CLOCK_MONOTONIC nanoseconds, as in the case."""
+
+    sites: Sequence[AllocationSite]
+    title: str
+    version: str  # of memforensics
+    anchor: Anchor
+    began_ns: int
+    ended_ns: int
+    processes: Mapping[int, str] = field(default_factory=dict)  # pid -> its name
+    names: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (pid, site_id) -> the frame that matters
+    samples: Sequence[Sample] = ()  # for formats with a time axis
+    notes: Sequence[str] = ()  # coverage, losses: how far to trust it
+
+    def process_name(self, pid: int) -> str:
+        """4711 (python3)."""
+        name = self.processes.get(pid)
+        return f"{pid} ({text(name)})" if name else f"{pid}"
+
+    def site_name(self, site: AllocationSite) -> str:
+        name = self.names.get((site.pid, site.site_id))
+        if name is None:
+            name = frame_name(site.stack.frames[0]) if site.stack.frames else "unknown"
+        return text(name)
+
+
+def text(value: str) -> str:
+    """One line without control characters, encodable as UTF-8. Names in the target can be anything."""
+    return visible(utf8(value))
+
+
+def frame_name(frame: Frame) -> str:
+    """The function, or the offset in its file where no symbol is known."""
+    if frame.function:
+        return text(frame.function)
+    return f"+{frame.offset:#x}" if frame.offset is not None else "?"
+
+
+def frame_place(frame: Frame) -> str:
+    """service.py:101; libucs.so.0.0.0; empty when nothing is known."""
+    if frame.kind == "python":
+        line = f":{frame.line}" if frame.line is not None else ""
+        return f"{text(library_name(frame.file or '?'))}{line}"
+    return text(library_name(frame.module)) if frame.module else ""
+
+
+def frame_source(frame: Frame) -> str | None:
+    """The source file's path, if any is known."""
+    return text(frame.file) if frame.file else None
+
+
+def root_first(site: AllocationSite) -> list[Frame]:
+    """Outermost frame first, as flame graphs want it. Stacks of ours are leaf first."""
+    return list(reversed(site.stack.frames))

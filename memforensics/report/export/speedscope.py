@@ -1,0 +1,78 @@
+"""The file format of https://www.speedscope.app: one sampled profile a measure, each stack a sample with a weight."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from memforensics.case.model import AllocationSite, Frame
+from memforensics.report.export.profile import Profile, frame_name, frame_place, frame_source, root_first
+
+SCHEMA = "https://www.speedscope.app/file-format-schema.json"
+
+Measure = tuple[str, str, Callable[[AllocationSite], int | None]]
+MEASURES: tuple[Measure, ...] = (
+    ("outstanding bytes", "bytes", lambda site: site.outstanding_bytes),
+    ("resident bytes of what is outstanding", "bytes", lambda site: site.resident_bytes),
+    ("outstanding blocks", "none", lambda site: site.outstanding_count),
+    ("allocated bytes, given back or not", "bytes", lambda site: site.allocated_bytes),
+)
+
+
+def speedscope(profile: Profile) -> bytes:
+    """JSON. Outstanding bytes come first and are what opens; a measure that is zero everywhere is left out."""
+    frames: dict[tuple[object, ...], int] = {}
+    described: list[dict[str, Any]] = []
+
+    def number(key: tuple[object, ...], value: dict[str, Any]) -> int:
+        if key not in frames:
+            frames[key] = len(described)
+            described.append(value)
+        return frames[key]
+
+    stacks: list[list[int]] = []
+    for site in profile.sites:
+        process = f"pid {profile.process_name(site.pid)}"
+        stack = [number((process,), {"name": process})]
+        stack += [number((f.kind, _name(f), f.file, f.line), _frame(f)) for f in root_first(site)]
+        stacks.append(stack)
+    profiles = [_measured(profile, stacks, measure) for measure in MEASURES]
+    began = datetime.fromtimestamp(profile.anchor.wall_at(profile.began_ns) / 1e9, tz=timezone.utc)
+    document = {
+        "$schema": SCHEMA,
+        "shared": {"frames": described},
+        "profiles": [p for n, p in enumerate(profiles) if n == 0 or p["endValue"]],
+        "name": f"{profile.title}, {began:%Y-%m-%d %H:%M:%S} UTC",
+        "activeProfileIndex": 0,
+        "exporter": f"memforensics@{profile.version}",
+    }
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _measured(profile: Profile, stacks: list[list[int]], measure: Measure) -> dict[str, Any]:
+    name, unit, value = measure
+    held = [(stack, value(site) or 0) for site, stack in zip(profile.sites, stacks, strict=True)]
+    held = sorted((pair for pair in held if pair[1] > 0), key=lambda pair: -pair[1])
+    return {
+        "type": "sampled",
+        "name": name,
+        "unit": unit,
+        "startValue": 0,
+        "endValue": sum(weight for _, weight in held),
+        "samples": [stack for stack, _ in held],
+        "weights": [weight for _, weight in held],
+    }
+
+
+def _name(frame: Frame) -> str:
+    place = frame_place(frame) if frame.kind != "python" else ""
+    return f"{frame_name(frame)} [{place}]" if place else frame_name(frame)
+
+
+def _frame(frame: Frame) -> dict[str, Any]:
+    out: dict[str, Any] = {"name": _name(frame)}
+    if (source := frame_source(frame)) is not None:
+        out["file"] = source
+        if frame.line is not None:
+            out["line"] = frame.line
+    return out
