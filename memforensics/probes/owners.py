@@ -9,35 +9,33 @@ mapping stays anonymous.
 import re
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from memforensics.case.model import Loss, Mapping, OwnerMark, Snapshot
-from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetError
+from memforensics.errors import MemforensicsError, PermissionNeeded, TargetError
+from memforensics.probes.chunks import mmapped_chunks, remembered_chunks
+from memforensics.probes.looking import MAX_POOL_READS, Ground, Look, Run
 from memforensics.target import Process
-from memforensics.target.memory import Memory, Unreadable
+from memforensics.target.memory import Memory
 from memforensics.target.pagemap import PAGE, Pagemap
 from memforensics.target.parse import parse_status
 from memforensics.target.smaps import tmpfs_devices
 from memforensics.units import GIB, KIB, MIB
 
 ARENA_ALIGN = 64 * MIB  # glibc malloc/arena.c: HEAP_MAX_SIZE = 2 * DEFAULT_MMAP_THRESHOLD_MAX, on 64-bit
-_MAX_POOL_READS = 40_000
-_MAX_CHUNK_READS = 20_000
-_MAX_STEPS = 1024  # pages of one mapping that are looked at for a block's beginning, once the chain is broken
 _TCB_WINDOW = 16 * KIB
 _TCB_SEARCH = MIB
 
-_POOLS_UNREAD = "Python pools passed over: a heap this large is sampled"
-_CHUNKS_UNREAD = "mappings not searched to their end for malloc'ed blocks"
-_BOUNDED = "none: reading is bounded, to spare the target; what is not recognised stays anonymous"
 
-Run = tuple[int, int]
-
-
-def find_owners(process: Process, snapshot: Snapshot) -> tuple[tuple[OwnerMark, ...], tuple[Loss, ...]]:
+def find_owners(
+    process: Process, snapshot: Snapshot, *, known: Sequence[OwnerMark] = ()
+) -> tuple[tuple[OwnerMark, ...], tuple[Loss, ...]]:
     """What can be recognised in the snapshot's mappings, ascending and without overlap, and what was not looked at.
+
+    `known`: the marks of an earlier snapshot of the same process. Where they were is looked at first, and believed only
+    as far as what stands there now bears them out. Arenas of glibc need no memory: their places are few and all tried.
 
     TargetGone and NoSuchProcess when it left; without the right to read its memory there are no marks, and a Loss.
     """
@@ -54,14 +52,15 @@ def find_owners(process: Process, snapshot: Snapshot) -> tuple[tuple[OwnerMark, 
         )
         return (), (lost,)
     with pagemap:
-        look = _Look(memory, pagemap, can_scan=pagemap.can_scan())
-        ground = _Ground()
+        look = Look(memory, pagemap, can_scan=pagemap.can_scan())
+        ground = Ground()
+        ground.claim(remembered_chunks(look, private, known))
         ground.claim(_glibc_arenas(look, private))
         ground.claim(_thread_stacks(look, process, snapshot))
-        ground.claim(_pymalloc(look, snapshot, private, ground))
-        ground.claim(_mmapped_chunks(look, private, ground))
+        ground.claim(_pymalloc(look, snapshot, private, ground, known))
+        ground.claim(mmapped_chunks(look, private, ground))
         marks = [_with_resident(look, mark, snapshot) for mark in ground.marks]
-    taken = _Ground(marks)
+    taken = Ground(marks)
     taken.claim(_by_module(snapshot))
     taken.claim(_tmpfs_files(process, snapshot))
     return tuple(taken.marks), tuple(loss for loss in look.losses() if loss.count)
@@ -71,93 +70,10 @@ def _is_private_anonymous(mapping: Mapping) -> bool:
     return mapping.path == "" and mapping.perms.startswith("rw") and not mapping.shared and mapping.rss != 0
 
 
-@dataclass(slots=True)
-class _Ground:
-    """Marks so far, ascending, none upon another."""
-
-    marks: list[OwnerMark] = field(default_factory=list)
-
-    def claim(self, marks: Iterable[OwnerMark]) -> None:
-        for mark in marks:
-            if self.is_free(mark.start, mark.end):
-                self.marks.insert(bisect_right(self.marks, mark.start, key=lambda m: m.start), mark)
-
-    def is_free(self, start: int, end: int) -> bool:
-        index = bisect_right(self.marks, start, key=lambda m: m.end)
-        return index == len(self.marks) or self.marks[index].start >= end
-
-    def free_parts(self, mapping: Mapping) -> Iterator[Run]:
-        """What of a mapping has no mark yet."""
-        start = mapping.start
-        for mark in self.marks[bisect_right(self.marks, start, key=lambda m: m.end) :]:
-            if mark.start >= mapping.end:
-                break
-            if mark.start > start:
-                yield start, mark.start
-            start = max(start, mark.end)
-        if start < mapping.end:
-            yield start, mapping.end
-
-
-@dataclass(slots=True)
-class _Look:
-    """Reading with care: present pages only, and what was left unread counted."""
-
-    memory: Memory
-    pagemap: Pagemap
-    can_scan: bool
-    unread_pools: int = 0
-    unread_chunks: int = 0
-    unread_bytes: int = 0
-    _runs: dict[Run, list[Run]] = field(default_factory=dict)
-
-    def present(self, start: int, end: int) -> list[Run]:
-        """Runs of present pages of a range; without PAGEMAP_SCAN of its first GiB."""
-        known = self._runs.get((start, end))
-        if known is not None:
-            return known
-        if self.can_scan:
-            runs = [(first, last) for first, last, _ in self.pagemap.scan(start, end)]
-        else:
-            runs = self.pagemap.present(start, end, limit_bytes=GIB)
-            self.unread_bytes += max(0, end - start - GIB)
-        self._runs[start, end] = runs
-        return runs
-
-    def read(self, address: int, size: int) -> bytes | None:
-        """Bytes of a range whose pages are all present; else None."""
-        first, last = address & -PAGE, (address + size - 1 & -PAGE) + PAGE
-        try:
-            if self.pagemap.present(first, last) != [(first, last)]:
-                return None
-            return self.memory.read(address, size)
-        except (Unreadable, ProbeFailed):
-            return None
-
-    def read_present(self, address: int, size: int) -> bytes | None:
-        """The same, where the caller knows that the pages are present."""
-        try:
-            return self.memory.read(address, size)
-        except Unreadable:
-            return None
-
-    def losses(self) -> list[Loss]:
-        return [
-            Loss(probe="owners", what=_POOLS_UNREAD, count=self.unread_pools, reduce=_BOUNDED),
-            Loss(probe="owners", what=_CHUNKS_UNREAD, count=self.unread_chunks, reduce=_BOUNDED),
-            Loss(
-                probe="owners",
-                what="bytes of large mappings not looked at",
-                count=self.unread_bytes,
-                reduce="a kernel with PAGEMAP_SCAN (6.7+)",
-            ),
-        ]
-
-
 # --- glibc --------------------------------------------------------------------------------------------------------
 
 
-def _glibc_arenas(look: _Look, private: Sequence[Mapping]) -> Iterator[OwnerMark]:
+def _glibc_arenas(look: Look, private: Sequence[Mapping]) -> Iterator[OwnerMark]:
     """Heaps of arenas other than the main one. Trusts malloc/arena.c's heap_info at 64 MiB alignment: {ar_ptr, prev,
     size, mprotect_size}, the arena's own struct right behind its first heap's header (2.35 added pagesize: 0x30)."""
     heads: dict[int, tuple[int, int, int, int, Mapping]] = {}
@@ -183,54 +99,10 @@ def _glibc_arenas(look: _Look, private: Sequence[Mapping]) -> Iterator[OwnerMark
             )
 
 
-def _mmapped_chunks(look: _Look, private: Sequence[Mapping], ground: _Ground) -> list[OwnerMark]:
-    """Blocks that malloc gave a mapping of their own. Trusts malloc/malloc.c, sysmalloc_mmap: prev_size 0, then the
-    size, whole pages, with IS_MMAPPED (2) as its only flag. Mappings merge, so blocks are followed one by one; new
-    mappings of others come below, so where a chain breaks its next link is looked for page by page, at the end."""
-    marks: list[OwnerMark] = []
-    reads = _MAX_CHUNK_READS
-    broken: list[Run] = []
-    for start, end in [part for mapping in private for part in ground.free_parts(mapping)]:
-        at = start
-        while at + PAGE <= end and reads:
-            reads -= 1
-            size = _mmapped_size(look.read(at, 16))
-            if not size or at + size > end:
-                broken.append((at + PAGE, end))
-                break
-            marks.append(_chunk_mark(at, size))
-            at += size
-        look.unread_chunks += at + PAGE <= end and not reads
-    for start, end in broken:
-        at, steps = start, _MAX_STEPS
-        while at + 64 * KIB <= end and steps and reads:
-            reads -= 1
-            size = _mmapped_size(look.read(at, 16))
-            if size >= 64 * KIB and at + size <= end:  # in the midst of data, a small one would mean little
-                marks.append(_chunk_mark(at, size))
-                at += size
-            else:
-                at, steps = at + PAGE, steps - 1
-        look.unread_chunks += at + 64 * KIB <= end and not reads
-    return marks
-
-
-def _chunk_mark(start: int, size: int) -> OwnerMark:
-    return OwnerMark(start=start, end=start + size, kind="malloc-mmapped", detail=f"chunk header at {start:#x}")
-
-
-def _mmapped_size(header: bytes | None) -> int:
-    """The size of such a block, 0 for anything else."""
-    if header is None:
-        return 0
-    before, size = struct.unpack("<2Q", header)
-    return size - 2 if before == 0 and size % PAGE == 2 and size > PAGE else 0
-
-
 # --- threads ------------------------------------------------------------------------------------------------------
 
 
-def _thread_stacks(look: _Look, process: Process, snapshot: Snapshot) -> Iterator[OwnerMark]:
+def _thread_stacks(look: Look, process: Process, snapshot: Snapshot) -> Iterator[OwnerMark]:
     """Stacks that glibc made, of living threads and cached ones. Trusts the thread's descriptor (nptl/descr.h, at the
     stack's top on x86-64): it begins with a pointer to itself, again at +16; tid at +0x2d0; stackblock and its size
     further on. Looked for above a guard mapping, and above each blocked thread's stack pointer."""
@@ -266,7 +138,7 @@ def _thread_stacks(look: _Look, process: Process, snapshot: Snapshot) -> Iterato
             yield _stack_mark(_tid(look, found), *bounds, tids | {tid})
 
 
-def _descriptor(look: _Look, start: int, end: int) -> int | None:
+def _descriptor(look: Look, start: int, end: int) -> int | None:
     """The highest address in the range that holds a pointer to itself, twice: a pthread descriptor."""
     for first, last in reversed(look.present(start, end)):
         data = look.read_present(first, last - first)
@@ -279,7 +151,7 @@ def _descriptor(look: _Look, start: int, end: int) -> int | None:
     return None
 
 
-def _stack_bounds(look: _Look, descriptor: int, mapping: Mapping) -> Run | None:
+def _stack_bounds(look: Look, descriptor: int, mapping: Mapping) -> Run | None:
     """Where mappings are merged: the stack as its descriptor has it (stackblock, stackblock_size, guardsize)."""
     size = min(0x900, mapping.end - descriptor)
     data = look.read(descriptor, size)
@@ -293,7 +165,7 @@ def _stack_bounds(look: _Look, descriptor: int, mapping: Mapping) -> Run | None:
     return None
 
 
-def _tid(look: _Look, descriptor: int) -> int:
+def _tid(look: Look, descriptor: int) -> int:
     """The thread's id; the kernel writes 0 there when it ends (CLONE_CHILD_CLEARTID)."""
     data = look.read(descriptor + 0x2D0, 4)
     return int.from_bytes(data, "little", signed=True) if data is not None else 0
@@ -353,20 +225,45 @@ _PYTHON = re.compile(r"(?:lib)?python3\.(\d+)t?(?:\.so.*)?|.*\.cpython-3(\d+)t?-
 _POOL_HEADER = struct.Struct("<I4xQQQIIII")
 
 
-def _pymalloc(look: _Look, snapshot: Snapshot, private: Sequence[Mapping], ground: _Ground) -> Iterator[OwnerMark]:
+def _pymalloc(
+    look: Look, snapshot: Snapshot, private: Sequence[Mapping], ground: Ground, known: Sequence[OwnerMark]
+) -> Iterator[OwnerMark]:
     """Ranges of object pools. Trusts the pool header's invariants: size class below 32, maxnextoffset = pool size minus
-    block size, block count and offsets that fit."""
+    block size, block count and offsets that fit. Of a large heap every n-th pool is read, of what was known fewer are
+    passed over than of the rest."""
     minor = _python_minor(snapshot)
     if minor is None:
         return
     pools = _Pools(16 * KIB, MIB) if minor >= 10 else _Pools(4 * KIB, 256 * KIB)
-    parts = [part for mapping in private for part in ground.free_parts(mapping) if part[1] - part[0] >= pools.pool]
-    places = [_pool_places(look.present(*part), pools.pool) for part in parts]
-    total = sum(len(each) for each in places)
-    stride = -(-total // _MAX_POOL_READS) or 1
-    look.unread_pools += total - total // stride
-    for each in places:
-        yield from _pool_runs(look, each[::stride], pools, stride)
+    parts = [
+        part
+        for mapping in private
+        for part in ground.free_parts(mapping.start, mapping.end)
+        if part[1] - part[0] >= pools.pool
+    ]
+    before = Ground(_joined(known, pools.arena))
+    of_known = [part for start, end in parts for part in before.taken_parts(start, end)]
+    of_rest = [part for start, end in parts for part in before.free_parts(start, end)]
+    budget = MAX_POOL_READS
+    for some, share in ((of_known, 2), (of_rest, 1)):
+        places = [_pool_places(look.present(*part), pools.pool) for part in some]
+        total = sum(len(each) for each in places)
+        stride = -(-total // (budget // share)) or 1
+        budget -= total // stride
+        look.unread_pools += total - total // stride
+        for each in places:
+            yield from _pool_runs(look, each[::stride], pools, stride)
+
+
+def _joined(known: Sequence[OwnerMark], reach: int) -> list[OwnerMark]:
+    """The ranges of pools of an earlier snapshot, those in reach of one another as one."""
+    out: list[OwnerMark] = []
+    for mark in known:
+        if mark.kind == "pymalloc-arena":
+            is_near = out and mark.start - out[-1].end <= reach
+            start = out.pop().start if is_near else mark.start
+            out.append(OwnerMark(start=start, end=mark.end, kind=mark.kind))
+    return out
 
 
 def _python_minor(snapshot: Snapshot) -> int | None:
@@ -381,7 +278,7 @@ def _pool_places(runs: Sequence[Run], pool: int) -> Sequence[int]:
     return [address for start, end in runs for address in range(-(-start // pool) * pool, end, pool)]
 
 
-def _pool_runs(look: _Look, places: Sequence[int], pools: _Pools, stride: int) -> Iterator[OwnerMark]:
+def _pool_runs(look: Look, places: Sequence[int], pools: _Pools, stride: int) -> Iterator[OwnerMark]:
     """Pools in reach of one another are one range: within an arena the pools not yet used lie between."""
     reach = max(pools.arena, 2 * stride * pools.pool)
     first = last = count = 0
@@ -464,7 +361,7 @@ def _tmpfs_files(process: Process, snapshot: Snapshot) -> Iterator[OwnerMark]:
             yield OwnerMark(start=mapping.start, end=mapping.end, kind="tmpfs-file", detail=f"device {mapping.device}")
 
 
-def _with_resident(look: _Look, mark: OwnerMark, snapshot: Snapshot) -> OwnerMark:
+def _with_resident(look: Look, mark: OwnerMark, snapshot: Snapshot) -> OwnerMark:
     """A mark that covers part of a mapping gets its resident bytes."""
     index = bisect_right(snapshot.mappings, mark.start, key=lambda m: m.start) - 1
     mapping = snapshot.mappings[index]

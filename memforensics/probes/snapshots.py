@@ -15,7 +15,7 @@ from typing import Literal
 
 from msgspec import structs
 
-from memforensics.case.model import Loss, Mapping, Rollup, Snapshot
+from memforensics.case.model import Loss, Mapping, OwnerMark, Rollup, Snapshot
 from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetGone
 from memforensics.probes.base import Availability, Budget, Evidence
 from memforensics.probes.owners import find_owners
@@ -40,9 +40,11 @@ def take_snapshot(
     reader: Reader = "auto",
     *,
     marks: bool = True,
+    known: Sequence[OwnerMark] = (),
     clock: Callable[[], int] = time.monotonic_ns,
 ) -> tuple[Snapshot, tuple[Loss, ...]]:
-    """One Snapshot with the kernel's own sums, and (marks) what owns its mappings.
+    """One Snapshot with the kernel's own sums, and (marks) what owns its mappings. `known`: the marks of an earlier one
+    of this process, where to look first: a block that other mappings were merged with is hard to find anew.
 
     TargetGone, PermissionNeeded; ProbeFailed when the named reader is not to be had here.
     """
@@ -66,7 +68,7 @@ def take_snapshot(
         )
     ]
     if marks:
-        found, lost = find_owners(process, snapshot)
+        found, lost = find_owners(process, snapshot, known=known)
         snapshot = replace(snapshot, marks=found)
         losses += lost
     return snapshot, tuple(loss for loss in losses if loss.count)
@@ -184,6 +186,7 @@ class Snapshots:
         self._interval_ns, self._reader, self._clock = int(interval_s * NS_PER_S), reader, clock
         self._process: Process | None = None
         self._last_ns: int | None = None
+        self._marks: tuple[OwnerMark, ...] = ()
         self._losses: dict[str, Loss] = {}
 
     def availability(self, target: Process) -> Availability:
@@ -200,7 +203,7 @@ class Snapshots:
         return Availability("ok", "by smaps: this kernel has no PAGEMAP_SCAN (6.7+)")
 
     def open(self, target: Process, budget: Budget) -> None:
-        self._process, self._last_ns = target, None
+        self._process, self._last_ns, self._marks = target, None, ()
 
     def poll(self) -> Iterable[Evidence]:
         if self._process is None:
@@ -219,8 +222,8 @@ class Snapshots:
         return [*out, *self._losses.values()]
 
     def _take(self, process: Process) -> Snapshot:
-        snapshot, losses = take_snapshot(process, self._reader, clock=self._clock)
-        self._last_ns = snapshot.t_ns
+        snapshot, losses = take_snapshot(process, self._reader, known=self._marks, clock=self._clock)
+        self._last_ns, self._marks = snapshot.t_ns, snapshot.marks
         for loss in losses:
             before = self._losses.get(loss.what)
             self._losses[loss.what] = replace(loss, count=loss.count + (before.count if before else 0))

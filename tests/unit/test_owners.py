@@ -5,8 +5,10 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.case.model import Mapping, OwnerMark
-from memforensics.probes.owners import _Ground, _is_pool, _mmapped_size
+from memforensics.case.model import OwnerMark
+from memforensics.probes.chunks import mmapped_size
+from memforensics.probes.looking import Ground
+from memforensics.probes.owners import _is_pool
 
 BASE = 0x7F0000000000
 
@@ -30,10 +32,10 @@ def test_other_bytes_are_no_pool(data: bytes) -> None:
 
 
 def test_sizes_of_blocks_with_their_own_mapping() -> None:
-    assert _mmapped_size(struct.pack("<2Q", 0, 0x101002)) == 0x101000
+    assert mmapped_size(struct.pack("<2Q", 0, 0x101002)) == 0x101000
     for before, size in ((0, 0x101000), (0, 0x101003), (0, 0x101012), (16, 0x101002), (0, 2), (0, 0)):
-        assert _mmapped_size(struct.pack("<2Q", before, size)) == 0
-    assert _mmapped_size(None) == 0
+        assert mmapped_size(struct.pack("<2Q", before, size)) == 0
+    assert mmapped_size(None) == 0
 
 
 ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 10)), max_size=12)
@@ -41,10 +43,11 @@ ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 10)), max_size=12
 
 @given(ranges)
 def test_marks_never_lie_upon_one_another(wanted: list[tuple[int, int]]) -> None:
-    ground = _Ground()
+    ground = Ground()
     ground.claim(OwnerMark(start=start, end=start + size, kind="x") for start, size in wanted)
     taken = [address for mark in ground.marks for address in range(mark.start, mark.end)]
     assert taken == sorted(set(taken))
-    mapping = Mapping(start=5, end=50, perms="rw-p", offset=0, device="", inode=0, path="")
-    free = [address for start, end in ground.free_parts(mapping) for address in range(start, end)]
+    free = [address for start, end in ground.free_parts(5, 50) for address in range(start, end)]
     assert free == [address for address in range(5, 50) if address not in set(taken)]
+    rest = [address for start, end in ground.taken_parts(5, 50) for address in range(start, end)]
+    assert sorted(free + rest) == list(range(5, 50))

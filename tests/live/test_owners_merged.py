@@ -1,0 +1,91 @@
+"""Malloc'ed blocks stay recognised when the kernel merges other memory with theirs."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+from processes import Child, compiled, running
+
+from memforensics.analysis.ownership import pieces
+from memforensics.case.model import Snapshot
+from memforensics.probes.snapshots import Snapshots, take_snapshot
+from memforensics.target import Process, open_process
+from memforensics.units import MIB
+
+pytestmark = pytest.mark.live
+
+BLOCK = 64 * MIB
+HOLE = BLOCK + 4096  # with the header's page
+
+
+@contextlib.contextmanager
+def merged(above: int, below: int, style: str) -> Iterator[tuple[Child, Process]]:
+    command = [compiled("own_merged.c"), *map(str, (BLOCK, above, below, style))]
+    with running(command) as child, contextlib.closing(open_process(child.pid)) as process:
+        yield child, process
+
+
+def after(child: Child, word: str) -> None:
+    child.tell(word)
+    child.wait_for("ready")
+
+
+def blocks(snapshot: Snapshot) -> list[tuple[int, int]]:
+    """Starts and sizes."""
+    return [(mark.start, mark.end - mark.start) for mark in snapshot.marks if mark.kind == "malloc-mmapped"]
+
+
+def bytes_of(snapshot: Snapshot, layer: str) -> int:
+    return sum(piece.bytes or 0 for piece in pieces(snapshot) if piece.layer == layer)
+
+
+@pytest.mark.parametrize("style", ["ones", "numbers"])
+def test_a_block_is_remembered_when_much_is_merged_below(style: str) -> None:
+    with merged(MIB, 160 * MIB, style) as (child, process):
+        first, _ = take_snapshot(process)
+        ((start, size),) = blocks(first)
+        assert size == HOLE
+        seen = [first]
+        for _ in range(2):
+            after(child, "below")
+            seen.append(take_snapshot(process, known=seen[-1].marks)[0])
+            assert blocks(seen[-1]) == [(start, HOLE)]
+        heap = [bytes_of(snapshot, "native-heap") for snapshot in seen]
+        assert max(heap) - min(heap) < MIB
+        assert bytes_of(seen[2], "anon-mmap") - bytes_of(seen[0], "anon-mmap") == 320 * MIB
+
+
+def test_the_probe_remembers() -> None:
+    with merged(MIB, 160 * MIB, "numbers") as (child, process):
+        probe = Snapshots(interval_s=0)
+        probe.open(process, budget=None)  # type: ignore[arg-type]
+        (first,) = probe.poll()
+        after(child, "below")
+        (second,) = probe.poll()
+        probe.close()
+        assert isinstance(first, Snapshot)
+        assert isinstance(second, Snapshot)
+        assert blocks(second) == blocks(first) != []
+
+
+@pytest.mark.parametrize("style", ["ones", "numbers"])
+def test_a_block_at_the_end_of_a_mapping_is_found_at_first_sight(style: str) -> None:
+    with merged(0, 160 * MIB, style) as (child, process):
+        after(child, "below")
+        assert [size for _, size in blocks(take_snapshot(process)[0])] == [HOLE]
+
+
+def test_a_block_in_the_midst_is_found_at_first_sight_where_nothing_else_looks_like_one() -> None:
+    with merged(MIB, 2 * MIB, "ones") as (child, process):
+        after(child, "below")
+        assert [size for _, size in blocks(take_snapshot(process)[0])] == [HOLE]
+
+
+def test_what_is_remembered_is_not_believed_unseen() -> None:
+    with merged(MIB, 16 * MIB, "numbers") as (child, process):
+        first, _ = take_snapshot(process)
+        assert blocks(first) != []
+        after(child, "replace")
+        assert blocks(take_snapshot(process, known=first.marks)[0]) == []
+        after(child, "below")
+        assert blocks(take_snapshot(process)[0]) == [], "numbers are no headers, however much they look like one"
