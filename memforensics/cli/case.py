@@ -18,9 +18,14 @@ EXAMPLES = (
 def case(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The case file.")],
     format: Annotated[
-        Literal["text", "json", "csv"], typer.Option("--format", help="List it (text, json), or one table as CSV.")
+        Literal["text", "json", "csv", "folded", "speedscope", "pprof", "perfetto", "html"],
+        typer.Option("--format", help="List it (text, json), one table as CSV, or its sites for another program."),
     ] = "text",
     table: Annotated[str | None, typer.Option("--table", help="With csv: sample, mapping, target, ...")] = None,
+    sites: Annotated[
+        Literal["mappings", "malloc", "faults"] | None,
+        typer.Option("--sites", help="Which sites, where it has several."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -30,6 +35,11 @@ def case(
 
     if table is not None and format != "csv":
         raise UsageError("--table goes with --format csv", enable=f"--format csv --table {table}")
+    if format in ("folded", "speedscope", "pprof", "perfetto", "html"):
+        from memforensics.cli.trace_out import put_case
+
+        put_case(file, format, sites, output)
+        return
     if format == "csv":
         if table is None:
             held = ", ".join(name for name, rows in job.listing(file).counts.items() if rows)

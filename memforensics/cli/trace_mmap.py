@@ -1,39 +1,45 @@
-"""`memforensics trace-mmap PID`."""
+"""`memforensics trace-mmap PID...`."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-from memforensics.cli.common import (
-    CmdlineOption,
-    JsonOption,
-    NameOption,
-    PidArgument,
-    RecordOption,
-    choose_pid,
-    duration_option,
-    print_json,
-)
-from memforensics.cli.live import progress
+from memforensics.cli.common import CmdlineOption, JsonOption, NameOption, RecordOption, choose_pid, duration_option
 from memforensics.errors import Interrupted
 
-if TYPE_CHECKING:
-    from memforensics.jobs.trace import TraceView
+EXAMPLES = """Examples:
 
-EXAMPLES = (
-    "memforensics trace-mmap 4711",
-    "memforensics trace-mmap 4711 --duration 60s --record leak.case",
-    "memforensics trace-mmap 4711 --format folded > leak.folded",
-    "memforensics trace-mmap 4711 --json",
-)
+memforensics trace-mmap 4711 --duration 60s --record leak.case
+
+memforensics trace-mmap 4711 4712 --sort rate --filter lib=libucs --min-age 5s
+
+memforensics trace-mmap 4711 --format html --output leak.html"""
 
 
 def trace_mmap(
-    pid: PidArgument = None,
+    pids: Annotated[
+        list[int] | None, typer.Argument(metavar="[PID]...", help="The processes; without any, targets are listed.")
+    ] = None,
     duration: Annotated[float, duration_option("How long to trace.")] = "10s",  # type: ignore[assignment]
+    children: Annotated[bool, typer.Option(help="Their child processes too.")] = True,
+    sort: Annotated[Literal["outstanding", "rate", "count", "age"], typer.Option(help="First what has most.")] = (
+        "outstanding"
+    ),
+    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many sites are shown.")] = 15,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="FIELD=TEXT", help="Only stacks with it: lib=, func= or file=. Several: all."),
+    ] = None,
+    min_age: Annotated[float, duration_option("Only memory that is held for so long.", "--min-age")] = "0s",  # type: ignore[assignment]
+    stacks: Annotated[bool, typer.Option("--stacks", help="All stacks of each site that is shown.")] = False,
     engine: Annotated[Literal["bcc", "bpftrace"], typer.Option(help="What loads the eBPF programs.")] = "bcc",
-    format: Annotated[Literal["text", "folded"], typer.Option(help="text, or folded stacks (flame graphs).")] = "text",
-    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many sites; full stacks of 3.")] = 15,
+    format: Annotated[
+        Literal["text", "json", "folded", "speedscope", "pprof", "perfetto", "html"],
+        typer.Option(help="text, json, or a file for another program."),
+    ] = "text",
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
     as_json: JsonOption = False,
     record: RecordOption = None,
     name: NameOption = None,
@@ -43,38 +49,23 @@ def trace_mmap(
 
     Outstanding is not leaked: a cache that fills looks the same. Nothing is written into the process or stopped.
     """
+    from memforensics.cli import trace_live, trace_out
     from memforensics.jobs import trace as job
 
-    chosen = choose_pid(pid, name, cmdline)
-    with progress("trace-mmap", quiet=as_json) as show:
-        view = job.trace(chosen, seconds=duration, engine=engine, record=record, progress=show)
-    if as_json:
-        from memforensics.report.trace_json import trace_json
-
-        rows = [(row.site, row.bytes_per_minute) for row in view.rows]
-        print_json(trace_json(rows, view.coverage, view.losses, view.costs, view.seconds, view.summaries))
-    elif format == "folded":
-        typer.echo(job.folded(view), nl=False)
-    else:
-        _show(view, top)
-    if view.root_left is not None:
-        typer.echo(f"memforensics: process {chosen} left while it was traced: {view.root_left}", err=True)
-    if view.interrupted:
+    form: trace_out.Form = "json" if as_json else format
+    trace_out.check(form, output)
+    wanted = job.Wanted(sort, trace_out.filters_of(filters), min_age)
+    named = pids or [choose_pid(None, name, cmdline)]
+    with trace_live.ending() as stop:
+        ticks = job.trace_ticks(
+            named, seconds=duration, engine=engine, children=children, wanted=wanted, record=record, stop=stop
+        )
+        if form == "text" and output is None and sys.stdout.isatty():
+            view = trace_live.show(ticks, stop, title=f"trace-mmap {' '.join(map(str, named))}", sort=sort, top=top)
+        else:
+            view = trace_live.wait(ticks, quiet=as_json)
+    trace_out.put(view, form, output, top=top, stacks=stacks)
+    for pid, how in view.left:
+        typer.echo(f"memforensics: process {pid} left while it was traced: {how}", err=True)
+    if stop.interrupted():
         raise Interrupted(str(record) if record else None)
-
-
-def _show(view: "TraceView", top: int) -> None:
-    from rich.console import Console
-
-    from memforensics.report import terminal_trace as show
-
-    console = Console(highlight=False)
-    rows = [(row.site, row.bytes_per_minute, row.named) for row in view.rows if row.site.outstanding_bytes > 0]
-    if rows:
-        console.print(show.sites_table(rows[:top], max(0, len(rows) - top), len(view.summaries) > 1))
-    else:
-        console.print("Nothing that was mapped since the start is outstanding.")
-    for part in show.stacks(rows[: min(3, top)], console.width):
-        console.print(part)
-    console.print()
-    console.print(show.trust(view.coverage, view.engine, view.seconds, view.losses, view.costs, view.events))

@@ -1,107 +1,254 @@
-"""The screen of trace-mmap: a table of sites, full stacks of the first, and how much to trust them."""
+"""The screen of trace-mmap: a table of sites, stacks, how much to trust them; live, and what keys do to it."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
+from rich.console import Group as Lines
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memforensics.case.model import AllocationSite, Cost, Frame, Loss
-from memforensics.report import observed as say
-from memforensics.report.terminal_parts import facts_table, heading, stack_table
-from memforensics.report.text import library_name, visible
-from memforensics.units import duration_text, rate_text, size_text
+from memforensics.case.model import Cost, Loss
+from memforensics.report.terminal_parts import facts_table, fit_end, heading, stack_table
+from memforensics.report.text import visible
+from memforensics.report.trace_words import Group, coverage_text, kind_text, loss_text, matter_text
+from memforensics.units import change_text, duration_text, rate_text, size_text
 
-Row = tuple[AllocationSite, float | None, Frame | None]  # site, bytes a minute, the frame that matters
+SortWord = Literal["outstanding", "rate", "count", "age"]
+SORTS: tuple[SortWord, ...] = get_args(SortWord)
+STACKS_SHOWN = 3  # without --stacks
+_FRAMES_OPEN = 16  # of the stack that is open on the live screen
+_WIDE = 110  # from this width there is room for resident, allocations and kind
 
 
-def sites_table(rows: Sequence[Row], left_out: int, several: bool) -> Table:
-    """Outstanding memory by site, most first."""
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """What the keys have set. `open`: the group whose stack is shown; `at`: the row that is chosen."""
+
+    sort: SortWord = "outstanding"
+    paused: bool = False
+    at: int = 0
+    open: bool = False
+    ending: bool = False
+
+
+def pressed(screen: Screen, key: str, rows: int) -> Screen:
+    """What the screen is after a key. Keys that mean nothing change nothing."""
+    if key in (" ", "p"):
+        return replace(screen, paused=not screen.paused)
+    if key == "s":
+        return replace(screen, sort=SORTS[(SORTS.index(screen.sort) + 1) % len(SORTS)])
+    if key in ("j", "down"):
+        return replace(screen, at=min(screen.at + 1, max(rows - 1, 0)))
+    if key in ("k", "up"):
+        return replace(screen, at=max(screen.at - 1, 0))
+    if key in ("e", "enter"):
+        return replace(screen, open=not screen.open)
+    if key == "q":
+        return replace(screen, ending=True)
+    return screen
+
+
+# --- live -------------------------------------------------------------------------------------------------------------
+
+
+def live_screen(
+    groups: Sequence[Group],
+    screen: Screen,
+    *,
+    title: str,
+    phase: str,
+    elapsed_s: float,
+    seconds_left: float,
+    growth_bytes: int | None,
+    left_out: Sequence[Group],
+    several: bool,
+    keys: bool,
+    top: int,
+    width: int,
+    height: int,
+) -> RenderableType:
+    """One line a group, in the order given, no wider and no taller than the screen, with the same columns each time.
+    `keys`: whether there is somebody to press them."""
+    room = max(3, height - 6 - (_FRAMES_OPEN + 2 if screen.open else 0))
+    shown = groups[: min(top, room)]
+    at = min(screen.at, max(len(shown) - 1, 0))
+    head = Text(visible(title), style="bold")
+    state = f"  {phase} {duration_text(elapsed_s)}, {duration_text(seconds_left)} left"
+    head.append(state, style="not bold")
+    if growth_bytes is not None:
+        head.append(f", RSS {change_text(growth_bytes)}", style="not bold")
+    parts: list[RenderableType] = [_one_line(head, width), Text()]
+    parts.append(_live_table(shown, at if keys else None, screen, several, width))
+    more = [f"{len(groups) - len(shown)} more sites"] if len(groups) > len(shown) else []
+    if left_out:
+        more.append(_left_out_text(left_out))
+    parts.append(Text(visible("   " + "; ".join(more)), style="dim") if more else Text())
+    if screen.open and shown:
+        group = shown[at]
+        note = f"the largest of {len(group.sites)} stacks" if len(group.sites) > 1 else ""
+        parts += [
+            heading(f"site {at + 1}", note),
+            stack_table(group.sites[0].stack, frames=_FRAMES_OPEN - 1, width=width),
+        ]
+    if keys:
+        pause = "p resumes (the account goes on)" if screen.paused else "p pauses the screen"
+        words = f"{pause}   s sorts (now by {screen.sort})   j, k choose   e stack   q ends"
+        parts.append(_one_line(Text(words, style="bold yellow" if screen.paused else "dim"), width))
+    else:
+        parts.append(_one_line(Text("Ctrl-C ends", style="dim"), width))
+    return Lines(*parts)
+
+
+def _live_table(groups: Sequence[Group], at: int | None, screen: Screen, several: bool, width: int) -> Table:
+    columns: list[tuple[str, int]] = [("", 1), *([("pid", 7)] if several else [])]
+    columns += [("outstanding", 11), ("rate", 15), ("count", 9), ("age", 9)]
+    site_width = max(10, width - sum(size + 2 for _, size in columns) - 1)
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    for name, size in columns:
+        table.add_column(
+            Text(name, style="bold not dim" if name == screen.sort else ""), width=size, justify="right", no_wrap=True
+        )
+    table.add_column("site", width=site_width, no_wrap=True)
+    for number, group in enumerate(groups):
+        chosen = number == at
+        table.add_row(
+            "▸" if chosen else "",
+            *([f"{group.pid}"] if several else []),
+            *_figures(group),
+            Text(fit_end(visible(_with_stacks(group)), site_width)),
+            style="bold" if chosen else "",
+        )
+    if not groups:
+        table.add_row(*([""] * len(columns)), Text("nothing outstanding yet", style="dim"))
+    return table
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def result(
+    groups: Sequence[Group],
+    *,
+    left_out: Sequence[Group],
+    several: bool,
+    top: int,
+    all_stacks: bool,
+    coverage: float | None,
+    engine: str,
+    seconds: float,
+    losses: Sequence[Loss],
+    costs: Sequence[Cost],
+    events: int,
+    width: int,
+) -> RenderableType:
+    """What was found: the table, full stacks, and how far to trust it."""
+    parts: list[RenderableType] = []
+    if groups:
+        parts.append(sites_table(groups[:top], max(0, len(groups) - top), several, width))
+    else:
+        parts.append(
+            Text("Nothing that was mapped since the start is outstanding." if not left_out else "No such site.")
+        )
+    if left_out:
+        parts.append(Text(f"{_left_out_text(left_out)}.", style="dim"))
+    parts += stacks(groups[: top if all_stacks else min(STACKS_SHOWN, top)], all_stacks, width)
+    parts += [Text(), trust(coverage, engine, seconds, losses, costs, events)]
+    return Lines(*parts)
+
+
+def sites_table(groups: Sequence[Group], more: int, several: bool, width: int) -> Table:
+    """Outstanding memory, a row a group."""
+    wide = width >= _WIDE
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     table.add_column("#", justify="right", style="dim")
     if several:
         table.add_column("pid", justify="right")
-    for name in ("outstanding", "blocks", "rate", "resident", "traffic"):
+    figures = ("outstanding", "rate", "count", "age", *(("resident", "allocations") if wide else ()))
+    for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    table.add_column("by", overflow="fold")
-    for number, (site, rate, named) in enumerate(rows, 1):
+    if wide:
+        table.add_column("kind", no_wrap=True)
+    table.add_column("site", overflow="fold")
+    for number, group in enumerate(groups, 1):
         table.add_row(
             f"{number}",
-            *([f"{site.pid}"] if several else []),
-            size_text(site.outstanding_bytes),
-            f"{site.outstanding_count:,}",
-            rate_text(rate) if rate is not None else "",
-            size_text(site.resident_bytes) if site.resident_bytes is not None else "not read",
-            f"{site.allocated_count:,}",
-            _kind(site),
-            Text(visible(_by(site, named))),
+            *([f"{group.pid}"] if several else []),
+            *_figures(group),
+            *(_more_figures(group) if wide else ()),
+            Text(visible(_with_stacks(group))),
         )
-    if left_out:
-        table.add_row(
-            "", *([""] if several else []), "", "", "", "", "", "", f"and {left_out} more sites (--top, --json)"
-        )
+    if more:
+        cells = [""] * (1 + several + len(figures) + wide)
+        table.add_row(*cells, Text(f"and {more} more sites (--top, --json)", style="dim"))
     return table
 
 
-def _kind(site: AllocationSite) -> str:
-    return site.kind + (" shared" if site.shared else "") + (" file" if site.file_backed else "")
-
-
-def _by(site: AllocationSite, named: Frame | None) -> str:
-    """The frame that matters, and the application's innermost Python function where that is another."""
-    parts = [_frame_text(named)] if named is not None else []
-    python = next((f for f in site.stack.frames if f.kind == "python"), None)
-    if python is not None and python != named:
-        parts.append(_frame_text(python))
-    if not parts:
-        parts = [_frame_text(f) for f in site.stack.frames[:2]]
-    return " <- ".join(parts) or "unknown"
-
-
-def _frame_text(frame: Frame) -> str:
-    place = library_name(frame.file or frame.module or "")
-    line = f":{frame.line}" if frame.line is not None and frame.file else ""
-    return f"{say.frame_name(frame)} ({place}{line})" if place else say.frame_name(frame)
-
-
-def stacks(rows: Sequence[Row], width: int) -> Iterable[Text | Table]:
-    """The whole stack of each row."""
-    for number, (site, _, _) in enumerate(rows, 1):
-        note = f"{size_text(site.outstanding_bytes)} in {site.outstanding_count:,} blocks"
-        if site.stack.doubtful:
-            note += "; Python and native frames did not match one to one"
-        yield Text()
-        yield heading(f"site {number}", note)
-        yield stack_table(site.stack, width=width)
+def stacks(groups: Sequence[Group], all_of_each: bool, width: int) -> Iterable[Text | Table]:
+    """The whole stacks of each group, or its largest."""
+    for number, group in enumerate(groups, 1):
+        shown = group.sites if all_of_each else group.sites[:1]
+        for nth, site in enumerate(shown, 1):
+            note = f"{size_text(site.outstanding_bytes)} in {site.outstanding_count:,} blocks, by {kind_text([site])}"
+            if len(group.sites) > 1:
+                note += f"; stack {nth} of {len(group.sites)}" + ("" if all_of_each else " (all with --stacks)")
+            if site.stack.doubtful:
+                note += "; Python and native frames did not match one to one"
+            yield Text()
+            yield heading(f"site {number}", note)
+            yield stack_table(site.stack, width=width)
 
 
 def trust(
     coverage: float | None, engine: str, seconds: float, losses: Sequence[Loss], costs: Sequence[Cost], events: int
 ) -> Table:
     """Coverage, losses and overhead."""
-    covered = (
-        "not known: RSS grew too little, or the process left before its pages were counted"
-        if coverage is None
-        else f"{coverage:.1%} of the growth of RSS is accounted for"
-    )
     rows: list[tuple[str, Text | str]] = [
         ("observed", f"{duration_text(seconds)} by {engine}, {events:,} system calls booked"),
-        ("coverage", covered),
+        ("coverage", coverage_text(coverage)),
+        *(("lost", loss_text(loss)) for loss in losses),
     ]
-    for loss in losses:
-        rows.append(("lost", f"{loss.count:,} {loss.what}" + (f" (less with: {loss.reduce})" if loss.reduce else "")))
     if not losses:
         rows.append(("lost", "nothing"))
     for cost in costs:
         if cost.bpf_run_ns is not None and cost.bpf_runs:
             share = cost.bpf_run_ns / max(seconds * 1e9, 1)
-            rows.append(
-                (
-                    "overhead",
-                    f"{share:.1%} of one CPU in the kernel, "
-                    f"{cost.bpf_run_ns / cost.bpf_runs:.0f} ns a run of {cost.bpf_runs:,}",
-                )
-            )
+            each = cost.bpf_run_ns / cost.bpf_runs
+            rows.append(("overhead", f"{share:.1%} of one CPU in the kernel, {each:.0f} ns a run of {cost.bpf_runs:,}"))
         if cost.observer_cpu_s is not None:
             rows.append(("", f"{duration_text(cost.observer_cpu_s)} CPU of memforensics itself"))
     return facts_table(rows)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _figures(group: Group) -> tuple[str, str, str, str]:
+    return (
+        size_text(group.outstanding_bytes),
+        rate_text(group.bytes_per_minute) if group.bytes_per_minute is not None else "",
+        f"{group.outstanding_count:,}",
+        duration_text(group.age_s) if group.age_s is not None else "",
+    )
+
+
+def _more_figures(group: Group) -> tuple[str, str, str]:
+    resident = group.resident_bytes
+    held = size_text(resident) if resident is not None else "not read"
+    return held, f"{group.allocated_count:,}", kind_text(group.sites)
+
+
+def _with_stacks(group: Group) -> str:
+    several = f" ({len(group.sites)} stacks)" if len(group.sites) > 1 else ""
+    return matter_text(group) + several
+
+
+def _left_out_text(groups: Sequence[Group]) -> str:
+    held = sum(group.outstanding_bytes for group in groups)
+    return f"{len(groups)} sites with {size_text(held)} left out by --filter or --min-age"
+
+
+def _one_line(text: Text, width: int) -> Text:
+    text.truncate(width, overflow="ellipsis")
+    return text

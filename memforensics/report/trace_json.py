@@ -1,9 +1,11 @@
-"""The JSON of trace-mmap: {sites, coverage, losses, overhead, traces}."""
+"""The JSON of trace-mmap: {sites, groups, left_out, coverage, losses, overhead, traces}."""
 
 from collections.abc import Iterable, Sequence
 
 from memforensics.case.model import AllocationSite, Cost, Loss, TraceSummary
 from memforensics.report.sites import Json, losses_json, overhead_json, site_json
+from memforensics.report.text import utf8
+from memforensics.report.trace_words import Group, matter_text
 
 
 def trace_json(
@@ -13,11 +15,20 @@ def trace_json(
     costs: Sequence[Cost],
     seconds: float,
     summaries: Iterable[TraceSummary],
+    *,
+    groups: Iterable[Group] = (),
+    left_out: Sequence[Group] = (),
 ) -> Json:
-    """`sites`: each with its bytes a minute, in the order to show. `coverage` is of the whole tree; `traces` has that
-    of each process."""
+    """`sites`: each with its bytes a minute, most outstanding first. `groups`: those that have the frame that matters
+    in common, in the order asked for, with the `site_id` of each. `left_out`: what --filter and --min-age took away.
+    `coverage` is of all processes together; `traces` has that of each."""
     return {
         "sites": [site_json(site, bytes_per_minute=rate) for site, rate in sites],
+        "groups": [group_json(group) for group in groups],
+        "left_out": {
+            "groups": len(left_out),
+            "outstanding_bytes": sum(group.outstanding_bytes for group in left_out),
+        },
         "coverage": coverage,
         "losses": losses_json(losses),
         "overhead": overhead_json(costs, seconds),
@@ -34,4 +45,19 @@ def trace_json(
             }
             for summary in summaries
         ],
+    }
+
+
+def group_json(group: Group) -> Json:
+    """{pid, name, inside, outstanding_bytes, bytes_per_minute, count, age_s, resident_bytes, sites: [site_id]}."""
+    return {
+        "pid": group.pid,
+        "name": utf8(matter_text(group)),
+        "inside": group.inside,
+        "outstanding_bytes": group.outstanding_bytes,
+        "bytes_per_minute": group.bytes_per_minute,
+        "count": group.outstanding_count,
+        "age_s": group.age_s,
+        "resident_bytes": group.resident_bytes,
+        "sites": [site.site_id for site in group.sites],
     }

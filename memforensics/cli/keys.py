@@ -1,0 +1,67 @@
+"""Keys pressed on a terminal while a screen refreshes, and Ctrl-C as a wish to end."""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+_NAMES = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down", "\r": "enter", "\n": "enter"}
+
+
+@contextlib.contextmanager
+def keys() -> Iterator[Callable[[], list[str]] | None]:
+    """A function that gives the keys pressed since the last call, without waiting: a character each, or "up", "down",
+    "enter". None when standard input is no terminal. The terminal is as before after the block."""
+    import termios
+    import tty
+
+    if not sys.stdin.isatty():
+        yield None
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+
+    def pressed() -> list[str]:
+        if not select.select([terminal], [], [], 0)[0]:
+            return []
+        return split_keys(os.read(terminal, 1024).decode(errors="replace"))
+
+    try:
+        tty.setcbreak(terminal)
+        yield pressed
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def split_keys(text: str) -> list[str]:
+    """What a terminal sent, key by key. Escape sequences that have no name here are dropped."""
+    out = []
+    while text:
+        name = next((sequence for sequence in _NAMES if text.startswith(sequence)), None)
+        if name is not None:
+            out.append(_NAMES[name])
+        elif not text.startswith("\x1b"):
+            out.append(text[0])
+        text = text[len(name or text[: 3 if text.startswith("\x1b") else 1]) :]
+    return out
+
+
+@contextlib.contextmanager
+def interrupt_once() -> Iterator[Callable[[], bool]]:
+    """In the block the first Ctrl-C is a wish, told by the function; the second is KeyboardInterrupt as ever."""
+    wished = False
+
+    def note(_: int, __: FrameType | None) -> None:
+        nonlocal wished
+        if wished:
+            raise KeyboardInterrupt
+        wished = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: wished
+    finally:
+        signal.signal(signal.SIGINT, before)
