@@ -57,7 +57,7 @@ def judge(
 ) -> Trend:
     """The shape of a series. Times in seconds, rising, in any spacing and with gaps; rates in bytes a minute.
     `minimum_effect`: the rate below which nothing matters (default: `least_effect`)."""
-    points = _thin(times_s, values_bytes)
+    points = _without_strays(_thin(times_s, values_bytes))
     if not points:
         return Trend(shape="too-short", rate=None, p=None, samples=0, seconds=0.0, seconds_to_decide=2 * MIN_SECONDS)
     seconds = times_s[-1] - times_s[0]
@@ -93,6 +93,19 @@ class _Point:
     t: float  # seconds
     value: float
     low: float
+
+
+def _without_strays(points: list[_Point]) -> list[_Point]:
+    """One or two points that stand alone before a long gap say nothing of a line's shape: a jump, and a line that went
+    on unseen, look alike."""
+    if len(points) <= MIN_SAMPLES:
+        return points
+    usual = _median([b.t - a.t for a, b in itertools.pairwise(points)])
+    for lone in (2, 1):
+        gap = points[lone].t - points[lone - 1].t
+        if gap > max(5.0 * usual, 0.2 * (points[-1].t - points[0].t)):
+            return points[lone:]
+    return points
 
 
 def _thin(times: Sequence[float], values: Sequence[float]) -> list[_Point]:

@@ -6,6 +6,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +25,7 @@ from memforensics.probes.hooks import audit_hooks
 from memforensics.probes.mmap_trace import MmapTrace
 from memforensics.probes.snapshots import take_snapshot
 from memforensics.symbols.space import AddressSpace
-from memforensics.target import open_process
+from memforensics.target import Process, open_process
 from memforensics.units import NS_PER_S
 
 TICK_S = 0.5
@@ -108,6 +109,7 @@ class _Run:
         self.began = time.monotonic()
         self.seconds = max(1.0, seconds - min(CLOSING_S, 0.1 * seconds))
         self.trace: MmapTrace | None = None
+        self.opening = _Opening()
         self.beside = Beside()
         self.snapshots = _SnapshotTimes(self.seconds)
         self._audited: set[int] = set()
@@ -122,8 +124,7 @@ class _Run:
     def observe(self) -> None:
         self._progress("opening")
         self.recorder.put(self.observer.open())
-        self._remember(self.observer.tick())
-        self._open_trace()
+        self.opening.start(list(self.observer.members.values()), Budget(seconds=self.seconds))
         for records in self.observer.ticks(self.seconds - self.elapsed):
             self._remember(records)
             self._audit()
@@ -146,6 +147,7 @@ class _Run:
     def close(self) -> None:
         """Closes the probes and keeps what they still have. Works at any moment, and twice."""
         try:
+            self._take_trace(wait=True)
             if self.trace is not None:
                 trace, self.trace = self.trace, None
                 self.recorder.put(trace.close())
@@ -158,22 +160,15 @@ class _Run:
 
     # --- probes
 
-    def _open_trace(self) -> None:
-        members = list(self.observer.members.values())
-        trace = MmapTrace()
-        try:
-            able = trace.availability(members[0])
-            status = ProbeStatus(name=trace.name, status=able.status, why=able.why, enable=able.enable)
-            if able.status != "unavailable":
-                trace.open(members, Budget(seconds=self.seconds))
-                self.trace = trace
-        except TargetError:
-            return  # the observer's next tick tells how it left
-        except MemforensicsError as error:
-            status = _unavailable(trace.name, 0, error)
-        self.recorder.put([status])
+    def _take_trace(self, *, wait: bool) -> None:
+        """The trace, once it is open (or will not be)."""
+        opened = self.opening.result(wait=wait)
+        if opened is not None:
+            self.trace, statuses = opened
+            self.recorder.put(statuses)
 
     def _poll_trace(self) -> None:
+        self._take_trace(wait=False)
         if self.trace is None:
             return
         try:
@@ -209,6 +204,41 @@ class _Run:
     def _progress(self, phase: str) -> None:
         grown = sum(self._last[pid].growth_metric - first.growth_metric for pid, first in self._first.items())
         self.on_progress(Progress(phase, max(0.0, self.seconds - self.elapsed), grown if self._first else None))
+
+
+class _Opening:
+    """The trace is opened (compiled, loaded, its first stacks learned: 1 to 3 s) beside the first ticks."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="open-trace")
+        self._future: Future[tuple[MmapTrace | None, list[Record]]] | None = None
+
+    def start(self, members: list[Process], budget: Budget) -> None:
+        self._future = self._pool.submit(_open_trace, members, budget)
+
+    def result(self, *, wait: bool) -> tuple[MmapTrace | None, list[Record]] | None:
+        """The trace (None: there is none) and how that came, once; None while it is not ready, and from then on."""
+        future = self._future
+        if future is None or not (wait or future.done()):
+            return None
+        found = future.result()
+        self._future = None
+        self._pool.shutdown(wait=False)
+        return found
+
+
+def _open_trace(members: list[Process], budget: Budget) -> tuple[MmapTrace | None, list[Record]]:
+    trace = MmapTrace()
+    try:
+        able = trace.availability(members[0])
+        if able.status != "unavailable":
+            trace.open(members, budget)
+    except TargetError:
+        return None, []  # the observer's next tick tells how it left
+    except MemforensicsError as error:
+        return None, [_unavailable(trace.name, 0, error)]
+    status = ProbeStatus(name=trace.name, status=able.status, why=able.why, enable=able.enable)
+    return (None if able.status == "unavailable" else trace), [status]
 
 
 class _SnapshotTimes:

@@ -137,3 +137,15 @@ def test_any_series_has_an_answer_and_the_same_one_twice(points: list[tuple[floa
     assert trend == judge(times, values, seed=seed)
     if trend.rate is not None:
         assert trend.rate.low <= trend.rate.estimate <= trend.rate.high
+
+
+@pytest.mark.parametrize("gap_s", [5.0, 11.0, 40.0])
+@pytest.mark.parametrize("lone", [1, 2])
+def test_a_line_with_a_long_gap_after_its_first_samples_is_a_line(gap_s: float, lone: int) -> None:
+    """Known answer: 48 MiB a minute, in the bends of a heap that grows by pools, and nothing read for a while."""
+    times = [0.5 * n for n in range(lone)] + [gap_s + 0.5 * n for n in range(18)]
+    values = [6 * MIB + 48 * MIB / 60 * t + 60_000 * (n % 3) for n, t in enumerate(times)]
+    trend = judge(times, values, seed=3)
+    assert trend.shape == "linear"
+    assert trend.rate is not None
+    assert 40 * MIB < trend.rate.estimate < 56 * MIB
