@@ -21,51 +21,81 @@ _NEAR_STEPS = 1024  # pages looked at upward from where a chain broke
 _MAX_MISSES = 64
 
 
-def remembered_chunks(look: Look, private: Sequence[Mapping], known: Iterable[OwnerMark]) -> Iterator[OwnerMark]:
+class Spans:
+    """Private anonymous memory, mappings that touch as one: madvise (numpy's, for huge pages) and mlock divide a
+    block's mapping, and most often cut its header off."""
+
+    def __init__(self, anonymous: Sequence[Mapping]) -> None:
+        self._starts = [mapping.start for mapping in anonymous]
+        self._ends = [mapping.end for mapping in anonymous]  # of the span that each belongs to
+        for index in range(len(anonymous) - 2, -1, -1):
+            if self._ends[index] == self._starts[index + 1]:
+                self._ends[index] = self._ends[index + 1]
+
+    def end_of(self, address: int) -> int:
+        """Where the span that holds the address ends."""
+        index = bisect_right(self._starts, address) - 1
+        return self._ends[index] if index >= 0 else 0
+
+    def inner_ends(self, start: int, end: int) -> list[int]:
+        """Of mappings between the two."""
+        return self._starts[bisect_right(self._starts, start) : bisect_right(self._starts, end)]
+
+
+def remembered_chunks(look: Look, spans: Spans, known: Iterable[OwnerMark]) -> Iterator[OwnerMark]:
     """The blocks of an earlier snapshot whose headers still stand there: a header does not outlive its mapping."""
-    starts = [mapping.start for mapping in private]
     for mark in known:
-        index = bisect_right(starts, mark.start) - 1
-        if mark.kind != KIND or index < 0:
-            continue
-        size = mmapped_size(look.read(mark.start, 16)) if mark.start + PAGE <= private[index].end else 0
-        if size and mark.start + size <= private[index].end:
+        end = spans.end_of(mark.start)
+        size = mmapped_size(look.read(mark.start, 16)) if mark.kind == KIND and mark.start + PAGE <= end else 0
+        if size and mark.start + size <= end:
             yield _mark(mark.start, size)
 
 
-def mmapped_chunks(look: Look, private: Sequence[Mapping], ground: Ground) -> list[OwnerMark]:
-    """The blocks in what no one claimed yet."""
+def chained_chunks(
+    look: Look, private: Sequence[Mapping], spans: Spans, ground: Ground
+) -> tuple[list[OwnerMark], list[Run]]:
+    """The blocks that begin where a mapping does, or where the block below ends; and where such chains broke."""
     marks: list[OwnerMark] = []
     broken: list[Run] = []
     reads = MAX_CHUNK_READS
+    top = 0
     for start, end in [part for mapping in private for part in ground.free_parts(mapping.start, mapping.end)]:
-        at = start
-        while at + 2 * PAGE <= end and reads:
+        at = max(start, top)
+        free = next(ground.free_parts(start, spans.end_of(start)))[1] if at < end else end
+        while at + PAGE <= end and at + 2 * PAGE <= free and reads:
             reads -= 1
             size = mmapped_size(look.read(at, 16))
-            if not size or at + size > end:
+            if not size or at + size > free:
                 broken.append((at + PAGE, end))
                 break
             marks.append(_mark(at, size))
-            at += size
+            top = at = at + size
         look.unread_chunks += at + _LEAST <= end and not reads
+    return marks, broken
+
+
+def searched_chunks(look: Look, broken: Iterable[Run], spans: Spans, ground: Ground) -> Iterator[OwnerMark]:
+    """The blocks in the midst of what no one claimed yet; the largest parts first, each with half of what is left of
+    the reads."""
     reads = MAX_SEARCH_READS
-    for start, end in sorted(
-        (part for part in broken if part[1] - part[0] >= _LEAST), key=lambda part: part[0] - part[1]
-    ):
-        found, used = _search(look, start, end, max(reads // 2, min(reads, _NEAR_STEPS)))
-        marks += found
-        reads -= used
-    return marks
+    parts = [part for run in broken for part in ground.free_parts(*run)]
+    for part in sorted(parts, key=lambda part: part[0] - part[1]):
+        for start, end in list(ground.free_parts(*part)):  # a block that was found may reach into it
+            free = next(ground.free_parts(start, spans.end_of(start)))[1]
+            if free - start >= _LEAST:
+                ends = {free, *spans.inner_ends(start, free)}
+                found, used = _search(look, (start, end), ends, max(reads // 2, min(reads, _NEAR_STEPS)))
+                yield from found
+                reads -= used
 
 
-def _search(look: Look, start: int, end: int, reads: int) -> tuple[list[OwnerMark], int]:
+def _search(look: Look, part: Run, ends: set[int], reads: int) -> tuple[list[OwnerMark], int]:
     """Blocks in the midst of other data: from its end downward and, for the first pages, from its start upward.
 
-    A block that ends where the range, or the block above it, ends is believed. Any other only where the data holds next
-    to nothing that is as much of a header but for its flags, of which 1 in 4096 would pass for one by chance.
+    A block that ends where a mapping, or the block above it, begins is believed (`ends`). Any other only where the data
+    holds next to nothing that is as much of a header but for its flags: of such, 1 in 4096 has them by chance.
     """
-    runs = look.present(start, end)
+    runs, top = look.present(*part), max(ends)
     total = sum(last - first for first, last in runs) // PAGE
     near = min(_NEAR_STEPS, reads // 2) if total > reads else 0
     upward = islice((at for first, last in runs for at in range(first, last, PAGE)), near)
@@ -73,10 +103,10 @@ def _search(look: Look, start: int, end: int, reads: int) -> tuple[list[OwnerMar
         (at for first, last in reversed(runs) for at in range(last - PAGE, first - 1, -PAGE)), reads - near
     )
     look.unread_chunks += total > reads
-    ends, anchored, loose, misses = {end}, set[Run](), set[Run](), 0
+    anchored, loose, misses = set[Run](), set[Run](), 0
     for at in (*downward, *upward):
         before, word = struct.unpack("<2Q", look.read_present(at, 16) or bytes(16))
-        if before or not PAGE < word <= end - at + 2:
+        if before or not PAGE < word <= top - at + 2:
             continue
         size = mmapped_size(struct.pack("<2Q", before, word))
         if size and at + size in ends:

@@ -11,11 +11,11 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise, takewhile
 
 from memforensics.case.model import Loss, Mapping, OwnerMark, Snapshot
 from memforensics.errors import MemforensicsError, PermissionNeeded, TargetError
-from memforensics.probes.chunks import mmapped_chunks, remembered_chunks
+from memforensics.probes.chunks import Spans, chained_chunks, remembered_chunks, searched_chunks
 from memforensics.probes.looking import MAX_POOL_READS, Ground, Look, Run
 from memforensics.target import Process
 from memforensics.target.memory import Memory
@@ -39,7 +39,8 @@ def find_owners(
 
     TargetGone and NoSuchProcess when it left; without the right to read its memory there are no marks, and a Loss.
     """
-    private = [m for m in snapshot.mappings if _is_private_anonymous(m)]
+    anonymous = [m for m in snapshot.mappings if _is_private_anonymous(m)]
+    private = [m for m in anonymous if m.rss != 0]
     try:
         memory: Memory = process.memory
         pagemap = Pagemap(process.pid, process.proc)
@@ -53,13 +54,15 @@ def find_owners(
         return (), (lost,)
     with pagemap:
         look = Look(memory, pagemap, can_scan=pagemap.can_scan())
-        ground = Ground()
-        ground.claim(remembered_chunks(look, private, known))
+        ground, spans = Ground(), Spans(anonymous)
+        ground.claim(remembered_chunks(look, spans, known))
         ground.claim(_glibc_arenas(look, private))
         ground.claim(_thread_stacks(look, process, snapshot))
+        chunks, broken = chained_chunks(look, private, spans, ground)
+        ground.claim(chunks)
         ground.claim(_pymalloc(look, snapshot, private, ground, known))
-        ground.claim(mmapped_chunks(look, private, ground))
-        marks = [_with_resident(look, mark, snapshot) for mark in ground.marks]
+        ground.claim(searched_chunks(look, broken, spans, ground))
+        marks = [piece for mark in ground.marks for piece in _by_mapping(look, mark, snapshot)]
     taken = Ground(marks)
     taken.claim(_by_module(snapshot))
     taken.claim(_tmpfs_files(process, snapshot))
@@ -67,7 +70,7 @@ def find_owners(
 
 
 def _is_private_anonymous(mapping: Mapping) -> bool:
-    return mapping.path == "" and mapping.perms.startswith("rw") and not mapping.shared and mapping.rss != 0
+    return mapping.path == "" and mapping.perms in ("rw-p", "rwxp")
 
 
 # --- glibc --------------------------------------------------------------------------------------------------------
@@ -361,11 +364,11 @@ def _tmpfs_files(process: Process, snapshot: Snapshot) -> Iterator[OwnerMark]:
             yield OwnerMark(start=mapping.start, end=mapping.end, kind="tmpfs-file", detail=f"device {mapping.device}")
 
 
-def _with_resident(look: Look, mark: OwnerMark, snapshot: Snapshot) -> OwnerMark:
-    """A mark that covers part of a mapping gets its resident bytes."""
+def _by_mapping(look: Look, mark: OwnerMark, snapshot: Snapshot) -> Iterator[OwnerMark]:
+    """A mark for each mapping that it lies in; with resident bytes where it covers only a part of that."""
     index = bisect_right(snapshot.mappings, mark.start, key=lambda m: m.start) - 1
-    mapping = snapshot.mappings[index]
-    if mark.start <= mapping.start and mark.end >= mapping.end:
-        return mark
-    resident = sum(end - start for start, end in look.present(mark.start, mark.end))
-    return OwnerMark(start=mark.start, end=mark.end, kind=mark.kind, detail=mark.detail, resident_bytes=resident)
+    for mapping in takewhile(lambda m: m.start < mark.end, islice(snapshot.mappings, index, None)):
+        start, end = max(mark.start, mapping.start), min(mark.end, mapping.end)
+        whole = start == mapping.start and end == mapping.end
+        resident = None if whole else sum(last - first for first, last in look.present(start, end))
+        yield OwnerMark(start=start, end=end, kind=mark.kind, detail=mark.detail, resident_bytes=resident)

@@ -89,3 +89,17 @@ def test_what_is_remembered_is_not_believed_unseen() -> None:
         assert blocks(take_snapshot(process, known=first.marks)[0]) == []
         after(child, "below")
         assert blocks(take_snapshot(process)[0]) == [], "numbers are no headers, however much they look like one"
+
+
+@pytest.mark.parametrize(("above", "style"), [(0, "ones"), (0, "numbers"), (MIB, "numbers")])
+def test_a_block_that_madvise_divided_is_one_block(above: int, style: str) -> None:
+    with merged(above, 160 * MIB, style) as (child, process):
+        after(child, "divide")
+        alone, _ = take_snapshot(process)
+        assert sum(size for _, size in blocks(alone)) == HOLE
+        after(child, "below")
+        for known in (alone.marks, ()):
+            seen, _ = take_snapshot(process, known=known)
+            assert sum(size for _, size in blocks(seen)) == HOLE
+            assert abs(bytes_of(seen, "native-heap") - bytes_of(alone, "native-heap")) < MIB
+            assert abs(bytes_of(seen, "anon-mmap") - bytes_of(alone, "anon-mmap") - 160 * MIB) < MIB
