@@ -2,7 +2,7 @@
 BIN := .venv/bin
 DURATION ?= 30s
 
-.PHONY: demo test lint setup calibrate clean
+.PHONY: demo test lint setup calibrate readme docs clean
 
 demo: setup
 	@$(BIN)/memforensics demo --duration $(DURATION)
@@ -21,6 +21,12 @@ setup:
 
 calibrate: setup
 	@$(BIN)/python benchmarks/calibrate.py
+
+readme: setup
+	@$(BIN)/python scripts/readme_session.py
+
+docs: setup
+	@$(BIN)/python scripts/gen_docs.py
 
 clean:
 	rm -rf .venv .make build dist *.egg-info

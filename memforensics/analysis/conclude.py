@@ -278,7 +278,10 @@ def _row_verdict(row: LayerRow, decision: Decision) -> VerdictWord:
     for word in ("leak", "growing", "retention", "bounded"):
         if word in found:
             return word
-    return "insufficient-data" if row.change_bytes is None else "steady"
+    if row.change_bytes is None:
+        return "insufficient-data"
+    levelled = decision.verdict == "bounded" and row.layer != "file" and row.change_bytes >= MINIMUM_BYTES_PER_MINUTE
+    return "bounded" if levelled else "steady"
 
 
 # --- words --------------------------------------------------------------------------------------------------------
