@@ -3,8 +3,8 @@
  *   own_merged BLOCK ABOVE BELOW STYLE
  *
  * malloc(BLOCK) with ABOVE bytes of other memory directly above, then "ready". Each line on stdin that says "below" maps
- * BELOW more bytes directly under the lowest so far; "divide" asks for huge pages in all of the block but its first page, as
- * numpy does, which divides the mapping; "replace" frees the block and maps other memory in its place. All
+ * BELOW more bytes directly under the lowest so far; "divide" gives all of the block but its first page an advice, which
+ * divides the mapping (numpy does so for huge pages, RDMA for fork); "replace" frees the block and maps other memory in its place. All
  * is touched. STYLE is what other memory holds: "ones", or "numbers" that look a little like the header of such a block
  * at each page's beginning: 0, and numbers that rise by 1.
  */
@@ -65,7 +65,7 @@ int main(int argc, char **argv)
             check(lowest >= reserved && mprotect(lowest, below, PROT_READ | PROT_WRITE) == 0, "mprotect");
             fill(lowest, below);
         } else if (strncmp(line, "divide", 6) == 0) {
-            check(madvise(start + PAGE, block, MADV_HUGEPAGE) == 0, "madvise");
+            check(madvise(start + PAGE, block, MADV_DONTFORK) == 0, "madvise");
         } else {
             free(user);
             check(mmap(start, hole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == start,

@@ -1,14 +1,16 @@
 """What the recognisers believe, and what they do not."""
 
 import struct
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.case.model import OwnerMark
-from memforensics.probes.chunks import mmapped_size
+from memforensics.case.model import Mapping, OwnerMark
+from memforensics.probes.chunks import Spans, mmapped_size
 from memforensics.probes.looking import Ground
 from memforensics.probes.owners import _is_pool
+from memforensics.target.pagemap import PAGE, _extend_runs
 
 BASE = 0x7F0000000000
 
@@ -51,3 +53,32 @@ def test_marks_never_lie_upon_one_another(wanted: list[tuple[int, int]]) -> None
     assert free == [address for address in range(5, 50) if address not in set(taken)]
     rest = [address for start, end in ground.taken_parts(5, 50) for address in range(start, end)]
     assert sorted(free + rest) == list(range(5, 50))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), max_size=12))
+def test_mappings_that_touch_are_one_span(gaps_and_sizes: list[tuple[int, int]]) -> None:
+    mappings, at = [], 10
+    for gap, size in gaps_and_sizes:
+        at += gap + size
+        mappings.append(Mapping(start=at - size, end=at, perms="rw-p", offset=0, device="", inode=0, path=""))
+    covered = {address for m in mappings for address in range(m.start, m.end)}
+    spans = Spans(mappings)
+    for address in covered:
+        end = spans.end_of(address)
+        assert end not in covered
+        assert covered.issuperset(range(address, end))
+    assert spans.end_of(0) == 0
+
+
+@given(st.lists(st.lists(st.booleans(), max_size=9), max_size=4))
+def test_runs_of_pages_by_their_entries(calls: list[list[bool]]) -> None:
+    runs: list[tuple[int, int]] = []
+    at = 0
+    for pages in calls:
+        _extend_runs(runs, at * PAGE, b"".join(struct.pack("<Q", there << 63 | 0x7F << 56 | 5) for there in pages))
+        at += len(pages)
+    everything = [there for pages in calls for there in pages]
+    assert [page * PAGE for page, there in enumerate(everything) if there] == [
+        address for start, end in runs for address in range(start, end, PAGE)
+    ]
+    assert all(before[1] < after[0] for before, after in pairwise(runs))
