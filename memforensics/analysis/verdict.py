@@ -46,7 +46,7 @@ def decide(case: Case, growth: Growth | None, findings: Sequence[Finding]) -> De
 
 def _judge(finding: Finding, line: VerdictWord, *, outlasted: bool) -> Finding:
     word: VerdictWord = finding.verdict
-    grows = finding.trend is not None and growth_word(finding.trend) == "growing"
+    grows = _grows(finding, line)
     if word == "leak" and not grows:
         # The mechanism is there, but its memory does not grow now: another setting holds it, or it stands still.
         word = "steady" if line in ("steady", "bounded") else "growing"
@@ -60,6 +60,16 @@ def _judge(finding: Finding, line: VerdictWord, *, outlasted: bool) -> Finding:
             ),
         )
     return replace(finding, verdict=word, confidence=_confidence(finding, word, grows=grows))
+
+
+def _grows(finding: Finding, line: VerdictWord) -> bool:
+    """Whether the finding's own memory grows: by its line or, where the traces ran too short for one, as the most of a
+    tree that grows."""
+    if finding.trend is None:
+        return False
+    if finding.trend.shape == "too-short":
+        return line == "growing" and (finding.share or 0.0) >= 0.5
+    return growth_word(finding.trend) == "growing"
 
 
 def _confidence(finding: Finding, word: VerdictWord, *, grows: bool) -> float:

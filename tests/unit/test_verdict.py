@@ -53,6 +53,13 @@ def test_a_known_cause_that_grows_is_a_leak() -> None:
     assert decision.findings[0].confidence == 0.9
 
 
+def test_a_known_cause_whose_trace_was_short_goes_by_the_line_of_the_whole() -> None:
+    short = replace(KNOWN, trend=judge([0.0, 1.0, 2.0], [0.0, MIB, 2 * MIB], seed=1))
+    assert decide(constructed_case(age_s=60), growth(RISING), [short]).verdict == "leak"
+    assert decide(constructed_case(age_s=60), growth(RISING), [replace(short, share=0.1)]).verdict == "growing"
+    assert decide(constructed_case(age_s=60), growth(FLAT), [short]).verdict == "steady"
+
+
 def test_a_known_cause_that_does_not_grow_is_none() -> None:
     still = replace(KNOWN, trend=FLAT, rate=FLAT.rate)
     decision = decide(constructed_case(age_s=60), growth(FLAT), [still])
