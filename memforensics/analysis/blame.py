@@ -48,11 +48,12 @@ class SiteGroup:
 
 
 def group_sites(case: Case) -> list[SiteGroup]:
-    """All anonymous sites with outstanding memory, grouped, most growth first."""
+    """All anonymous sites with outstanding memory, grouped, most growth first. Sites of faults name who touches memory,
+    not who holds it (the leaker may have none): never a culprit."""
     grouped: dict[tuple[object, ...], list[tuple[AllocationSite, Stack]]] = defaultdict(list)
     culprits: dict[tuple[object, ...], Culprit | None] = {}
     for site in case.sites:
-        if site.outstanding_bytes <= 0 or site.file_backed:
+        if site.outstanding_bytes <= 0 or site.file_backed or site.kind == "fault":
             continue
         hooks = [hook for hook in case.hooks if hook.pid == site.pid]
         stack, inside = mark_hooks(site.stack, hooks)

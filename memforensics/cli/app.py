@@ -16,6 +16,7 @@ COMMANDS: tuple[str, ...] = (
     "diagnose",
     "watch",
     "trace_mmap",
+    "trace_faults",
     "hooks",
     "stacks",
     "heap",

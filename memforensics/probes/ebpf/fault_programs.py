@@ -1,0 +1,239 @@
+"""The loaded programs of faults.bpf.c, and their tables as values."""
+
+import platform
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from memforensics.case.model import Sample
+from memforensics.errors import ProbeFailed
+from memforensics.probes.ebpf import layout
+from memforensics.probes.ebpf.engine import Engine, RunStats, event_field_offset, hash_flags, pid_namespace
+from memforensics.probes.ebpf.fault_pages import PAGE, Touched, place
+from memforensics.probes.ebpf.layout import RangeEvent, StackEvent
+from memforensics.runtimes.cpython.kernel import PROCESS as PYTHON_PROCESS
+
+MAX_PAGES = 1 << 19
+MAX_PAGES_PREALLOCATED = 1 << 17  # where the whole table costs its memory at once
+MAX_SITES = 1 << 14
+MAX_RULES = 1 << 18
+MAX_TARGETS = 8192
+EVENT_PAGES, MISS_PAGES = 1024, 2048  # ring buffers of 4 and 8 MiB
+EXACT_SINCE = (6, 2)  # "mm: convert mm's rss stats into percpu_counter"; before, rss_stat tells each 64th page only
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
+
+TRACEPOINTS = {
+    "exceptions:page_fault_user": "on_user_fault",
+    "exceptions:page_fault_kernel": "on_kernel_fault",
+    "kmem:rss_stat": "on_rss",
+    "syscalls:sys_exit_mmap": "on_mmap_exit",
+    "sched:sched_process_fork": "on_fork",
+    "sched:sched_process_exec": "on_exec",
+    "sched:sched_process_exit": "on_exit",
+}
+
+_TARGET = struct.Struct("<QQ4q")  # address space, parent, resident pages by member
+_PAGE_KEY = struct.Struct("<QQ")
+_PAGE = struct.Struct("<QQIIQ")  # site, t_ns, count, member, window
+_SITE_KEY = struct.Struct("<QQ")
+_SITE = struct.Struct("<QQQQ")
+_ANONYMOUS = 1  # MM_ANONPAGES
+
+# LOSS_* of faults.bpf.c, in its order: what, and what reduces it
+LOSSES: tuple[tuple[str, str], ...] = (
+    ("events dropped: the ring buffer was full", "a shorter trace"),
+    ("pages not kept: the table of touched pages was full", "a shorter trace"),
+    ("faults not booked: too many different stacks", "a shorter trace"),
+    ("stacks cut short: more than 128 native frames", ""),
+    ("stacks cut short: the stack could not be read or followed", ""),
+    ("stacks cut short: no copy of the stack could be made", ""),
+    ("children not followed: too many processes", "trace a smaller tree"),
+    (
+        "pages that a system call made resident without a fault, at an unknown place: counted as touched, never as "
+        "still there",
+        "trace-mmap shows pinned and populated mappings",
+    ),
+)
+
+
+class SiteCounts(NamedTuple):
+    """What one stack brought, whether it is still there or not."""
+
+    bytes: int
+    faults: int
+    first_ns: int
+    last_ns: int
+
+
+class FaultPrograms:
+    """Armed from the constructor on, booking from `begin` on, gone after `close`.
+
+    ToolMissing, PermissionNeeded, ProbeFailed.
+    """
+
+    def __init__(self, *, python: bool) -> None:
+        why = why_not_exact(platform.release())
+        if why is not None:
+            raise ProbeFailed("trace-faults cannot weigh faults here", why=why, enable="memforensics trace-mmap PID")
+        device, inode = pid_namespace()
+        flags = hash_flags()
+        self.python = python
+        self.namespaced = inode != 0  # the kernel's fork events then do not give our PIDs
+        self.capacity = MAX_PAGES if flags else MAX_PAGES_PREALLOCATED
+        self.unreadable_events = 0
+        self.engine = Engine(
+            "faults.bpf.c",
+            {
+                "HASH_FLAGS": flags,
+                "MAX_PAGES": self.capacity,
+                "MAX_SITES": MAX_SITES,
+                "MAX_RULES": MAX_RULES if flags else MAX_RULES // 8,
+                "MAX_TARGETS": MAX_TARGETS,
+                "EVENT_PAGES": EVENT_PAGES,
+                "MISS_PAGES": MISS_PAGES,
+                "FORK_CHILD_PID": event_field_offset("sched/sched_process_fork", "child_pid"),
+                "FAULT_ADDRESS": event_field_offset("exceptions/page_fault_user", "address"),
+                "FAULT_CODE": event_field_offset("exceptions/page_fault_user", "error_code"),
+                "RSS_MM_ID": event_field_offset("kmem/rss_stat", "mm_id"),
+                "RSS_CURR": event_field_offset("kmem/rss_stat", "curr"),
+                "RSS_MEMBER": event_field_offset("kmem/rss_stat", "member"),
+                "RSS_SIZE": event_field_offset("kmem/rss_stat", "size"),
+                "ANON_ORDERS": anonymous_orders(HUGE_PAGES),
+                "PIDNS_DEVICE": device,
+                "PIDNS_INODE": inode,
+                "WITH_PYTHON": int(python),
+            },
+        )
+        try:
+            self.engine.tail_call("programs", 0, "on_walk")
+            self.engine.tail_call("programs", 1, "on_python" if python else "on_book")
+            self.engine.tail_call("programs", 2, "on_book")
+            self.engine.open_ring("events")
+            self.engine.open_ring("copies")
+            self._targets = self.engine.table("targets", layout.TARGET_KEY, _TARGET)
+            self._pages = self.engine.table("pages", _PAGE_KEY, _PAGE)
+            self._sites = self.engine.table("sites", _SITE_KEY, _SITE)
+            self._rules = self.engine.table("rules", layout.RULE_KEY, layout.RULE)
+            self._pythons = (
+                self.engine.raw_table("py_processes", layout.TARGET_KEY.size, PYTHON_PROCESS.size) if python else None
+            )
+            self.engine.attach(TRACEPOINTS)
+        except BaseException:
+            self.engine.close()
+            raise
+
+    def begin(self) -> None:
+        self.engine.set_array("booking", 0, 1)
+
+    def events(self, timeout_s: float = 0.0) -> Iterator[StackEvent | RangeEvent]:
+        """What was told since the last call."""
+        for data in self.engine.events(timeout_s):
+            try:
+                yield layout.parse_event(data, self.python)
+            except (ValueError, struct.error):
+                self.unreadable_events += 1
+
+    # --- targets
+
+    def add_target(self, pid: int, space: int, now: Sample | None) -> bool:
+        """`now`: its counters, so that the first change is known too."""
+        first = (-1, -1, -1, -1)
+        if now is not None:
+            first = (now.rss_file // PAGE, now.rss_anon // PAGE, (now.swap or 0) // PAGE, now.rss_shmem // PAGE)
+        return self._targets.put(layout.TARGET_KEY.pack(pid), _TARGET.pack(space, 0, *first))
+
+    def remove_target(self, pid: int) -> None:
+        self._targets.remove(layout.TARGET_KEY.pack(pid))
+
+    def add_python(self, pid: int, packed: bytes) -> None:
+        if self._pythons is not None:
+            self._pythons.put(layout.TARGET_KEY.pack(pid), packed)
+
+    def remove_python(self, pid: int) -> None:
+        if self._pythons is not None:
+            self._pythons.remove(layout.TARGET_KEY.pack(pid))
+
+    # --- rules
+
+    def put_rule(self, space: int, pc: int, packed: bytes) -> bool:
+        return self._rules.put(layout.RULE_KEY.pack(space, pc), packed)
+
+    def drop_rule(self, space: int, pc: int) -> None:
+        self._rules.remove(layout.RULE_KEY.pack(space, pc))
+
+    # --- the account
+
+    def touched(self) -> dict[int, list[Touched]]:
+        """What was touched, whether it is still there or not, by space and rising start."""
+        found: dict[int, list[Touched]] = {}
+        for key, value in self._pages.items():
+            space, page = _PAGE_KEY.unpack(key)
+            site, t_ns, count, member, window = _PAGE.unpack(value)
+            where = place(page, count, window, anonymous=member == _ANONYMOUS)
+            found.setdefault(space, []).append(Touched(*where, count, site, t_ns, page))
+        for touched in found.values():
+            touched.sort()
+        return found
+
+    def forget_pages(self, space: int, gone: Iterable[Touched]) -> None:
+        """Takes out what is not there any more; what was touched again meanwhile stays."""
+        for one in gone:
+            key = _PAGE_KEY.pack(space, one.at)
+            value = self._pages.take(key)
+            if value is not None and _PAGE.unpack(value)[1] != one.t_ns:
+                self._pages.put(key, value, new=True)
+
+    def counts(self) -> Iterator[tuple[int, int, SiteCounts]]:
+        """(space, site, counts)."""
+        for key, value in self._sites.items():
+            space, site = _SITE_KEY.unpack(key)
+            yield space, site, SiteCounts(*_SITE.unpack(value))
+
+    # --- how it went
+
+    def losses(self) -> list[tuple[str, str, int]]:
+        """(what, what reduces it, count), of the kernel's side."""
+        counts = self.engine.per_cpu_sums("losses", len(LOSSES))
+        out = [(what, reduce, count) for (what, reduce), count in zip(LOSSES, counts, strict=True)]
+        return [*out, ("events that could not be parsed", "", self.unreadable_events)]
+
+    def run_stats(self) -> RunStats | None:
+        return self.engine.run_stats()
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def why_not_exact(release: str) -> str | None:
+    """Why kmem:rss_stat does not tell each change on such a kernel; None when it does."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    if found and (int(found[1]), int(found[2])) < EXACT_SINCE:
+        return f"Linux {found[0]} tells changes of the resident size in batches of 64 pages; since 6.2 each"
+    return None
+
+
+def anonymous_orders(huge_pages: Path) -> int:
+    """Bit n: one fault may bring a folio of 2**n anonymous pages. A size that is `never` today may be enabled
+    tomorrow, but not within a trace."""
+    orders = 0
+    whole = _chosen(huge_pages / "enabled")
+    for path in huge_pages.glob("hugepages-*kB"):
+        mode = _chosen(path / "enabled")
+        mode = whole if mode == "inherit" else mode
+        pages = int(path.name[len("hugepages-") : -2]) * 1024 // PAGE
+        if mode not in (None, "never"):
+            orders |= 1 << (pages.bit_length() - 1)
+    if not orders and whole not in (None, "never"):
+        orders = 1 << 9  # before sizes had their own switches (Linux 6.8)
+    return orders
+
+
+def _chosen(path: Path) -> str | None:
+    """`always [madvise] never` -> madvise."""
+    try:
+        found = re.search(r"\[(\w+)\]", path.read_text())
+    except OSError:
+        return None
+    return found[1] if found else None

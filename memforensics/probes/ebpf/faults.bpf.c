@@ -1,0 +1,532 @@
+/*
+ * Who touches memory that was not there: each page that becomes resident, by the stack that touched it last.
+ *
+ * A fault says where (exceptions:page_fault_user, page_fault_kernel, at its beginning) and kmem:rss_stat, in the middle
+ * of it, whether anything became resident and how much: reading untouched memory maps the zero page and changes no
+ * counter, one fault brings 2 MiB under transparent huge pages, and a fault that only changes rights brings nothing.
+ * So the stack is walked at rss_stat. Memory that becomes resident in a system call without a fault (MAP_POPULATE,
+ * mlock, MADV_POPULATE_WRITE, a device that pins) is seen there too, and placed by the call's arguments.
+ *
+ * Constants by -D, beside those of stacks.bpf.h: MAX_PAGES, MAX_SITES, MAX_TARGETS, EVENT_PAGES; offsets of fields in
+ * tracepoints: FORK_CHILD_PID, FAULT_ADDRESS, FAULT_CODE, RSS_MM_ID, RSS_CURR, RSS_MEMBER, RSS_SIZE; ANON_ORDERS (bit n:
+ * one fault may bring 2**n anonymous pages).
+ */
+#include <uapi/linux/ptrace.h>
+#include "unwind.bpf.h"
+#if WITH_PYTHON
+#include "pyframes.bpf.h"
+#endif
+
+#define PAGE_SHIFT_HERE 12
+
+/* Counted in `losses`; fault_programs.LOSSES has the words for each. */
+#define LOSS_RING_FULL 0
+#define LOSS_PAGES_FULL 1
+#define LOSS_SITES_FULL 2
+#define LOSS_TRUNCATED 3
+#define LOSS_UNREADABLE 4
+#define LOSS_NO_COPY 5
+#define LOSS_TARGETS_FULL 6
+#define LOSS_UNPLACED 7 /* pages, not events */
+#define LOSSES 8
+
+BPF_PERCPU_ARRAY(losses, u64, LOSSES);
+
+static __always_inline void lose_many(u32 what, u64 many) {
+    u64 *count = losses.lookup(&what);
+    if (count)
+        *count += many;
+}
+
+static __always_inline void lose(u32 what) {
+    lose_many(what, 1);
+}
+
+#include "stacks.bpf.h"
+
+/* Beside EVENT_STACK and EVENT_MISS; the numbers of mmap.bpf.c */
+#define EVENT_FORK 8
+#define EVENT_EXEC 9
+#define EVENT_EXIT 10
+#define EVENT_CODE 11 /* a file was mapped at [a, b) to be executed: rules of what was there are stale */
+
+/* enum of include/linux/mm_types_task.h */
+#define MM_FILEPAGES 0
+#define MM_ANONPAGES 1
+#define MM_SWAPENTS 2
+#define MM_SHMEMPAGES 3
+#define MEMBERS 4
+
+/* struct stack_event.kind */
+#define KIND_FAULT 5
+#define KIND_SHARED 0x10
+#define KIND_FILE 0x20
+
+#define FAULT_PRESENT 1 /* of the x86 page fault's error code: the page was there, the right was missing */
+#define NO_SYSTEM_CALL (-1L)
+
+/* System calls that make memory resident without a fault (x86-64) */
+#define NR_MMAP 9
+#define NR_MUNMAP 11
+#define NR_MADVISE 28
+#define NR_MLOCK 149
+#define NR_MLOCK2 325
+
+#define PROT_EXEC 4
+#define MAP_ANONYMOUS 0x20
+
+struct range_event {
+    struct head head;
+    u64 a, b;
+    u64 site;
+    u64 born_ns;
+    u64 old, old_length;
+};
+
+struct target {
+    u64 as;
+    u64 parent;         /* tgid it was forked from, with the same program in it; 0: none, or it has exec'ed */
+    s64 first[MEMBERS]; /* resident pages when it was entered here, by member; -1: not known */
+};
+
+/* What rss_stat told last of one address space (by a hash of its mm), in pages; -1: not known */
+struct counters {
+    s64 pages[MEMBERS];
+};
+
+/* The fault that a thread is in, or was in last */
+struct fault {
+    u64 address;
+    u32 code;
+    u32 open;    /* 0: what it brought is booked */
+    s64 syscall; /* in which the kernel faulted; NO_SYSTEM_CALL: user code did */
+};
+
+struct page_key {
+    u64 as;
+    u64 page; /* the first of several; else the one that was touched */
+};
+
+struct page {
+    u64 site;
+    u64 t_ns;
+    u32 count;
+    u32 member; /* and WINDOW_* */
+    u64 window; /* bytes after `page` among which these pages are; 0: by member and count */
+};
+
+struct site_key {
+    u64 as, site;
+};
+
+struct site {
+    u64 bytes, faults, first_ns, last_ns;
+};
+
+struct request {
+    u64 as, t_ns;
+    u64 address, pages, window;
+    u32 member;
+    u32 by_mmap; /* placed when the call returns */
+};
+
+struct scratch {
+    struct request request;
+    struct pt_regs regs;
+    struct stack_event out;
+};
+
+/* Pages that an mmap (MAP_POPULATE) brings, until it returns where */
+struct populated {
+    u64 site, pages, t_ns;
+    u32 member, unused;
+};
+
+BPF_HASH(targets, u32, struct target, MAX_TARGETS);
+BPF_TABLE("lru_hash", u32, struct counters, mms, 16384);
+BPF_TABLE("lru_hash", u64, struct fault, faults, 65536);
+BPF_TABLE("lru_hash", u64, struct populated, populating, 16384);
+BPF_F_TABLE("hash", struct page_key, struct page, pages, MAX_PAGES, HASH_FLAGS);
+BPF_F_TABLE("hash", struct site_key, struct site, sites, MAX_SITES, HASH_FLAGS);
+BPF_PERCPU_ARRAY(scratches, struct scratch, 1);
+BPF_ARRAY(booking, u32, 1);    /* 0: stacks are learned, nothing is booked yet */
+BPF_ARRAY(generation, u64, 1); /* numbers address spaces */
+BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
+BPF_PROG_ARRAY(programs, 3);
+
+/* The programs that one event goes through, one after the other: each is verified by itself. */
+#define NEXT_WALK 0
+#define NEXT_PYTHON 1 /* the same program as NEXT_BOOK where Python is not looked at */
+#define NEXT_BOOK 2
+
+#define FIELD(type, offset) (*(type *)((char *)ctx + (offset)))
+
+static __always_inline int is_booking(void) {
+    u32 zero = 0;
+    u32 *on = booking.lookup(&zero);
+    return on && *on;
+}
+
+static __always_inline struct scratch *my_scratch(void) {
+    u32 zero = 0;
+    return scratches.lookup(&zero);
+}
+
+static __always_inline u64 new_address_space(u32 tgid) {
+    u32 zero = 0;
+    u64 number = 0;
+    u64 *next = generation.lookup(&zero);
+    if (next)
+        number = __sync_fetch_and_add(next, 1) + 1;
+    return (number << 32) | tgid;
+}
+
+static __always_inline void tell(u32 type, u32 tid, u64 as, u64 a, u64 b) {
+    struct range_event event = {.head = {.type = type, .tid = tid, .as = as, .t_ns = bpf_ktime_get_ns()}, .a = a, .b = b};
+    if (events.ringbuf_output(&event, sizeof(event), 0) != 0)
+        lose(LOSS_RING_FULL);
+}
+
+static __always_inline void note_fault(u64 id, u64 address, u32 code, s64 syscall) {
+    struct fault *mine = faults.lookup(&id);
+    if (mine) {
+        mine->address = address;
+        mine->code = code;
+        mine->syscall = syscall;
+        mine->open = 1;
+        return;
+    }
+    struct fault fresh = {.address = address, .code = code, .open = 1, .syscall = syscall};
+    faults.update(&id, &fresh);
+}
+
+int on_user_fault(void *ctx) {
+    u64 id = current_id();
+    u32 tgid = id >> 32;
+    if (targets.lookup(&tgid))
+        note_fault(id, FIELD(u64, FAULT_ADDRESS), FIELD(u64, FAULT_CODE), NO_SYSTEM_CALL);
+    return 0;
+}
+
+int on_kernel_fault(void *ctx) {
+    u64 id = current_id();
+    u32 tgid = id >> 32;
+    struct pt_regs *regs;
+    s64 syscall = 0;
+    if (!targets.lookup(&tgid))
+        return 0;
+    regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+    bpf_probe_read_kernel(&syscall, sizeof(syscall), &regs->orig_ax);
+    note_fault(id, FIELD(u64, FAULT_ADDRESS), FIELD(u64, FAULT_CODE), syscall);
+    return 0;
+}
+
+/* The change of a counter, which the kernel gives in full. 0 where it was not known before. Threads that add at the
+ * same time may each see the other's pages in it: see pages_of(). */
+static __always_inline s64 change_of(u32 mm_id, u32 member, s64 now, struct target *target) {
+    struct counters *known = mms.lookup(&mm_id);
+    s64 before;
+    if (!known) {
+        struct counters fresh = {.pages = {-1, -1, -1, -1}};
+        if (target) {
+            fresh.pages[0] = target->first[0];
+            fresh.pages[1] = target->first[1];
+            fresh.pages[2] = target->first[2];
+            fresh.pages[3] = target->first[3];
+            target->first[0] = target->first[1] = target->first[2] = target->first[3] = -1;
+        }
+        mms.update(&mm_id, &fresh);
+        known = mms.lookup(&mm_id);
+        if (!known)
+            return 0;
+    }
+    before = __sync_lock_test_and_set(&known->pages[member & (MEMBERS - 1)], now);
+    return before < 0 ? 0 : now - before;
+}
+
+/* How many pages a fault brought. A fault that brings anonymous pages brings one, or a folio of an order that is
+ * enabled; what more the counter shows is of other threads, and what less too. */
+static __always_inline u64 pages_of(u32 member, s64 change) {
+    u32 order;
+    if (member != MM_ANONPAGES)
+        return change > 0 ? change : 1;
+#pragma unroll
+    for (order = 10; order > 1; order--) {
+        if ((ANON_ORDERS >> order & 1) && change >= (1L << order))
+            return 1UL << order;
+    }
+    return 1;
+}
+
+int on_rss(void *ctx) {
+    u32 member = FIELD(u32, RSS_MEMBER), mm_id = FIELD(u32, RSS_MM_ID), is_current = FIELD(u32, RSS_CURR);
+    u64 id = current_id();
+    u32 tgid = id >> 32;
+    struct target *target = targets.lookup(&tgid);
+    struct scratch *scratch;
+    struct request *request;
+    struct fault *mine;
+    s64 change, syscall;
+
+    if (member >= MEMBERS || (!target && (is_current || !mms.lookup(&mm_id))))
+        return 0;
+    change = change_of(mm_id, member, FIELD(s64, RSS_SIZE) >> PAGE_SHIFT_HERE, is_current ? target : 0);
+    if (!target || !is_current || member == MM_SWAPENTS)
+        return 0; /* reclaim, khugepaged, a fork that fills its child: only the count is kept */
+    scratch = my_scratch();
+    if (!scratch)
+        return 0;
+    read_registers(&scratch->regs);
+    syscall = scratch->regs.orig_ax;
+    request = &scratch->request;
+    request->by_mmap = 0;
+    request->window = 0;
+    mine = faults.lookup(&id);
+    if (mine && mine->open && mine->syscall == syscall) {
+        /* a file's page that was there goes when the private copy comes */
+        if (member != MM_ANONPAGES && (mine->code & FAULT_PRESENT))
+            return 0;
+        if (change > 0)
+            mine->open = 0; /* else reclaim may have been first */
+        request->pages = pages_of(member, change);
+        request->address = mine->address;
+        if (member == MM_ANONPAGES)
+            request->address &= ~((request->pages << PAGE_SHIFT_HERE) - 1);
+    } else {
+        if (change <= 0 || syscall == NO_SYSTEM_CALL || syscall == NR_MUNMAP)
+            return 0;
+        request->pages = change;
+        request->address = 0;
+        if (syscall == NR_MMAP) {
+            request->by_mmap = 1;
+        } else if (syscall == NR_MADVISE || syscall == NR_MLOCK || syscall == NR_MLOCK2) {
+            request->address = scratch->regs.di;
+            request->window = (scratch->regs.si + (scratch->regs.di & 4095) + 4095) & ~4095ULL;
+        }
+    }
+    request->address &= ~4095ULL;
+    request->as = target->as;
+    request->t_ns = bpf_ktime_get_ns();
+    request->member = member;
+    programs.call(ctx, NEXT_WALK);
+    return 0;
+}
+
+int on_walk(void *ctx) {
+    struct scratch *scratch = my_scratch();
+    if (!scratch)
+        return 0;
+    struct walk *walk = &scratch->out.walk;
+    walk->pc = scratch->regs.ip;
+    walk->rsp = scratch->regs.sp;
+    walk->rbp = scratch->regs.bp;
+    walk_stack(walk, scratch->request.as);
+    programs.call(ctx, NEXT_PYTHON);
+    return 0;
+}
+
+#if WITH_PYTHON
+/* A child of fork has its parent's CPython. */
+static __always_inline void inherit_python(u32 tgid) {
+    if (py_processes.lookup(&tgid))
+        return;
+    struct target *target = targets.lookup(&tgid);
+    if (!target || target->parent == 0)
+        return;
+    u32 parent = target->parent;
+    struct py_process *same = py_processes.lookup(&parent);
+    if (same)
+        py_processes.update(&tgid, same);
+}
+
+int on_python(void *ctx) {
+    struct scratch *scratch = my_scratch();
+    if (!scratch)
+        return 0;
+    inherit_python(current_id() >> 32);
+    add_python_frames(&scratch->out);
+    programs.call(ctx, NEXT_BOOK);
+    return 0;
+}
+#endif
+
+static __always_inline void put_pages(u64 as, u64 page, struct page *value) {
+    struct page_key key = {.as = as, .page = page};
+    if (pages.update(&key, value) != 0)
+        lose_many(LOSS_PAGES_FULL, value->count);
+}
+
+/* A system call brings its pages one by one; they are one entry. */
+static __always_inline void place(struct request *request, u64 site, u64 id) {
+    struct page fresh = {
+        .site = site, .t_ns = request->t_ns, .count = request->pages, .member = request->member, .window = request->window};
+    if (request->by_mmap) {
+        struct populated *mine = populating.lookup(&id);
+        if (mine && mine->site == site && mine->member == request->member) {
+            mine->pages += request->pages;
+            mine->t_ns = request->t_ns;
+        } else {
+            struct populated first = {
+                .site = site, .pages = request->pages, .t_ns = request->t_ns, .member = request->member};
+            if (mine)
+                lose_many(LOSS_UNPLACED, mine->pages);
+            populating.update(&id, &first);
+        }
+        return;
+    }
+    if (request->address == 0) {
+        lose_many(LOSS_UNPLACED, request->pages);
+        return;
+    }
+    if (request->window) {
+        struct page_key key = {.as = request->as, .page = request->address};
+        struct page *before = pages.lookup(&key);
+        if (before && before->site == site && before->window == request->window && before->member == request->member) {
+            before->count += request->pages;
+            before->t_ns = request->t_ns;
+            return;
+        }
+    }
+    put_pages(request->as, request->address, &fresh);
+}
+
+int on_book(void *ctx) {
+    struct scratch *scratch = my_scratch();
+    if (!scratch)
+        return 0;
+    struct request *request = &scratch->request;
+    struct stack_event *out = &scratch->out;
+    struct site_key key = {.as = request->as};
+    struct site *site;
+    u64 id = current_id();
+    int is_miss, copied = 0;
+
+    out->head.as = request->as;
+    out->head.tid = (u32)id;
+    out->head.t_ns = request->t_ns;
+    out->head.type = EVENT_STACK;
+    out->kind = KIND_FAULT;
+    if (request->member == MM_FILEPAGES)
+        out->kind |= KIND_FILE;
+    else if (request->member == MM_SHMEMPAGES)
+        out->kind |= KIND_SHARED;
+    /* the same frames for another kind of page, or not known to their end, are a site of their own */
+    key.site = hash_with(out->walk.hash, out->kind | (u64)out->walk.ended << 32);
+    is_miss = out->walk.ended == WALK_MISS;
+    if (is_miss)
+        key.site = signature_of(key.site, &out->walk, out->head.tid);
+    out->site = key.site;
+    if (is_miss && may_copy(request->as, &out->walk, key.site, request->t_ns))
+        copied = send_miss(out, &scratch->regs) == 0;
+    if (!is_booking())
+        return 0;
+    if (out->walk.ended == WALK_LIMIT)
+        lose(LOSS_TRUNCATED);
+    else if (out->walk.ended != WALK_COMPLETE && !is_miss)
+        lose(LOSS_UNREADABLE);
+    site = sites.lookup(&key);
+    if (!site) {
+        struct site first = {.first_ns = request->t_ns};
+        if (!copied && events.ringbuf_output(out, sizeof(*out), 0) != 0) {
+            lose(LOSS_RING_FULL); /* tried again at the next fault by this stack */
+            return 0;
+        }
+        sites.insert(&key, &first);
+        site = sites.lookup(&key);
+        if (!site) {
+            lose(LOSS_SITES_FULL);
+            return 0;
+        }
+    }
+    __sync_fetch_and_add(&site->bytes, request->pages << PAGE_SHIFT_HERE);
+    __sync_fetch_and_add(&site->faults, 1);
+    site->last_ns = request->t_ns;
+    place(request, key.site, id);
+    return 0;
+}
+
+struct sys_exit {
+    u64 common;
+    s64 nr;
+    s64 ret;
+};
+
+int on_mmap_exit(struct sys_exit *ctx) {
+    u64 id = current_id();
+    u32 tgid = id >> 32;
+    struct target *target = targets.lookup(&tgid);
+    if (!target)
+        return 0;
+    u64 start = ctx->ret;
+    int failed = start >= (u64)-4095L;
+    struct scratch *scratch = my_scratch();
+    if (!failed && scratch) {
+        read_registers(&scratch->regs); /* the arguments are still in the user's registers */
+        if ((scratch->regs.dx & PROT_EXEC) && !(scratch->regs.r10 & MAP_ANONYMOUS))
+            tell(EVENT_CODE, (u32)id, target->as, start, (start + scratch->regs.si + 4095) & ~4095ULL);
+    }
+    struct populated *mine = populating.lookup(&id);
+    if (!mine)
+        return 0;
+    struct page fresh = {.site = mine->site, .t_ns = mine->t_ns, .count = mine->pages, .member = mine->member};
+    populating.delete(&id);
+    if (failed) {
+        lose_many(LOSS_UNPLACED, fresh.count);
+        return 0;
+    }
+    fresh.window = (u64)fresh.count << PAGE_SHIFT_HERE;
+    put_pages(target->as, start, &fresh);
+    return 0;
+}
+
+/* Threads are new tasks too. A tid is never another process's tgid, and goes when the thread exits: so the child is
+ * entered as if it were a process, and nobody looks a thread up. */
+int on_fork(void *ctx) {
+    u64 id = current_id();
+    u32 tgid = id >> 32;
+    struct target *parent = targets.lookup(&tgid);
+    if (!parent)
+        return 0;
+    u32 child = FIELD(u32, FORK_CHILD_PID);
+    struct target fresh = {.as = new_address_space(child), .parent = tgid, .first = {-1, -1, -1, -1}};
+#if PIDNS_INODE
+    return 0; /* the event has the kernel's number; user space finds the child in /proc */
+#else
+    if (targets.update(&child, &fresh) != 0)
+        lose(LOSS_TARGETS_FULL);
+    tell(EVENT_FORK, (u32)id, parent->as, child, fresh.as);
+    return 0;
+#endif
+}
+
+int on_exec(void *ctx) {
+    u64 id = current_id();
+    u32 tgid = id >> 32;
+    struct target *target = targets.lookup(&tgid);
+    if (!target)
+        return 0;
+    u64 before = target->as;
+    target->as = new_address_space(tgid);
+    target->parent = 0;
+#if WITH_PYTHON
+    py_processes.delete(&tgid);
+#endif
+    tell(EVENT_EXEC, (u32)id, before, target->as, 0);
+    return 0;
+}
+
+int on_exit(void *ctx) {
+    u64 id = current_id();
+    u32 tgid = id >> 32, tid = (u32)id;
+    struct target *target = targets.lookup(&tgid);
+    if (!target)
+        return 0;
+    faults.delete(&id);
+    populating.delete(&id);
+    if (tid != tgid) {
+        targets.delete(&tid);
+        return 0;
+    }
+    tell(EVENT_EXIT, tid, target->as, 0, 0);
+    return 0;
+}

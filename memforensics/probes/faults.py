@@ -1,0 +1,513 @@
+"""Who touches memory that was not there: page faults by hybrid stack, kept where the page is still resident.
+
+`ebpf/faults.bpf.c` walks a stack where a fault made something resident and notes the page; here stacks are symbolized
+when they are met for the first time, and pages are looked up (pagemap) at the end and now and then before. Nothing is
+written into the target, nothing stops it.
+
+Evidence of who *touches*, never of who leaks: a leaked block that reuses pages costs no fault, and a temporary that
+comes next takes the blame (measured: 0% of the faults for the leaker). So no finding is made of these sites.
+"""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from memforensics.case.model import AllocationSite, Cost, Loss, Sample, SitePoint, Stack, TraceSummary
+from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetError, ToolMissing
+from memforensics.probes.base import Availability, Budget, Evidence
+from memforensics.probes.ebpf.engine import RunStats, import_bcc, tracefs
+from memforensics.probes.ebpf.fault_pages import Touched, spans, still_there
+from memforensics.probes.ebpf.fault_programs import FaultPrograms, SiteCounts
+from memforensics.probes.ebpf.layout import Ended, EventType, NativePc, RangeEvent, StackEvent
+from memforensics.probes.ebpf.learn import Learner
+from memforensics.probes.ebpf.python import PythonSide
+from memforensics.symbols.space import AddressSpace
+from memforensics.symbols.symbolize import Symbolizer
+from memforensics.target import Process, open_process
+from memforensics.target.pagemap import Pagemap
+from memforensics.target.tree import descendants
+from memforensics.units import MIB, NS_PER_S
+
+KIND = "fault"
+LOOK_NS = NS_PER_S  # between two looks at what is still there, at least
+LOOK_SHARE = 0.05  # of the time, at most, is spent looking
+PRUNE_AT = 0.5  # of the table's capacity: pages that went are taken out
+WARM_UP_S = 1.5  # at most: stacks are learned before anything is booked
+WARM_UP_QUIET_S = 0.2  # ... and until no stack was unknown for this long
+SMALLEST_GROWTH = 1 * MIB  # of RSS, below which a coverage would mean nothing
+BLIND_GROWTH = 8 * MIB  # of RSS without a single event
+UNSCANNABLE_LIMIT = 8 << 30  # of address space, on kernels without PAGEMAP_SCAN
+MAX_POINTS = 1200  # of one site's timeline; beyond, every second one goes
+_FIRST_SPACE = 1 << 63  # numbers of address spaces that user space gives; the kernel's own are below
+_NOTHING = SiteCounts(0, 0, 0, 0)
+
+
+@dataclass(slots=True)
+class _Site:
+    """One stack and kind of page. Several of the kernel's sites are one here: those completed from a miss."""
+
+    number: int
+    shared: bool
+    file_backed: bool
+    stack: Stack
+    touched: SiteCounts = _NOTHING
+    resident_bytes: int = 0
+    resident_touches: int = 0
+    points: list[SitePoint] = field(default_factory=list)
+
+    def note(self, began_ns: int, t_ns: int) -> None:
+        if not self.points:
+            self.points.append(SitePoint(t_ns=began_ns, outstanding_bytes=0, outstanding_count=0))
+        self.points.append(
+            SitePoint(t_ns=t_ns, outstanding_bytes=self.resident_bytes, outstanding_count=self.resident_touches)
+        )
+        if len(self.points) > MAX_POINTS:
+            del self.points[1:-1:2]
+
+    def site(self, pid: int) -> AllocationSite:
+        """Outstanding is what it touched and is still resident."""
+        return AllocationSite(
+            pid=pid,
+            site_id=self.number,
+            kind=KIND,
+            stack=self.stack,
+            outstanding_bytes=self.resident_bytes,
+            outstanding_count=self.resident_touches,
+            allocated_bytes=self.touched.bytes,
+            allocated_count=self.touched.faults,
+            freed_bytes=max(0, self.touched.bytes - self.resident_bytes),
+            freed_count=max(0, self.touched.faults - self.resident_touches),
+            first_ns=self.touched.first_ns,
+            last_ns=self.touched.last_ns,
+            resident_bytes=self.resident_bytes,
+            shared=self.shared,
+            file_backed=self.file_backed,
+            timeline=tuple(self.points),
+        )
+
+
+class _Space:
+    """One traced address space: symbols, learned rules, and its sites. Made while the process lives."""
+
+    def __init__(self, number: int, process: Process, programs: FaultPrograms, numbers: "itertools.count[int]") -> None:
+        self.number, self.process = number, process
+        self.ended = False
+        self.sites: dict[object, _Site] = {}
+        self._by_kernel: dict[int, _Site] = {}
+        self._numbers = numbers
+        self._modules = AddressSpace(process)
+        self._symbolizer = Symbolizer(self._modules)
+        self._python = PythonSide(process, self._modules, programs)
+        self.learner = Learner(
+            self._modules,
+            lambda pc, packed: programs.put_rule(number, pc, packed),
+            lambda pc: programs.drop_rule(number, pc),
+        )
+
+    def stack(self, event: StackEvent) -> None:
+        """A stack met for the first time: learned from, symbolized and noted."""
+        native, complete = event.native, event.ended is Ended.COMPLETE
+        if event.registers is not None and not self.ended:
+            with contextlib.suppress(MemforensicsError):  # it is leaving: the kernel's part of the stack stands
+                learned = self.learner.learn(event)
+                native, complete = learned.native, learned.complete
+        stack = self._symbolized(native, event, complete)
+        key = (event.shared, event.file_backed, complete, _leaf(stack, native), native[1:], event.python)
+        site = self.sites.get(key)
+        if site is None:
+            site = self.sites[key] = _Site(next(self._numbers), event.shared, event.file_backed, stack)
+        elif site.stack.frames and site.stack.frames[0].line != stack.frames[0].line:
+            leaf = replace(site.stack.frames[0], line=None, file=None)
+            site.stack = replace(site.stack, frames=(leaf, *site.stack.frames[1:]))
+        before = self._by_kernel.get(event.site)
+        if before is None or not before.stack.complete:  # a copy of the stack may come after its first part
+            self._by_kernel[event.site] = site
+
+    def _symbolized(self, native: tuple[NativePc, ...], event: StackEvent, complete: bool) -> Stack:
+        if not self.ended:
+            if any(self._modules.find(pc.pc) is None for pc in native):
+                with contextlib.suppress(MemforensicsError):  # it is leaving
+                    self.learner.look_again()
+            self._python.look()
+        frames = [(pc, self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)) for pc in native]
+        return self._python.spliced(frames, event.python, event.python_flags, complete)
+
+    def update(self, counts: Iterable[tuple[int, SiteCounts]]) -> None:
+        """Takes the kernel's counters."""
+        for site in self.sites.values():
+            site.touched = _NOTHING
+        for number, more in counts:
+            found = self._by_kernel.get(number)
+            if found is not None:
+                so_far = found.touched
+                found.touched = SiteCounts(
+                    so_far.bytes + more.bytes,
+                    so_far.faults + more.faults,
+                    min(so_far.first_ns or more.first_ns, more.first_ns),
+                    max(so_far.last_ns, more.last_ns),
+                )
+
+    def look(self, touched: Sequence[Touched]) -> list[Touched]:
+        """Counts what is still resident; what is not. TargetGone, PermissionNeeded, ProbeFailed."""
+        there, gone = still_there(touched, _present(self.process, touched))
+        for site in self.sites.values():
+            site.resident_bytes = site.resident_touches = 0
+        for number, account in there.items():
+            site_of = self._by_kernel.get(number)
+            if site_of is not None:
+                site_of.resident_bytes += account.bytes
+                site_of.resident_touches += account.touches
+        return gone
+
+    def gone(self) -> None:
+        """Another program runs in the process: nothing of this space is there any more."""
+        for site in self.sites.values():
+            site.resident_bytes = site.resident_touches = 0
+
+    def end(self) -> None:
+        """The process left or runs another program: its rules in the kernel are freed, what is known stays."""
+        if not self.ended:
+            self.ended = True
+            self.learner.forget_all()
+            self._python.end()
+
+
+def _leaf(stack: Stack, native: Sequence[NativePc]) -> object:
+    """What tells sites apart at the leaf, where many instructions touch: the line, and of a function of another library
+    than its caller's (memcpy) nothing more than the function."""
+    if not native or not stack.frames or stack.frames[0].function is None:
+        return native[:1]
+    leaf, caller = stack.frames[0], next((f for f in stack.frames[1:2] if f.kind == "native"), None)
+    within = caller is None or caller.module == leaf.module
+    return leaf.module, leaf.function, leaf.line if within else None
+
+
+def _present(process: Process, touched: Sequence[Touched]) -> list[tuple[int, int]]:
+    """What is resident where something was touched, the zero page left out."""
+    with Pagemap(process.pid, process.proc) as pagemap:
+        if pagemap.can_scan():
+            return [(low, high) for span in spans(touched) for low, high, _ in pagemap.scan(*span)]
+        runs: list[tuple[int, int]] = []
+        for span in spans(touched):
+            runs += pagemap.present(*span, limit_bytes=UNSCANNABLE_LIMIT)
+        return runs
+
+
+@dataclass(slots=True)
+class _Member:
+    """One process of the trace. `process` was opened by us: the caller may close his."""
+
+    process: Process
+    space: _Space
+    began_ns: int
+    began: Sample | None
+    last: Sample | None = None
+    left_ns: int | None = None
+    former: list[_Space] = field(default_factory=list)  # before an exec
+    numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def spaces(self) -> list[_Space]:
+        return [*self.former, self.space]
+
+    @property
+    def sites(self) -> Iterator[_Site]:
+        """Those that brought something: others are the first part of a stack that was completed later."""
+        return (site for space in self.spaces for site in space.sites.values() if site.touched.faults)
+
+
+class FaultTrace:
+    """The probe. `open` takes one process or several; children of traced processes join by themselves.
+
+    `python`: look for Python frames.
+    """
+
+    name = "fault-trace"
+
+    def __init__(self, *, python: bool = True, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._python, self._clock = python, clock
+        self._programs: FaultPrograms | None = None
+        self._members: dict[int, _Member] = {}
+        self._spaces: dict[int, _Space] = {}
+        self._next_look_ns = 0
+        self._losses: dict[str, int] = {}
+        self._stats_before = RunStats(0, 0, 0)
+        self._cpu_before = 0.0
+        self._last: list[Evidence] = []
+
+    def availability(self, target: Process) -> Availability:
+        try:
+            tracefs()
+            import_bcc()
+        except (ToolMissing, PermissionNeeded) as error:
+            return Availability("unavailable", str(error), error.enable)
+        return Availability("ok")
+
+    def open(self, target: Process | Sequence[Process], budget: Budget) -> None:
+        """Arms the programs and learns the stacks that occur (up to 1.5 s, less where it is quiet); then booking
+        begins. ToolMissing, PermissionNeeded, ProbeFailed; TargetGone when a process left meanwhile."""
+        targets = [target] if isinstance(target, Process) else list(target)
+        self._cpu_before = time.process_time()
+        self._programs = FaultPrograms(python=self._python)
+        try:
+            for process in targets:
+                self._join(process.pid)
+            self._warm_up(min(WARM_UP_S, budget.seconds / 4))
+            self._begin()
+        except BaseException:
+            self._release()
+            raise
+
+    def poll(self) -> Iterator[Evidence]:
+        """Takes in what the kernel told (call it a few times a second); about once a second, the sites."""
+        if self._programs is None:
+            return
+        self._take_in()
+        now = self._clock()
+        if now < self._next_look_ns:
+            return
+        self._look_at_members(now)
+        self._look(now)
+        self._check_that_we_see()
+        took = self._clock() - now
+        self._next_look_ns = now + max(LOOK_NS, int(took / LOOK_SHARE))
+        for member in self._members.values():
+            if member.left_ns is None:
+                yield from (site.site(member.process.pid) for site in member.sites)
+
+    def close(self) -> Iterable[Evidence]:
+        """The final sites, a summary a process, losses, and the cost."""
+        if self._programs is None:
+            return self._last
+        try:
+            self._last = list(self._conclude(self._programs))
+        finally:
+            self._release()
+        return self._last
+
+    # --- beginning
+
+    def _join(self, pid: int) -> None:
+        assert self._programs is not None
+        member = self._open_member(_FIRST_SPACE | pid, pid)
+        if not self._programs.add_target(pid, member.space.number, member.began):
+            raise ProbeFailed("too many processes to trace", enable="trace a smaller tree")
+
+    def _open_member(self, number: int, pid: int) -> _Member:
+        assert self._programs is not None
+        process = open_process(pid)
+        try:
+            numbers = itertools.count(1)
+            space = _Space(number, process, self._programs, numbers)
+            member = _Member(process, space, self._clock(), process.sample(clock=self._clock), numbers=numbers)
+        except BaseException:
+            process.close()
+            raise
+        self._spaces[number] = space
+        self._members[pid] = member
+        return member
+
+    def _warm_up(self, seconds: float) -> None:
+        """Learns the stacks that are in use, before the account begins."""
+        assert self._programs is not None
+        end = time.monotonic() + seconds
+        quiet_since = time.monotonic()
+        while time.monotonic() < end and time.monotonic() - quiet_since < WARM_UP_QUIET_S:
+            for event in self._programs.events(0.005):
+                if self._handle(event):
+                    quiet_since = time.monotonic()
+
+    def _begin(self) -> None:
+        assert self._programs is not None
+        self._stats_before = self._programs.run_stats() or RunStats(0, 0, 0)
+        for member in self._members.values():
+            with contextlib.suppress(TargetError):
+                member.began = member.process.sample(clock=self._clock)
+            member.began_ns = self._clock()
+        self._programs.begin()
+        self._next_look_ns = self._clock() + LOOK_NS
+
+    # --- events
+
+    def _take_in(self) -> None:
+        assert self._programs is not None
+        for event in self._programs.events():
+            self._handle(event)
+
+    def _handle(self, event: StackEvent | RangeEvent) -> bool:
+        """Whether it was a stack that was not known to its end."""
+        if isinstance(event, StackEvent):
+            space = self._space(event.space)
+            if space is None:
+                self._lose("stacks of processes that left before they could be looked at")
+            else:
+                space.stack(event)
+            return event.ended is Ended.MISS
+        if event.type is EventType.EXEC:
+            self._execed(event)
+        elif event.type is EventType.CODE:
+            space = self._space(event.space)
+            if space is not None:
+                space.learner.replaced(event.start, event.end)
+        return False
+
+    def _space(self, number: int) -> _Space | None:
+        """The address space of an event. A child is met here for the first time."""
+        known = self._spaces.get(number)
+        pid = number & 0xFFFFFFFF
+        if known is not None or number >= _FIRST_SPACE or pid in self._members:
+            return known
+        try:
+            member = self._open_member(number, pid)
+        except MemforensicsError:
+            return None
+        member.began = None  # it grew before we looked
+        return member.space
+
+    def _execed(self, event: RangeEvent) -> None:
+        """Another program runs in the process: nothing of its account stands any more."""
+        member = self._members.get(event.space & 0xFFFFFFFF)
+        if member is None:
+            return
+        assert self._programs is not None
+        self._update_counts()
+        member.space.end()
+        member.space.gone()
+        try:
+            process = open_process(member.process.pid)
+            space = _Space(event.start, process, self._programs, member.numbers)
+        except MemforensicsError:
+            return  # it left: noticed at the next look
+        member.former.append(member.space)
+        member.process.close()
+        member.process, member.space = process, space
+        with contextlib.suppress(MemforensicsError):
+            member.began = process.sample(clock=self._clock)
+        self._spaces[space.number] = space
+
+    def _look_at_members(self, now: int) -> None:
+        """Notes who left and, where the kernel's events do not name them, who came."""
+        assert self._programs is not None
+        for pid, member in self._members.items():
+            if member.left_ns is not None:
+                continue
+            with contextlib.suppress(MemforensicsError):
+                sample = member.process.sample(clock=self._clock)
+                if member.process.left_how() is None:
+                    member.last = sample
+                    continue
+            member.left_ns = now
+            member.space.end()
+            self._programs.remove_target(pid)
+        if self._programs.namespaced:
+            for pid in [pid for root in list(self._members) for pid in descendants(root)]:
+                if pid not in self._members:
+                    with contextlib.suppress(MemforensicsError):
+                        self._join(pid)
+
+    def _check_that_we_see(self) -> None:
+        """No events while /proc grows is a failed probe, not a quiet target."""
+        if any(site.touched.faults for space in self._spaces.values() for site in space.sites.values()):
+            return
+        for member in self._members.values():
+            began, last = member.began, member.last
+            if began is None or last is None or member.left_ns is not None:
+                continue
+            if last.growth_metric - began.growth_metric >= BLIND_GROWTH:
+                raise ProbeFailed(
+                    f"process {member.process.pid} grows, and its page faults are not seen",
+                    why="this /proc belongs to another PID namespace than the process does, or another process or "
+                    "the kernel itself fills its memory",
+                    enable="run memforensics on the host, or in a container with --pid=host",
+                )
+
+    # --- accounts
+
+    def _update_counts(self) -> None:
+        assert self._programs is not None
+        counts: dict[int, list[tuple[int, SiteCounts]]] = {}
+        for number, site, value in self._programs.counts():
+            counts.setdefault(number, []).append((site, value))
+        for number, space in self._spaces.items():
+            if not space.ended:
+                space.update(counts.get(number, []))
+
+    def _look(self, now: int) -> None:
+        """What of the touched pages is still there, and a point of each site's timeline."""
+        assert self._programs is not None
+        self._update_counts()
+        touched = self._programs.touched()
+        crowded = sum(map(len, touched.values())) > PRUNE_AT * self._programs.capacity
+        for member in self._members.values():
+            if member.left_ns is not None:
+                continue
+            with contextlib.suppress(MemforensicsError):  # it is leaving: what was seen last stands
+                gone = member.space.look(touched.get(member.space.number, []))
+                if crowded:
+                    self._programs.forget_pages(member.space.number, gone)
+            for site in member.space.sites.values():
+                site.note(member.began_ns, now)
+
+    def _lose(self, what: str) -> None:
+        self._losses[what] = self._losses.get(what, 0) + 1
+
+    def _conclude(self, programs: FaultPrograms) -> Iterator[Evidence]:
+        self._take_in()
+        ended_ns = self._clock()
+        self._look_at_members(ended_ns)
+        stats = programs.run_stats()
+        programs.engine.detach()  # from here on nothing changes any more
+        self._take_in()
+        self._look(ended_ns)
+        runs = stats.runs - self._stats_before.runs if stats else None
+        run_ns = stats.run_ns - self._stats_before.run_ns if stats else None
+        for member in self._members.values():
+            yield from (site.site(member.process.pid) for site in member.sites)
+            yield self._summary(member, ended_ns, runs, run_ns)
+        yield from self._all_losses(programs)
+        yield Cost(
+            probe=self.name,
+            bpf_run_ns=run_ns,
+            bpf_runs=runs,
+            observer_cpu_s=time.process_time() - self._cpu_before,
+        )
+
+    def _summary(self, member: _Member, ended_ns: int, runs: int | None, run_ns: int | None) -> TraceSummary:
+        resident = sum(site.resident_bytes for site in member.sites if not site.file_backed)
+        growth = None
+        if member.began is not None and member.last is not None and member.left_ns is None:
+            growth = member.last.growth_metric - member.began.growth_metric
+        alone = len(self._members) == 1  # the kernel counts run time for all processes together
+        return TraceSummary(
+            pid=member.process.pid,
+            engine="bcc",
+            began_ns=member.began_ns,
+            ended_ns=member.left_ns or ended_ns,
+            events=sum(site.touched.faults for site in member.sites),
+            outstanding_bytes=resident,
+            resident_bytes=resident,
+            rss_growth_bytes=growth,
+            coverage=resident / growth if growth is not None and growth >= SMALLEST_GROWTH else None,
+            bpf_runs=runs if alone else None,
+            bpf_run_ns=run_ns if alone else None,
+        )
+
+    def _all_losses(self, programs: FaultPrograms) -> Iterator[Loss]:
+        found = [*programs.losses(), *((what, "", count) for what, count in self._losses.items())]
+        members = self._members.values()
+        cut_short = sum(site.touched.faults for m in members for site in m.sites if not site.stack.complete)
+        found.append(("faults whose stack could not be followed to its end", "a longer trace", cut_short))
+        not_stored = sum(space.learner.not_stored for m in members for space in m.spaces)
+        found.append(("unwind rules not stored: the table was full", "", not_stored))
+        for what, reduce, count in found:
+            if count:
+                yield Loss(probe=self.name, what=what, count=count, reduce=reduce)
+
+    def _release(self) -> None:
+        if self._programs is not None:
+            self._programs.close()
+            self._programs = None
+        for member in self._members.values():
+            member.process.close()
