@@ -49,7 +49,7 @@ def test_each_variant_has_its_own_effect(tmp_path: Path) -> None:
     record = tmp_path / "prove.case"
     words = ["--env", "GROW=0", "--env", "GROW=30", "--env", "GROW=400", "--env", "OTHER=1", "--env", "FAIL=3"]
     done = memforensics(
-        "prove", *words, "--duration", "11s", "--rounds", "1", "--json", "--record", str(record), "--", *COMMAND
+        "prove", *words, "--duration", "14s", "--rounds", "1", "--json", "--record", str(record), "--", *COMMAND
     )
     found: dict[str, Any] = {v["name"]: v for v in json.loads(done.stdout)["variants"]}
     assert {name: v["effect"] for name, v in found.items()} == {
