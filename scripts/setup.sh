@@ -54,6 +54,8 @@ missing_packages() {
     [ -e /usr/include/stdio.h ] || echo libc6-dev
     [ -e /usr/include/linux/bpf.h ] || echo linux-libc-dev
     [ -d $BCC ] || echo python3-bpfcc
+    command -v chromium >/dev/null || echo chromium                          # a test opens what we export
+    compgen -G '/usr/lib/go-*/pkg/tool/*/pprof' >/dev/null || echo golang-go # it brings pprof; another such test
     if ! python=$(find_python); then
         echo python3 python3-venv
     elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
@@ -85,6 +87,15 @@ make_venv() {
 install_project() {
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' # it knows --group
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+}
+
+# The viewer and the schema of speedscope, for a test of our export.
+fetch_speedscope() {
+    [ -e .make/speedscope/package/package.json ] && return
+    command -v npm >/dev/null || { echo "npm is missing" && return 1; }
+    rm -rf .make/speedscope && mkdir .make/speedscope
+    npm pack --silent --pack-destination .make/speedscope speedscope@1.25.0
+    tar -xzf .make/speedscope/speedscope-1.25.0.tgz -C .make/speedscope
 }
 
 # Where tests find UCX. The example makes (and keeps) the environments itself.
@@ -121,6 +132,7 @@ python=$(find_python) || {
 }
 step "virtual environment .venv ($("$python" -V))" make_venv "$python"
 step "memforensics and its tools in .venv" install_project
+step "the speedscope viewer, for a test" fetch_speedscope || say "going on without it; the test that needs it says so"
 step "UCX 1.19.0 and 1.21.0 for the example" write_env
 fingerprint >.make/stamp
 say "done in $((SECONDS - began)) s"

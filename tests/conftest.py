@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from consumers import chromium, pprof, speedscope
 from processes import EXAMPLE
 
 REQUIRE_ALL = os.environ.get("MEMFORENSICS_REQUIRE_ALL") == "1"
@@ -45,11 +46,29 @@ def _why_missing(marker: str) -> str | None:
         return _why_no_ucx()
     if marker == "needs_gdb":
         return None if shutil.which("gdb") and os.geteuid() == 0 else "needs gdb (apt-get install gdb) and root"
+    if marker == "needs_browser":
+        return None if chromium() else "needs Chromium: apt-get install chromium"
+    if marker == "needs_pprof":
+        return None if pprof() else "needs pprof: apt-get install golang-go"
+    if marker == "needs_speedscope":
+        return None if speedscope() else "needs the speedscope viewer: make setup"
     return None
 
 
+MARKERS = (
+    "needs_root",
+    "needs_bpf",
+    "needs_bpftrace",
+    "needs_gdb",
+    "needs_ucx",
+    "needs_browser",
+    "needs_pprof",
+    "needs_speedscope",
+)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker in ("needs_root", "needs_bpf", "needs_bpftrace", "needs_gdb", "needs_ucx"):
+    for marker in MARKERS:
         if item.get_closest_marker(marker) is None:
             continue
         why = _why_missing(marker)

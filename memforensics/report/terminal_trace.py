@@ -246,7 +246,8 @@ def _with_stacks(group: Group) -> str:
 
 def _left_out_text(groups: Sequence[Group]) -> str:
     held = sum(group.outstanding_bytes for group in groups)
-    return f"{len(groups)} sites with {size_text(held)} left out by --filter or --min-age"
+    sites = "1 site" if len(groups) == 1 else f"{len(groups)} sites"
+    return f"{sites} with {size_text(held)} left out by --filter or --min-age"
 
 
 def _one_line(text: Text, width: int) -> Text:

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from memforensics.case.model import AllocationSite, Frame
-from memforensics.report.export.profile import Profile, frame_name, frame_place, frame_source, root_first
+from memforensics.report.export.profile import Profile, frame_name, frame_place, frame_source, root_first, text
 
 SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
@@ -42,7 +42,7 @@ def speedscope(profile: Profile) -> bytes:
         "$schema": SCHEMA,
         "shared": {"frames": described},
         "profiles": [p for n, p in enumerate(profiles) if n == 0 or p["endValue"]],
-        "name": f"{profile.title}, {began:%Y-%m-%d %H:%M:%S} UTC",
+        "name": f"{text(profile.title)}, {began:%Y-%m-%d %H:%M:%S} UTC",
         "activeProfileIndex": 0,
         "exporter": f"memforensics@{profile.version}",
     }

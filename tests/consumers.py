@@ -1,0 +1,22 @@
+"""The programs that open what memforensics exports. Setup brings them; each is None where it is not here."""
+
+import glob
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def chromium() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def pprof() -> str | None:
+    """Google's pprof: by itself, or as the tool that a Go package brings."""
+    return shutil.which("pprof") or next(iter(sorted(glob.glob("/usr/lib/go-*/pkg/tool/*/pprof"), reverse=True)), None)
+
+
+def speedscope() -> Path | None:
+    """The folder with the viewer's index.html and the schema of its file format."""
+    folder = ROOT / ".make" / "speedscope" / "package" / "dist" / "release"
+    return folder if (folder / "index.html").exists() else None

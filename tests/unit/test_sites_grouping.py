@@ -1,0 +1,165 @@
+"""Groups by the frame that matters, filters, and an order that settles."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memforensics.analysis.sites import group_by_frame, parse_filter, score, settled
+from memforensics.case.model import AllocationSite, Frame, Hook, SitePoint, Stack
+
+LIBC = Frame(kind="native", function="mmap", module="/lib/x86_64-linux-gnu/libc.so.6")
+INTERPRETER = Frame(kind="native", function="_PyEval_Vector", module="/usr/lib/libpython3.11.so.1.0")
+MAIN = Frame(kind="python", function="main", file="/srv/app/main.py", line=3)
+
+
+def native(function: str, module: str = "/opt/lib/libcache.so.1", offset: int | None = None) -> Frame:
+    return Frame(kind="native", function=function, module=module, offset=offset)
+
+
+def python(function: str, line: int, file: str = "/srv/app/service.py") -> Frame:
+    return Frame(kind="python", function=function, file=file, line=line)
+
+
+def site(number: int, *frames: Frame, held: int = 4096, count: int = 1, **more: object) -> AllocationSite:
+    facts: dict[str, object] = {"pid": 7, "kind": "mmap", "first_ns": 10**9, "last_ns": 2 * 10**9, **more}
+    return AllocationSite(
+        site_id=number,
+        stack=Stack(frames=frames),
+        outstanding_bytes=held,
+        outstanding_count=count,
+        allocated_bytes=held,
+        allocated_count=count,
+        freed_bytes=0,
+        freed_count=0,
+        **facts,  # type: ignore[arg-type]
+    )
+
+
+def names(sites: list[AllocationSite], hooks: tuple[Hook, ...] = ()) -> list[tuple[str | None, list[int]]]:
+    groups = group_by_frame(sites, hooks, 3 * 10**9)
+    return [(g.named.function if g.named else None, [s.site_id for s in g.sites]) for g in groups]
+
+
+def test_two_lines_of_one_function_are_one_group() -> None:
+    sites = [
+        site(1, LIBC, INTERPRETER, python("serve", 10), MAIN, held=100),
+        site(2, LIBC, INTERPRETER, python("serve", 20), MAIN, held=300),
+        site(3, LIBC, INTERPRETER, python("load", 30), MAIN, held=250),
+    ]
+    assert names(sites) == [("serve", [2, 1]), ("load", [3])]
+
+
+def test_a_library_is_grouped_by_its_function_and_the_application_s() -> None:
+    grow = native("grow")
+    sites = [
+        site(1, LIBC, grow, python("serve", 10), held=100),
+        site(2, LIBC, grow, native("other"), python("serve", 11), held=90),
+        site(3, LIBC, grow, python("load", 5), held=80),
+    ]
+    assert names(sites) == [("grow", [1, 2]), ("grow", [3])]
+
+
+def test_processes_are_not_mixed_and_what_holds_nothing_is_no_group() -> None:
+    frames = (LIBC, native("grow"))
+    sites = [site(1, *frames), site(1, *frames, pid=8), site(2, *frames, held=0, count=0)]
+    assert names(sites) == [("grow", [1]), ("grow", [1])]
+
+
+def test_without_a_frame_that_matters_each_stack_stands_alone() -> None:
+    assert names([site(1, LIBC), site(2, LIBC, held=1)]) == [(None, [1]), (None, [2])]
+
+
+def test_memory_asked_for_inside_an_interposer_s_munmap() -> None:
+    owner = "/opt/lib/libhook.so.0"
+    hook = Hook(pid=7, function="munmap", mechanism="inline", owner_path=owner, target_function="hook_munmap")
+    inner = [LIBC, native("pool_grow"), native("hook_munmap", owner), INTERPRETER, python("serve", 10)]
+    outer = [LIBC, native("pool_grow"), python("serve", 10)]
+    groups = group_by_frame([site(1, *inner), site(2, *outer, held=1)], [hook], 0)
+    assert [(g.inside, g.named.function if g.named else None) for g in groups] == [
+        ("munmap", "pool_grow"),
+        (None, "pool_grow"),
+    ]
+    assert [frame.kind for frame in groups[0].sites[0].stack.frames] == ["native", "native", "hook", "native", "python"]
+
+
+def test_figures_of_a_group_are_sums() -> None:
+    points = tuple(SitePoint(t_ns=t * 10**9, outstanding_bytes=t * 60, outstanding_count=t) for t in range(1, 4))
+    sites = [
+        site(1, native("grow"), held=180, count=3, timeline=points, resident_bytes=180),
+        site(2, native("grow"), held=120, count=2, timeline=points, resident_bytes=None),
+    ]
+    (group,) = group_by_frame(sites, (), 3 * 10**9)
+    assert (group.outstanding_bytes, group.outstanding_count, group.resident_bytes) == (300, 5, None)
+    assert group.bytes_per_minute == 2 * 60 * 60
+
+
+def test_ages_are_the_blocks_where_they_were_read() -> None:
+    young, old = (1.0, 2.0, 3.0), (8.0, 9.0, 10.0)
+    sites = [
+        site(1, native("grow"), count=5, age_quantiles_s=young),
+        site(2, native("grow"), count=4, age_quantiles_s=old),
+    ]
+    (group,) = group_by_frame(sites, (), 100 * 10**9)
+    assert group.age_s == 2.0
+    assert score(group, "age") == 2.0
+
+
+def test_without_ages_of_blocks_the_time_that_memory_was_held_counts() -> None:
+    points = (SitePoint(t_ns=4 * 10**9, outstanding_bytes=0, outstanding_count=0),)
+    held, interrupted = site(1, native("a"), held=2), site(2, native("b"), timeline=points, held=1)
+    assert [group.age_s for group in group_by_frame([held, interrupted], (), 10 * 10**9)] == [9.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "matches"),
+    [
+        ("lib=libcache", True),
+        ("lib=libcache.so.1", True),
+        ("lib=/opt/lib/libcache.so.1", True),
+        ("lib=libcache.so", True),
+        ("lib=*.so", False),
+        ("lib=service", False),
+        ("func=grow", True),
+        ("func=Grow", False),
+        ("func=g?ow", True),
+        ("func=?row", True),
+        ("func=row*", False),
+        ("file=service.py", True),
+        ("file=libcache", False),
+        ("func=a=b", False),
+    ],
+)
+def test_filters(text: str, matches: bool) -> None:
+    assert parse_filter(text).matches(site(1, native("grow"), python("serve", 10))) is matches
+
+
+@pytest.mark.parametrize("text", ["", "libucs", "lib=", "library=x", "=x"])
+def test_what_is_no_filter(text: str) -> None:
+    with pytest.raises(ValueError, match="lib=NAME"):
+        parse_filter(text)
+
+
+SCORES = st.dictionaries(st.integers(0, 30), st.floats(-1e6, 1e12) | st.sampled_from([0.0, 1.0, 1.1, 1.3]))
+
+
+@given(SCORES)
+def test_without_an_order_it_is_sorted(scores: dict[int, float]) -> None:
+    order = settled([], scores, margin=0.0)
+    assert [scores[key] for key in order] == sorted(scores.values(), reverse=True)
+
+
+@given(st.lists(st.integers(0, 30), unique=True), SCORES, st.sampled_from([0.0, 0.2, 1.0]))
+def test_an_order_settles(before: list[int], scores: dict[int, float], margin: float) -> None:
+    order = settled(before, scores, margin)
+    assert sorted(order) == sorted(scores)
+    for above, key in enumerate(order):
+        for lower in order[above + 1 :]:
+            assert scores[lower] <= scores[key] + margin * abs(scores[key])
+    assert settled(order, scores, margin) == order
+
+
+def test_rows_of_nearly_equal_size_do_not_swap() -> None:
+    first = settled([], {"a": 100.0, "b": 99.0, "c": 10.0})
+    assert settled(first, {"a": 100.0, "b": 110.0, "c": 10.0}) == ["a", "b", "c"]
+    assert settled(first, {"a": 100.0, "b": 130.0, "c": 10.0}) == ["b", "a", "c"]
+    assert settled(first, {"b": 50.0, "c": 55.0, "d": 57.0}) == ["b", "c", "d"]
