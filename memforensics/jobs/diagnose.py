@@ -272,11 +272,12 @@ class _SnapshotTimes:
         began = time.monotonic()
         try:
             with closing(open_process(pid)) as process:
-                snapshot, losses = take_snapshot(process)
+                snapshot, losses = take_snapshot(process, known=self._marks.get(pid, ()))
         except TargetError:
             return []
         except MemforensicsError as error:
             return [_unavailable("snapshots", pid, error)]
+        self._marks[pid] = snapshot.marks
         self._spent += time.monotonic() - began
         return [snapshot, *losses]
 

@@ -134,7 +134,7 @@ def _one(
         first, lost = take_snapshot(process)
         sleep(over_s)
         process.check()
-        last, lost_too = take_snapshot(process)
+        last, lost_too = take_snapshot(process, known=first.marks)
     return (
         Side(first, f"PID {word}", target),
         Side(last, f"PID {word}, {over_s:g} s later", target),

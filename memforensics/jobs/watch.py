@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from memforensics.analysis.series import total_series
-from memforensics.case.model import Case, Diagnosis, ProbeStatus
+from memforensics.case.model import Case, Diagnosis, OwnerMark, ProbeStatus
 from memforensics.errors import MemforensicsError, TargetError
 from memforensics.jobs.conclude import conclude_case
 from memforensics.jobs.observe import Event, Record, Recorder, TreeObserver, new_meta
@@ -65,6 +65,7 @@ class _Watch:
         self.catalogue = load_catalogue()
         self.began_ns = observer.clock()
         self.next_snapshot_ns = 0
+        self.marks: dict[int, tuple[OwnerMark, ...]] = {}  # of each member's last snapshot
         self.next_judging_ns = 0
         self.last: WatchTick | None = None
 
@@ -111,7 +112,8 @@ class _Watch:
         for process in list(self.observer.members.values()):
             found: list[Record]
             try:
-                snapshot, losses = take_snapshot(process)
+                snapshot, losses = take_snapshot(process, known=self.marks.get(process.pid, ()))
+                self.marks[process.pid] = snapshot.marks
                 found = [snapshot, *losses]
             except TargetError:
                 continue  # the next tick tells how it left
