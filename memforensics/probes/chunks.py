@@ -19,6 +19,7 @@ KIND = "malloc-mmapped"
 _LEAST = 64 * KIB  # in the midst of data, a small one would mean little
 _NEAR_STEPS = 1024  # pages looked at upward from where a chain broke
 _MAX_MISSES = 64
+_PART_COST = 16  # in reads: what asking for the present pages of a part takes
 
 
 class Spans:
@@ -82,11 +83,14 @@ def searched_chunks(look: Look, broken: Iterable[Run], spans: Spans, ground: Gro
     for part in sorted(parts, key=lambda part: part[0] - part[1]):
         for start, end in list(ground.free_parts(*part)):  # a block that was found may reach into it
             free = next(ground.free_parts(start, spans.end_of(start)))[1]
-            if free - start >= _LEAST:
+            if free - start < _LEAST:
+                continue
+            look.unread_chunks += not reads
+            if reads:
                 ends = {free, *spans.inner_ends(start, free)}
                 found, used = _search(look, (start, end), ends, max(reads // 2, min(reads, _NEAR_STEPS)))
                 yield from found
-                reads -= used
+                reads = max(0, reads - used - _PART_COST)
 
 
 def _search(look: Look, part: Run, ends: set[int], reads: int) -> tuple[list[OwnerMark], int]:
