@@ -105,7 +105,7 @@ class Look:
                 probe="owners",
                 what="mappings not searched to their end for malloc'ed blocks",
                 count=self.unread_chunks,
-                reduce=f"fewer merged mappings: {MAX_SEARCH_READS:,} pages a snapshot are searched, to spare the target",
+                reduce=f"fewer merged mappings: {MAX_SEARCH_READS:,} pages a snapshot are read, to spare the target",
             ),
             Loss(
                 probe="owners",
