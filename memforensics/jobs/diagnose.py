@@ -32,7 +32,7 @@ TICK_S = 0.5
 SNAPSHOTS = 6  # in one run, the first and the last included
 SPARING = 8.0  # between two snapshots, so many times what one takes
 YOUNG_S = 2.0  # a child younger than this is left unaudited: many live for one request
-CLOSING_S = 2.0  # of the time asked for, kept for the last readings and the conclusion
+CLOSING_S = 3.0  # of the time asked for, kept for the last readings and the conclusion
 
 
 @dataclass(frozen=True, slots=True)

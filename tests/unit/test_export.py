@@ -1,4 +1,4 @@
-"""Exports, read back by something else than what wrote them. Their real consumers: tests/live/test_export_consumers.py."""
+"""Exports, read back by something else than what wrote them. Real consumers: tests/live/test_export_consumers.py."""
 
 import gzip
 import json
