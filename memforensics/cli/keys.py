@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 _NAMES = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down", "\r": "enter", "\n": "enter"}
+_KEY = re.compile("\x1b\\[[0-9;]*[ -/]*[@-~]|\x1bO.|\x1b|.", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -38,15 +40,8 @@ def keys() -> Iterator[Callable[[], list[str]] | None]:
 
 def split_keys(text: str) -> list[str]:
     """What a terminal sent, key by key. Escape sequences that have no name here are dropped."""
-    out = []
-    while text:
-        name = next((sequence for sequence in _NAMES if text.startswith(sequence)), None)
-        if name is not None:
-            out.append(_NAMES[name])
-        elif not text.startswith("\x1b"):
-            out.append(text[0])
-        text = text[len(name or text[: 3 if text.startswith("\x1b") else 1]) :]
-    return out
+    sent = _KEY.findall(text)
+    return [_NAMES.get(key, key) for key in sent if key in _NAMES or not key.startswith("\x1b")]
 
 
 @contextlib.contextmanager

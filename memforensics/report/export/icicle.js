@@ -5,6 +5,7 @@
   const { frames, parent, frame } = data;
   const ROW = 20;
   const SMALLEST = 0.0006; // of the width: less is not drawn
+  const READABLE = 16; // pixels: in less there is no text
   const byId = (id) => document.getElementById(id);
   const chart = byId("chart"), detail = byId("detail"), search = byId("search"), measure = byId("measure");
   const children = parent.map(() => []);
@@ -76,7 +77,8 @@
       box.style.left = 100 * left + "%";
       box.style.width = 100 * width + "%";
       box.style.top = (flipped ? rows - 1 - depth[node] : depth[node]) * ROW + "px";
-      box.textContent = label(node);
+      if (width * chart.clientWidth >= READABLE) box.textContent = label(node);
+      else box.classList.add("narrow");
       return box;
     });
     chart.replaceChildren(...boxes);
@@ -176,6 +178,8 @@
     });
   }
   measure.addEventListener("change", () => { count(); if (!totals[top]) top = 0; draw(); tell(top); });
+
+  window.addEventListener("resize", draw);
 
   for (const { name } of data.measures) measure.add(new Option(name));
   count();

@@ -1,0 +1,131 @@
+"""The live screen: keys, columns that stay where they are, and words."""
+
+import io
+
+import pytest
+from exported import GROW, HOSTILE, INLINED, LOAD, MAIN, SERVE, SITES, START, STRANGE, site
+from rich.console import Console
+
+from memforensics.analysis.sites import SiteGroup, group_by_frame
+from memforensics.cli.keys import split_keys
+from memforensics.report.terminal_trace import SORTS, Screen, live_screen, pressed, result
+from memforensics.report.trace_words import matter_text
+
+
+@pytest.mark.parametrize(
+    ("sent", "keys"),
+    [
+        ("", []),
+        ("q", ["q"]),
+        ("sp", ["s", "p"]),
+        ("\x1b[A\x1b[B\x1bOA", ["up", "down", "up"]),
+        ("\r\n", ["enter", "enter"]),
+        ("\x1b", []),
+        ("\x1b[5~q", ["q"]),
+    ],
+)
+def test_what_a_terminal_sends(sent: str, keys: list[str]) -> None:
+    assert split_keys(sent) == keys
+
+
+def test_keys() -> None:
+    screen = Screen()
+    assert pressed(pressed(screen, "p", 3), " ", 3) == screen
+    assert pressed(screen, "x", 3) == screen
+    assert [pressed(screen, key, 3).at for key in ("j", "down", "k", "up")] == [1, 1, 0, 0]
+    assert pressed(pressed(screen, "j", 1), "j", 0).at == 0
+    assert pressed(screen, "e", 3).open
+    assert pressed(screen, "q", 3).ending
+    seen = [screen.sort]
+    for _ in SORTS:
+        screen = pressed(screen, "s", 3)
+        seen.append(screen.sort)
+    assert seen == [*SORTS, SORTS[0]]
+
+
+def groups() -> list[SiteGroup]:
+    return group_by_frame(SITES, (), 20 * 10**9)
+
+
+CLOSED = Screen()
+
+
+def drawn(width: int, height: int = 30, screen: Screen = CLOSED, shown: list[SiteGroup] | None = None) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, height=height)
+    with console.capture() as text:
+        console.print(
+            live_screen(
+                groups() if shown is None else shown,
+                screen,
+                title="trace-mmap 41",
+                phase="tracing",
+                elapsed_s=3,
+                seconds_left=7,
+                growth_bytes=5 << 20,
+                left_out=(),
+                several=True,
+                keys=True,
+                top=15,
+                width=width,
+                height=height,
+            )
+        )
+    return text.get().splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80, 110, 200])
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_screen_fits_and_hostile_names_cannot_move_it(width: int, opened: bool) -> None:
+    lines = drawn(width, screen=Screen(open=opened, at=1))
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= width
+    assert not any("\x1b" in line or "\u202e" in line for line in lines)
+
+
+def test_columns_stay_where_they_are() -> None:
+    few, many = drawn(110, shown=groups()[:1]), drawn(110)
+    header = next(line for line in many if "outstanding" in line)
+    assert header in few
+    ends = header.index("outstanding") + len("outstanding")
+    assert {line[ends - 4 : ends] for line in many if "iB " in line and "RSS" not in line} <= {" MiB", " KiB"}
+
+
+def test_more_sites_than_lines_are_counted() -> None:
+    sites = tuple(site(41, n, n << 12, 1, LOAD if n % 2 else GROW, MAIN) for n in range(1, 3))
+    many = group_by_frame([*sites, *SITES], (), 0)
+    assert any("more sites" in line for line in drawn(110, height=8, shown=many * 3))
+
+
+def test_the_end_names_groups_and_shows_stacks() -> None:
+    console = Console(file=io.StringIO(), width=130)
+    with console.capture() as text:
+        console.print(
+            result(
+                groups(),
+                left_out=(),
+                several=True,
+                top=2,
+                all_stacks=False,
+                coverage=0.991,
+                engine="bcc",
+                seconds=10.0,
+                losses=(),
+                costs=(),
+                events=17,
+                width=130,
+            )
+        )
+    shown = text.get()
+    assert "and 2 more sites" in shown
+    assert "99.1% of the growth of RSS" in shown
+    assert shown.index("\nsite 1") < shown.index("Server.serve ", shown.index("\nsite 1")) < shown.index("\nsite 2")
+    assert "site 3" not in shown
+
+
+def test_the_frame_that_matters_in_words() -> None:
+    (both,) = group_by_frame([site(41, 1, 5, 1, INLINED, GROW, SERVE, MAIN, START)], (), 0)
+    assert matter_text(both) == "tiny (libpool.so.1) <- Server.serve (service.py:101)"
+    (own,) = group_by_frame([site(41, 1, 5, 1, SERVE, MAIN, START)], (), 0)
+    assert matter_text(own) == "Server.serve (service.py:101)"
+    (strange,) = group_by_frame([site(41, 1, 5, 1, STRANGE)], (), 0)
+    assert matter_text(strange).startswith(HOSTILE)
