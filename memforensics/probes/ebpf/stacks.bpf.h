@@ -139,13 +139,23 @@ static __always_inline int send_miss(struct stack_event *out, struct pt_regs *re
     bpf_probe_read_kernel(&event->stack, sizeof(event->stack), out);
     out->head.type = EVENT_STACK;
     event->copied_from = rsp;
-    /* In steps: near the top of the stack one long read would fail whole. What fails before the first that can be read
-     * is a frame that nobody has touched yet; it stands as zeros, which is what is in it. */
+    /* In steps, cut at pages: one long read would fail whole. What cannot be read stands as zeros, which is what is in
+     * stack that nobody has touched yet; the rest is above the top of the stack. */
     for (i = 0; i < COPY_BYTES / COPY_STEP; i++) {
-        if (bpf_probe_read_user(event->copy + i * COPY_STEP, COPY_STEP, (void *)(rsp + i * COPY_STEP)) == 0)
+        u64 from = rsp + i * COPY_STEP, before = -rsp, after = rsp;
+        u8 *to = event->copy + i * COPY_STEP;
+        if (bpf_probe_read_user(to, COPY_STEP, (void *)from) == 0) {
             end = i + 1;
-        else if (end)
-            break;
+            continue;
+        }
+        asm volatile("" : "+r"(before)); /* or LLVM reckons one from the other, and the verifier sees no bound */
+        asm volatile("" : "+r"(after));
+        before &= COPY_STEP - 1;
+        after &= COPY_STEP - 1;
+        if (bpf_probe_read_user(to, before, (void *)from) == 0 && before)
+            end = i + 1;
+        if (i + 1 < COPY_BYTES / COPY_STEP && bpf_probe_read_user(to + before, after, (void *)(from + before)) == 0 && after)
+            end = i + 1;
     }
     event->copied = end * COPY_STEP;
     if (end == 0)
