@@ -37,6 +37,14 @@ class Child:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.decode()
 
+    def said(self, word: str) -> bool:
+        """Whether it has printed a line that begins with `word` by now; does not wait."""
+        assert self.popen.stdout is not None
+        while select.select([self.popen.stdout], [], [], 0)[0]:
+            if self.read_line(1).startswith(word):
+                return True
+        return False
+
     def wait_for(self, word: str, timeout: float = 20.0) -> str:
         """Reads lines until one begins with `word`; that line."""
         while True:

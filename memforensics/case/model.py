@@ -321,6 +321,8 @@ class TraceSummary:
     coverage: float | None = None
     bpf_runs: int | None = None
     bpf_run_ns: int | None = None  # total time in the BPF programs
+    unwalked: int | None = None  # mappings of busy, balanced sizes whose stacks were sampled, not each taken
+    sampled_one_in: int | None = None  # ... one of so many, whose figures count so many times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,16 +13,23 @@ from dataclasses import dataclass, field
 from memforensics.case.model import Cost, Loss, Sample, TraceSummary
 from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetError, ToolMissing
 from memforensics.probes.base import Availability, Budget, Evidence
-from memforensics.probes.ebpf.book import Counts
+from memforensics.probes.ebpf.book import Counts, SiteRecord
 from memforensics.probes.ebpf.engine import RunStats, import_bcc, tracefs
 from memforensics.probes.ebpf.layout import Ended, EventType, RangeEvent, StackEvent
-from memforensics.probes.ebpf.programs import MmapPrograms
+from memforensics.probes.ebpf.ledger import Span, union
+from memforensics.probes.ebpf.programs import RARITY, MmapPrograms
+from memforensics.probes.ebpf.reconcile import Account, heap_end, segment_at
 from memforensics.probes.ebpf.residency import resident_by_site
 from memforensics.probes.ebpf.space import TracedSpace
 from memforensics.target import Process, open_process
 from memforensics.target.tree import descendants
 from memforensics.units import MIB, NS_PER_S
 
+UNWALKED = f"outstanding mappings without a stack: of busy sizes that came and went, one of {RARITY} was looked at"
+UNWALKED_SHARE = 0.01  # of what is outstanding, below which that is no loss
+SYMBOLIZE_S = 0.3  # at most in one second of a trace: what is left comes later
+RECONCILE_S = 10.0  # between two readings of /proc/PID/maps, and SPARING times what one takes
+SPARING = 100.0
 POINT_NS = NS_PER_S  # between two points of a timeline
 WARM_UP_S = 1.5  # at most: stacks are learned before anything is booked
 WARM_UP_QUIET_S = 0.2  # ... and until no stack was unknown for this long
@@ -41,8 +48,14 @@ class _Member:
     began: Sample | None
     last: Sample | None = None
     left_ns: int | None = None
+    unwalked_outstanding: int = 0
+    resident_bytes: int | None = None  # of all that is outstanding, at the end; files apart
     former: list[TracedSpace] = field(default_factory=list)  # before an exec
     numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+    account: "Account" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.account = Account(self.space, self.process)
 
     @property
     def spaces(self) -> list[TracedSpace]:
@@ -99,16 +112,23 @@ class MmapTrace:
         if self._programs is None:
             return
         self._take_in()
+        for member in self._members.values():
+            member.space.settle()
         now = self._clock()
         if now < self._next_point_ns:
             return
         self._next_point_ns = now + POINT_NS
         self._update_counts()
         self._look_at_members(now)
+        self._reconcile_sometimes(now)
+        self._programs.sweep()
         self._check_that_we_see()
+        symbolize_until = time.monotonic() + SYMBOLIZE_S
         for member in self._members.values():
             for record in member.space.book.sites.values():
-                if member.left_ns is None and record.now.allocated_count and record.note(now):
+                if member.left_ns is not None or not record.now.allocated_count or not record.note(now):
+                    continue
+                if record.symbolized or time.monotonic() < symbolize_until:
                     yield record.site(member.process.pid, now)
 
     def close(self) -> Iterable[Evidence]:
@@ -127,7 +147,7 @@ class MmapTrace:
         """Traces a process from now on."""
         assert self._programs is not None
         member = self._open_member(_FIRST_SPACE | pid, pid)
-        heap = next((m.end for m in member.process.maps().mappings if m.path == "[heap]"), 0)
+        heap = heap_end(member.process.read_text("maps"))
         if not self._programs.add_target(pid, member.space.number, heap):
             raise ProbeFailed("too many processes to trace", enable="trace a smaller tree")
 
@@ -163,6 +183,9 @@ class MmapTrace:
                 member.began = member.process.sample(clock=self._clock)
             member.began_ns = self._clock()
         self._programs.begin()
+        for member in self._members.values():
+            with contextlib.suppress(TargetError):
+                member.account.begin()
         self._next_point_ns = self._clock()
 
     # --- events
@@ -185,9 +208,23 @@ class MmapTrace:
             self._execed(event)
         elif event.type not in (EventType.FORK, EventType.EXIT):
             space = self._space(event.space)
-            if space is not None:
+            if space is None:
+                return False
+            if event.type is EventType.CODE:
+                space.code_mapped(event.start, event.end)
+            elif event.type is EventType.ATTACH:
+                self._attached(space, event)
+            else:
                 space.book.handle(event)
         return False
+
+    def _attached(self, space: TracedSpace, event: RangeEvent) -> None:
+        with contextlib.suppress(MemforensicsError):
+            size = segment_at(space.process.read_text("maps"), event.start)
+            if size:
+                space.book.attach(event, size)
+                return
+        self._lose("shared memory segments that were detached before their size was read")
 
     def _space(self, number: int) -> TracedSpace | None:
         """The address space of an event. A child is met here for the first time."""
@@ -200,6 +237,8 @@ class MmapTrace:
         except MemforensicsError:
             return None
         member.began = None  # it grew before we looked
+        with contextlib.suppress(MemforensicsError):
+            member.account.begin()
         return member.space
 
     def _execed(self, event: RangeEvent) -> None:
@@ -219,6 +258,9 @@ class MmapTrace:
         member.former.append(member.space)
         member.process.close()
         member.process, member.space = process, space
+        member.account = Account(space, process)
+        with contextlib.suppress(MemforensicsError):
+            member.account.begin()
         with contextlib.suppress(MemforensicsError):
             member.began = process.sample(clock=self._clock)
         self._spaces[space.number] = space
@@ -245,7 +287,8 @@ class MmapTrace:
 
     def _check_that_we_see(self) -> None:
         """No events while /proc grows is a failed probe, not a quiet target."""
-        if any(record.now.allocated_count for space in self._spaces.values() for record in space.book.sites.values()):
+        self._take_in()  # what was told before its growth was read
+        if any(space.book.sites for space in self._spaces.values()):
             return
         for member in self._members.values():
             began, last = member.began, member.last
@@ -270,13 +313,39 @@ class MmapTrace:
             if not space.ended:
                 space.book.update(counts.get(number, []))
 
-    def _lose(self, what: str) -> None:
-        self._losses[what] = self._losses.get(what, 0) + 1
+    def _reconcile_sometimes(self, now: int) -> None:
+        for member in self._members.values():
+            if member.left_ns is None and now >= member.account.next_ns:
+                if member.account.next_ns:
+                    self._reconcile(member)
+                took = self._clock() - now
+                member.account.next_ns = now + max(int(RECONCILE_S * NS_PER_S), int(SPARING * took))
+
+    def _reconcile(self, member: _Member) -> None:
+        assert self._programs is not None
+        with contextlib.suppress(MemforensicsError):
+            repaired = member.account.reconcile(self._programs, self._take_in)
+            self._lose("removals that were not seen (found in /proc/PID/maps, repaired)", repaired.gone)
+            self._lose("mappings that were not seen (found in /proc/PID/maps, without a stack)", repaired.missing)
+
+    def outstanding(self, pid: int) -> list[Span]:
+        """All addresses of a process that were mapped since the trace began and still are, rising and disjoint."""
+        assert self._programs is not None
+        self._take_in()
+        space = self._members[pid].space
+        live = space.settle_now(self._programs.live().get(space.number, []))
+        return union([*((e.start, e.end) for e in live), *((p.start, p.end) for p in space.book.ledger)])
+
+    def _lose(self, what: str, count: int = 1) -> None:
+        self._losses[what] = self._losses.get(what, 0) + count
 
     def _conclude(self, programs: MmapPrograms) -> Iterator[Evidence]:
         self._take_in()
         ended_ns = self._clock()
         self._look_at_members(ended_ns)
+        for member in self._members.values():
+            if member.left_ns is None:
+                self._reconcile(member)
         stats = programs.run_stats()
         programs.engine.detach()  # from here on nothing changes any more
         self._take_in()
@@ -300,31 +369,38 @@ class MmapTrace:
 
     def _find_resident(self, member: _Member, programs: MmapPrograms) -> None:
         """Resident bytes and births of what is outstanding."""
-        book = member.space.book
-        whole = [(r.start, r.end, r.site, r.born_ns) for r in programs.live().get(member.space.number, [])]
-        for start, end, _, _ in whole:
-            if book.forget_stale(start, end):
-                self._lose("mappings found replaced without a removal seen (repaired)")
-        cut = [(p.start, p.end, p.block.site, p.block.born_ns) for p in book.ledger]
+        space, book = member.space, member.space.book
+        live = space.settle_now(programs.live().get(space.number, []))
+        whole = [(r.start, r.end, r.site, r.born_ns, r.weight) for r in live]
+        cut = [(p.start, p.end, p.block.site, p.block.born_ns, p.block.weight) for p in book.ledger]
+        unwalked = [end - start for start, end, _, _, weight in (*whole, *cut) if not weight]
+        if sum(unwalked) > UNWALKED_SHARE * sum(end - start for start, end, *_ in (*whole, *cut)):
+            member.unwalked_outstanding = len(unwalked)
+        groups: dict[tuple[SiteRecord | None, int], int] = {}
         ranges: list[tuple[int, int, int]] = []
-        for start, end, site, born_ns in (*whole, *cut):
+        for start, end, site, born_ns, weight in (*whole, *cut):
             record = book.record(site)
             if record is not None:
                 record.births.append(born_ns)
-                ranges.append((start, end, record.number))
+            ranges.append((start, end, groups.setdefault((record, weight), len(groups))))
         try:
             resident = resident_by_site(member.process, ranges)
         except MemforensicsError:
             return
         for record in book.sites.values():
-            record.resident_bytes = resident.get(record.number, 0)
+            record.resident_bytes = 0
+        member.resident_bytes = 0
+        for (record, weight), number in groups.items():
+            present = resident.get(number, 0)
+            if record is not None:
+                record.resident_bytes = (record.resident_bytes or 0) + weight * present
+            if record is None or not record.file_backed:
+                member.resident_bytes += present
 
     def _summary(self, member: _Member, ended_ns: int, runs: int | None, run_ns: int | None) -> TraceSummary:
         records = [record for space in member.spaces for record in space.book.sites.values()]
         standing = [record for record in member.space.book.sites.values() if not record.file_backed]
-        resident = None
-        if member.left_ns is None and all(record.resident_bytes is not None for record in standing):
-            resident = sum(record.resident_bytes or 0 for record in standing)
+        resident = member.resident_bytes
         growth = None
         if member.began is not None and member.last is not None:
             growth = member.last.growth_metric - member.began.growth_metric
@@ -342,6 +418,8 @@ class MmapTrace:
             coverage=resident / growth if enough and resident is not None and growth is not None else None,
             bpf_runs=runs if alone else None,
             bpf_run_ns=run_ns if alone else None,
+            unwalked=(unwalked := self._programs.unwalked(member.process.pid) if self._programs else None),
+            sampled_one_in=RARITY if unwalked else None,
         )
 
     def _all_losses(self, programs: MmapPrograms, stats: RunStats | None) -> Iterator[Loss]:
@@ -351,8 +429,9 @@ class MmapTrace:
             for member in self._members.values()
             for space in member.spaces
             for record in space.book.sites.values()
-            if not record.stack.complete
+            if not record.complete
         )
+        found.append((UNWALKED, "", sum(member.unwalked_outstanding for member in self._members.values())))
         found.append(("mappings whose stack could not be followed to its end", "a longer trace", cut_short))
         found.append(
             (

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from memforensics.case.model import Stack
 from memforensics.probes.ebpf.book import Book, Counts
-from memforensics.probes.ebpf.layout import EventType, Kind, RangeEvent
-from memforensics.probes.ebpf.ledger import Ledger, Piece, freed_by_site
+from memforensics.probes.ebpf.layout import EventType, Kind, LiveRange, RangeEvent
+from memforensics.probes.ebpf.ledger import Block, Ledger, freed_by_site, union, without
 
 PAGES = 64
 spans = st.tuples(st.integers(0, PAGES - 1), st.integers(1, 16)).map(lambda s: (s[0], min(PAGES, s[0] + s[1])))
@@ -47,7 +47,7 @@ def test_ledger_agrees_with_a_page_table(steps: list[tuple[str, tuple[int, int],
                 assert freed.bytes == sum(1 for site, _, _ in touched.values() if site == freed.site)
                 outstanding[freed.site] -= freed.bytes
         if what == "map":
-            ledger.add(start, end, argument, now)
+            ledger.add(start, end, Block(argument, now))
             model.update(dict.fromkeys(range(start, end), (argument, now, now)))
             outstanding[argument] = outstanding.get(argument, 0) + end - start
         assert {p: piece.block.site for piece in ledger for p in range(piece.start, piece.end)} == {
@@ -65,19 +65,23 @@ def _event(kind: EventType, start: int, end: int, **more: int) -> RangeEvent:
     return RangeEvent(type=kind, start=start, end=end, **fields)
 
 
-def _book(kernel: list[tuple[int, int, int, int]]) -> Book:
-    """A book over a pretended kernel table of (start, end, site, born)."""
+def _book(kernel: list[LiveRange]) -> Book:
+    """A book over a pretended kernel table."""
 
-    def take(start: int, end: int, before_ns: int) -> list[tuple[int, int, int, int]]:
-        found = [r for r in kernel if r[0] < end and r[1] > start and r[3] < before_ns]
-        for entry in found:
-            kernel.remove(entry)
+    def take(start: int) -> LiveRange | None:
+        found = next((entry for entry in kernel if entry.start == start), None)
+        if found is not None:
+            kernel.remove(found)
         return found
 
     book = Book(take, itertools.count(1))
     for site in (11, 12):
-        book.new_site(site, (site,), Kind.mmap, False, False, lambda: Stack(frames=()))
+        book.new_site(site, (site,), Kind.mmap, False, False, True, lambda: Stack(frames=()))
     return book
+
+
+def _spans(book: Book) -> list[tuple[int, int]]:
+    return [(piece.start, piece.end) for piece in book.ledger]
 
 
 def _outstanding(book: Book, allocated: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
@@ -87,32 +91,84 @@ def _outstanding(book: Book, allocated: dict[int, tuple[int, int]]) -> dict[int,
 
 
 def test_a_hole_in_the_kernels_mapping_leaves_both_ends() -> None:
-    book = _book([(100, 200, 11, 5)])
+    kernel = [LiveRange(100, 200, 11, 5, 1)]
+    book = _book(kernel)
     book.handle(_event(EventType.UNMAP, 120, 150))
-    assert [(piece.start, piece.end) for piece in book.ledger] == [(100, 120), (150, 200)]
+    assert book.settle(list(kernel)) == []
+    assert _spans(book) == [(100, 120), (150, 200)]
     assert _outstanding(book, {11: (100, 1)})[11] == (70, 1)
 
 
 def test_a_mapping_made_after_the_unmap_is_left_alone() -> None:
-    book = _book([(100, 200, 11, 500)])
+    kernel = [LiveRange(100, 200, 11, 500, 1)]
+    book = _book(kernel)
     book.handle(_event(EventType.UNMAP, 100, 200, t_ns=400))
+    assert book.settle(list(kernel)) == kernel
     assert _outstanding(book, {11: (100, 1)})[11] == (100, 1)
+
+
+def test_a_younger_mapping_at_the_same_address_stands_in_the_place_of_the_one_that_was_read() -> None:
+    kernel = [LiveRange(100, 150, 12, 500, 1)]
+    book = _book(kernel)
+    book.handle(_event(EventType.UNMAP, 180, 200, t_ns=400))
+    book.settle([LiveRange(100, 200, 11, 5, 1)])  # as it was when the table was read
+    book.handle(_event(EventType.UNMAP, 100, 150, t_ns=450))  # of the older one, told late
+    book.settle([])
+    assert _spans(book) == [(100, 150)]
+    assert _outstanding(book, {12: (50, 1)})[12] == (50, 1)
+
+
+def test_a_tail_and_then_the_whole() -> None:
+    """The kernel closes what it took for a whole mapping; the tail was booked nowhere, so nothing counts twice."""
+    kernel: list[LiveRange] = []
+    book = _book(kernel)
+    book.handle(_event(EventType.UNMAP, 180, 200))
+    book.settle(list(kernel))
+    assert not _spans(book)
+    assert _outstanding(book, {11: (0, 0)})[11] == (0, 0)
 
 
 def test_a_failed_unmap_changes_nothing() -> None:
-    book = _book([(100, 200, 11, 5)])
-    book.handle(_event(EventType.UNMAP, 90, 150))
-    book.handle(_event(EventType.UNDO, 90, 150))
-    assert _outstanding(book, {11: (100, 1)})[11] == (100, 1)
-    assert sum(piece.size for piece in book.ledger) == 100
+    kernel = [LiveRange(100, 200, 11, 5, 1)]
+    book = _book(kernel)
+    for settled in (False, True):
+        book.handle(_event(EventType.UNMAP, 90, 150))
+        if settled:
+            book.settle(list(kernel))
+        book.handle(_event(EventType.UNDO, 90, 150))
+        book.settle(list(kernel))
+        assert _outstanding(book, {11: (100, 1)})[11] == (100, 1)
+        assert [(e.start, e.end) for e in kernel] + union(_spans(book)) == [(100, 200)]
+
+
+def test_a_failure_that_is_not_of_the_last_removal_undoes_nothing() -> None:
+    book = _book([])
+    book.handle(_event(EventType.BRK, 100, 200, site=11, born_ns=5))
+    book.handle(_event(EventType.UNMAP, 100, 150))
+    book.handle(_event(EventType.UNDO, 300, 350))
+    assert _spans(book) == [(150, 200)]
 
 
 def test_mremap_moves_what_was_known_and_books_the_growth() -> None:
-    book = _book([(100, 200, 11, 5)])
+    kernel = [LiveRange(100, 200, 11, 5, 1)]
+    book = _book(kernel)
     book.handle(_event(EventType.UNMAP, 150, 200))  # half of it
     book.handle(_event(EventType.UNMAP, 100, 150, tid=2, t_ns=110))
     book.handle(_event(EventType.REMAP, 1000, 1080, tid=2, site=12, born_ns=120, old=100, old_length=50))
+    book.settle(list(kernel))
     assert _outstanding(book, {11: (100, 1)}) == {11: (0, 0), 12: (80, 1)}
+    assert union(_spans(book)) == [(1000, 1080)]
+
+
+def test_what_was_moved_and_then_unmapped_before_it_was_found_is_gone() -> None:
+    kernel = [LiveRange(100, 200, 11, 5, 1)]
+    book = _book(kernel)
+    book.handle(_event(EventType.UNMAP, 100, 150, tid=2, t_ns=110))
+    book.handle(_event(EventType.REMAP, 1000, 1050, tid=2, site=12, born_ns=120, old=100, old_length=50))
+    book.handle(_event(EventType.UNMAP, 1020, 1050, tid=2, t_ns=130))
+    book.settle(list(kernel))
+    assert _spans(book) == [(150, 200), (1000, 1020)]
+    assert _outstanding(book, {11: (100, 1)}) == {11: (50, 1), 12: (20, 1)}
 
 
 def test_mremap_of_memory_from_before_the_trace_books_the_growth_alone() -> None:
@@ -125,9 +181,10 @@ def test_mremap_of_memory_from_before_the_trace_books_the_growth_alone() -> None
 def test_an_evicted_mapping_loses_what_was_unmapped_since_it_was_born() -> None:
     book = _book([])
     book.handle(_event(EventType.UNMAP, 180, 220, t_ns=100))
-    book.handle(_event(EventType.EVICT, 100, 200, site=11, born_ns=50, t_ns=150))
-    assert list(book.ledger) == [Piece(100, 180, next(iter(book.ledger)).block)]
-    assert _outstanding(book, {11: (100, 1)})[11] == (80, 1)
+    book.settle([])  # it was told of just before the table was read, and comes only now
+    book.handle(_event(EventType.EVICT, 100, 200, site=11, born_ns=50, t_ns=150, old=3))
+    assert _spans(book) == [(100, 180)]
+    assert _outstanding(book, {11: (300, 3)})[11] == (240, 3)
 
 
 def test_the_heap_shrinks_from_its_end() -> None:
@@ -138,10 +195,32 @@ def test_the_heap_shrinks_from_its_end() -> None:
     assert _outstanding(book, {11: (100, 1), 12: (50, 1)}) == {11: (80, 1), 12: (0, 0)}
 
 
+def test_a_shared_segment_is_detached_without_what_was_mapped_over_it() -> None:
+    book = _book([])
+    book.attach(_event(EventType.ATTACH, 1000, 1000, site=11, born_ns=10), 100)
+    book.handle(_event(EventType.UNMAP, 1040, 1050, t_ns=20))
+    book.handle(_event(EventType.BRK, 1040, 1050, site=12, born_ns=21))
+    book.handle(_event(EventType.DETACH, 1000, 0, t_ns=30))
+    assert _spans(book) == [(1040, 1050)]
+    assert _outstanding(book, {12: (10, 1)}) == {11: (0, 0), 12: (10, 1)}
+
+
+pages = st.sets(st.integers(0, 40))
+
+
+def _union_of(pages_: set[int]) -> list[tuple[int, int]]:
+    return union([(page, page + 1) for page in pages_])
+
+
+@given(pages, pages)
+def test_without_is_a_difference_of_sets(first: set[int], second: set[int]) -> None:
+    assert union(without(_union_of(first), _union_of(second))) == _union_of(first - second)
+
+
 def test_a_stack_completed_later_takes_over_its_site() -> None:
     book = Book(lambda *_: [], itertools.count(1))
-    book.new_site(5, ("part",), Kind.mmap, False, False, lambda: Stack(frames=(), complete=False))
-    book.new_site(5, ("whole",), Kind.mmap, False, False, lambda: Stack(frames=(), complete=True))
+    book.new_site(5, ("part",), Kind.mmap, False, False, False, lambda: Stack(frames=(), complete=False))
+    book.new_site(5, ("whole",), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
     book.update([(5, Counts(allocated_bytes=4096, allocated_count=1))])
     record = book.record(5)
     assert record is not None

@@ -1,16 +1,17 @@
 """The account of one address space: its sites with their stacks, and the intervals that the kernel handed over."""
 
 import itertools
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from memforensics.case.model import AllocationSite, SitePoint, Stack
-from memforensics.probes.ebpf.layout import EventType, Kind, RangeEvent
-from memforensics.probes.ebpf.ledger import Ledger, Piece, freed_by_site
+from memforensics.probes.ebpf.cuts import Cut, Cuts, Overlap
+from memforensics.probes.ebpf.layout import EventType, Kind, LiveRange, RangeEvent
+from memforensics.probes.ebpf.ledger import Block, Ledger, Piece, freed_by_site, union, without
 
 MAX_POINTS = 1200  # of one site's timeline; beyond, every second one goes
-RECENT_UNMAPS = 4096
+MAX_RECENT = 4096  # removals that are remembered, should they fail or be moves
 
 
 @dataclass(slots=True)
@@ -37,7 +38,7 @@ class Counts:
 SiteKey = tuple[object, ...]  # kind, flags, native pcs, python frames
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SiteRecord:
     """One stack and kind. Several of the kernel's sites are one here: those completed from a miss among them."""
 
@@ -45,11 +46,24 @@ class SiteRecord:
     kind: Kind
     shared: bool
     file_backed: bool
-    stack: Stack
+    complete: bool
+    make_stack: Callable[[], Stack]
     now: Counts = field(default_factory=Counts)
     points: list[SitePoint] = field(default_factory=list)
     births: list[int] = field(default_factory=list)  # of the outstanding blocks, at the end
     resident_bytes: int | None = None
+    _stack: Stack | None = None
+
+    @property
+    def stack(self) -> Stack:
+        """Symbolized when it is first asked for: that may take a while."""
+        if self._stack is None:
+            self._stack = self.make_stack()
+        return self._stack
+
+    @property
+    def symbolized(self) -> bool:
+        return self._stack is not None
 
     @property
     def outstanding_bytes(self) -> int:
@@ -98,86 +112,175 @@ class SiteRecord:
         return low, middle, high
 
 
-Take = Callable[[int, int, int], Iterable[tuple[int, int, int, int]]]
-"""(start, end, born before) -> the kernel's live mappings there, taken over: (start, end, kernel site, born)."""
+Take = Callable[[int], LiveRange | None]
+"""The kernel's whole mapping that starts there, taken out of its hands."""
 
 
 class Book:
-    """Kernel sites -> site records; and the ledger of what is no longer whole. Pure: `take` reaches into the kernel."""
+    """Kernel sites -> site records; and the ledger of what is no longer whole. Pure: `take` reaches into the kernel.
+
+    A mapping that was cut is known to the kernel as a whole until `settle` finds it there, or it is told of (EVICT)
+    because its address is used again. So each removal is kept until both can have happened (cuts.py), and what comes
+    to stand in the ledger first loses what was removed since it was born. Whoever was born after a removal is not
+    touched by it, in whatever order we get to know.
+    """
 
     def __init__(self, take: Take, numbers: "itertools.count[int]") -> None:
         self.ledger = Ledger()
         self.sites: dict[SiteKey, SiteRecord] = {}
+        self.cuts = Cuts()
         self._by_kernel: dict[int, SiteRecord] = {}
         self._here: dict[int, Counts] = {}  # kernel site -> what was booked in user space
         self._take, self._numbers = take, numbers
-        self._undo: dict[int, list[Piece]] = {}  # tid -> its last removal
-        self._unmapped: deque[tuple[int, int, int]] = deque(maxlen=RECENT_UNMAPS)  # t_ns, start, end
+        self._recent: OrderedDict[tuple[int, int, int], Cut] = OrderedDict()  # tid, start, end -> its last removal
+        self._late: list[LiveRange] = []
+        self._attached: dict[int, tuple[int, Block]] = {}  # start -> end, block: shmat
 
     def new_site(
-        self, kernel_site: int, key: SiteKey, kind: Kind, shared: bool, file_backed: bool, stack: Callable[[], Stack]
+        self,
+        kernel_site: int,
+        key: SiteKey,
+        kind: Kind,
+        shared: bool,
+        file_backed: bool,
+        complete: bool,
+        stack: Callable[[], Stack],
     ) -> None:
-        """Notes which stack a site of the kernel has. `stack` is called when it was not met before."""
+        """Notes which stack a site of the kernel has. `stack` is called when it was not met before and is asked for."""
         record = self.sites.get(key)
         if record is None:
-            record = self.sites[key] = SiteRecord(next(self._numbers), kind, shared, file_backed, stack())
+            record = SiteRecord(next(self._numbers), kind, shared, file_backed, complete, stack)
+            self.sites[key] = record
         before = self._by_kernel.get(kernel_site)
-        if before is None or not before.stack.complete:  # a copy of the stack may come after its first part
+        if before is None or not before.complete:  # a copy of the stack may come after its first part
             self._by_kernel[kernel_site] = record
 
+    # --- events, in the order of the ring buffer
+
     def handle(self, event: RangeEvent) -> None:
-        """One event, in the order of the ring buffer."""
         if event.type is EventType.UNMAP:
             self._remove(event)
         elif event.type is EventType.EVICT:
-            self._evict(event)
+            self._place(event.start, event.end, Block(event.site, event.born_ns, weight=event.old))
         elif event.type is EventType.UNDO:
             self._restore(event)
         elif event.type is EventType.BRK:
-            self._book(self.ledger.remove(event.start, event.end))
-            self.ledger.add(event.start, event.end, event.site, event.born_ns)
+            self._place(event.start, event.end, Block(event.site, event.born_ns))
         elif event.type is EventType.REMAP:
             self._remap(event)
+        elif event.type is EventType.DETACH:
+            self._detach(event)
 
     def _remove(self, event: RangeEvent) -> None:
-        for start, end, site, born_ns in self._take(event.start, event.end, event.t_ns):
-            self._book(self.ledger.remove(start, end))
-            self.ledger.add(start, end, site, born_ns)
-        taken = self.ledger.remove(event.start, event.end)
-        self._book(taken)
-        self._undo[event.tid] = taken
-        self._unmapped.append((event.t_ns, event.start, event.end))
-
-    def _evict(self, event: RangeEvent) -> None:
-        """A whole mapping comes over. What was unmapped of it before we got to know goes at once."""
-        self._book(self.ledger.remove(event.start, event.end))
-        self.ledger.add(event.start, event.end, event.site, event.born_ns)
-        for t_ns, start, end in self._unmapped:
-            if t_ns > event.born_ns and start < event.end and end > event.start:
-                self._book(self.ledger.remove(start, end))
+        cut = Cut(event.tid, event.t_ns, event.start, event.end)
+        cut.pieces = self.ledger.remove(event.start, event.end, born_before_ns=event.t_ns)
+        self._book(cut.pieces)
+        self.cuts.add(cut)
+        key = event.tid, event.start, event.end
+        self._recent[key] = cut
+        self._recent.move_to_end(key)
+        if len(self._recent) > MAX_RECENT:
+            self._recent.popitem(last=False)
 
     def _restore(self, event: RangeEvent) -> None:
-        pieces = self._undo.pop(event.tid, [])
-        for freed in freed_by_site(pieces):
+        cut = self._recent.pop((event.tid, event.start, event.end), None)
+        if cut is None:
+            return
+        self.cuts.drop(cut)
+        for freed in freed_by_site(cut.pieces):
             self._counts(freed.site).add(Counts(freed_bytes=-freed.bytes, freed_count=-freed.blocks))
-        self.ledger.restore(pieces)
-        if self._unmapped and self._unmapped[-1][1:] == (event.start, event.end):
-            self._unmapped.pop()
+        self.ledger.restore(cut.pieces)
 
     def _remap(self, event: RangeEvent) -> None:
         """What we know of the old place comes to the new one, and the growth; what was there before the trace not."""
+        cut = self._recent.pop((event.tid, event.old, event.old + event.old_length), None)
+        block = Block(event.site, event.born_ns)
         length = event.end - event.start
-        self._book(self.ledger.remove(event.start, event.end))
-        places = [
-            (piece.start - event.old, min(piece.end - event.old, length))
-            for piece in self._undo.pop(event.tid, [])
-            if piece.start - event.old < length
-        ]
-        if length > event.old_length:
-            places.append((event.old_length, length))
-        for low, high in _joined(places):
-            self.ledger.add(event.start + low, event.start + high, event.site, event.born_ns)
-            self._counts(event.site).add(Counts(allocated_bytes=high - low, allocated_count=1))
+        grown = [(event.old_length, length)] if length > event.old_length else []
+        if cut is not None:
+            cut.moved, cut.moved_bytes, cut.block = event.start, length, block
+            grown += [(p.start - cut.start, min(p.end - cut.start, length)) for p in cut.pieces]
+        for low, high in union([(low, high) for low, high in grown if low < high]):
+            self._place(event.start + low, event.start + high, block, made=True)
+
+    def attach(self, event: RangeEvent, size: int) -> None:
+        """shmat. Its size was not in the event."""
+        block = Block(event.site, event.born_ns)
+        self._attached[event.start] = event.start + size, block
+        self._place(event.start, event.start + size, block, made=True)
+
+    def _detach(self, event: RangeEvent) -> None:
+        end, block = self._attached.pop(event.start, (0, None))
+        if block is not None:
+            self._book(self.ledger.remove(event.start, end, only=block))
+
+    def _place(self, start: int, end: int, block: Block, *, made: bool = False) -> None:
+        """[start, end) of a block comes to stand, less what was removed since the block was born. `made`: it is booked
+        as allocated here, not by the kernel."""
+        if made:
+            count = block.weight if block.left == 0 else 0
+            self._counts(block.site).add(Counts(allocated_bytes=(end - start) * block.weight, allocated_count=count))
+        self._book(self.ledger.remove(start, end, born_before_ns=block.born_ns))
+        younger = union([(p.start, p.end) for p in self.ledger.overlapping(start, end)])
+        spans = [(start, end)]
+        lost: list[Piece] = []
+        for cut in self.cuts.overlapping(start, end, block.born_ns):
+            hole = [(cut.start, cut.end)]
+            pieces = [Piece(*span, block) for span in without(spans, without(spans, hole))]
+            spans = without(spans, hole)
+            cut.pieces += pieces
+            lost += pieces
+            self._follow(cut, pieces)
+        lost += [Piece(*span, block) for span in without(spans, without(spans, younger))]
+        for span in without(spans, younger):
+            self.ledger.add(*span, block)
+        self._book(lost)
+
+    def _follow(self, cut: Cut, pieces: list[Piece]) -> None:
+        """What a removal took that was an mremap's, is where that moved it."""
+        if cut.moved is None or cut.block is None:
+            return
+        for piece in pieces:
+            low, high = piece.start - cut.start, min(piece.end - cut.start, cut.moved_bytes)
+            if low < high:
+                self._place(cut.moved + low, cut.moved + high, cut.block, made=True)
+
+    # --- the kernel's table
+
+    def settle(self, live: Iterable[LiveRange]) -> list[LiveRange]:
+        """Takes over the kernel's whole mappings (all of this space, read after the last event handled) that were cut
+        meanwhile; the others."""
+        late, self._late = self._late, []
+        for entry in late:
+            self._place(entry.start, entry.end, Block(entry.site, entry.born_ns, weight=entry.weight))
+        where = Overlap(self.cuts.spans())
+        left: list[LiveRange] = []
+        for entry in live:
+            if where.any(entry.start, entry.end) and self.cuts.overlapping(entry.start, entry.end, entry.born_ns):
+                self.take_over(entry)
+            else:
+                left.append(entry)
+        self.cuts.passed()
+        return left
+
+    def take_over(self, entry: LiveRange) -> None:
+        """A whole mapping from the kernel's hands into the ledger. It may be a younger one by now, that came after
+        events which we have not yet handled: then it has to wait for them."""
+        now = self._take(entry.start)
+        if now is not None and now.born_ns == entry.born_ns:
+            self._place(now.start, now.end, Block(now.site, now.born_ns, weight=now.weight))
+        elif now is not None:
+            self._late.append(now)
+
+    def repair(self, start: int, end: int, before_ns: int) -> bool:
+        """Takes off the ledger what does not stand any more by /proc, of that age; whether there was anything."""
+        taken = self.ledger.remove(start, end, born_before_ns=before_ns)
+        self._book(taken)
+        return bool(taken)
+
+    def adopt(self, start: int, end: int, now_ns: int) -> None:
+        """A mapping of unknown origin, found in /proc."""
+        self._place(start, end, Block(0, now_ns, weight=0))
 
     def _book(self, taken: list[Piece]) -> None:
         for freed in freed_by_site(taken):
@@ -201,23 +304,5 @@ class Book:
             record.now.freed_bytes = record.now.allocated_bytes
             record.now.freed_count = record.now.allocated_count
 
-    def forget_stale(self, start: int, end: int) -> bool:
-        """Takes off the ledger what cannot stand any more, because a whole mapping stands there now; whether there
-        was anything."""
-        taken = self.ledger.remove(start, end)
-        self._book(taken)
-        return bool(taken)
-
     def record(self, kernel_site: int) -> SiteRecord | None:
         return self._by_kernel.get(kernel_site)
-
-
-def _joined(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Intervals, rising and disjoint, with those that touch made one."""
-    out: list[tuple[int, int]] = []
-    for low, high in places:
-        if out and out[-1][1] == low:
-            out[-1] = (out[-1][0], high)
-        else:
-            out.append((low, high))
-    return out

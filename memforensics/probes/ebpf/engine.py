@@ -114,8 +114,17 @@ class Table:
         self._lib, self._fd = bcc.libbcc.lib, int(table.map_fd)
         self.key_size, self.value_size, self.capacity = key_size, value_size, int(table.max_entries)
 
-    def items(self, batch: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All entries, in no order. Entries that come or go meanwhile may or may not be among them."""
+        for keys, values in self.batches():
+            for i in range(len(keys) // self.key_size):
+                yield (
+                    keys[i * self.key_size : (i + 1) * self.key_size],
+                    values[i * self.value_size : (i + 1) * self.value_size],
+                )
+
+    def batches(self, batch: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+        """The same in large pieces: keys end to end, and their values."""
         token_in, token_out = (ctypes.c_uint32 * 16)(), (ctypes.c_uint32 * 16)()
         pointer, first = ctypes.POINTER(ctypes.c_uint32), True
         while True:
@@ -132,12 +141,7 @@ class Table:
                 continue
             if failed and why != errno.ENOENT:
                 raise ProbeFailed("a BPF table cannot be read", why=os.strerror(why))
-            raw_keys, raw_values = keys.raw, values.raw
-            for i in range(count.value):
-                yield (
-                    raw_keys[i * self.key_size : (i + 1) * self.key_size],
-                    raw_values[i * self.value_size : (i + 1) * self.value_size],
-                )
+            yield keys.raw[: count.value * self.key_size], values.raw[: count.value * self.value_size]
             if failed:
                 return
             first = False
@@ -147,9 +151,14 @@ class Table:
         value = ctypes.create_string_buffer(self.value_size)
         return value.raw if self._lib.bpf_lookup_elem(self._fd, key, value) == 0 else None
 
-    def put(self, key: bytes, value: bytes) -> bool:
-        """False when the table is full."""
-        return bool(self._lib.bpf_update_elem(self._fd, key, value, 0) == 0)
+    def put(self, key: bytes, value: bytes, *, new: bool = False) -> bool:
+        """False when the table is full or, with `new`, when there is such an entry."""
+        return bool(self._lib.bpf_update_elem(self._fd, key, value, int(new)) == 0)
+
+    def take(self, key: bytes) -> bytes | None:
+        """Looks up and removes in one step (Linux 5.14 for hashes). None when it was not there (any more)."""
+        value = ctypes.create_string_buffer(self.value_size)
+        return value.raw if self._lib.bpf_lookup_and_delete(self._fd, key, value) == 0 else None
 
     def remove(self, key: bytes) -> bool:
         """False when it was not there (any more)."""

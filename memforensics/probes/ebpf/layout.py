@@ -3,6 +3,7 @@
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import NamedTuple
 
 from memforensics.symbols.cfi import Rule
 from memforensics.symbols.unwind import Registers
@@ -11,9 +12,9 @@ MAX_NATIVE = 128
 MAX_PYTHON = 128
 
 TARGET_KEY = struct.Struct("<I")
-TARGET = struct.Struct("<QQQ")  # address space, brk, the process it was forked from
+TARGET = struct.Struct("<QQQQQ")  # address space, brk, forked from, mappings not walked, last removal told
 LIVE_KEY = struct.Struct("<QQ")  # address space, address
-LIVE = struct.Struct("<QQQ")  # length, site, born_ns
+LIVE = struct.Struct("<QQQII")  # length, site, born_ns, weight, gone
 SITE_KEY = struct.Struct("<QQ")  # address space, site
 SITE = struct.Struct("<QQQQQQ")
 RULE_KEY = struct.Struct("<QQ")  # address space, pc
@@ -36,6 +37,8 @@ class Kind(IntEnum):
     mmap = 1
     mremap = 2
     brk = 3
+    shm = 4
+    fault = 5
 
 
 class KindFlag(IntFlag):
@@ -54,6 +57,25 @@ class EventType(IntEnum):
     FORK = 8
     EXEC = 9
     EXIT = 10
+    CODE = 11
+    ATTACH = 12
+    DETACH = 13
+
+
+class LiveRange(NamedTuple):
+    """One whole mapping in the kernel's table. `weight`: how many its stack stands for; 0: it was not walked."""
+
+    start: int
+    end: int
+    site: int
+    born_ns: int
+    weight: int
+
+
+class Setting(IntEnum):
+    BOOKING = 0
+    FREE = 1
+    RARITY = 2
 
 
 class Ended(IntEnum):
@@ -94,7 +116,7 @@ class PythonFrame:
 
 @dataclass(frozen=True, slots=True)
 class RangeEvent:
-    """[start, end) of an address space. Meaning of the rest by type; see mmap.bpf.c."""
+    """[start, end) of an address space. Meaning of the rest by type; see mmap.bpf.c. `old` of an EVICT: the weight."""
 
     type: EventType
     tid: int

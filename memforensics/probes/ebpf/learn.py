@@ -1,5 +1,6 @@
 """From a miss to rules: user space unwinds the copy of the stack with the full CFI, and tells the kernel each rule."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ PutRule = Callable[[int, bytes], bool]  # (pc to look up, packed rule) -> False 
 DropRule = Callable[[int], object]
 
 MAX_FRAMES = 256
+SPARING = 50.0  # between two readings of the mappings for an unknown pc, so many times what one takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Learner:
         self.space = space
         self._put, self._drop = put, drop
         self._known: dict[int, bytes] = {}
+        self._stale = True
+        self._not_before = 0.0
         self.misses = 0
         self.not_stored = 0  # the table was full
 
@@ -43,7 +47,7 @@ class Learner:
         self.misses += 1
         memory = BytesMemory(event.registers.rsp, event.copy)
         if self.space.find(event.registers.rip) is None:
-            self.refresh()
+            self.look_again()
         start = event.registers
         above = () if event.from_leaf else event.native[:-1]
         returned = not event.from_leaf and event.native[-1].is_return
@@ -72,10 +76,23 @@ class Learner:
         else:
             self.not_stored += 1
 
+    def replaced(self, start: int, end: int) -> None:
+        """New code was mapped there."""
+        self._stale = True
+        self._forget(lambda pc: start <= pc < end)
+
+    def look_again(self) -> None:
+        """Reads the mappings again, for a pc in none that is known: at once when code was mapped since, else (it is
+        code without a file, or a damaged stack) sparingly, for it takes long where there are many."""
+        if self._stale or time.monotonic() >= self._not_before:
+            self.refresh()
+
     def refresh(self) -> None:
-        """Reads the mappings again; forgets the rules of modules that went or were replaced, and those of code that
-        lies in no file (it may have been written anew)."""
+        """Reads the mappings again; forgets the rules of modules that went or were replaced."""
+        began = time.monotonic()
+        self._stale = False
         change = self.space.refresh()
+        self._not_before = time.monotonic() + SPARING * (time.monotonic() - began)
         gone: list[MappedModule] = [*change.went, *(before for before, _ in change.changed)]
         if gone:
             self._forget(lambda pc: any(module.start <= pc < module.end for module in gone))

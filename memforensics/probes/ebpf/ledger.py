@@ -4,14 +4,18 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+Span = tuple[int, int]  # [start, end)
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class Block:
-    """One mapping as it was made; its pieces may be several after cuts. `left`: bytes that still stand."""
+    """One mapping as it was made; its pieces may be several after cuts. `left`: bytes that still stand. `weight`: how
+    many mappings it stands for; 0: its stack was not walked."""
 
     site: int
     born_ns: int
-    left: int
+    left: int = 0
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """What a removal took from one site: bytes, and blocks of which nothing is left."""
+    """What a removal took from one site: bytes, and blocks of which nothing is left; by weight."""
 
     site: int
     bytes: int
@@ -49,22 +53,26 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._pieces)
 
-    def add(self, start: int, end: int, site: int, born_ns: int) -> None:
-        """A new block. Nothing may stand there: `remove` first (what stood there is somebody's loss to count)."""
+    def add(self, start: int, end: int, block: Block) -> None:
+        """More of a block. Nothing may stand there: `remove` first (what stood there is somebody's loss to count)."""
         if start < end:
-            self._insert(Piece(start, end, Block(site, born_ns, end - start)))
+            block.left += end - start
+            self._insert(Piece(start, end, block))
 
-    def remove(self, start: int, end: int, *, born_before_ns: int | None = None) -> list[Piece]:
-        """Takes away what stands in [start, end); the pieces that were taken. Older blocks only, if asked."""
-        low = bisect_right(self._starts, start) - 1
-        low += low < 0 or self._pieces[low].end <= start
-        high = bisect_left(self._starts, end)
-        if low >= high or start >= end:
-            return []
+    def overlapping(self, start: int, end: int) -> list[Piece]:
+        low, high = self._between(start, end)
+        return self._pieces[low:high]
+
+    def remove(
+        self, start: int, end: int, *, born_before_ns: int | None = None, only: Block | None = None
+    ) -> list[Piece]:
+        """Takes away what stands in [start, end); the pieces that were taken. Older blocks only, or one, if asked."""
+        low, high = self._between(start, end)
         taken: list[Piece] = []
         kept: list[Piece] = []
         for piece in self._pieces[low:high]:
-            if born_before_ns is not None and piece.block.born_ns >= born_before_ns:
+            young = born_before_ns is not None and piece.block.born_ns >= born_before_ns
+            if young or (only is not None and piece.block is not only):
                 kept.append(piece)
                 continue
             cut = Piece(max(piece.start, start), min(piece.end, end), piece.block)
@@ -74,8 +82,9 @@ class Ledger:
                 kept.append(replace(piece, end=cut.start))
             if cut.end < piece.end:
                 kept.append(replace(piece, start=cut.end))
-        self._pieces[low:high] = kept
-        self._starts[low:high] = [piece.start for piece in kept]
+        if taken:
+            self._pieces[low:high] = kept
+            self._starts[low:high] = [piece.start for piece in kept]
         return taken
 
     def restore(self, pieces: list[Piece]) -> None:
@@ -83,6 +92,12 @@ class Ledger:
         for piece in pieces:
             piece.block.left += piece.size
             self._insert(piece)
+
+    def _between(self, start: int, end: int) -> tuple[int, int]:
+        """Indices of the pieces that overlap."""
+        low = bisect_right(self._starts, start) - 1
+        low += low < 0 or self._pieces[low].end <= start
+        return low, max(low, bisect_left(self._starts, end)) if start < end else low
 
     def _insert(self, piece: Piece) -> None:
         at = bisect_left(self._starts, piece.start)
@@ -96,8 +111,37 @@ def freed_by_site(pieces: list[Piece]) -> list[Freed]:
     gone: set[int] = set()
     for piece in pieces:
         entry = sums.setdefault(piece.block.site, [0, 0])
-        entry[0] += piece.size
+        entry[0] += piece.size * piece.block.weight
         if piece.block.left == 0 and id(piece.block) not in gone:
             gone.add(id(piece.block))
-            entry[1] += 1
+            entry[1] += piece.block.weight
     return [Freed(site, size, blocks) for site, (size, blocks) in sums.items()]
+
+
+def union(spans: list[Span]) -> list[Span]:
+    """Rising and disjoint, with those that touch or overlap made one."""
+    out: list[Span] = []
+    for low, high in sorted(spans):
+        if out and low <= out[-1][1]:
+            out[-1] = (out[-1][0], max(out[-1][1], high))
+        else:
+            out.append((low, high))
+    return out
+
+
+def without(spans: list[Span], holes: list[Span]) -> list[Span]:
+    """What of the spans lies in no hole; both rising and disjoint."""
+    out: list[Span] = []
+    at = 0
+    for low, high in spans:
+        while at < len(holes) and holes[at][1] <= low:
+            at += 1
+        look = at
+        while look < len(holes) and holes[look][0] < high:
+            if low < holes[look][0]:
+                out.append((low, holes[look][0]))
+            low = max(low, holes[look][1])
+            look += 1
+        if low < high:
+            out.append((low, high))
+    return out

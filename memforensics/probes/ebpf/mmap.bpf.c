@@ -6,6 +6,12 @@
  * and closed here, in `live`. Whatever is cut, joined or replaced is told to user space, which keeps intervals
  * (ledger.py), in the order in which it happened.
  *
+ * A closed entry stays in `live`, marked, and serves the next mapping at its address: two look-ups a mapping, where
+ * inserting and deleting would be dearer than all the rest. User space sweeps out those that were not used again.
+ *
+ * A walk of the stack costs several times what the account costs. So mappings are divided into classes of one length,
+ * and a class that is busy and balanced is sampled: see `deserves_walk`.
+ *
  * Constants by -D: HASH_FLAGS, MAX_LIVE, MAX_SITES, MAX_TARGETS, EVENT_PAGES, MISS_PAGES, FORK_CHILD_PID (offset of child_pid in the
  * sched_process_fork event), TRACK_FILES, PIDNS_DEVICE and PIDNS_INODE (0: the kernel's own numbers), WITH_PYTHON.
  */
@@ -18,6 +24,7 @@
 #define PAGE_UP(size) (((size) + 4095ULL) & ~4095ULL)
 #define FAILED(ret) ((u64)(ret) >= (u64)-4095L)
 
+#define PROT_EXEC 4
 #define MAP_FIXED 0x10
 #define MAP_ANONYMOUS 0x20
 #define MAP_FIXED_NOREPLACE 0x100000
@@ -29,6 +36,7 @@
 #define KIND_MMAP 1
 #define KIND_MREMAP 2
 #define KIND_BRK 3
+#define KIND_SHM 4
 #define KIND_SHARED 0x10
 #define KIND_FILE 0x20
 
@@ -42,6 +50,9 @@
 #define EVENT_FORK 8    /* a is the child's tid, b its address space should it be a process */
 #define EVENT_EXEC 9    /* `as` ended; a is the new one */
 #define EVENT_EXIT 10   /* the thread group's leader exits */
+#define EVENT_CODE 11   /* a file was mapped at [a, b) to be executed: rules of what was there are stale */
+#define EVENT_ATTACH 12 /* shmat at a, by site; how long it is stands in /proc */
+#define EVENT_DETACH 13 /* shmdt of what was attached at a */
 
 /* Counted in `losses`; layout.LOSSES has the words for each. */
 #define LOSS_RING_FULL 0
@@ -52,6 +63,18 @@
 #define LOSS_NO_COPY 5
 #define LOSS_TARGETS_FULL 6
 #define LOSSES 7
+
+/* Settings, by user space */
+#define SETTING_BOOKING 0 /* 0: stacks are learned, nothing is booked yet */
+#define SETTING_FREE 1    /* walks of one class in a window without drawing lots; saved up for SAVED_WINDOWS */
+#define SETTING_RARITY 2  /* beyond these, in a balanced class: one of so many; a power of two */
+#define SETTINGS 3
+
+#define CLASSES 8192
+#define WINDOW_NS 16000000ULL
+#define SAVED_WINDOWS 128
+#define FIRST_HOLD_NS (WINDOW_NS * 64)
+#define QUIET_NS (WINDOW_NS * 4096)
 
 #define COPY_BYTES 16384
 #define COPY_STEP 1024
@@ -96,6 +119,8 @@ struct target {
     u64 as;
     u64 brk;
     u64 parent; /* tgid it was forked from, with the same program in it; 0: none, or it has exec'ed */
+    u64 unwalked; /* mappings without a look at the stack */
+    u64 cut_ns;   /* the last removal that was told to user space */
 };
 
 struct live_key {
@@ -104,6 +129,18 @@ struct live_key {
 
 struct live {
     u64 length, site, born_ns;
+    u32 weight; /* of its stack, which stands for so many; 0: it was not walked, and `site` is 0 */
+    u32 gone;   /* 0: it stands; else closed, by the thread of that number */
+};
+#define GONE_FOR_GOOD 0xffffffff /* nothing can undo it */
+
+/* Mappings of one length in one address space. Two may share an entry: then both are walked sooner. */
+struct size_class {
+    s64 bytes;  /* that stand */
+    s64 low;    /* the least that stood in this window, */
+    s64 record; /* ... and the most that this ever was */
+    u64 window_ends_ns, walk_until_ns, hold_ns;
+    u64 free; /* walks left without a lot */
 };
 
 struct site_key {
@@ -119,9 +156,7 @@ struct site {
 #define PENDING_EVENT 2 /* told to user space */
 
 struct pending {
-    u64 addr, length;
-    struct live live;
-    u64 state;
+    u64 addr, length, state;
 };
 
 /* What is to be booked, handed from the program of one system call to the walker. */
@@ -130,6 +165,7 @@ struct request {
     u64 addr, length;
     u64 old, old_length;
     u32 kind, event; /* event 0: a whole new mapping, to `live` */
+    u64 weight;
 };
 
 struct scratch {
@@ -154,7 +190,9 @@ BPF_TABLE("lru_hash", struct rule_key, struct miss, misses, 16384);
 BPF_PERCPU_ARRAY(cpu_tokens, struct tokens, 1);
 BPF_PERCPU_ARRAY(scratches, struct scratch, 1);
 BPF_PERCPU_ARRAY(losses, u64, LOSSES);
-BPF_ARRAY(booking, u32, 1);    /* 0: stacks are learned, nothing is booked yet */
+BPF_ARRAY(settings, u32, SETTINGS);
+BPF_ARRAY(classes, struct size_class, CLASSES);
+BPF_PERCPU_ARRAY(closed, s64, 1); /* entries of `live` that do not stand */
 BPF_ARRAY(generation, u64, 1); /* numbers address spaces */
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
 BPF_RINGBUF_OUTPUT(copies, MISS_PAGES); /* misses: their loss costs no bookkeeping */
@@ -190,8 +228,8 @@ static __always_inline void lose(u32 what) {
 }
 
 static __always_inline int is_booking(void) {
-    u32 zero = 0;
-    u32 *on = booking.lookup(&zero);
+    u32 which = SETTING_BOOKING;
+    u32 *on = settings.lookup(&which);
     return on && *on;
 }
 
@@ -226,48 +264,128 @@ static __always_inline void book_freed(u64 as, u64 id, u64 bytes, u64 count) {
     }
 }
 
-/* [addr, addr + length) is about to go. What that was is left in `out`, should the call fail. */
-static __always_inline void take(u32 tid, u64 as, u64 t_ns, u64 addr, u64 length, struct pending *out) {
+static __always_inline struct size_class *class_of(u64 as, u64 length) {
+    u32 index = hash_with(as, length) & (CLASSES - 1);
+    return classes.lookup(&index);
+}
+
+static __always_inline void count_closed(s64 more) {
+    u32 zero = 0;
+    s64 *count = closed.lookup(&zero);
+    if (count)
+        *count += more;
+}
+
+static __always_inline void close_live(struct live *entry, u64 as, u32 tid) {
+    struct size_class *class = class_of(as, entry->length);
+    if (class)
+        __sync_fetch_and_add(&class->bytes, -entry->length);
+    if (entry->weight)
+        book_freed(as, entry->site, entry->length * entry->weight, entry->weight);
+    entry->gone = tid;
+    count_closed(1);
+}
+
+static __always_inline void evict(struct live *entry, u32 tid, u64 as, u64 t_ns, u64 addr) {
+    tell(EVENT_EVICT, tid, as, t_ns, addr, addr + entry->length, entry->site, entry->born_ns, entry->weight, 0);
+}
+
+/* [addr, addr + length) is about to go: whether it was one whole mapping, closed here, or told to user space. What was
+ * born before the last removal that was told may have been cut by that, and another may stand in the hole: that is for
+ * user space too. The class of such a mapping keeps its bytes: what goes by pieces may also stay by pieces, and
+ * deserves its walks. */
+static __always_inline u64 take(u32 tid, struct target *target, u64 t_ns, u64 addr, u64 length) {
+    struct live_key key = {.as = target->as, .addr = addr};
+    struct live *found = live.lookup(&key);
+    if (found && !found->gone && found->length == length && found->born_ns > target->cut_ns) {
+        close_live(found, key.as, tid);
+        return PENDING_LIVE;
+    }
+    if (t_ns == 0)
+        t_ns = bpf_ktime_get_ns();
+    if (found) {
+        if (!found->gone) {
+            evict(found, tid, key.as, t_ns, addr);
+            count_closed(1);
+        }
+        found->gone = GONE_FOR_GOOD;
+    }
+    if (t_ns > target->cut_ns)
+        target->cut_ns = t_ns;
+    tell(EVENT_UNMAP, tid, key.as, t_ns, addr, addr + length, 0, 0, 0, 0);
+    return PENDING_EVENT;
+}
+
+/* The call failed: what its entry took stands again. */
+static __always_inline void give_back(u32 tid, u64 as, u64 addr, u64 length) {
     struct live_key key = {.as = as, .addr = addr};
     struct live *found = live.lookup(&key);
-    out->addr = addr;
-    out->length = length;
-    out->state = PENDING_EVENT;
-    if (found) {
-        out->live = *found;
-        live.delete(&key);
-        if (out->live.length == length) {
-            out->state = PENDING_LIVE;
-            book_freed(as, out->live.site, length, 1);
-            return;
-        }
-        tell(EVENT_EVICT, tid, as, t_ns, addr, addr + out->live.length, out->live.site, out->live.born_ns, 0, 0);
-    }
-    tell(EVENT_UNMAP, tid, as, t_ns, addr, addr + length, 0, 0, 0, 0);
-}
-
-static __always_inline void take_on_entry(u64 id, u64 as, u64 addr, u64 length) {
-    struct pending taken = {};
-    take((u32)id, as, bpf_ktime_get_ns(), addr, length, &taken);
-    struct pending *mine = pending.lookup(&id);
-    if (mine)
-        *mine = taken;
-    else
-        pending.update(&id, &taken);
-}
-
-static __always_inline void give_back(u64 id, u64 as, u64 addr, u64 length) {
-    struct pending *mine = pending.lookup(&id);
-    if (!mine || mine->addr != addr || mine->length != length)
+    if (found && found->gone == tid && found->length == length) {
+        struct size_class *class = class_of(as, length);
+        if (class)
+            __sync_fetch_and_add(&class->bytes, length);
+        if (found->weight)
+            book_freed(as, found->site, -(length * found->weight), -(u64)found->weight);
+        found->gone = 0;
+        count_closed(-1);
         return;
-    if (mine->state == PENDING_LIVE) {
-        struct live_key key = {.as = as, .addr = addr};
-        live.update(&key, &mine->live);
-        book_freed(as, mine->live.site, -mine->live.length, -1ULL);
-    } else if (mine->state == PENDING_EVENT) {
-        tell(EVENT_UNDO, (u32)id, as, bpf_ktime_get_ns(), addr, addr + length, 0, 0, 0, 0);
     }
-    mine->state = PENDING_NONE;
+    tell(EVENT_UNDO, tid, as, bpf_ktime_get_ns(), addr, addr + length, 0, 0, 0, 0);
+}
+
+/* The least that stood in a class in a window, at the start of each: where it passes all that it ever was, the class
+ * grows, and each of its mappings is walked for a while; for twice as long at each new record, until it is for good. */
+static __always_inline void begin_window(struct size_class *class, u64 now, u64 free) {
+    s64 low = class->low;
+    u64 windows = 1 + (now - class->window_ends_ns) / WINDOW_NS;
+    if (windows > SAVED_WINDOWS)
+        windows = SAVED_WINDOWS;
+    class->free += free * windows;
+    if (class->free > free * SAVED_WINDOWS)
+        class->free = free * SAVED_WINDOWS;
+    if (now - class->window_ends_ns > QUIET_NS) /* it was idle, or is new */
+        class->hold_ns = FIRST_HOLD_NS;
+    else if (low > class->record) {
+        class->walk_until_ns = now + class->hold_ns;
+        if (class->hold_ns < (1ULL << 62))
+            class->hold_ns *= 2;
+    }
+    if (low > class->record)
+        class->record = low;
+    class->low = class->bytes;
+    class->window_ends_ns = now + WINDOW_NS;
+}
+
+static __always_inline void count_class(u64 as, u64 length) {
+    struct size_class *class = class_of(as, length);
+    if (class)
+        __sync_fetch_and_add(&class->bytes, length);
+}
+
+/* The weight of a new mapping's stack; 0: it is not walked. All of what grows or is rare are walked; of a class that is
+ * busy and whose mappings go as they come, some in each window and then a few by lot, each of which stands for many.
+ * The lot does not look at the mapping: so the sums of a site's weights are unbiased. */
+static __always_inline u32 deserves_walk(u64 as, u64 length, u64 now, int is_booking) {
+    struct size_class *class = class_of(as, length);
+    u32 free = SETTING_FREE, rarity = SETTING_RARITY;
+    u32 *free_walks = settings.lookup(&free), *one_of = settings.lookup(&rarity);
+    if (!class || !free_walks || !one_of)
+        return 1;
+    if (class->bytes < class->low)
+        class->low = class->bytes;
+    if (now >= class->window_ends_ns)
+        begin_window(class, now, *free_walks);
+    if (is_booking)
+        __sync_fetch_and_add(&class->bytes, length);
+    if (now < class->walk_until_ns)
+        return 1;
+    if (class->free) {
+        class->free -= 1;
+        return 1;
+    }
+    if ((bpf_get_prandom_u32() & (*one_of - 1)) == 0)
+        return *one_of;
+    return 0;
 }
 
 static __always_inline int removable(u64 addr, u64 length) {
@@ -356,29 +474,38 @@ static __always_inline int send_miss(struct stack_event *out) {
     return 0;
 }
 
+/* A whole new mapping, into `live`. */
+static __always_inline void open_live(u32 tid, u64 as, u64 addr, u64 length, u64 id, u64 born_ns, u32 weight) {
+    struct live_key at = {.as = as, .addr = addr};
+    struct live *before = live.lookup(&at);
+    if (before) {
+        if (before->gone)
+            count_closed(-1);
+        else /* what stood there was cut, and user space has not yet taken it over */
+            evict(before, tid, as, born_ns, addr);
+        before->length = length;
+        before->site = id;
+        before->born_ns = born_ns;
+        before->weight = weight;
+        before->gone = 0;
+        return;
+    }
+    struct live fresh = {.length = length, .site = id, .born_ns = born_ns, .weight = weight};
+    if (live.update(&at, &fresh) == 0)
+        return;
+    lose(LOSS_LIVE_FULL);
+    if (weight)
+        book_freed(as, id, length * weight, weight);
+}
+
 static __always_inline void book(struct scratch *scratch, u64 id) {
     struct request *request = &scratch->request;
-    struct live_key at = {.as = request->as, .addr = request->addr};
-    struct live fresh = {.length = request->length, .site = id, .born_ns = request->t_ns};
-    u64 end = request->addr + request->length;
-
-    if (request->event) {
-        tell(request->event, scratch->out.head.tid, request->as, request->t_ns, request->addr, end, id,
+    u32 tid = scratch->out.head.tid;
+    if (request->event)
+        tell(request->event, tid, request->as, request->t_ns, request->addr, request->addr + request->length, id,
              request->t_ns, request->old, request->old_length);
-        return;
-    }
-    if (live.insert(&at, &fresh) == 0)
-        return;
-    struct live *before = live.lookup(&at);
-    if (!before) {
-        lose(LOSS_LIVE_FULL);
-        book_freed(request->as, id, request->length, 1);
-        return;
-    }
-    /* What stood there was cut, and user space has not yet taken it over. */
-    tell(EVENT_EVICT, scratch->out.head.tid, request->as, request->t_ns, request->addr,
-         request->addr + before->length, before->site, before->born_ns, 0, 0);
-    live.update(&at, &fresh);
+    else
+        open_live(tid, request->as, request->addr, request->length, id, request->t_ns, request->weight);
 }
 
 int on_walk(void *ctx) {
@@ -485,13 +612,23 @@ int on_book(void *ctx) {
             return 0;
         }
     }
-    if (request->event != EVENT_REMAP) {
-        __sync_fetch_and_add(&site->allocated_bytes, request->length);
-        __sync_fetch_and_add(&site->allocated_count, 1);
+    if (request->event != EVENT_REMAP && request->event != EVENT_ATTACH) { /* whose sizes user space finds */
+        __sync_fetch_and_add(&site->allocated_bytes, request->length * request->weight);
+        __sync_fetch_and_add(&site->allocated_count, request->weight);
     }
     site->last_ns = request->t_ns;
     book(scratch, key.site);
     return 0;
+}
+
+/* What the user's registers held at the system call, of those that carry its arguments: struct pt_regs from r10 on. */
+struct arguments {
+    u64 r10, r9, r8, ax, cx, dx, si, di;
+};
+
+static __always_inline void read_arguments(struct arguments *out) {
+    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+    bpf_probe_read_kernel(out, sizeof(*out), (char *)regs + __builtin_offsetof(struct pt_regs, r10));
 }
 
 int on_mmap_exit(struct sys_exit *ctx) {
@@ -503,36 +640,47 @@ int on_mmap_exit(struct sys_exit *ctx) {
     struct target *target = targets.lookup(&tgid);
     if (!target)
         return 0;
-    struct scratch *scratch = my_scratch();
-    if (!scratch)
-        return 0;
-    read_registers(scratch); /* the arguments are still in the user's registers */
-    u64 flags = scratch->regs.r10;
-    u64 length = PAGE_UP(scratch->regs.si);
+    struct arguments args;
+    read_arguments(&args);
+    u64 flags = args.r10, as = target->as;
+    u64 length = PAGE_UP(args.si);
     if (flags & MAP_HUGETLB) {
         u64 shift = (flags >> 26) & 63;
         u64 huge = 1ULL << (shift ? shift : 21);
-        length = (scratch->regs.si + huge - 1) & ~(huge - 1);
+        length = (args.si + huge - 1) & ~(huge - 1);
     }
+    int booking = is_booking();
     u64 now = bpf_ktime_get_ns();
-    if ((flags & MAP_FIXED) && !(flags & MAP_FIXED_NOREPLACE) && is_booking()) {
-        struct pending replaced = {};
-        take((u32)id, target->as, now - 1, ret, length, &replaced);
-    }
+    if ((flags & MAP_FIXED) && !(flags & MAP_FIXED_NOREPLACE) && booking)
+        take((u32)id, target, now - 1, ret, length);
     u32 kind = KIND_MMAP;
     if (!(flags & MAP_ANONYMOUS)) {
+        if (args.dx & PROT_EXEC)
+            tell(EVENT_CODE, (u32)id, as, now, ret, ret + length, 0, 0, 0, 0);
         if (!TRACK_FILES)
             return 0;
         kind |= KIND_FILE;
     }
+    u32 weight = deserves_walk(as, length, now, booking);
+    if (weight == 0) {
+        target->unwalked += 1;
+        if (booking)
+            open_live((u32)id, as, ret, length, 0, now, 0);
+        return 0;
+    }
+    struct scratch *scratch = my_scratch();
+    if (!scratch)
+        return 0;
     if ((flags & 3) != 2) /* MAP_SHARED or MAP_SHARED_VALIDATE */
         kind |= KIND_SHARED;
-    scratch->request.as = target->as;
+    read_registers(scratch);
+    scratch->request.as = as;
     scratch->request.t_ns = now;
     scratch->request.addr = ret;
     scratch->request.length = length;
     scratch->request.kind = kind;
     scratch->request.event = 0;
+    scratch->request.weight = weight;
     programs.call(ctx, NEXT_WALK);
     return 0;
 }
@@ -545,7 +693,7 @@ int on_munmap_enter(struct sys_enter *ctx) {
         return 0;
     u64 addr = ctx->args[0], length = PAGE_UP(ctx->args[1]);
     if (removable(addr, length))
-        take_on_entry(id, target->as, addr, length);
+        take((u32)id, target, 0, addr, length);
     return 0;
 }
 
@@ -555,11 +703,12 @@ int on_munmap_exit(struct sys_exit *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
     struct target *target = targets.lookup(&tgid);
-    struct scratch *scratch = my_scratch();
-    if (!target || !scratch)
+    if (!target || !is_booking())
         return 0;
-    read_registers(scratch);
-    give_back(id, target->as, scratch->regs.di, PAGE_UP(scratch->regs.si));
+    struct arguments args;
+    read_arguments(&args);
+    if (removable(args.di, PAGE_UP(args.si)))
+        give_back((u32)id, target->as, args.di, PAGE_UP(args.si));
     return 0;
 }
 
@@ -569,9 +718,10 @@ int on_mremap_enter(struct sys_enter *ctx) {
     struct target *target = targets.lookup(&tgid);
     if (!target || !is_booking())
         return 0;
-    u64 addr = ctx->args[0], length = PAGE_UP(ctx->args[1]);
-    if (removable(addr, length) && !(ctx->args[3] & MREMAP_DONTUNMAP))
-        take_on_entry(id, target->as, addr, length);
+    struct pending mine = {.addr = ctx->args[0], .length = PAGE_UP(ctx->args[1])};
+    if (removable(mine.addr, mine.length) && !(ctx->args[3] & MREMAP_DONTUNMAP))
+        mine.state = take((u32)id, target, 0, mine.addr, mine.length);
+    pending.update(&id, &mine);
     return 0;
 }
 
@@ -581,29 +731,24 @@ int on_mremap_exit(struct sys_exit *ctx) {
     u32 tgid = id >> 32;
     struct target *target = targets.lookup(&tgid);
     struct scratch *scratch = my_scratch();
-    if (!target || !scratch)
+    if (!target || !scratch || !is_booking())
         return 0;
+    struct pending *mine = pending.lookup(&id);
+    if (!mine)
+        return 0; /* entered before we booked */
+    struct pending taken = *mine;
+    pending.delete(&id);
     read_registers(scratch);
     u64 old = scratch->regs.di, old_length = PAGE_UP(scratch->regs.si);
     u64 length = PAGE_UP(scratch->regs.dx), flags = scratch->regs.r10;
     if (FAILED(ret)) {
-        give_back(id, target->as, old, old_length);
+        if (taken.state != PENDING_NONE)
+            give_back((u32)id, target->as, old, old_length);
         return 0;
     }
     u64 now = bpf_ktime_get_ns();
-    u32 event = 0;
-    if (flags & MREMAP_FIXED) {
-        struct pending replaced = {};
-        take((u32)id, target->as, now - 1, ret, length, &replaced);
-    }
-    if (old_length != 0 && !(flags & MREMAP_DONTUNMAP)) {
-        struct pending *mine = pending.lookup(&id);
-        if (!mine || mine->addr != old || mine->length != old_length)
-            return 0; /* entered before we booked */
-        if (mine->state == PENDING_EVENT)
-            event = EVENT_REMAP;
-        mine->state = PENDING_NONE;
-    }
+    if (flags & MREMAP_FIXED)
+        take((u32)id, target, now - 1, ret, length);
     scratch->request.as = target->as;
     scratch->request.t_ns = now;
     scratch->request.addr = ret;
@@ -611,7 +756,10 @@ int on_mremap_exit(struct sys_exit *ctx) {
     scratch->request.old = old;
     scratch->request.old_length = old_length;
     scratch->request.kind = KIND_MREMAP;
-    scratch->request.event = event;
+    scratch->request.event = taken.state == PENDING_EVENT ? EVENT_REMAP : 0;
+    scratch->request.weight = 1;
+    if (!scratch->request.event)
+        count_class(target->as, length);
     programs.call(ctx, NEXT_WALK);
     return 0;
 }
@@ -629,7 +777,7 @@ int on_brk_exit(struct sys_exit *ctx) {
     u64 t_ns = bpf_ktime_get_ns();
     if (now < before) {
         if (is_booking())
-            tell(EVENT_UNMAP, (u32)id, target->as, t_ns, now, before, 0, 0, 0, 0);
+            take((u32)id, target, t_ns, now, before - now);
         return 0;
     }
     struct scratch *scratch = my_scratch();
@@ -642,7 +790,37 @@ int on_brk_exit(struct sys_exit *ctx) {
     scratch->request.length = now - before;
     scratch->request.kind = KIND_BRK;
     scratch->request.event = EVENT_BRK;
+    scratch->request.weight = 1;
     programs.call(ctx, NEXT_WALK);
+    return 0;
+}
+
+int on_shmat_exit(struct sys_exit *ctx) {
+    u64 ret = ctx->ret;
+    u64 id = current_id();
+    u32 tgid = id >> 32;
+    struct target *target = targets.lookup(&tgid);
+    struct scratch *scratch = my_scratch();
+    if (FAILED(ret) || !target || !scratch)
+        return 0;
+    read_registers(scratch);
+    scratch->request.as = target->as;
+    scratch->request.t_ns = bpf_ktime_get_ns();
+    scratch->request.addr = ret;
+    scratch->request.length = 0;
+    scratch->request.kind = KIND_SHM | KIND_SHARED;
+    scratch->request.event = EVENT_ATTACH;
+    scratch->request.weight = 1;
+    programs.call(ctx, NEXT_WALK);
+    return 0;
+}
+
+int on_shmdt_enter(struct sys_enter *ctx) {
+    u64 id = current_id();
+    u32 tgid = id >> 32;
+    struct target *target = targets.lookup(&tgid);
+    if (target && is_booking()) /* what is in `live` there, if anything, was mapped over it: it stays */
+        tell(EVENT_DETACH, (u32)id, target->as, bpf_ktime_get_ns(), ctx->args[0], 0, 0, 0, 0, 0);
     return 0;
 }
 

@@ -1,15 +1,12 @@
 """The loaded programs of mmap.bpf.c, and their tables as values."""
 
 import struct
-from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import accumulate
-from typing import NamedTuple
 
 from memforensics.probes.ebpf import layout
 from memforensics.probes.ebpf.book import Counts
 from memforensics.probes.ebpf.engine import Engine, RunStats, event_field_offset, hash_flags, pid_namespace
-from memforensics.probes.ebpf.layout import RangeEvent, StackEvent
+from memforensics.probes.ebpf.layout import LiveRange, RangeEvent, Setting, StackEvent
 from memforensics.runtimes.cpython.kernel import PROCESS as PYTHON_PROCESS
 
 MAX_LIVE = 1 << 20
@@ -19,6 +16,10 @@ MAX_RULES = 1 << 18
 MAX_TARGETS = 8192
 EVENT_PAGES, MISS_PAGES = 1024, 2048  # ring buffers of 4 and 8 MiB
 
+FREE_WALKS = 16  # stacks of one class of mappings that are walked in 16 ms, be it as balanced as it may
+RARITY = 64  # ... and beyond, one of so many: a power of two
+SWEEP_AT = 1 << 15  # closed entries in the table of live mappings
+
 TRACEPOINTS = {
     "syscalls:sys_exit_mmap": "on_mmap_exit",
     "syscalls:sys_enter_munmap": "on_munmap_enter",
@@ -26,35 +27,12 @@ TRACEPOINTS = {
     "syscalls:sys_enter_mremap": "on_mremap_enter",
     "syscalls:sys_exit_mremap": "on_mremap_exit",
     "syscalls:sys_exit_brk": "on_brk_exit",
+    "syscalls:sys_exit_shmat": "on_shmat_exit",
+    "syscalls:sys_enter_shmdt": "on_shmdt_enter",
     "sched:sched_process_fork": "on_fork",
     "sched:sched_process_exec": "on_exec",
     "sched:sched_process_exit": "on_exit",
 }
-
-
-class LiveRange(NamedTuple):
-    """One whole mapping in the kernel's table."""
-
-    start: int
-    end: int
-    site: int
-    born_ns: int
-
-
-class _Overlaps:
-    """Ranges by rising start, that may overlap: what replaced a part of an older one lies in it."""
-
-    def __init__(self, ranges: list[LiveRange]) -> None:
-        self._ranges = ranges
-        self._furthest = list(accumulate((r.end for r in ranges), max))  # end of any range so far
-
-    def find(self, start: int, end: int) -> Iterator[LiveRange]:
-        at = bisect_right(self._furthest, start)
-        for found in self._ranges[at:]:
-            if found.start >= end:
-                return
-            if found.end > start:
-                yield found
 
 
 class MmapPrograms:
@@ -69,7 +47,7 @@ class MmapPrograms:
         self.python = python
         self.namespaced = inode != 0  # the kernel's fork events then do not give our PIDs
         self.unreadable_events = 0
-        self._snapshot: dict[int, _Overlaps] | None = None
+        self._swept = 0
         self.engine = Engine(
             "mmap.bpf.c",
             {
@@ -100,17 +78,22 @@ class MmapPrograms:
             self._pythons = (
                 self.engine.raw_table("py_processes", layout.TARGET_KEY.size, PYTHON_PROCESS.size) if python else None
             )
+            self.sample(FREE_WALKS, RARITY)
             self.engine.attach(TRACEPOINTS)
         except BaseException:
             self.engine.close()
             raise
 
     def begin(self) -> None:
-        self.engine.set_array("booking", 0, 1)
+        self.engine.set_array("settings", Setting.BOOKING, 1)
+
+    def sample(self, free: int, rarity: int) -> None:
+        """In a balanced class of mappings, `free` stacks a window of 16 ms are walked, then one of `rarity`."""
+        self.engine.set_array("settings", Setting.FREE, free)
+        self.engine.set_array("settings", Setting.RARITY, rarity)
 
     def events(self, timeout_s: float = 0.0) -> Iterator[StackEvent | RangeEvent]:
         """What was told since the last call."""
-        self._snapshot = None
         for data in self.engine.events(timeout_s):
             try:
                 yield layout.parse_event(data, self.python)
@@ -120,7 +103,7 @@ class MmapPrograms:
     # --- targets
 
     def add_target(self, pid: int, space: int, brk: int) -> bool:
-        return self._targets.put(layout.TARGET_KEY.pack(pid), layout.TARGET.pack(space, brk, 0))
+        return self._targets.put(layout.TARGET_KEY.pack(pid), layout.TARGET.pack(space, brk, 0, 0, 0))
 
     def remove_target(self, pid: int) -> None:
         self._targets.remove(layout.TARGET_KEY.pack(pid))
@@ -144,30 +127,48 @@ class MmapPrograms:
     # --- the account
 
     def live(self) -> dict[int, list[LiveRange]]:
-        """Whole mappings that stand, by space and rising start."""
+        """Whole mappings that stand, by space; in no order."""
         found: dict[int, list[LiveRange]] = {}
-        for key, value in self._live.items():
-            space, start = layout.LIVE_KEY.unpack(key)
-            length, site, born_ns = layout.LIVE.unpack(value)
-            found.setdefault(space, []).append(LiveRange(start, start + length, site, born_ns))
-        for ranges in found.values():
-            ranges.sort()
+        for keys, values in self._live.batches():
+            for (space, start), (length, site, born_ns, weight, gone) in zip(
+                layout.LIVE_KEY.iter_unpack(keys), layout.LIVE.iter_unpack(values), strict=True
+            ):
+                if not gone:
+                    found.setdefault(space, []).append(LiveRange(start, start + length, site, born_ns, weight))
         return found
 
-    def take_overlapping(self, space: int, start: int, end: int, before_ns: int) -> Iterator[LiveRange]:
-        """The kernel's whole mappings in a range that was cut, taken out of its hands. The table is read once for all
-        the events that came with one call of `events`: what stood at the time of any of them and still stands is in
-        it."""
-        if self._snapshot is None:
-            self._snapshot = {number: _Overlaps(ranges) for number, ranges in self.live().items()}
-        known = self._snapshot.get(space)
-        for found in known.find(start, end) if known is not None else ():
-            if found.born_ns < before_ns and self.take_live(space, found.start):
-                yield found
+    def take_live(self, space: int, start: int) -> LiveRange | None:
+        """Takes the mapping that stands there now out of the kernel's hands. None: there is none (any more)."""
+        value = self._live.take(layout.LIVE_KEY.pack(space, start))
+        if value is None:
+            return None
+        length, site, born_ns, weight, gone = layout.LIVE.unpack(value)
+        if gone:
+            self._swept += 1
+            return None
+        return LiveRange(start, start + length, site, born_ns, weight)
 
-    def take_live(self, space: int, start: int) -> bool:
-        """Takes one mapping out of the kernel's hands. False when it went by itself meanwhile."""
-        return self._live.remove(layout.LIVE_KEY.pack(space, start))
+    def sweep(self) -> None:
+        """Frees the entries of mappings that are gone and whose addresses were not used again, when they are many."""
+        if self.engine.per_cpu_sums("closed", 1)[0] - self._swept < SWEEP_AT:
+            return
+        for keys, values in list(self._live.batches()):
+            for i, (*_, gone) in enumerate(layout.LIVE.iter_unpack(values)):
+                if not gone:
+                    continue
+                key = keys[i * layout.LIVE_KEY.size : (i + 1) * layout.LIVE_KEY.size]
+                value = self._live.take(key)
+                if value is None:
+                    continue
+                if layout.LIVE.unpack(value)[-1]:
+                    self._swept += 1
+                else:
+                    self._live.put(key, value, new=True)  # used again just now
+
+    def unwalked(self, pid: int) -> int | None:
+        """Mappings of a process whose stack was not looked at. None: it is no target (any more)."""
+        value = self._targets.get(layout.TARGET_KEY.pack(pid))
+        return layout.TARGET.unpack(value)[3] if value is not None else None
 
     def counts(self) -> Iterator[tuple[int, int, Counts]]:
         """(space, site, counts)."""

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from memforensics.case.model import Frame, Stack
 from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.layout import NativePc, PythonFrame
-from memforensics.probes.ebpf.programs import MmapPrograms
 from memforensics.runtimes.cpython.code import CodeReader
 from memforensics.runtimes.cpython.find import CPythonRuntime, find_runtime
 from memforensics.runtimes.cpython.kernel import pack_process, pid_namespace
@@ -19,12 +19,22 @@ LOOK_AGAIN_S = 1.0  # for a CPython that was not yet loaded or initialized
 _CUT_SHORT = 2 | 4 | 8  # PY_TRUNCATED, PY_UNREADABLE, PY_TOO_MANY of pyframes.bpf.h
 
 Symbolized = tuple[NativePc, Frame]
+Decoded = dict[PythonFrame, Frame]
+
+
+class PythonPrograms(Protocol):
+    """Loaded programs that walk Python frames where `python` is true."""
+
+    python: bool
+
+    def add_python(self, pid: int, packed: bytes) -> None: ...
+    def remove_python(self, pid: int) -> None: ...
 
 
 class PythonSide:
     """Of one address space. Without a CPython in it (that we can read: `why_not`), stacks stay native."""
 
-    def __init__(self, process: Process, space: AddressSpace, programs: MmapPrograms) -> None:
+    def __init__(self, process: Process, space: AddressSpace, programs: PythonPrograms) -> None:
         self._process, self._space, self._programs = process, space, programs
         self._runtime: CPythonRuntime | None = None
         self._codes: CodeReader | None = None
@@ -49,10 +59,26 @@ class PythonSide:
         self._runtime, self._codes = runtime, CodeReader(self._process.memory, runtime.offsets)
         self._programs.add_python(self._process.pid, pack_process(runtime, pid_namespace(self._process)))
 
-    def spliced(self, native: Sequence[Symbolized], python: Sequence[PythonFrame], flags: int, complete: bool) -> Stack:
-        """One stack of both. Code objects are decoded now: later they may be gone."""
-        runtime, codes = self._runtime, self._codes
-        if runtime is None or codes is None:
+    def decoded(self, python: Sequence[PythonFrame]) -> Decoded:
+        """The frames for people. Now: later the code objects may be gone."""
+        if self._codes is None:
+            return {}
+        return {one: self._codes.frame(one.code, one.instruction) for one in python}
+
+    def spliced(
+        self,
+        native: Sequence[Symbolized],
+        python: Sequence[PythonFrame],
+        flags: int,
+        complete: bool,
+        decoded: Decoded | None = None,
+    ) -> Stack:
+        """One stack of both; the Python frames `decoded`, or now."""
+        runtime = self._runtime
+        known = self.decoded(python) if decoded is None else decoded
+        if runtime is None or not known:
+            python = ()
+        if runtime is None:
             return Stack(frames=tuple(frame for _, frame in native), complete=complete)
 
         def is_eval(one: Symbolized | PythonFrame) -> bool:
@@ -62,9 +88,7 @@ class PythonSide:
             return one.flags if isinstance(one, PythonFrame) else 0
 
         spliced, doubtful = splice(native, python, is_eval=is_eval, flags=flags_of, complete=complete)
-        frames = tuple(
-            codes.frame(one.code, one.instruction) if isinstance(one, PythonFrame) else one[1] for one in spliced
-        )
+        frames = tuple(known[one] if isinstance(one, PythonFrame) else one[1] for one in spliced)
         return Stack(frames=frames, complete=complete, doubtful=doubtful or bool(flags & _CUT_SHORT))
 
     def end(self) -> None:

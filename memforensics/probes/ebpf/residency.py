@@ -10,7 +10,8 @@ UNSCANNABLE_LIMIT = 8 << 30  # of address space, on kernels without PAGEMAP_SCAN
 
 
 def resident_by_site(process: Process, ranges: Iterable[tuple[int, int, int]]) -> dict[int, int]:
-    """Site -> present bytes of its (start, end, site) ranges, which do not overlap. TargetGone, PermissionNeeded."""
+    """Site -> present bytes of its (start, end, site) ranges, which do not overlap. `site` is any number that the
+    caller groups by. TargetGone, PermissionNeeded."""
     ordered = sorted(ranges)
     out: dict[int, int] = {}
     with Pagemap(process.pid, process.proc) as pagemap:

@@ -2,18 +2,23 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from memforensics.case.model import AllocationSite, Stack
 from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.book import Book
-from memforensics.probes.ebpf.layout import Ended, NativePc, StackEvent
+from memforensics.probes.ebpf.layout import Ended, LiveRange, NativePc, StackEvent
 from memforensics.probes.ebpf.learn import Learner
 from memforensics.probes.ebpf.programs import MmapPrograms
 from memforensics.probes.ebpf.python import PythonSide
-from memforensics.symbols.space import AddressSpace
+from memforensics.symbols.space import AddressSpace, MappedModule
 from memforensics.symbols.symbolize import Symbolizer
 from memforensics.target import Process
+
+SETTLE_S = 1.0
+SPARING = 50.0  # between two readings of the kernel's table, so many times what one takes ...
+MANY_CUTS = 4096  # ... unless so many removals wait
 
 
 class TracedSpace:
@@ -35,7 +40,8 @@ class TracedSpace:
             lambda pc, packed: programs.put_rule(number, pc, packed),
             lambda pc: programs.drop_rule(number, pc),
         )
-        self.book = Book(lambda *range_: programs.take_overlapping(number, *range_), numbers)
+        self.book = Book(lambda start: programs.take_live(number, start), numbers)
+        self._settle_at = 0.0
 
     def stack(self, event: StackEvent) -> None:
         """A stack met for the first time: learned from, symbolized and noted."""
@@ -52,17 +58,53 @@ class TracedSpace:
             event.kind,
             event.shared,
             event.file_backed,
-            lambda: self._symbolized(native, event, complete),
+            complete,
+            self._symbolizing(native, event, complete),
         )
 
-    def _symbolized(self, native: tuple[NativePc, ...], event: StackEvent, complete: bool) -> Stack:
+    def _symbolizing(self, native: tuple[NativePc, ...], event: StackEvent, complete: bool) -> Callable[[], Stack]:
+        """What only the living process tells is read now; names and lines when somebody wants them."""
         if not self.ended:
             if any(self._modules.find(pc.pc) is None for pc in native):
                 with contextlib.suppress(MemforensicsError):  # it is leaving
-                    self.learner.refresh()
+                    self.learner.look_again()
             self.python.look()
-        frames = [(pc, self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)) for pc in native]
-        return self.python.spliced(frames, event.python, event.python_flags, complete)
+        places = [self._place(pc) for pc in native]
+        known = self.python.decoded(event.python)
+
+        def symbolize() -> Stack:
+            frames = [
+                (pc, self._symbolizer.frame(*place, pc.guessed, is_return=pc.is_return))
+                for pc, place in zip(native, places, strict=True)
+            ]
+            return self.python.spliced(frames, event.python, event.python_flags, complete, known)
+
+        return symbolize
+
+    def _place(self, pc: NativePc) -> tuple[MappedModule | None, int | None]:
+        """Module, whose file is opened now, and the address in it."""
+        found = self._modules.find(pc.pc - pc.is_return)
+        if found is None:
+            return None, None
+        self._modules.elf(found[0])
+        return found[0], found[1] + pc.is_return
+
+    def code_mapped(self, start: int, end: int) -> None:
+        self.learner.replaced(start, end)
+
+    def settle(self) -> None:
+        """Holds the removals that were told of against the kernel's table, if there were any. That reads all of it: so
+        a while passes between two times."""
+        now = time.monotonic()
+        many = len(self.book.cuts) >= MANY_CUTS
+        if not self.book.cuts or self.ended or (now < self._settle_at and not many):
+            return
+        self.settle_now(self._programs.live().get(self.number, []))
+        self._settle_at = time.monotonic() + max(SETTLE_S, SPARING * (time.monotonic() - now))
+
+    def settle_now(self, live: list[LiveRange]) -> list[LiveRange]:
+        """The same, against this content of the table; what of it the kernel keeps."""
+        return self.book.settle(live)
 
     def sites(self, ended_ns: int) -> Iterator[AllocationSite]:
         for record in self.book.sites.values():

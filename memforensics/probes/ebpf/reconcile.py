@@ -1,0 +1,108 @@
+"""The ledger against /proc/PID/maps: what was not told (a full ring buffer, an operation that we do not follow) is
+found there, counted and repaired.
+
+Not everything that differs is an error: the process goes on while its maps are read. So only what is older than the
+reading can be found gone, and only what two readings show, and neither the ledger nor the beginning, can be found
+missing.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from memforensics.probes.ebpf.layout import LiveRange
+from memforensics.probes.ebpf.ledger import Span, union, without
+from memforensics.probes.ebpf.programs import MmapPrograms
+from memforensics.probes.ebpf.space import TracedSpace
+from memforensics.target import Process
+
+_LINE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+(?: +(.*))?$", re.MULTILINE)
+# What MAP_ANONYMOUS, brk and shmat make, by its name (fs/proc/task_mmu.c, mm/shmem.c, fs/hugetlbfs/inode.c, ipc/shm.c)
+_ANONYMOUS = re.compile(r"|\[heap\]|\[anon.*|/(?:dev/zero|anon_hugepage|SYSV[0-9a-f]{8}) \(deleted\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """Addresses that are mapped at all, and by what the ledger books; rising and disjoint."""
+
+    all: list[Span]
+    anonymous: list[Span]
+
+
+def mapped(maps: str) -> Mapped:
+    every: list[Span] = []
+    anonymous: list[Span] = []
+    for start, end, name in _LINE.findall(maps):
+        span = int(start, 16), int(end, 16)
+        every.append(span)
+        if not name or _ANONYMOUS.fullmatch(name):
+            anonymous.append(span)
+    return Mapped(union(every), union(anonymous))
+
+
+def heap_end(maps: str) -> int:
+    """Where brk stands, in whole pages; 0 where there is no heap yet."""
+    found = re.search(r"^[0-9a-f]+-([0-9a-f]+) .* \[heap\]$", maps, re.MULTILINE)
+    return int(found[1], 16) if found else 0
+
+
+def segment_at(maps: str, start: int) -> int | None:
+    """The size of the mapping that begins there."""
+    found = re.search(rf"^0*{start:x}-([0-9a-f]+) ", maps, re.MULTILINE)
+    return int(found[1], 16) - start if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    gone: int = 0  # ranges that the ledger had, and that are not mapped
+    missing: int = 0  # ranges that are mapped, and that it had not
+
+
+class Account:
+    """Of one address space. `begin` once booking has begun: what is mapped then is not looked for."""
+
+    def __init__(self, space: TracedSpace, process: Process) -> None:
+        self._space, self._process = space, process
+        self._began: list[Span] | None = None
+        self.next_ns = 0
+
+    def begin(self) -> None:
+        """TargetGone, PermissionNeeded."""
+        self._began = mapped(self._process.read_text("maps")).anonymous
+
+    def reconcile(self, programs: MmapPrograms, take_in: Callable[[], None]) -> Repaired:
+        """`take_in` has the book handle all events that were told. TargetGone, PermissionNeeded."""
+        before_ns = time.monotonic_ns()  # the clock of bpf_ktime_get_ns()
+        first = mapped(self._process.read_text("maps"))
+        take_in()
+        live = self._live(programs)
+        gone = self._find_gone(first, live, before_ns)
+        missing = self._not_known(first.anonymous, live)
+        if missing:
+            again = mapped(self._process.read_text("maps")).anonymous
+            take_in()
+            missing = self._not_known(without(missing, without(missing, again)), self._live(programs))
+            for start, end in missing:
+                self._space.book.adopt(start, end, before_ns)
+        return Repaired(gone, len(missing))
+
+    def _live(self, programs: MmapPrograms) -> list[LiveRange]:
+        return self._space.settle_now(programs.live().get(self._space.number, []))
+
+    def _find_gone(self, now: Mapped, live: list[LiveRange], before_ns: int) -> int:
+        book = self._space.book
+        spans = sorted((entry.start, entry.end) for entry in live if entry.born_ns < before_ns)
+        holes = without(union(spans), now.all)
+        if holes:
+            for entry in live:
+                if entry.born_ns < before_ns and any(entry.start < end and entry.end > start for start, end in holes):
+                    book.take_over(entry)
+        holes += without([(p.start, p.end) for p in book.ledger if p.block.born_ns < before_ns], now.all)
+        return sum(book.repair(start, end, before_ns) for start, end in union(holes))
+
+    def _not_known(self, spans: list[Span], live: list[LiveRange]) -> list[Span]:
+        if self._began is None:
+            return []
+        known = [*((e.start, e.end) for e in live), *((p.start, p.end) for p in self._space.book.ledger)]
+        return without(without(spans, self._began), union(known))
