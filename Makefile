@@ -2,15 +2,15 @@
 BIN := .venv/bin
 DURATION ?= 30s
 
-.PHONY: demo test lint setup calibrate readme docs clean
+.PHONY: demo test lint setup setup-test calibrate readme docs clean
 
 demo: setup
 	@$(BIN)/memforensics demo --duration $(DURATION)
 
-test: setup lint
+test: setup-test lint
 	@. .make/env && $(BIN)/python -m pytest -q tests/unit tests/live $(PYTEST_ARGS)
 
-lint: setup
+lint: setup-test
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
@@ -19,13 +19,16 @@ lint: setup
 setup:
 	@scripts/setup.sh
 
+setup-test:
+	@scripts/setup.sh test
+
 calibrate: setup
-	@$(BIN)/python benchmarks/calibrate.py
+	@$(BIN)/python benchmarks/calibrate.py --markdown docs/calibration.md
 
 readme: setup
 	@$(BIN)/python scripts/readme_session.py
 
-docs: setup
+docs: setup-test
 	@$(BIN)/python scripts/gen_docs.py
 
 clean:

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Everything `make` needs, once: system packages (when root), tracefs, .venv with memforensics in it, the example's UCX.
+# Everything `make` needs, once: system packages (when root), tracefs, .venv with memforensics in it. With the word
+# `test` also what only the checks need: linters, the example's UCX, a compiler, and the programs that open our exports.
 # A second run finds the stamp and only looks whether tracefs is still mounted. Not root: says what is missing, goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+for_tests=${1:-}
 mkdir -p .make
 exec 9>.make/lock
 flock 9 # two at once: the second waits, and finds it done
@@ -49,13 +51,16 @@ find_python() {
 missing_packages() {
     command -v bpftrace >/dev/null || echo bpftrace
     command -v gdb >/dev/null || echo gdb
-    command -v tmux >/dev/null || echo tmux
-    command -v gcc >/dev/null || echo gcc
     [ -e /usr/include/stdio.h ] || echo libc6-dev
     [ -e /usr/include/linux/bpf.h ] || echo linux-libc-dev
     [ -d $BCC ] || echo python3-bpfcc
-    command -v chromium >/dev/null || echo chromium                          # a test opens what we export
-    compgen -G '/usr/lib/go-*/pkg/tool/*/pprof' >/dev/null || echo golang-go # it brings pprof; another such test
+    if [ -n "$for_tests" ]; then
+        command -v tmux >/dev/null || echo tmux
+        command -v gcc >/dev/null || echo gcc
+        command -v npm >/dev/null || echo npm                                    # it fetches the speedscope viewer
+        command -v chromium >/dev/null || echo chromium                          # opens what we export
+        compgen -G '/usr/lib/go-*/pkg/tool/*/pprof' >/dev/null || echo golang-go # brings pprof, which opens it too
+    fi
     if ! python=$(find_python); then
         echo python3 python3-venv
     elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
@@ -86,7 +91,7 @@ make_venv() {
 
 install_project() {
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' # it knows --group
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable . ${for_tests:+--group dev}
 }
 
 # The viewer and the schema of speedscope, for a test of our export.
@@ -114,7 +119,9 @@ write_env() {
 fingerprint() { cat pyproject.toml scripts/setup.sh examples/ucx_rcache_leak/run.py | sha256sum | cut -d' ' -f1; }
 
 done_already() {
-    [ "$(cat .make/stamp 2>/dev/null)" = "$(fingerprint)" ] && [ -x .venv/bin/memforensics ] && [ -s .make/env ] &&
+    [ "$(cat ".make/stamp${for_tests:+-$for_tests}" 2>/dev/null)" = "$(fingerprint)" ] && [ -x .venv/bin/memforensics ] || return 1
+    [ -z "$for_tests" ] && return
+    [ -s .make/env ] &&
         (
             . .make/env
             [ -d "$MEMFORENSICS_UCX_DIR" ] && [ -d "$MEMFORENSICS_UCX_DIR_1_21" ]
@@ -131,8 +138,10 @@ python=$(find_python) || {
     exit 1
 }
 step "virtual environment .venv ($("$python" -V))" make_venv "$python"
-step "memforensics and its tools in .venv" install_project
-step "the speedscope viewer, for a test" fetch_speedscope || say "going on without it; the test that needs it says so"
-step "UCX 1.19.0 and 1.21.0 for the example" write_env
-fingerprint >.make/stamp
+step "memforensics${for_tests:+ and the tools for its checks} in .venv" install_project
+if [ -n "$for_tests" ]; then
+    step "the speedscope viewer" fetch_speedscope || say "going on without it; the test that needs it says so"
+    step "UCX 1.19.0 and 1.21.0 for the example" write_env
+fi
+fingerprint >".make/stamp${for_tests:+-$for_tests}"
 say "done in $((SECONDS - began)) s"

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from consumers import chromium, pprof, speedscope
 from processes import EXAMPLE
 
@@ -51,7 +49,7 @@ def _why_missing(marker: str) -> str | None:
     if marker == "needs_pprof":
         return None if pprof() else "needs pprof: apt-get install golang-go"
     if marker == "needs_speedscope":
-        return None if speedscope() else "needs the speedscope viewer: make setup"
+        return None if speedscope() else "needs the speedscope viewer: make setup-test"
     return None
 
 
