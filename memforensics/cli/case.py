@@ -12,6 +12,7 @@ EXAMPLES = (
     "memforensics case leak.case",
     "memforensics case leak.case --format csv --table sample",
     "memforensics case leak.case --format csv --table mapping --output mappings.csv",
+    "memforensics case leak.case --format html --output leak.html",
 )
 
 

@@ -9,18 +9,16 @@ import typer
 from memforensics.cli.common import CmdlineOption, JsonOption, NameOption, RecordOption, choose_pid, duration_option
 from memforensics.errors import Interrupted
 
-EXAMPLES = """Examples:
-
-memforensics trace-mmap 4711 --duration 60s --record leak.case
-
-memforensics trace-mmap 4711 4712 --sort rate --filter lib=libucs --min-age 5s
-
-memforensics trace-mmap 4711 --format html --output leak.html"""
+EXAMPLES = (
+    "memforensics trace-mmap 4711 --duration 60s --record leak.case",
+    "memforensics trace-mmap 4711 4712 --sort rate --filter lib=libucs --min-age 5s",
+    "memforensics trace-mmap 4711 --format html --output leak.html",
+)
 
 
 def trace_mmap(
     pids: Annotated[
-        list[int] | None, typer.Argument(metavar="[PID]...", help="The processes; without any, targets are listed.")
+        list[int] | None, typer.Argument(metavar="PID", help="The processes; without any, targets are listed.")
     ] = None,
     duration: Annotated[float, duration_option("How long to trace.")] = "10s",  # type: ignore[assignment]
     children: Annotated[bool, typer.Option(help="Their child processes too.")] = True,
