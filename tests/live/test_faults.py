@@ -216,6 +216,20 @@ def test_python_functions_and_lines(interpreter: str) -> None:
     assert result.pages("temporary")[0] >= block * 0.95
 
 
+def test_a_forked_child_has_an_account_of_its_own() -> None:
+    with traced([compiled("trace_leaker.c", "-fomit-frame-pointer")]) as it:
+        it.do("leak 13 12288")
+        it.child.tell("fork 17 8192")
+        child = int(it.child.wait_for("child").split()[1])
+        it.child.wait_for("done")
+        list(it.trace.poll())
+        result = it.result()
+    touched = {
+        pid: sum(s.outstanding_bytes for s in result.through("leak_many") if s.pid == pid) for pid in result.summaries
+    }
+    assert touched == {it.child.pid: 13 * 12288, child: 17 * 8192}
+
+
 def test_what_was_collected_outlives_the_target() -> None:
     with traced(toucher()) as it:
         it.do("own 997")

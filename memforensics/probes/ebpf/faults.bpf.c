@@ -378,16 +378,16 @@ static __always_inline void place(struct request *request, u64 site, u64 id) {
         lose_many(LOSS_UNPLACED, request->pages);
         return;
     }
-    if (request->window) {
-        struct page_key key = {.as = request->as, .page = request->address};
-        struct page *before = pages.lookup(&key);
-        if (before && before->site == site && before->window == request->window && before->member == request->member) {
-            before->count += request->pages;
-            before->t_ns = request->t_ns;
-            return;
-        }
+    struct page_key key = {.as = request->as, .page = request->address};
+    struct page *before = pages.lookup(&key);
+    if (!before) {
+        put_pages(request->as, request->address, &fresh);
+        return;
     }
-    put_pages(request->as, request->address, &fresh);
+    if (request->window && before->site == site && before->window == request->window &&
+        before->member == request->member)
+        fresh.count += before->count;
+    *before = fresh; /* which is cheaper than to put another */
 }
 
 int on_book(void *ctx) {
