@@ -36,6 +36,8 @@ def case(
 
     if table is not None and format != "csv":
         raise UsageError("--table goes with --format csv", enable=f"--format csv --table {table}")
+    if sites is not None and format in ("text", "json", "csv"):
+        raise UsageError("--sites goes with an export", enable=f"--format html --sites {sites}")
     if format in ("folded", "speedscope", "pprof", "perfetto", "html"):
         from memforensics.cli.trace_out import put_case
 

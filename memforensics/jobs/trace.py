@@ -13,7 +13,7 @@ from memforensics.analysis.blame import site_rate
 from memforensics.analysis.sites import SiteFilter, SiteGroup, SortKey, group_by_frame, score
 from memforensics.case.model import AllocationSite, Case, Cost, Loss, ProbeStatus, TraceSummary
 from memforensics.case.store import CaseFile
-from memforensics.errors import CaseError, MemforensicsError, ProbeFailed, TargetGone, UsageError
+from memforensics.errors import CaseError, MemforensicsError, ProbeFailed, TargetError, UsageError
 from memforensics.jobs.beside import Beside
 from memforensics.jobs.observe import Record, Recorder, TreeObserver, new_meta
 from memforensics.probes.base import Budget, Probe
@@ -30,6 +30,7 @@ Family = Literal["mappings", "malloc", "faults"]
 POLL_S = 0.1
 VIEW_S = 1.0  # at most between two views
 GROUPING_SHARE = 0.1  # of the time at most spent in grouping sites for the screen
+OPEN_TRIES = 3
 AUDITS_WAITED_S = 3.0  # at the end, for who intercepts what
 
 
@@ -55,7 +56,6 @@ class TraceView:
     groups: tuple[SiteGroup, ...]
     left_out: tuple[SiteGroup, ...] = ()
     left: tuple[tuple[int, str], ...] = ()
-    interrupted: bool = False
 
     @property
     def summaries(self) -> tuple[TraceSummary, ...]:
@@ -92,27 +92,6 @@ class TraceTick:
     ended: str | None = None
 
 
-def trace(
-    pids: int | Sequence[int],
-    *,
-    seconds: float,
-    engine: EngineName = "bcc",
-    children: bool = True,
-    wanted: Wanted = Wanted(),
-    record: Path | None = None,
-    progress: Callable[[TraceTick], None] = lambda _: None,
-) -> TraceView:
-    """Traces to the end, without a screen. Ctrl-C ends it early: what was collected is concluded and kept.
-
-    NoSuchProcess, NotATarget, PermissionNeeded, ToolMissing, ProbeFailed, CaseError, UsageError.
-    """
-    ticks = trace_ticks(pids, seconds=seconds, engine=engine, children=children, wanted=wanted, record=record)
-    with contextlib.closing(ticks):
-        for tick in ticks:
-            progress(tick)
-    return tick.view
-
-
 def trace_ticks(
     pids: int | Sequence[int],
     *,
@@ -123,8 +102,11 @@ def trace_ticks(
     record: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[TraceTick, None, None]:
-    """A tick each tenth of a second, the last with `ended`; about once a second its view is new. Ends when the time is
-    over, all named processes left, `stop` says so, or Ctrl-C. Errors as of `trace`."""
+    """Traces processes; a tick each tenth of a second, the last with `ended`. About once a second the view is new.
+
+    Ends when the time is over, all named processes left, `stop` says so, or by Ctrl-C: what was collected is then
+    concluded and kept. NoSuchProcess, NotATarget, PermissionNeeded, ToolMissing, ProbeFailed, CaseError, UsageError.
+    """
     roots = _roots([pids] if isinstance(pids, int) else pids, children)
     if engine == "bpftrace" and len(roots) > 1:
         raise UsageError("bpftrace traces one process", enable="name one PID, or --engine bcc")
@@ -145,6 +127,7 @@ class _Run:
     wanted: Wanted
     began: float = field(default_factory=time.monotonic)
     beside: Beside = field(default_factory=Beside)
+    probe: Probe | None = None
     view: TraceView | None = None
     stale: bool = False  # sites came that the view does not have
     _audited: set[int] = field(default_factory=set)
@@ -153,13 +136,12 @@ class _Run:
     def ticks(self, stop: Callable[[], bool]) -> Generator[TraceTick, None, None]:
         for tree in self.trees:
             self.recorder.put(tree.open())
-        probe = _probe(self.engine)
-        interrupted = False
+        ended = "the time is over"
         failed: MemforensicsError | None = None
         try:
             yield self._tick("learning the stacks", self.seconds)
             self.began = time.monotonic()
-            self._open(probe)
+            probe = self._open()
             self.began = time.monotonic()
             while not stop() and (left := self.seconds - self._elapsed()) > 0 and self._alive():
                 self._put(probe.poll())
@@ -168,39 +150,53 @@ class _Run:
                 self.recorder.put(self.beside.take())
                 yield self._tick("tracing", left)
                 time.sleep(min(POLL_S, left))
-            interrupted = stop()
+            if not self._alive():
+                ended = "the process left"
+            elif stop():
+                ended = "stopped"
         except KeyboardInterrupt:
-            interrupted = True
-        except (TargetGone, ProbeFailed) as error:
+            ended = "interrupted"
+        except (TargetError, ProbeFailed) as error:
             failed = error
-        except BaseException:
-            probe.close()
+        except BaseException:  # nobody takes the ticks any more, or nothing could be opened
+            with contextlib.suppress(MemforensicsError):
+                self._close()
             raise
         took = self._elapsed()
-        self._put(probe.close())
+        for tree in self.trees:
+            self.recorder.put(tree.tick())
+        self._close()
         self.recorder.put([ProbeStatus(name="mmap-trace", status="partial" if failed else "ok", why=str(failed or ""))])
         self.beside.wait(AUDITS_WAITED_S)
         self.recorder.put(self.beside.take())
         if isinstance(failed, ProbeFailed):
             raise failed
-        ended = "interrupted" if interrupted else "the time is over" if self._alive() else "the process left"
         left_how = tuple((tree.pid, tree.root_left) for tree in self.trees if tree.root_left is not None)
         view = view_of(self.recorder.case(), self.engine, took, self.wanted)
-        view = replace(view, left=left_how, interrupted=interrupted)
-        yield TraceTick("done", took, 0.0, self.recorder.growth(), view, ended)
+        yield TraceTick("done", took, 0.0, self.recorder.growth(), replace(view, left=left_how), ended)
 
-    def _open(self, probe: Probe) -> None:
-        """All of the trees where the probe can, else the root."""
-        from memforensics.probes.mmap_trace import MmapTrace
+    def _open(self) -> Probe:
+        """All of the trees where the probe can, else the root. Children may leave while it opens: then it tries again
+        with those that are left."""
+        for tries_left in reversed(range(OPEN_TRIES)):
+            self.probe = _probe(self.engine)
+            members: dict[int, Process] = {}
+            for tree in self.trees:
+                members |= tree.members
+            try:
+                open_all(self.probe, list(members.values()), Budget(seconds=self.seconds))
+                break
+            except TargetError:
+                for tree in self.trees:
+                    self.recorder.put(tree.tick())
+                if not tries_left or not self._alive():
+                    raise
+        assert self.probe is not None
+        return self.probe
 
-        budget = Budget(seconds=self.seconds)
-        members: dict[int, Process] = {}
-        for tree in self.trees:
-            members |= tree.members
-        if isinstance(probe, MmapTrace):
-            probe.open(list(members.values()), budget)
-        else:
-            probe.open(next(iter(members.values())), budget)
+    def _close(self) -> None:
+        if self.probe is not None:
+            self._put(self.probe.close())
 
     def _put(self, records: Iterable[Record]) -> None:
         """Keeps what is wanted of it: the tracer follows forks by itself. Hooks of each process that has sites are
@@ -235,6 +231,15 @@ class _Run:
 
     def _alive(self) -> bool:
         return any(tree.root_left is None for tree in self.trees)
+
+
+def open_all(probe: Probe, members: Sequence[Process], budget: Budget) -> None:
+    from memforensics.probes.mmap_trace import MmapTrace
+
+    if isinstance(probe, MmapTrace):
+        probe.open(members, budget)
+    else:
+        probe.open(members[0], budget)
 
 
 def view_of(case: Case, engine: EngineName, seconds: float, wanted: Wanted = Wanted()) -> TraceView:

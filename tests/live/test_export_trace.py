@@ -73,6 +73,24 @@ def test_several_processes_and_a_filter() -> None:
     assert {summary.pid for summary in view.summaries} == {one.pid, two.pid}
 
 
+def test_one_of_two_leaves() -> None:
+    left = False
+    with running(leaker()) as one, running(leaker()) as two:
+        ticks = trace_ticks([one.pid, two.pid], seconds=20, stop=lambda: left)
+        told = False
+        for tick in ticks:
+            if tick.phase == "tracing" and not told:
+                told = True
+                tell(one, "leak 13 12288")
+                tell(two, "leak 7 8192")
+            elif len(tick.view.groups) == 2 and not left:
+                one.popen.kill()
+                one.popen.wait()
+                left = True
+    assert [pid for pid, _ in tick.view.left] == [one.pid]
+    assert named(tick.view) == [(one.pid, "leak_1", 13 * 12288, 13), (two.pid, "leak_1", 7 * 8192, 7)]
+
+
 @pytest.mark.parametrize("children", [True, False])
 def test_children_or_not(children: bool) -> None:
     forked: list[int | None] = []
