@@ -110,6 +110,8 @@ def _next_step(case: Case, growth: Growth | None, line: VerdictWord) -> str:
         if doubled is not None and rate >= MIB
         else ""
     )
+    if not case.traces:
+        return f"to see through whose code, and whether it is a known leak: memforensics diagnose {pid}"
     return (
         "a line that rises is no leak yet: a cache that fills, or a warm-up, looks the same. Check whether what is"
         f" named below has a bound{until}: memforensics watch {pid} --until leak"

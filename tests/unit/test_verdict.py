@@ -6,7 +6,7 @@ import pytest
 
 from memforensics.analysis.trend import judge
 from memforensics.analysis.verdict import decide
-from memforensics.case.model import Anchor, Case, CaseMeta, Finding, Growth, Sample, Target, Trend
+from memforensics.case.model import Anchor, Case, CaseMeta, Finding, Growth, Sample, Target, TraceSummary, Trend
 from memforensics.units import GIB, MIB, NS_PER_S
 
 PID = 7
@@ -45,6 +45,14 @@ def test_a_rising_line_alone_is_growing_and_says_what_would_decide() -> None:
     assert decision.verdict == "growing"
     assert decision.next_step is not None
     assert "--until leak" in decision.next_step
+
+
+def test_where_nothing_was_traced_the_next_step_is_to_do_so() -> None:
+    untraced = replace(constructed_case(age_s=60), traces=())
+    decision = decide(untraced, growth(RISING), [])
+    assert decision.verdict == "growing"
+    assert decision.next_step is not None
+    assert f"memforensics diagnose {PID}" in decision.next_step
 
 
 def test_a_known_cause_that_grows_is_a_leak() -> None:
