@@ -19,9 +19,9 @@ def constructed_case(*, age_s: float, size: int = 100 * MIB) -> Case:
         memforensics_version="0", command="diagnose", anchor=Anchor(monotonic_ns=0, wall_ns=0), root_pid=PID, seed=1
     )
     target = Target(pid=PID, start_ticks=1, start_wall_ns=now - int(age_s * NS_PER_S))
-    return Case(
-        meta=meta, targets=(target,), samples=(Sample(pid=PID, t_ns=now, rss_anon=size, rss_file=0, rss_shmem=0),)
-    )
+    sample = Sample(pid=PID, t_ns=now, rss_anon=size, rss_file=0, rss_shmem=0)
+    trace = TraceSummary(pid=PID, engine="bcc", began_ns=0, ended_ns=now, events=1, outstanding_bytes=1)
+    return Case(meta=meta, targets=(target,), samples=(sample,), traces=(trace,))
 
 
 def line(bytes_per_minute: float, seconds: int = 60, start: int = 100 * MIB) -> Trend:
