@@ -66,20 +66,7 @@ def _put_text(view: "TraceView", output: Path | None, top: int, stacks: bool) ->
 
     piped = output is not None or not sys.stdout.isatty()
     console = Console(highlight=False, width=PIPE_WIDTH if piped and "COLUMNS" not in os.environ else None)
-    shown = result(
-        view.groups,
-        left_out=view.left_out,
-        several=len({summary.pid for summary in view.summaries}) > 1,
-        top=top,
-        all_stacks=stacks,
-        coverage=view.coverage,
-        engine=view.engine,
-        seconds=view.seconds,
-        losses=view.losses,
-        costs=view.costs,
-        events=view.events,
-        width=console.width,
-    )
+    shown = result(view, top=top, all_stacks=stacks, width=console.width)
     if output is None:
         console.print(shown)
         return

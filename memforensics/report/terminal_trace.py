@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memforensics.case.model import Cost, Loss
+from memforensics.case.model import Cost, Loss, TraceSummary
 from memforensics.report.terminal_parts import facts_table, fit_end, heading, stack_table
 from memforensics.report.text import visible
 from memforensics.report.trace_words import Group, coverage_text, kind_text, loss_text, matter_text
@@ -128,33 +128,43 @@ def _live_table(groups: Sequence[Group], at: int | None, screen: Screen, several
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
-def result(
-    groups: Sequence[Group],
-    *,
-    left_out: Sequence[Group],
-    several: bool,
-    top: int,
-    all_stacks: bool,
-    coverage: float | None,
-    engine: str,
-    seconds: float,
-    losses: Sequence[Loss],
-    costs: Sequence[Cost],
-    events: int,
-    width: int,
-) -> RenderableType:
+class Found(Protocol):
+    """A trace that ended; jobs make it."""
+
+    @property
+    def groups(self) -> Sequence[Group]: ...
+    @property
+    def left_out(self) -> Sequence[Group]: ...
+    @property
+    def summaries(self) -> Sequence[TraceSummary]: ...
+    @property
+    def coverage(self) -> float | None: ...
+    @property
+    def engine(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def losses(self) -> Sequence[Loss]: ...
+    @property
+    def costs(self) -> Sequence[Cost]: ...
+    @property
+    def events(self) -> int: ...
+
+
+def result(found: Found, *, top: int, all_stacks: bool, width: int) -> RenderableType:
     """What was found: the table, full stacks, and how far to trust it."""
+    groups, left_out = found.groups, found.left_out
+    several = len({summary.pid for summary in found.summaries}) > 1
     parts: list[RenderableType] = []
     if groups:
         parts.append(sites_table(groups[:top], max(0, len(groups) - top), several, width))
     else:
-        parts.append(
-            Text("Nothing that was mapped since the start is outstanding." if not left_out else "No such site.")
-        )
+        nothing = "No such site." if left_out else "Nothing that was mapped since the start is outstanding."
+        parts.append(Text(nothing))
     if left_out:
         parts.append(Text(f"{_left_out_text(left_out)}.", style="dim"))
     parts += stacks(groups[: top if all_stacks else min(STACKS_SHOWN, top)], all_stacks, width)
-    parts += [Text(), trust(coverage, engine, seconds, losses, costs, events)]
+    parts += [Text(), trust(found.coverage, found.engine, found.seconds, found.losses, found.costs, found.events)]
     return Lines(*parts)
 
 
@@ -206,7 +216,7 @@ def trust(
     """Coverage, losses and overhead."""
     rows: list[tuple[str, Text | str]] = [
         ("observed", f"{duration_text(seconds)} by {engine}, {events:,} system calls booked"),
-        ("coverage", coverage_text(coverage)),
+        ("coverage", coverage_text(coverage, engine)),
         *(("lost", loss_text(loss)) for loss in losses),
     ]
     if not losses:

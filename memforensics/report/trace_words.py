@@ -59,7 +59,9 @@ def kind_text(sites: Sequence[AllocationSite]) -> str:
     return kinds + marks
 
 
-def coverage_text(coverage: float | None) -> str:
+def coverage_text(coverage: float | None, engine: str) -> str:
+    if coverage is None and engine == "bpftrace":
+        return "not known: this engine does not count resident pages"
     if coverage is None:
         return "not known: RSS grew too little, or the process left before its pages were counted"
     return f"{coverage:.1%} of the growth of RSS is accounted for"
@@ -71,7 +73,7 @@ def trust_sentences(
     """How far to trust it."""
     return [
         f"observed: {duration_text(seconds)} by {engine}, {events:,} system calls booked",
-        f"coverage: {coverage_text(coverage)}",
+        f"coverage: {coverage_text(coverage, engine)}",
         *(f"lost: {loss_text(loss)}" for loss in losses),
         *([] if losses else ["lost: nothing"]),
     ]

@@ -1,12 +1,15 @@
 """The live screen: keys, columns that stay where they are, and words."""
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 from exported import GROW, HOSTILE, INLINED, LOAD, MAIN, SERVE, SITES, START, STRANGE, site
 from rich.console import Console
 
 from memforensics.analysis.sites import SiteGroup, group_by_frame
+from memforensics.case.model import Cost, Loss, TraceSummary
 from memforensics.cli.keys import split_keys
 from memforensics.report.terminal_trace import SORTS, Screen, live_screen, pressed, result
 from memforensics.report.trace_words import matter_text
@@ -96,25 +99,23 @@ def test_more_sites_than_lines_are_counted() -> None:
     assert any("more sites" in line for line in drawn(110, height=8, shown=many * 3))
 
 
+@dataclass
+class Ended:
+    groups: Sequence[SiteGroup]
+    left_out: Sequence[SiteGroup] = ()
+    summaries: Sequence[TraceSummary] = ()
+    coverage: float | None = 0.991
+    engine: str = "bcc"
+    seconds: float = 10.0
+    losses: Sequence[Loss] = ()
+    costs: Sequence[Cost] = ()
+    events: int = 17
+
+
 def test_the_end_names_groups_and_shows_stacks() -> None:
     console = Console(file=io.StringIO(), width=130)
     with console.capture() as text:
-        console.print(
-            result(
-                groups(),
-                left_out=(),
-                several=True,
-                top=2,
-                all_stacks=False,
-                coverage=0.991,
-                engine="bcc",
-                seconds=10.0,
-                losses=(),
-                costs=(),
-                events=17,
-                width=130,
-            )
-        )
+        console.print(result(Ended(groups()), top=2, all_stacks=False, width=130))
     shown = text.get()
     assert "and 2 more sites" in shown
     assert "99.1% of the growth of RSS" in shown

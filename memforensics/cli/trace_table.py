@@ -1,0 +1,55 @@
+"""What stands on the live screen of trace-mmap, in an order that settles."""
+
+from dataclasses import dataclass, field
+
+from rich.console import RenderableType
+
+from memforensics.analysis.sites import GroupKey, SiteGroup, score, settled
+from memforensics.jobs.trace import TraceTick, TraceView
+from memforensics.report.terminal_trace import Screen, live_screen, pressed
+
+
+@dataclass(slots=True)
+class LiveTable:
+    """What is on the screen. While paused it keeps the figures it has; the account goes on."""
+
+    screen: Screen
+    view: TraceView | None = None
+    order: list[GroupKey] = field(default_factory=list)
+
+    def press(self, key: str) -> None:
+        before, self.screen = self.screen, pressed(self.screen, key, len(self.order))
+        if self.screen.sort != before.sort and self.view is not None:
+            self._sort(self.view, [])
+
+    def take(self, view: TraceView) -> None:
+        if view is not self.view and not (self.screen.paused and self.view is not None):
+            self._sort(view, self.order)
+
+    @property
+    def groups(self) -> list[SiteGroup]:
+        known = {group.key: group for group in self.view.groups} if self.view else {}
+        return [known[key] for key in self.order]
+
+    def _sort(self, view: TraceView, order: list[GroupKey]) -> None:
+        scores = {group.key: score(group, self.screen.sort) for group in view.groups}
+        self.view, self.order = view, settled(order, scores)
+
+    def drawn(self, tick: TraceTick, title: str, keys: bool, top: int, size: tuple[int, int]) -> RenderableType:
+        """`keys`: whether there is somebody to press them. `size`: columns and lines."""
+        view = self.view or tick.view
+        return live_screen(
+            self.groups,
+            self.screen,
+            title=title,
+            phase=tick.phase,
+            elapsed_s=tick.elapsed_s,
+            seconds_left=tick.seconds_left,
+            growth_bytes=tick.growth_bytes,
+            left_out=view.left_out,
+            several=len(view.case.targets) > 1,
+            keys=keys,
+            top=top,
+            width=size[0],
+            height=size[1],
+        )
