@@ -18,7 +18,7 @@ from memforensics.case.model import AllocationSite, Cost, Loss, Sample, SitePoin
 from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetError, ToolMissing
 from memforensics.probes.base import Availability, Budget, Evidence
 from memforensics.probes.ebpf.engine import RunStats, import_bcc, tracefs
-from memforensics.probes.ebpf.fault_pages import Touched, spans, still_there
+from memforensics.probes.ebpf.fault_pages import NOTHING_TOUCHED, Touched, spans, still_there
 from memforensics.probes.ebpf.fault_programs import FaultPrograms, SiteCounts
 from memforensics.probes.ebpf.layout import Ended, EventType, NativePc, RangeEvent, StackEvent
 from memforensics.probes.ebpf.learn import Learner
@@ -149,7 +149,7 @@ class _Space:
                     max(so_far.last_ns, more.last_ns),
                 )
 
-    def look(self, touched: Sequence[Touched]) -> list[Touched]:
+    def look(self, touched: Touched) -> Touched:
         """Counts what is still resident; what is not. TargetGone, PermissionNeeded, ProbeFailed."""
         there, gone = still_there(touched, _present(self.process, touched))
         for site in self.sites.values():
@@ -184,7 +184,7 @@ def _leaf(stack: Stack, native: Sequence[NativePc]) -> object:
     return leaf.module, leaf.function, leaf.line if within else None
 
 
-def _present(process: Process, touched: Sequence[Touched]) -> list[tuple[int, int]]:
+def _present(process: Process, touched: Touched) -> list[tuple[int, int]]:
     """What is resident where something was touched, the zero page left out."""
     with Pagemap(process.pid, process.proc) as pagemap:
         if pagemap.can_scan():
@@ -444,7 +444,7 @@ class FaultTrace:
             if member.left_ns is not None:
                 continue
             with contextlib.suppress(MemforensicsError):  # it is leaving: what was seen last stands
-                gone = member.space.look(touched.get(member.space.number, []))
+                gone = member.space.look(touched.get(member.space.number, NOTHING_TOUCHED))
                 if crowded:
                     self._programs.forget_pages(member.space.number, gone)
             for site in member.space.sites.values():

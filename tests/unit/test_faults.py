@@ -1,7 +1,9 @@
 """Whose pages are still there, and what the trace of faults makes of it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,13 +11,27 @@ from hypothesis import strategies as st
 from memforensics.analysis.blame import group_sites
 from memforensics.case.model import AllocationSite, Anchor, Case, CaseMeta, Frame, Stack, TraceSummary
 from memforensics.jobs.trace_faults import MEANING, folded, view_of
-from memforensics.probes.ebpf.fault_pages import PAGE, Touched, place, spans, still_there
+from memforensics.probes.ebpf.fault_pages import PAGE, Touched, spans, still_there, touched
 from memforensics.probes.ebpf.fault_programs import anonymous_orders, why_not_exact
 from memforensics.report.faults_json import faults_json
 
 
-def touch(page: int, pages: int, site: int, t_ns: int, *, anonymous: bool = True, window: int = 0) -> Touched:
-    return Touched(*place(page * PAGE, pages, window * PAGE, anonymous=anonymous), pages, site, t_ns, page * PAGE)
+@dataclass
+class Touch:
+    page: int
+    pages: int
+    site: int
+    t_ns: int
+    anonymous: bool = True
+    window: int = 0
+
+
+def places(*touches: Touch) -> Touched:
+    def column(name: str) -> list[int]:
+        return [getattr(one, name) for one in touches]
+
+    at, window = (np.array(column(name), dtype=np.uint64) * PAGE for name in ("page", "window"))
+    return touched(at, column("pages"), window, column("anonymous"), column("site"), column("t_ns"))
 
 
 def runs(pages: set[int]) -> list[tuple[int, int]]:
@@ -28,28 +44,41 @@ def runs(pages: set[int]) -> list[tuple[int, int]]:
     return out
 
 
-def test_where_the_pages_of_a_fault_are() -> None:
-    assert place(5 * PAGE, 1, 0, anonymous=True) == (5 * PAGE, 6 * PAGE)
-    assert place(512 * PAGE, 512, 0, anonymous=True) == (512 * PAGE, 1024 * PAGE)
-    assert place(21 * PAGE, 1, 0, anonymous=False) == (21 * PAGE, 22 * PAGE)
-    assert place(21 * PAGE, 3, 0, anonymous=False) == (16 * PAGE, 32 * PAGE)
-    assert place(70 * PAGE, 40, 0, anonymous=False) == (64 * PAGE, 128 * PAGE)
-    assert place(7 * PAGE, 3, 100 * PAGE, anonymous=True) == (7 * PAGE, 107 * PAGE)
+@pytest.mark.parametrize(
+    ("touch", "start", "end"),
+    [
+        (Touch(5, 1, 1, 1), 5, 6),
+        (Touch(512, 512, 1, 1), 512, 1024),
+        (Touch(21, 1, 1, 1, anonymous=False), 21, 22),
+        (Touch(21, 3, 1, 1, anonymous=False), 16, 32),
+        (Touch(70, 40, 1, 1, anonymous=False), 64, 128),
+        (Touch(7, 3, 1, 1, window=100), 7, 107),
+    ],
+)
+def test_where_the_pages_of_a_fault_are(touch: Touch, start: int, end: int) -> None:
+    found = places(touch)[0]
+    assert (found["start"], found["end"]) == (start * PAGE, end * PAGE)
 
 
 def test_the_last_toucher_has_the_page() -> None:
-    touched = sorted([touch(0, 8, 1, 10), touch(3, 1, 2, 20), touch(20, 1, 3, 5)])
-    there, gone = still_there(touched, runs({0, 1, 2, 3, 4}))
+    there, gone = still_there(places(Touch(0, 8, 1, 10), Touch(20, 1, 3, 5), Touch(3, 1, 2, 20)), runs({0, 1, 2, 3, 4}))
     assert {site: (one.bytes // PAGE, one.touches) for site, one in there.items()} == {1: (4, 1), 2: (1, 1)}
-    assert [one.site for one in gone] == [3]
+    assert gone["site"].tolist() == [3]
 
 
 def test_of_a_file_no_more_than_came() -> None:
     """Two faults in one window brought three pages and one; five are resident, one of them since before."""
-    touched = sorted([touch(17, 3, 1, 10, anonymous=False), touch(30, 1, 2, 20, anonymous=False)])
-    there, gone = still_there(touched, runs({16, 17, 18, 19, 30}))
+    found = places(Touch(17, 3, 1, 10, anonymous=False), Touch(30, 1, 2, 20, anonymous=False))
+    there, gone = still_there(found, runs({16, 17, 18, 19, 30}))
     assert {site: one.bytes // PAGE for site, one in there.items()} == {1: 3, 2: 1}
-    assert gone == []
+    assert len(gone) == 0
+
+
+def test_nothing_touched_and_nothing_there() -> None:
+    assert still_there(places(), runs({1, 2}))[0] == {}
+    there, gone = still_there(places(Touch(1, 1, 1, 1)), [])
+    assert (there, len(gone)) == ({}, 1)
+    assert spans(places()) == []
 
 
 TOUCHES = st.lists(
@@ -59,40 +88,42 @@ TOUCHES = st.lists(
 
 @given(TOUCHES, st.sets(st.integers(0, 80)))
 def test_pages_are_shared_out_once(raw: list[tuple[int, int, int, bool]], present: set[int]) -> None:
-    """Against a plain loop over pages, for folios that are whole; of windows, sums that must hold."""
-    touched, owner = [], {}
+    """Against a plain loop over pages, for folios that are whole."""
+    touches, owner = [], {}
     for t_ns, (page, pages, site, _) in enumerate(raw, 1):
         first = page // pages * pages
-        touched.append(touch(first, pages, site, t_ns))
+        touches.append(Touch(first, pages, site, t_ns))
         owner.update(dict.fromkeys(range(first, first + pages), site))
-    there, gone = still_there(sorted(touched), runs(present))
+    there, gone = still_there(places(*touches), runs(present))
     expected: dict[int, int] = {}
     for page in present & owner.keys():
         expected[owner[page]] = expected.get(owner[page], 0) + PAGE
     assert {site: one.bytes for site, one in there.items()} == expected
-    assert sum(one.touches for one in there.values()) + len(gone) == len(touched)
+    assert sum(one.touches for one in there.values()) + len(gone) == len(touches)
 
 
 @given(TOUCHES, st.sets(st.integers(0, 120)))
 def test_windows_never_give_more_than_there_is(raw: list[tuple[int, int, int, bool]], present: set[int]) -> None:
-    touched = sorted(
-        touch(page, pages, site, t_ns, anonymous=anonymous and pages == 1)
-        for t_ns, (page, pages, site, anonymous) in enumerate(raw, 1)
+    found = places(
+        *(
+            Touch(page, pages, site, t_ns, anonymous=anonymous and pages == 1)
+            for t_ns, (page, pages, site, anonymous) in enumerate(raw, 1)
+        )
     )
-    there, _ = still_there(touched, runs(present))
+    there, _ = still_there(found, runs(present))
     for site, one in there.items():
-        assert one.bytes <= PAGE * sum(t.pages for t in touched if t.site == site)
-    reached = {page for t in touched for page in range(t.start // PAGE, t.end // PAGE)}
+        assert one.bytes <= PAGE * found["pages"][found["site"] == site].sum()
+    reached = {page for low, high in found[["start", "end"]].tolist() for page in range(low // PAGE, high // PAGE)}
     assert sum(one.bytes for one in there.values()) <= PAGE * len(present & reached)
 
 
 @given(st.lists(st.integers(0, 1 << 24), max_size=50))
 def test_every_touch_lies_in_one_span(pages: list[int]) -> None:
-    touched = sorted(touch(page, 1, 1, 1) for page in pages)
-    found = list(spans(touched))
-    assert found == sorted(found)
-    for one in touched:
-        assert len([1 for start, end in found if start <= one.start and one.end <= end]) == 1
+    found = places(*(Touch(page, 1, 1, 1) for page in pages))
+    looked_at = spans(found)
+    assert looked_at == sorted(looked_at)
+    for start, end in found[["start", "end"]].tolist():
+        assert len([1 for low, high in looked_at if low <= start and end <= high]) == 1
 
 
 @pytest.mark.parametrize(

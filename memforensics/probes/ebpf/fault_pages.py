@@ -1,26 +1,27 @@
 """Whose pages are still there: what was touched, latest first, against what is resident. Pure."""
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 PAGE = 4096
 FAULT_AROUND_PAGES = 16  # of a file, by one fault (fault_around_bytes, mm/memory.c); a bigger folio comes whole
 GAP_BYTES = 1 << 21  # places this near each other are looked at in one go
 
 Interval = tuple[int, int]
+Numbers = npt.NDArray[np.int64]
+Touched = npt.NDArray[np.void]
+"""Of TOUCHED, by rising start: `pages` became resident somewhere in [start, end), by the stack of `site`. `at`: the
+kernel's key of it."""
 
-
-class Touched(NamedTuple):
-    """`pages` became resident somewhere in [start, end), by the stack of `site`. `at`: the kernel's key."""
-
-    start: int
-    end: int
-    pages: int
-    site: int
-    t_ns: int
-    at: int
+TOUCHED = np.dtype(
+    [("start", "<i8"), ("end", "<i8"), ("pages", "<i8"), ("site", "<u8"), ("t_ns", "<i8"), ("at", "<u8")]
+)
+NOTHING_TOUCHED: Touched = np.zeros(0, dtype=TOUCHED)
 
 
 @dataclass(slots=True)
@@ -31,74 +32,87 @@ class StillThere:
     touches: int = 0  # of which something is still resident
 
 
-def place(page: int, count: int, window: int, *, anonymous: bool) -> Interval:
-    """Where `count` pages that one fault at the address `page` brought can be. Anonymous folios are aligned to their
-    size and whole; of a file, those that were in the page cache come, anywhere in the aligned window around the fault.
-    `window`: bytes from `page` on, where a system call named the range."""
-    if window:
-        return page, page + window
-    if anonymous or count == 1:
-        return page, page + count * PAGE
-    size = PAGE * max(FAULT_AROUND_PAGES, 1 << (count - 1).bit_length())
-    start = page & ~(size - 1)
-    return start, start + size
+def touched(at: Any, pages: Any, window: Any, anonymous: Any, site: Any, t_ns: Any) -> Touched:
+    """Touches, from an array of each, with the place where the pages that one fault at the address `at` brought can be.
+    Anonymous folios are aligned to their size and whole; of a file, those that were in the page cache come, anywhere in
+    the aligned window around the fault. `window`: bytes from `at` on, where a system call named the range."""
+    out = np.zeros(len(at), dtype=TOUCHED)
+    out["pages"], out["site"], out["t_ns"], out["at"] = pages, site, t_ns, at
+    count, length = out["pages"], np.asarray(window).astype(np.int64)
+    around = PAGE * np.maximum(FAULT_AROUND_PAGES, 1 << np.ceil(np.log2(np.maximum(count, 1))).astype(np.int64))
+    by_window = length > 0
+    whole = by_window | np.asarray(anonymous, dtype=bool) | (count == 1)
+    start = np.asarray(at).astype(np.int64)
+    out["start"] = np.where(whole, start, start & ~(around - 1))
+    out["end"] = out["start"] + np.where(by_window, length, np.where(whole, count * PAGE, around))
+    return out[np.argsort(out["start"], kind="stable")]
 
 
-def spans(touched: Sequence[Touched]) -> Iterator[Interval]:
-    """The address ranges to look at, rising. `touched` by rising start."""
-    if not touched:
-        return
-    start, end = touched[0].start, touched[0].end
-    for one in touched:
-        if one.start - end > GAP_BYTES:
-            yield start, end
-            start, end = one.start, one.end
-        end = max(end, one.end)
-    yield start, end
+def spans(places: Touched) -> list[Interval]:
+    """The address ranges to look at, rising."""
+    return [
+        (int(places["start"][low]), int(places["end"][low:high].max()))
+        for low, high in _groups(places, GAP_BYTES).tolist()
+    ]
 
 
-def still_there(touched: Sequence[Touched], present: Sequence[Interval]) -> tuple[dict[int, StillThere], list[Touched]]:
-    """Resident bytes by site, each present page to who touched it last; and the touches of which nothing is left. Both
-    arguments by rising start; `present` disjoint."""
-    out: dict[int, StillThere] = {}
-    gone: list[Touched] = []
-    starts = [low for low, _ in present]
-    for cluster in _clusters(touched):
-        free = _overlap(present, starts, cluster[0].start, max(one.end for one in cluster))
-        left = _Free(free)
-        for one in sorted(cluster, key=lambda one: -one.t_ns):
-            size = left.take(one.start, one.end, one.pages * PAGE)
-            if size == 0:
-                gone.append(one)
-                continue
-            account = out.setdefault(one.site, StillThere())
-            account.bytes += size
-            account.touches += 1
-    return out, gone
+def still_there(places: Touched, present: Sequence[Interval]) -> tuple[dict[int, StillThere], Touched]:
+    """Resident bytes by site, each present page to who touched it last; and the touches of which nothing is left.
+    `present` by rising start, disjoint."""
+    size = np.zeros(len(places), dtype=np.int64)
+    groups = _groups(places, 0)
+    is_alone = groups[:, 1] - groups[:, 0] == 1
+    alone = groups[is_alone, 0]
+    below = _Below(present)
+    size[alone] = below(places["end"][alone]) - below(places["start"][alone])
+    size = np.minimum(size, places["pages"] * PAGE)
+    for low, high in groups[~is_alone].tolist():
+        group = places[low:high]
+        left = _Free(_overlap(present, below.starts, int(group["start"][0]), int(group["end"].max())))
+        for index in np.argsort(-group["t_ns"], kind="stable").tolist():
+            start, end, pages, *_ = group[index].item()
+            size[low + index] = left.take(start, end, pages * PAGE)
+    there = size > 0
+    sites, which = np.unique(places["site"][there], return_inverse=True)
+    sums = np.bincount(which, weights=size[there], minlength=len(sites))  # exact below 2**53
+    counts = np.bincount(which, minlength=len(sites))
+    out = {
+        int(site): StillThere(int(total), int(count)) for site, total, count in zip(sites, sums, counts, strict=True)
+    }
+    return out, places[~there]
 
 
-def _clusters(touched: Iterable[Touched]) -> Iterator[list[Touched]]:
-    """Touches whose places overlap, together."""
-    cluster: list[Touched] = []
-    end = 0
-    for one in touched:
-        if cluster and one.start >= end:
-            yield cluster
-            cluster = []
-            end = 0
-        cluster.append(one)
-        end = max(end, one.end)
-    if cluster:
-        yield cluster
+def _groups(places: Touched, gap: int) -> Numbers:
+    """Indices [low, high) of touches whose places overlap or (with `gap`) are no further apart."""
+    if not len(places):
+        return np.zeros((0, 2), dtype=np.int64)
+    reach = np.maximum.accumulate(places["end"])
+    apart = places["start"][1:] - reach[:-1]
+    edges = np.concatenate([[0], np.flatnonzero(apart > gap if gap else apart >= 0) + 1, [len(places)]])
+    return np.column_stack([edges[:-1], edges[1:]]).astype(np.int64)
 
 
-def _overlap(present: Sequence[Interval], starts: Sequence[int], start: int, end: int) -> list[Interval]:
-    at = max(0, bisect_right(starts, start) - 1)
-    out = []
-    for low, high in present[at : bisect_left(starts, end)]:
-        if high > start:
-            out.append((max(low, start), min(high, end)))
-    return out
+class _Below:
+    """How many bytes are present below an address."""
+
+    def __init__(self, present: Sequence[Interval]) -> None:
+        runs = np.array(present, dtype=np.int64).reshape(-1, 2)
+        self.starts, self._ends = runs[:, 0], runs[:, 1]
+        self._before = np.concatenate([[0], np.cumsum(self._ends - self.starts)])
+
+    def __call__(self, addresses: Numbers) -> Numbers:
+        whole = np.searchsorted(self.starts, addresses, side="right")  # runs that begin at or below
+        last = np.maximum(whole - 1, 0)
+        if not len(self.starts):
+            return np.zeros(len(addresses), dtype=np.int64)
+        over = np.where(whole > 0, np.maximum(self._ends[last] - addresses, 0), 0)
+        return np.asarray(self._before[whole] - over, dtype=np.int64)
+
+
+def _overlap(present: Sequence[Interval], starts: Numbers, start: int, end: int) -> list[Interval]:
+    at = max(0, int(np.searchsorted(starts, start, side="right")) - 1)
+    until = int(np.searchsorted(starts, end))
+    return [(max(low, start), min(high, end)) for low, high in present[at:until] if high > start]
 
 
 class _Free:

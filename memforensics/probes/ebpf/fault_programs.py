@@ -3,19 +3,21 @@
 import platform
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from memforensics.case.model import Sample
 from memforensics.errors import ProbeFailed
 from memforensics.probes.ebpf import layout
 from memforensics.probes.ebpf.engine import Engine, RunStats, event_field_offset, hash_flags, pid_namespace
-from memforensics.probes.ebpf.fault_pages import PAGE, Touched, place
+from memforensics.probes.ebpf.fault_pages import PAGE, Touched, touched
 from memforensics.probes.ebpf.layout import RangeEvent, StackEvent
 from memforensics.runtimes.cpython.kernel import PROCESS as PYTHON_PROCESS
 
-MAX_PAGES = 1 << 19
+MAX_PAGES = 1 << 20
 MAX_PAGES_PREALLOCATED = 1 << 17  # where the whole table costs its memory at once
 MAX_SITES = 1 << 14
 MAX_RULES = 1 << 18
@@ -37,6 +39,8 @@ TRACEPOINTS = {
 _TARGET = struct.Struct("<QQ4q")  # address space, parent, resident pages by member
 _PAGE_KEY = struct.Struct("<QQ")
 _PAGE = struct.Struct("<QQIIQ")  # site, t_ns, count, member, window
+_PAGE_KEYS = np.dtype([("space", "<u8"), ("page", "<u8")])
+_PAGES = np.dtype([("site", "<u8"), ("t_ns", "<u8"), ("count", "<u4"), ("member", "<u4"), ("window", "<u8")])
 _SITE_KEY = struct.Struct("<QQ")
 _SITE = struct.Struct("<QQQQ")
 _ANONYMOUS = 1  # MM_ANONPAGES
@@ -165,24 +169,27 @@ class FaultPrograms:
 
     # --- the account
 
-    def touched(self) -> dict[int, list[Touched]]:
-        """What was touched, whether it is still there or not, by space and rising start."""
-        found: dict[int, list[Touched]] = {}
-        for key, value in self._pages.items():
-            space, page = _PAGE_KEY.unpack(key)
-            site, t_ns, count, member, window = _PAGE.unpack(value)
-            where = place(page, count, window, anonymous=member == _ANONYMOUS)
-            found.setdefault(space, []).append(Touched(*where, count, site, t_ns, page))
-        for touched in found.values():
-            touched.sort()
+    def touched(self) -> dict[int, Touched]:
+        """What was touched, whether it is still there or not, by space."""
+        keys, values = [], []
+        for some_keys, some_values in self._pages.batches():
+            keys.append(np.frombuffer(some_keys, dtype=_PAGE_KEYS))
+            values.append(np.frombuffer(some_values, dtype=_PAGES))
+        key, value = np.concatenate(keys), np.concatenate(values)
+        found = {}
+        for space in np.unique(key["space"]).tolist():
+            mine = key["space"] == space
+            page, some = key["page"][mine], value[mine]
+            anonymous = some["member"] == _ANONYMOUS
+            found[space] = touched(page, some["count"], some["window"], anonymous, some["site"], some["t_ns"])
         return found
 
-    def forget_pages(self, space: int, gone: Iterable[Touched]) -> None:
+    def forget_pages(self, space: int, gone: Touched) -> None:
         """Takes out what is not there any more; what was touched again meanwhile stays."""
-        for one in gone:
-            key = _PAGE_KEY.pack(space, one.at)
+        for at, t_ns in zip(gone["at"].tolist(), gone["t_ns"].tolist(), strict=True):
+            key = _PAGE_KEY.pack(space, at)
             value = self._pages.take(key)
-            if value is not None and _PAGE.unpack(value)[1] != one.t_ns:
+            if value is not None and _PAGE.unpack(value)[1] != t_ns:
                 self._pages.put(key, value, new=True)
 
     def counts(self) -> Iterator[tuple[int, int, SiteCounts]]:
