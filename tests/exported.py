@@ -54,6 +54,7 @@ def profile(sites: tuple[AllocationSite, ...] = SITES) -> Profile:
         anchor=Anchor(monotonic_ns=5 * S, wall_ns=1_700_000_000 * S),
         began_ns=10 * S,
         ended_ns=20 * S,
+        executable="/srv/bin/server",
         processes={41: "server", 42: HOSTILE},
         names={(41, 1): "pool_grow (libpool.so.1)", (41, 3): HOSTILE},
         samples=[Sample(pid=41, t_ns=t * S, rss_anon=t << 20, rss_file=1, rss_shmem=4096) for t in (10, 20)],

@@ -310,6 +310,7 @@ def profile_of(view: TraceView) -> Profile:
     marked = {_key(site): site for group in view.groups for site in group.sites}
     times = [t for trace in case.traces for t in (trace.began_ns, trace.ended_ns)] or [s.t_ns for s in case.samples]
     times = times or [meta.anchor.monotonic_ns]
+    root = case.target(meta.root_pid) if meta.root_pid is not None else None
     of_whom = f" of process {meta.root_pid}" if meta.root_pid is not None else ""
     return Profile(
         sites=[marked.get(_key(site), site) for site in view.sites],
@@ -318,6 +319,7 @@ def profile_of(view: TraceView) -> Profile:
         anchor=meta.anchor,
         began_ns=min(times),
         ended_ns=max(times),
+        executable=root.exe if root is not None else None,
         processes={target.pid: target.comm for target in case.targets},
         names={_key(site): matter_text(group) for group in view.groups for site in group.sites},
         samples=case.samples,

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memforensics.case.model import Cost, Loss, TraceSummary
+from memforensics.case.model import AllocationSite, Cost, Loss, TraceSummary
 from memforensics.report.terminal_parts import facts_table, fit_end, heading, stack_table
 from memforensics.report.text import visible
 from memforensics.report.trace_words import Group, coverage_text, kind_text, loss_text, matter_text
@@ -24,12 +24,13 @@ _WIDE = 110  # from this width there is room for resident, allocations and kind
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """What the keys have set. `open`: the group whose stack is shown; `at`: the row that is chosen."""
+    """What the keys have set. `at`: the row that is chosen; `open`: whether a stack of it is shown, and `nth` which."""
 
     sort: SortWord = "outstanding"
     paused: bool = False
     at: int = 0
     open: bool = False
+    nth: int = 0
     ending: bool = False
 
 
@@ -40,11 +41,13 @@ def pressed(screen: Screen, key: str, rows: int) -> Screen:
     if key == "s":
         return replace(screen, sort=SORTS[(SORTS.index(screen.sort) + 1) % len(SORTS)])
     if key in ("j", "down"):
-        return replace(screen, at=min(screen.at + 1, max(rows - 1, 0)))
+        return replace(screen, at=min(screen.at + 1, max(rows - 1, 0)), nth=0)
     if key in ("k", "up"):
-        return replace(screen, at=max(screen.at - 1, 0))
+        return replace(screen, at=max(screen.at - 1, 0), nth=0)
     if key in ("e", "enter"):
-        return replace(screen, open=not screen.open)
+        return replace(screen, open=not screen.open, nth=0)
+    if key == "n":
+        return replace(screen, open=True, nth=screen.nth + screen.open)
     if key == "q":
         return replace(screen, ending=True)
     return screen
@@ -86,15 +89,17 @@ def live_screen(
         more.append(_left_out_text(left_out))
     parts.append(Text(visible("   " + "; ".join(more)), style="dim") if more else Text())
     if screen.open and shown:
-        group = shown[at]
-        note = f"the largest of {len(group.sites)} stacks" if len(group.sites) > 1 else ""
+        nth = screen.nth % len(shown[at].sites)
+        site = shown[at].sites[nth]
+        note = f"stack {nth + 1} of {len(shown[at].sites)}, {_held_text(site)}"
         parts += [
             heading(f"site {at + 1}", note),
-            stack_table(group.sites[0].stack, frames=_FRAMES_OPEN - 1, width=width),
+            stack_table(site.stack, frames=_FRAMES_OPEN - 1, width=width),
         ]
     if keys:
         pause = "p resumes (the account goes on)" if screen.paused else "p pauses the screen"
-        words = f"{pause}   s sorts (now by {screen.sort})   j, k choose   e stack   q ends"
+        stack = "e closes, n next stack" if screen.open else "e stack"
+        words = f"{pause}   s sorts (now by {screen.sort})   j, k choose   {stack}   q ends"
         parts.append(_one_line(Text(words, style="bold yellow" if screen.paused else "dim"), width))
     else:
         parts.append(_one_line(Text("Ctrl-C ends", style="dim"), width))
@@ -200,7 +205,7 @@ def stacks(groups: Sequence[Group], all_of_each: bool, width: int) -> Iterable[T
     for number, group in enumerate(groups, 1):
         shown = group.sites if all_of_each else group.sites[:1]
         for nth, site in enumerate(shown, 1):
-            note = f"{size_text(site.outstanding_bytes)} in {site.outstanding_count:,} blocks, by {kind_text([site])}"
+            note = _held_text(site)
             if len(group.sites) > 1:
                 note += f"; stack {nth} of {len(group.sites)}" + ("" if all_of_each else " (all with --stacks)")
             if site.stack.doubtful:
@@ -252,6 +257,10 @@ def _more_figures(group: Group) -> tuple[str, str, str]:
 def _with_stacks(group: Group) -> str:
     several = f" ({len(group.sites)} stacks)" if len(group.sites) > 1 else ""
     return matter_text(group) + several
+
+
+def _held_text(site: AllocationSite) -> str:
+    return f"{size_text(site.outstanding_bytes)} in {site.outstanding_count:,} blocks, by {kind_text([site])}"
 
 
 def _left_out_text(groups: Sequence[Group]) -> str:

@@ -39,6 +39,7 @@ def test_pprof_reads_it(tmp_path: Path) -> None:
     assert held == {(s.allocated_count, s.allocated_bytes, s.outstanding_count, s.outstanding_bytes) for s in SITES}
     assert "Time: 2023-11-14 22:13:25 +0000 UTC" in raw  # the anchor, and five seconds
     assert "Duration: 10" in raw
+    assert pprof_says(file, "-top").startswith(f"File: server\nBuild ID: {'ab' * 20}\n")
     for mapping in ("libpool.so.1 " + "cd" * 20, "libplain.so " + "ef" * 20):
         assert mapping in raw
     assert re.search(r"0x77 M=\d+ *$", raw, re.MULTILINE)  # no name: the address in the file is kept

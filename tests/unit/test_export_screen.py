@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from exported import GROW, HOSTILE, INLINED, LOAD, MAIN, SERVE, SITES, START, STRANGE, site
@@ -38,6 +38,8 @@ def test_keys() -> None:
     assert [pressed(screen, key, 3).at for key in ("j", "down", "k", "up")] == [1, 1, 0, 0]
     assert pressed(pressed(screen, "j", 1), "j", 0).at == 0
     assert pressed(screen, "e", 3).open
+    assert [pressed(screen, "n", 3).nth, pressed(pressed(screen, "n", 3), "n", 3).nth] == [0, 1]
+    assert pressed(pressed(pressed(screen, "n", 3), "n", 3), "j", 3).nth == 0
     assert pressed(screen, "q", 3).ending
     seen = [screen.sort]
     for _ in SORTS:
@@ -91,6 +93,16 @@ def test_columns_stay_where_they_are() -> None:
     assert header in few
     ends = header.index("outstanding") + len("outstanding")
     assert {line[ends - 4 : ends] for line in many if "iB " in line and "RSS" not in line} <= {" MiB", " KiB"}
+
+
+def test_stacks_of_a_site_in_turn() -> None:
+    sites = [site(41, n, n << 20, 1, LOAD if n == 1 else replace(LOAD, line=8), MAIN) for n in (1, 2)]
+    (group,) = group_by_frame(sites, (), 0)
+    shown = ["\n".join(drawn(110, screen=Screen(open=True, nth=n), shown=[group])) for n in range(3)]
+    assert "stack 1 of 2, 2.0 MiB" in shown[0]
+    assert "service.py:8" in shown[0]
+    assert "stack 2 of 2, 1.0 MiB" in shown[1]
+    assert shown[2] == shown[0]
 
 
 def test_more_sites_than_lines_are_counted() -> None:

@@ -33,6 +33,8 @@ class _Encoder:
         self._strings: dict[str, int] = {"": 0}
         self._functions: dict[tuple[str, str], int] = {}
         self._mappings: dict[tuple[str, str], int] = {}
+        if profile.executable:  # pprof calls a profile after its first mapping
+            self._mapping(text(profile.executable), self._build_id(profile.executable))
         self._unnamed: set[int] = set()  # mappings with a location that has no function
         self._locations: dict[tuple[Frame, ...], int] = {}
         self._location_fields: list[bytes] = []
@@ -76,7 +78,7 @@ class _Encoder:
         at = self._locations[frames] = len(self._locations) + 1
         host = frames[-1]
         fields = [number(1, at)]
-        mapping = self._mapping(host)
+        mapping = self._mapping(text(host.module), host.build_id or "") if host.module else None
         if mapping is not None:
             fields.append(number(2, mapping))
         if host.offset is not None:
@@ -97,11 +99,13 @@ class _Encoder:
         name, source = map(self._string, key)
         return number(1, at) + number(2, name) + number(3, name) + number(4, source)
 
-    def _mapping(self, frame: Frame) -> int | None:
-        if frame.module is None:
-            return None
-        key = (text(frame.module), frame.build_id or "")
-        return self._mappings.setdefault(key, len(self._mappings) + 1)
+    def _mapping(self, path: str, build_id: str) -> int:
+        return self._mappings.setdefault((path, build_id), len(self._mappings) + 1)
+
+    def _build_id(self, path: str) -> str:
+        """As a frame of that file has it."""
+        frames = (frame for site in self._profile.sites for frame in site.stack.frames)
+        return next((frame.build_id for frame in frames if frame.module == path and frame.build_id), "")
 
     def _mapping_fields(self, key: tuple[str, str], at: int) -> bytes:
         """Addresses are those in the file: the mapping begins at 0. The flags tell pprof not to look for symbols."""

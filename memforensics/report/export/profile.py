@@ -17,6 +17,7 @@ class Profile:
     anchor: Anchor
     began_ns: int
     ended_ns: int
+    executable: str | None = None  # of the process that the user named
     processes: Mapping[int, str] = field(default_factory=dict)  # pid -> its name
     names: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (pid, site_id) -> the frame that matters
     samples: Sequence[Sample] = ()  # for formats with a time axis
