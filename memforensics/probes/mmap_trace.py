@@ -114,6 +114,7 @@ class MmapTrace:
         self._take_in()
         for member in self._members.values():
             member.space.settle()
+        self._programs.engine.pace_stats()
         now = self._clock()
         if now < self._next_point_ns:
             return

@@ -29,7 +29,6 @@ static pthread_barrier_t go, done;
 struct slot {
     char *at;
     size_t pages;
-    int holed;
 };
 
 struct worker {
@@ -64,7 +63,8 @@ static void in_arena(struct worker *me) {
     char *at = me->arena + first * PAGE;
     switch (draw(me, 4)) {
     case 0:
-        munmap(at, pages * PAGE);
+        if (threads == 1) /* else another thread could be given the hole, and lose it to our MAP_FIXED */
+            munmap(at, pages * PAGE);
         break;
     case 1:
         map(at, pages, MAP_FIXED_NOREPLACE); /* mostly fails */
@@ -103,7 +103,8 @@ static void resize(struct worker *me, struct slot *slot) {
 static void move(struct worker *me, struct slot *slot) {
     struct slot *other = &me->slots[draw(me, SLOTS)];
     /* since Linux 6.17 what has holes can be moved too, and what stood where they come to be stays: not followed */
-    if (other == slot || other->pages < slot->pages || slot->holed)
+    unsigned char resident[16];
+    if (other == slot || other->pages < slot->pages || mincore(slot->at, slot->pages * PAGE, resident) != 0)
         return;
     if (mremap(slot->at, slot->pages * PAGE, slot->pages * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, other->at) != MAP_FAILED) {
         slot->pages = 0;
@@ -120,8 +121,6 @@ static void cut(struct worker *me, struct slot *slot) {
         /* the end, if any, stays mapped and is unmapped, hole and all, with the whole; often at once */
         if (first + pages == slot->pages && draw(me, 2))
             slot->pages = first;
-        else
-            slot->holed = 1;
         if (draw(me, 2)) {
             munmap(slot->at, slot->pages * PAGE);
             slot->pages = 0;
@@ -129,7 +128,6 @@ static void cut(struct worker *me, struct slot *slot) {
     }
 }
 
-/* The whole slot may have a hole that another thread was given: then nothing may be unmapped across it. */
 static void *work(void *argument) {
     struct worker *me = argument;
     pthread_barrier_wait(&go);
@@ -144,7 +142,6 @@ static void *work(void *argument) {
             if (at != MAP_FAILED) {
                 slot->at = at;
                 slot->pages = pages;
-                slot->holed = 0;
             }
             continue;
         }

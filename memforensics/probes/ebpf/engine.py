@@ -13,8 +13,9 @@ import platform
 import re
 import struct
 import sys
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,54 @@ class Table:
         return bool(self._lib.bpf_delete_elem(self._fd, key) == 0)
 
 
+class _Meter:
+    """The kernel's counters of runs (`read`), switched on all of the first seconds and then at intervals."""
+
+    FIRST_S, ON_S, OFF_S = 2.0, 0.1, 0.9
+
+    def __init__(self, count: Callable[[], RunStats]) -> None:
+        self._count = count
+        self._descriptor = _enable_stats()
+        self._able = self._descriptor is not None
+        self._since = time.monotonic()
+        self._first = True
+        self._estimated = (0.0, 0.0)  # runs and ns of the times without counting
+        self._rate = (0.0, 0.0)  # of the last time with
+        self._before = RunStats(0, 0, 0)  # at its beginning
+
+    def read(self) -> RunStats | None:
+        if not self._able:
+            return None
+        now = self._count()
+        idle = 0.0 if self._descriptor is not None else time.monotonic() - self._since
+        runs, run_ns = (so_far + idle * rate for so_far, rate in zip(self._estimated, self._rate, strict=True))
+        return RunStats(now.runs + int(runs), now.run_ns + int(run_ns), now.missed)
+
+    def pace(self) -> None:
+        if not self._able:
+            return
+        took = time.monotonic() - self._since
+        if self._descriptor is None:
+            if took < self.OFF_S:
+                return
+            self._estimated = (self._estimated[0] + took * self._rate[0], self._estimated[1] + took * self._rate[1])
+            self._before = self._count()
+            self._descriptor = _enable_stats()
+        else:
+            if took < (self.FIRST_S if self._first else self.ON_S):
+                return
+            now = self._count()
+            self._rate = (now.runs - self._before.runs) / took, (now.run_ns - self._before.run_ns) / took
+            self._first = False
+            self.close()
+        self._since = time.monotonic()
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
 class Engine:
     """A loaded set of programs. `attach` arms them; `close` (always, twice too) takes all of it away.
 
@@ -187,7 +236,7 @@ class Engine:
         self._attached: list[str] = []
         self._events: list[bytes] = []
         self._ring_callback: Any = None
-        self._stats_fd = _enable_stats()
+        self._meter = _Meter(self._count_runs)
         self._open = True
 
     def attach(self, programs: Mapping[str, str]) -> None:
@@ -252,8 +301,18 @@ class Engine:
 
     def run_stats(self) -> RunStats | None:
         """None where the kernel does not count (before 5.8, or not allowed)."""
-        if self._stats_fd is None:
-            return None
+        return self._meter.read()
+
+    def pace_stats(self) -> None:
+        """Called now and then: from then on runs are counted a tenth of the time and estimated for the rest, because
+        counting is itself a good part of what a run costs."""
+        self._meter.pace()
+
+    def stop_stats(self) -> None:
+        """Runs are not counted any more."""
+        self._meter.close()
+
+    def _count_runs(self) -> RunStats:
         runs = run_ns = missed = 0
         for descriptor in self._program_fds:
             fields = dict(
@@ -278,9 +337,7 @@ class Engine:
             return
         self._open = False
         self.detach()
-        if self._stats_fd is not None:
-            os.close(self._stats_fd)
-            self._stats_fd = None
+        self._meter.close()
         self._bpf.cleanup()
         self._events = []
 

@@ -16,8 +16,8 @@ MAX_RULES = 1 << 18
 MAX_TARGETS = 8192
 EVENT_PAGES, MISS_PAGES = 1024, 2048  # ring buffers of 4 and 8 MiB
 
-FREE_WALKS = 16  # stacks of one class of mappings that are walked in 16 ms, be it as balanced as it may
-RARITY = 64  # ... and beyond, one of so many: a power of two
+FREE_WALKS = 4  # stacks of one class of mappings that are walked in 16 ms, be it as balanced as it may
+RARITY = 128  # ... and beyond, one of so many: a power of two
 SWEEP_AT = 1 << 15  # closed entries in the table of live mappings
 
 TRACEPOINTS = {
