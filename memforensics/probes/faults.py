@@ -10,6 +10,7 @@ comes next takes the blame (measured: 0% of the faults for the leaker). So no fi
 
 import contextlib
 import itertools
+import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed
 from memforensics.probes.base import Availability, Budget, Evidence
 from memforensics.probes.ebpf.engine import RunStats, import_bcc, tracefs
 from memforensics.probes.ebpf.fault_pages import NOTHING_TOUCHED, Touched, spans, still_there
-from memforensics.probes.ebpf.fault_programs import FaultPrograms, SiteCounts
+from memforensics.probes.ebpf.fault_programs import FaultPrograms, SiteCounts, why_not_exact
 from memforensics.probes.ebpf.layout import Ended, EventType, NativePc, RangeEvent, StackEvent
 from memforensics.probes.ebpf.learn import Learner
 from memforensics.probes.ebpf.python import PythonSide
@@ -243,7 +244,8 @@ class FaultTrace:
             import_bcc()
         except (ToolMissing, PermissionNeeded) as error:
             return Availability("unavailable", str(error), error.enable)
-        return Availability("ok")
+        why = why_not_exact(platform.release())
+        return Availability("unavailable", why) if why else Availability("ok")
 
     def open(self, target: Process | Sequence[Process], budget: Budget) -> None:
         """Arms the programs and learns the stacks that occur (up to 1.5 s, less where it is quiet); then booking

@@ -230,6 +230,48 @@ def test_a_forked_child_has_an_account_of_its_own() -> None:
     assert touched == {it.child.pid: 13 * 12288, child: 17 * 8192}
 
 
+AFTER_EXEC = """
+import mmap
+print("again", flush=True)
+input()
+def keep_after(pages):
+    global kept
+    kept = mmap.mmap(-1, pages * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for offset in range(0, len(kept), 4096):
+        kept[offset] = 1
+keep_after(43)
+print("done", flush=True)
+input()
+"""
+BEFORE_EXEC = f"""
+import mmap, os, sys
+print("ready", flush=True)
+input()
+def keep_before(pages):
+    global kept
+    kept = mmap.mmap(-1, pages * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for offset in range(0, len(kept), 4096):
+        kept[offset] = 1
+keep_before(59)
+print("done", flush=True)
+input()
+os.execv(sys.executable, [sys.executable, "-c", {AFTER_EXEC!r}])
+"""
+
+
+def test_exec_ends_one_account_and_begins_another() -> None:
+    with traced([sys.executable, "-c", BEFORE_EXEC]) as it:
+        it.do("")
+        it.child.tell("")
+        it.child.wait_for("again")
+        list(it.trace.poll())
+        it.do("")
+        result = it.result()
+    assert result.pages("keep_before") == (0, 59)
+    assert result.pages("keep_after") == (43, 43)
+    assert len({(s.pid, s.site_id) for s in result.sites}) == len(result.sites)
+
+
 def test_what_was_collected_outlives_the_target() -> None:
     with traced(toucher()) as it:
         it.do("own 997")
