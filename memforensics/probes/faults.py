@@ -266,6 +266,7 @@ class FaultTrace:
         """Takes in what the kernel told (call it a few times a second); about once a second, the sites."""
         if self._programs is None:
             return
+        self._programs.engine.pace_stats()
         self._take_in()
         now = self._clock()
         if now < self._next_look_ns:
