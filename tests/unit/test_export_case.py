@@ -1,0 +1,73 @@
+"""What of a case is shown and exported: one family of sites, those that pass the filters, old enough."""
+
+from dataclasses import replace
+
+import pytest
+from exported import GROW, LOAD, MAIN, SITES, TOTAL, S, site
+
+from memforensics.analysis.sites import parse_filter
+from memforensics.case.model import AllocationSite, Anchor, Case, CaseMeta, Target, TraceSummary
+from memforensics.errors import CaseError
+from memforensics.jobs.trace import Wanted, export_view, view_of, view_of_case
+
+META = CaseMeta(
+    memforensics_version="1",
+    command="diagnose",
+    anchor=Anchor(monotonic_ns=0, wall_ns=1_700_000_000 * S),
+    root_pid=41,
+    seed=1,
+)
+TRACE = TraceSummary(pid=41, engine="bcc", began_ns=10 * S, ended_ns=20 * S, events=9, outstanding_bytes=TOTAL)
+
+
+def case(*sites: AllocationSite) -> Case:
+    return Case(
+        meta=META,
+        sites=sites,
+        traces=(TRACE,),
+        targets=(Target(pid=41, start_ticks=1, start_wall_ns=1, comm="server", exe="/srv/bin/server"),),
+    )
+
+
+def sizes(data: bytes) -> list[int]:
+    return [int(line.rpartition(" ")[2]) for line in data.decode().splitlines()]
+
+
+def test_families_are_not_mixed() -> None:
+    malloc = replace(site(41, 9, 77, 1, LOAD, MAIN), kind="malloc")
+    fault = replace(site(41, 10, 88, 1, LOAD, MAIN), kind="fault")
+    mixed = case(malloc, fault, *SITES)
+    assert sizes(export_view(view_of_case(mixed), "folded")) == [7 << 20, 2 << 20, 1 << 20, 512 << 10]
+    assert sizes(export_view(view_of_case(mixed, "malloc"), "folded")) == [77]
+    assert sizes(export_view(view_of_case(mixed, "faults"), "folded")) == [88]
+    assert sizes(export_view(view_of_case(case(malloc)), "folded")) == [77]
+
+
+def test_a_case_without_such_sites_says_so() -> None:
+    with pytest.raises(CaseError, match="no malloc sites"):
+        view_of_case(case(*SITES), "malloc")
+    with pytest.raises(CaseError, match="made by memforensics diagnose"):
+        view_of_case(case())
+
+
+def test_what_is_filtered_is_counted_and_not_exported() -> None:
+    view = view_of(case(*SITES), "bcc", 10.0, Wanted(filters=(parse_filter("lib=libpool"),)))
+    assert sum(g.outstanding_bytes for g in view.groups) == 9 << 20
+    assert sum(g.outstanding_bytes for g in view.groups + view.left_out) == TOTAL
+    assert sizes(export_view(view, "folded")) == [7 << 20, 2 << 20]
+
+
+def test_young_memory_is_left_out() -> None:
+    young = replace(site(41, 1, 100, 1, GROW, LOAD), age_quantiles_s=(0.1, 0.5, 0.9))
+    old = replace(site(41, 2, 50, 1, LOAD, MAIN), age_quantiles_s=(0.1, 8.0, 9.0))
+    view = view_of(case(young, old), "bcc", 10.0, Wanted(min_age_s=5))
+    assert [s.site_id for s in view.sites] == [2]
+    assert [g.sites[0].site_id for g in view.left_out] == [1]
+
+
+@pytest.mark.parametrize(("sort", "first"), [("outstanding", 1), ("count", 2), ("age", 2)])
+def test_sorted_as_wanted(sort: str, first: int) -> None:
+    large = replace(site(41, 1, 100, 1, GROW, LOAD), age_quantiles_s=(0.1, 0.5, 0.9))
+    many = replace(site(41, 2, 50, 9, LOAD, MAIN), age_quantiles_s=(0.1, 8.0, 9.0))
+    view = view_of(case(many, large), "bcc", 10.0, Wanted(sort=sort))  # type: ignore[arg-type]
+    assert view.groups[0].sites[0].site_id == first
