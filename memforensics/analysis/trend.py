@@ -34,6 +34,7 @@ ENVELOPE_SHARE = 0.5  # of the rate: how much of it the rolling minima must show
 JUMP_SHARE = 0.45  # of the rise: more in one jump is a step; three even jumps have 0.33 each
 TWO_JUMPS_SHARE = 0.85  # of the rise: more in two jumps is two steps, not yet a line
 BENT_SHARE = 0.42  # second half's rise over the first's: an exponential warm-up of two time constants has 0.37
+FEW_POINTS = 16
 STRAIGHT_SHARE = 0.7  # the same, asked of what is left after a warm-up was cut off
 CUTS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the window, tried in turn as the end of a warm-up
 MIN_RISE = 512 * KIB  # in the window; less is the working of any process
@@ -309,14 +310,18 @@ def _is_step(points: list[_Point]) -> bool:
 
 def _largest_jump(points: list[_Point]) -> tuple[int, float]:
     """Where the level rises most from one point to the next, and by how much: medians of three points either side, so
-    a spike is none. Across a gap, what a line would have risen meanwhile is taken off."""
-    values = [p.value for p in points]
-    usual = 3.0 * _median([b.t - a.t for a, b in itertools.pairwise(points)])
-    slope = max(_rise(points), 0.0) / (points[-1].t - points[0].t)
+    a spike is none. What a line would have risen across a gap is taken off; of a few points, whose medians lie a good
+    part of the window apart, what it would have risen between those."""
+    values, times = [p.value for p in points], [p.t for p in points]
+    step = _median([b - a for a, b in itertools.pairwise(times)])
+    few, k = len(points) < FEW_POINTS, _ends(points)
+    seconds = _median(times[-k:]) - _median(times[:k]) if few else times[-1] - times[0]
+    slope = max(_rise(points), 0.0) / max(seconds, step)
     best, where = 0.0, 1
     for i in range(2, len(values) - 1):
-        jump = _median(values[i : i + 3]) - _median(values[max(0, i - 3) : i])
-        jump -= slope * max(points[i].t - points[i - 1].t - usual, 0.0)
+        before, after = slice(max(0, i - 3), i), slice(i, i + 3)
+        meanwhile = _median(times[after]) - _median(times[before]) - step if few else times[i] - times[i - 1] - 3 * step
+        jump = _median(values[after]) - _median(values[before]) - slope * max(meanwhile, 0.0)
         if jump > best:
             best, where = jump, i
     return where, best
@@ -349,9 +354,14 @@ def _two_levels(points: list[_Point]) -> float:
 
 def _rise(points: list[_Point]) -> float:
     """From the first level to the last: medians of a tenth of the window (three points at least) at either end."""
-    k = max(3, len(points) // 10)
+    k = _ends(points)
     values = [p.value for p in points]
     return _median(values[-k:]) - _median(values[:k])
+
+
+def _ends(points: list[_Point]) -> int:
+    """How many points at either end tell the level there."""
+    return max(3, len(points) // 10)
 
 
 def _bend(points: list[_Point]) -> float:

@@ -8,7 +8,7 @@ most of its size. A cache that fills draws the same line in a minute, so nothing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from memforensics.analysis.trend import growth_word
+from memforensics.analysis.trend import FEW_POINTS, growth_word
 from memforensics.case.model import Case, EvidenceItem, Finding, Growth, VerdictWord
 from memforensics.units import GIB, MIB, NS_PER_S, duration_text, rate_text, size_text
 
@@ -63,11 +63,11 @@ def _judge(finding: Finding, line: VerdictWord, *, outlasted: bool) -> Finding:
 
 
 def _grows(finding: Finding, line: VerdictWord) -> bool:
-    """Whether the finding's own memory grows: by its line or, where the traces ran too short for one, as the most of a
-    tree that grows."""
+    """Whether the finding's own memory grows: by its line or, where that has too few points for a shape, as the most of
+    a tree that grows."""
     if finding.trend is None:
         return False
-    if finding.trend.shape == "too-short":
+    if finding.trend.shape == "too-short" or (finding.trend.samples < FEW_POINTS and finding.trend.shape != "falling"):
         return line == "growing" and (finding.share or 0.0) >= 0.5
     return growth_word(finding.trend) == "growing"
 

@@ -149,3 +149,17 @@ def test_a_line_with_a_long_gap_after_its_first_samples_is_a_line(gap_s: float, 
     assert trend.shape == "linear"
     assert trend.rate is not None
     assert 40 * MIB < trend.rate.estimate < 56 * MIB
+
+
+def test_a_short_line_of_a_few_points_is_a_line() -> None:
+    """Known answer: a pool that grows by whole chunks, read nine times in as many seconds, as a trace tells it."""
+    times = [0.0, 0.45, 1.94, 2.94, 3.95, 5.46, 6.96, 8.44, 9.06]
+    chunks = [0, 2, 9, 14, 19, 26, 33, 41, 44]
+    trend = judge(times, [147456 * n for n in chunks], seed=1)
+    assert trend.shape == "linear"
+
+
+@pytest.mark.parametrize("at", [3, 4, 5, 6])
+def test_a_step_of_a_few_points_is_a_step(at: int) -> None:
+    trend = judge([float(n) for n in range(9)], [100 * MIB + (20 * MIB if n >= at else 0) for n in range(9)], seed=1)
+    assert trend.shape == "step"
