@@ -13,25 +13,20 @@ import itertools
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from memforensics.case.model import AllocationSite, Cost, Loss, Sample, SitePoint, Stack, TraceSummary
+from memforensics.case.model import Cost, Loss, Sample, TraceSummary
 from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetError, ToolMissing
 from memforensics.probes.base import Availability, Budget, Evidence
 from memforensics.probes.ebpf.engine import RunStats, import_bcc, tracefs
-from memforensics.probes.ebpf.fault_pages import NOTHING_TOUCHED, Touched, spans, still_there
+from memforensics.probes.ebpf.fault_pages import NOTHING_TOUCHED
 from memforensics.probes.ebpf.fault_programs import FaultPrograms, SiteCounts, why_not_exact
-from memforensics.probes.ebpf.layout import Ended, EventType, NativePc, RangeEvent, StackEvent
-from memforensics.probes.ebpf.learn import Learner
-from memforensics.probes.ebpf.python import PythonSide
-from memforensics.symbols.space import AddressSpace
-from memforensics.symbols.symbolize import Symbolizer
+from memforensics.probes.ebpf.fault_space import FaultSite, FaultSpace
+from memforensics.probes.ebpf.layout import Ended, EventType, RangeEvent, StackEvent
 from memforensics.target import Process, open_process
-from memforensics.target.pagemap import Pagemap
 from memforensics.target.tree import descendants
 from memforensics.units import MIB, NS_PER_S
 
-KIND = "fault"
 LOOK_NS = NS_PER_S  # between two looks at what is still there, at least
 LOOK_SHARE = 0.05  # of the time, at most, is spent looking
 PRUNE_AT = 0.5  # of the table's capacity: pages that went are taken out
@@ -39,161 +34,7 @@ WARM_UP_S = 1.5  # at most: stacks are learned before anything is booked
 WARM_UP_QUIET_S = 0.2  # ... and until no stack was unknown for this long
 SMALLEST_GROWTH = 1 * MIB  # of RSS, below which a coverage would mean nothing
 BLIND_GROWTH = 8 * MIB  # of RSS without a single event
-UNSCANNABLE_LIMIT = 8 << 30  # of address space, on kernels without PAGEMAP_SCAN
-MAX_POINTS = 1200  # of one site's timeline; beyond, every second one goes
 _FIRST_SPACE = 1 << 63  # numbers of address spaces that user space gives; the kernel's own are below
-_NOTHING = SiteCounts(0, 0, 0, 0)
-
-
-@dataclass(slots=True)
-class _Site:
-    """One stack and kind of page. Several of the kernel's sites are one here: those completed from a miss."""
-
-    number: int
-    shared: bool
-    file_backed: bool
-    stack: Stack
-    touched: SiteCounts = _NOTHING
-    resident_bytes: int = 0
-    resident_touches: int = 0
-    points: list[SitePoint] = field(default_factory=list)
-
-    def note(self, began_ns: int, t_ns: int) -> None:
-        if not self.points:
-            self.points.append(SitePoint(t_ns=began_ns, outstanding_bytes=0, outstanding_count=0))
-        self.points.append(
-            SitePoint(t_ns=t_ns, outstanding_bytes=self.resident_bytes, outstanding_count=self.resident_touches)
-        )
-        if len(self.points) > MAX_POINTS:
-            del self.points[1:-1:2]
-
-    def site(self, pid: int) -> AllocationSite:
-        """Outstanding is what it touched and is still resident."""
-        return AllocationSite(
-            pid=pid,
-            site_id=self.number,
-            kind=KIND,
-            stack=self.stack,
-            outstanding_bytes=self.resident_bytes,
-            outstanding_count=self.resident_touches,
-            allocated_bytes=self.touched.bytes,
-            allocated_count=self.touched.faults,
-            freed_bytes=max(0, self.touched.bytes - self.resident_bytes),
-            freed_count=max(0, self.touched.faults - self.resident_touches),
-            first_ns=self.touched.first_ns,
-            last_ns=self.touched.last_ns,
-            resident_bytes=self.resident_bytes,
-            shared=self.shared,
-            file_backed=self.file_backed,
-            timeline=tuple(self.points),
-        )
-
-
-class _Space:
-    """One traced address space: symbols, learned rules, and its sites. Made while the process lives."""
-
-    def __init__(self, number: int, process: Process, programs: FaultPrograms, numbers: "itertools.count[int]") -> None:
-        self.number, self.process = number, process
-        self.ended = False
-        self.sites: dict[object, _Site] = {}
-        self._by_kernel: dict[int, _Site] = {}
-        self._numbers = numbers
-        self._modules = AddressSpace(process)
-        self._symbolizer = Symbolizer(self._modules)
-        self._python = PythonSide(process, self._modules, programs)
-        self.learner = Learner(
-            self._modules,
-            lambda pc, packed: programs.put_rule(number, pc, packed),
-            lambda pc: programs.drop_rule(number, pc),
-        )
-
-    def stack(self, event: StackEvent) -> None:
-        """A stack met for the first time: learned from, symbolized and noted."""
-        native, complete = event.native, event.ended is Ended.COMPLETE
-        if event.registers is not None and not self.ended:
-            with contextlib.suppress(MemforensicsError):  # it is leaving: the kernel's part of the stack stands
-                learned = self.learner.learn(event)
-                native, complete = learned.native, learned.complete
-        stack = self._symbolized(native, event, complete)
-        key = (event.shared, event.file_backed, complete, _leaf(stack, native), native[1:], event.python)
-        site = self.sites.get(key)
-        if site is None:
-            site = self.sites[key] = _Site(next(self._numbers), event.shared, event.file_backed, stack)
-        elif site.stack.frames and site.stack.frames[0].line != stack.frames[0].line:
-            leaf = replace(site.stack.frames[0], line=None, file=None)
-            site.stack = replace(site.stack, frames=(leaf, *site.stack.frames[1:]))
-        before = self._by_kernel.get(event.site)
-        if before is None or not before.stack.complete:  # a copy of the stack may come after its first part
-            self._by_kernel[event.site] = site
-
-    def _symbolized(self, native: tuple[NativePc, ...], event: StackEvent, complete: bool) -> Stack:
-        if not self.ended:
-            if any(self._modules.find(pc.pc) is None for pc in native):
-                with contextlib.suppress(MemforensicsError):  # it is leaving
-                    self.learner.look_again()
-            self._python.look()
-        frames = [(pc, self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)) for pc in native]
-        return self._python.spliced(frames, event.python, event.python_flags, complete)
-
-    def update(self, counts: Iterable[tuple[int, SiteCounts]]) -> None:
-        """Takes the kernel's counters."""
-        for site in self.sites.values():
-            site.touched = _NOTHING
-        for number, more in counts:
-            found = self._by_kernel.get(number)
-            if found is not None:
-                so_far = found.touched
-                found.touched = SiteCounts(
-                    so_far.bytes + more.bytes,
-                    so_far.faults + more.faults,
-                    min(so_far.first_ns or more.first_ns, more.first_ns),
-                    max(so_far.last_ns, more.last_ns),
-                )
-
-    def look(self, touched: Touched) -> Touched:
-        """Counts what is still resident; what is not. TargetGone, PermissionNeeded, ProbeFailed."""
-        there, gone = still_there(touched, _present(self.process, touched))
-        for site in self.sites.values():
-            site.resident_bytes = site.resident_touches = 0
-        for number, account in there.items():
-            site_of = self._by_kernel.get(number)
-            if site_of is not None:
-                site_of.resident_bytes += account.bytes
-                site_of.resident_touches += account.touches
-        return gone
-
-    def gone(self) -> None:
-        """Another program runs in the process: nothing of this space is there any more."""
-        for site in self.sites.values():
-            site.resident_bytes = site.resident_touches = 0
-
-    def end(self) -> None:
-        """The process left or runs another program: its rules in the kernel are freed, what is known stays."""
-        if not self.ended:
-            self.ended = True
-            self.learner.forget_all()
-            self._python.end()
-
-
-def _leaf(stack: Stack, native: Sequence[NativePc]) -> object:
-    """What tells sites apart at the leaf, where many instructions touch: the line, and of a function of another library
-    than its caller's (memcpy) nothing more than the function."""
-    if not native or not stack.frames or stack.frames[0].function is None:
-        return native[:1]
-    leaf, caller = stack.frames[0], next((f for f in stack.frames[1:2] if f.kind == "native"), None)
-    within = caller is None or caller.module == leaf.module
-    return leaf.module, leaf.function, leaf.line if within else None
-
-
-def _present(process: Process, touched: Touched) -> list[tuple[int, int]]:
-    """What is resident where something was touched, the zero page left out."""
-    with Pagemap(process.pid, process.proc) as pagemap:
-        if pagemap.can_scan():
-            return [(low, high) for span in spans(touched) for low, high, _ in pagemap.scan(*span)]
-        runs: list[tuple[int, int]] = []
-        for span in spans(touched):
-            runs += pagemap.present(*span, limit_bytes=UNSCANNABLE_LIMIT)
-        return runs
 
 
 @dataclass(slots=True)
@@ -201,20 +42,20 @@ class _Member:
     """One process of the trace. `process` was opened by us: the caller may close his."""
 
     process: Process
-    space: _Space
+    space: FaultSpace
     began_ns: int
     began: Sample | None
     last: Sample | None = None
     left_ns: int | None = None
-    former: list[_Space] = field(default_factory=list)  # before an exec
+    former: list[FaultSpace] = field(default_factory=list)  # before an exec
     numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     @property
-    def spaces(self) -> list[_Space]:
+    def spaces(self) -> list[FaultSpace]:
         return [*self.former, self.space]
 
     @property
-    def sites(self) -> Iterator[_Site]:
+    def sites(self) -> Iterator[FaultSite]:
         """Those that brought something: others are the first part of a stack that was completed later."""
         return (site for space in self.spaces for site in space.sites.values() if site.touched.faults)
 
@@ -231,7 +72,7 @@ class FaultTrace:
         self._python, self._clock = python, clock
         self._programs: FaultPrograms | None = None
         self._members: dict[int, _Member] = {}
-        self._spaces: dict[int, _Space] = {}
+        self._spaces: dict[int, FaultSpace] = {}
         self._next_look_ns = 0
         self._losses: dict[str, int] = {}
         self._stats_before = RunStats(0, 0, 0)
@@ -303,7 +144,7 @@ class FaultTrace:
         process = open_process(pid)
         try:
             numbers = itertools.count(1)
-            space = _Space(number, process, self._programs, numbers)
+            space = FaultSpace(number, process, self._programs, numbers)
             member = _Member(process, space, self._clock(), process.sample(clock=self._clock), numbers=numbers)
         except BaseException:
             process.close()
@@ -356,7 +197,7 @@ class FaultTrace:
                 space.learner.replaced(event.start, event.end)
         return False
 
-    def _space(self, number: int) -> _Space | None:
+    def _space(self, number: int) -> FaultSpace | None:
         """The address space of an event. A child is met here for the first time."""
         known = self._spaces.get(number)
         pid = number & 0xFFFFFFFF
@@ -380,7 +221,7 @@ class FaultTrace:
         member.space.gone()
         try:
             process = open_process(member.process.pid)
-            space = _Space(event.start, process, self._programs, member.numbers)
+            space = FaultSpace(event.start, process, self._programs, member.numbers)
         except MemforensicsError:
             return  # it left: noticed at the next look
         member.former.append(member.space)

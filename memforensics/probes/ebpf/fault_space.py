@@ -1,0 +1,174 @@
+"""One traced address space: its symbols and learned rules, who touched what in it, and what of that is still there."""
+
+import contextlib
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from memforensics.case.model import AllocationSite, SitePoint, Stack
+from memforensics.errors import MemforensicsError
+from memforensics.probes.ebpf.fault_pages import Touched, spans, still_there
+from memforensics.probes.ebpf.fault_programs import FaultPrograms, SiteCounts
+from memforensics.probes.ebpf.layout import Ended, NativePc, StackEvent
+from memforensics.probes.ebpf.learn import Learner
+from memforensics.probes.ebpf.python import PythonSide
+from memforensics.symbols.space import AddressSpace
+from memforensics.symbols.symbolize import Symbolizer
+from memforensics.target import Process
+from memforensics.target.pagemap import Pagemap
+
+KIND = "fault"
+UNSCANNABLE_LIMIT = 8 << 30  # of address space, on kernels without PAGEMAP_SCAN
+MAX_POINTS = 1200  # of one site's timeline; beyond, every second one goes
+NOTHING = SiteCounts(0, 0, 0, 0)
+
+
+@dataclass(slots=True)
+class FaultSite:
+    """One stack and kind of page. Several of the kernel's sites are one here: those completed from a miss."""
+
+    number: int
+    shared: bool
+    file_backed: bool
+    stack: Stack
+    touched: SiteCounts = NOTHING
+    resident_bytes: int = 0
+    resident_touches: int = 0
+    points: list[SitePoint] = field(default_factory=list)
+
+    def note(self, began_ns: int, t_ns: int) -> None:
+        if not self.points:
+            self.points.append(SitePoint(t_ns=began_ns, outstanding_bytes=0, outstanding_count=0))
+        self.points.append(
+            SitePoint(t_ns=t_ns, outstanding_bytes=self.resident_bytes, outstanding_count=self.resident_touches)
+        )
+        if len(self.points) > MAX_POINTS:
+            del self.points[1:-1:2]
+
+    def site(self, pid: int) -> AllocationSite:
+        """Outstanding is what it touched and is still resident."""
+        return AllocationSite(
+            pid=pid,
+            site_id=self.number,
+            kind=KIND,
+            stack=self.stack,
+            outstanding_bytes=self.resident_bytes,
+            outstanding_count=self.resident_touches,
+            allocated_bytes=self.touched.bytes,
+            allocated_count=self.touched.faults,
+            freed_bytes=max(0, self.touched.bytes - self.resident_bytes),
+            freed_count=max(0, self.touched.faults - self.resident_touches),
+            first_ns=self.touched.first_ns,
+            last_ns=self.touched.last_ns,
+            resident_bytes=self.resident_bytes,
+            shared=self.shared,
+            file_backed=self.file_backed,
+            timeline=tuple(self.points),
+        )
+
+
+class FaultSpace:
+    """One traced address space: symbols, learned rules, and its sites. Made while the process lives."""
+
+    def __init__(self, number: int, process: Process, programs: FaultPrograms, numbers: "itertools.count[int]") -> None:
+        self.number, self.process = number, process
+        self.ended = False
+        self.sites: dict[object, FaultSite] = {}
+        self._by_kernel: dict[int, FaultSite] = {}
+        self._numbers = numbers
+        self._modules = AddressSpace(process)
+        self._symbolizer = Symbolizer(self._modules)
+        self._python = PythonSide(process, self._modules, programs)
+        self.learner = Learner(
+            self._modules,
+            lambda pc, packed: programs.put_rule(number, pc, packed),
+            lambda pc: programs.drop_rule(number, pc),
+        )
+
+    def stack(self, event: StackEvent) -> None:
+        """A stack met for the first time: learned from, symbolized and noted."""
+        native, complete = event.native, event.ended is Ended.COMPLETE
+        if event.registers is not None and not self.ended:
+            with contextlib.suppress(MemforensicsError):  # it is leaving: the kernel's part of the stack stands
+                learned = self.learner.learn(event)
+                native, complete = learned.native, learned.complete
+        stack = self._symbolized(native, event, complete)
+        key = (event.shared, event.file_backed, complete, _leaf(stack, native), native[1:], event.python)
+        site = self.sites.get(key)
+        if site is None:
+            site = self.sites[key] = FaultSite(next(self._numbers), event.shared, event.file_backed, stack)
+        elif site.stack.frames and site.stack.frames[0].line != stack.frames[0].line:
+            leaf = replace(site.stack.frames[0], line=None, file=None)
+            site.stack = replace(site.stack, frames=(leaf, *site.stack.frames[1:]))
+        before = self._by_kernel.get(event.site)
+        if before is None or not before.stack.complete:  # a copy of the stack may come after its first part
+            self._by_kernel[event.site] = site
+
+    def _symbolized(self, native: tuple[NativePc, ...], event: StackEvent, complete: bool) -> Stack:
+        if not self.ended:
+            if any(self._modules.find(pc.pc) is None for pc in native):
+                with contextlib.suppress(MemforensicsError):  # it is leaving
+                    self.learner.look_again()
+            self._python.look()
+        frames = [(pc, self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)) for pc in native]
+        return self._python.spliced(frames, event.python, event.python_flags, complete)
+
+    def update(self, counts: Iterable[tuple[int, SiteCounts]]) -> None:
+        """Takes the kernel's counters."""
+        for site in self.sites.values():
+            site.touched = NOTHING
+        for number, more in counts:
+            found = self._by_kernel.get(number)
+            if found is not None:
+                so_far = found.touched
+                found.touched = SiteCounts(
+                    so_far.bytes + more.bytes,
+                    so_far.faults + more.faults,
+                    min(so_far.first_ns or more.first_ns, more.first_ns),
+                    max(so_far.last_ns, more.last_ns),
+                )
+
+    def look(self, touched: Touched) -> Touched:
+        """Counts what is still resident; what is not. TargetGone, PermissionNeeded, ProbeFailed."""
+        there, gone = still_there(touched, _present(self.process, touched))
+        for site in self.sites.values():
+            site.resident_bytes = site.resident_touches = 0
+        for number, account in there.items():
+            site_of = self._by_kernel.get(number)
+            if site_of is not None:
+                site_of.resident_bytes += account.bytes
+                site_of.resident_touches += account.touches
+        return gone
+
+    def gone(self) -> None:
+        """Another program runs in the process: nothing of this space is there any more."""
+        for site in self.sites.values():
+            site.resident_bytes = site.resident_touches = 0
+
+    def end(self) -> None:
+        """The process left or runs another program: its rules in the kernel are freed, what is known stays."""
+        if not self.ended:
+            self.ended = True
+            self.learner.forget_all()
+            self._python.end()
+
+
+def _leaf(stack: Stack, native: Sequence[NativePc]) -> object:
+    """What tells sites apart at the leaf, where many instructions touch: the line, and of a function of another library
+    than its caller's (memcpy) nothing more than the function."""
+    if not native or not stack.frames or stack.frames[0].function is None:
+        return native[:1]
+    leaf, caller = stack.frames[0], next((f for f in stack.frames[1:2] if f.kind == "native"), None)
+    within = caller is None or caller.module == leaf.module
+    return leaf.module, leaf.function, leaf.line if within else None
+
+
+def _present(process: Process, touched: Touched) -> list[tuple[int, int]]:
+    """What is resident where something was touched, the zero page left out."""
+    with Pagemap(process.pid, process.proc) as pagemap:
+        if pagemap.can_scan():
+            return [(low, high) for span in spans(touched) for low, high, _ in pagemap.scan(*span)]
+        runs: list[tuple[int, int]] = []
+        for span in spans(touched):
+            runs += pagemap.present(*span, limit_bytes=UNSCANNABLE_LIMIT)
+        return runs
