@@ -260,6 +260,7 @@ def _residue(
         if traced
         else "mappings were not traced"
     )
+    pid = members[0].pid if members else (case.meta.root_pid or 0)
     return [
         Finding(
             title=f"{layer} grows by about {rate_text(left)} through code that was not seen",
@@ -267,8 +268,11 @@ def _residue(
             verdict="growing",
             confidence=0.0,
             share=1.0 - explained,
-            pid=members[0].pid if members else (case.meta.root_pid or 0),
-            evidence=(EvidenceItem(kind="residue", text=f"not explained by any traced site: {why}"),),
+            pid=pid,
+            evidence=(
+                EvidenceItem(kind="residue", text=f"not explained by any traced site: {why}"),
+                EvidenceItem(kind="next", text=f"who touches it (not who leaks it): memforensics trace-faults {pid}"),
+            ),
         )
     ]
 
