@@ -2,7 +2,7 @@
 BIN := .venv/bin
 DURATION ?= 30s
 
-.PHONY: demo test lint setup setup-test calibrate readme docs clean
+.PHONY: demo test lint setup setup-test calibrate bench-tracer readme docs clean
 
 demo: setup
 	@$(BIN)/memforensics demo --duration $(DURATION)
@@ -24,6 +24,9 @@ setup-test:
 
 calibrate: setup
 	@$(BIN)/python benchmarks/calibrate.py --markdown docs/calibration.md
+
+bench-tracer: setup
+	@$(BIN)/python benchmarks/tracer.py
 
 readme: setup
 	@$(BIN)/python scripts/readme_session.py

@@ -135,6 +135,25 @@ def _by(result: Result, *names: str) -> AllocationSite:
     return found[0]
 
 
+def test_a_busy_balanced_size_is_sampled_and_what_stays_beside_it_is_not() -> None:
+    with traced(leaker()) as it:
+        for _ in range(4):
+            it.do("churn 20000 8192")
+            it.do("leak 13 12288")
+        result = it.result()
+    assert sizes(result.through("leak_many")) == (4 * 13 * 12288, 52, 52)
+    churned = result.through("churn_many")
+    assert sizes(churned)[:2] == (0, 0)
+    summary = result.summaries[it.child.pid]
+    assert summary.unwalked
+    walked = 80_000 - summary.unwalked
+    assert walked < 20_000
+    # by weight, within six standard deviations of the 80,000 that there were
+    assert summary.sampled_one_in
+    assert abs(churned.allocated_count - 80_000) < 6 * (80_000 * summary.sampled_one_in) ** 0.5
+    assert not result.losses
+
+
 def test_threads_and_a_forked_child() -> None:
     with traced(leaker()) as it:
         it.do("threads 19 4096")

@@ -1,0 +1,4 @@
+/* Nothing, at every event that the tracer listens to. */
+int on_event(void *ctx) {
+    return 0;
+}
