@@ -1,7 +1,13 @@
 """Outstanding mappings by hybrid stack: eBPF on the memory system calls, the ledger in the kernel, stacks learned.
 
 The way of an event: `ebpf/mmap.bpf.c` books it; what was cut or moved is told to `ebpf/book.py`; a stack that is met
-for the first time comes to `ebpf/space.py`, and is symbolized then, while the process that has it is still there.
+for the first time comes to `ebpf/space.py`, where what only the living process tells is read at once.
+
+What is outstanding is address space, by mmap, mremap, brk and shmat. mprotect changes none of it: a glibc arena is
+outstanding as it was reserved, and that it grows shows in `resident_bytes`; so do madvise and process_madvise, which
+give pages back and leave the mapping. Not followed: MREMAP_FIXED of a range with holes (Linux 6.17), MAP_FIXED over the
+memory of another thread while that unmaps it; such things are found in /proc/PID/maps (`ebpf/reconcile.py`), counted
+and repaired.
 """
 
 import contextlib
