@@ -31,6 +31,7 @@ from memforensics.units import NS_PER_S
 TICK_S = 0.5
 SNAPSHOTS = 6  # in one run, the first and the last included
 SPARING = 8.0  # between two snapshots, so many times what one takes
+AUDIT_AGAIN = 0.67  # of the time
 YOUNG_S = 2.0  # a child younger than this is left unaudited: many live for one request
 CLOSING_S = 3.0  # of the time asked for, kept for the last readings and the conclusion
 
@@ -113,6 +114,7 @@ class _Run:
         self.beside = Beside()
         self.snapshots = _SnapshotTimes(self.seconds)
         self._audited: set[int] = set()
+        self._audited_late: set[int] = set()
         self._seen_ns: dict[int, int] = {}
         self._first: dict[int, Sample] = {}
         self._last: dict[int, Sample] = {}
@@ -181,12 +183,15 @@ class _Run:
             self.recorder.put([ProbeStatus(name=trace.name, status="partial", why=str(error), enable=error.enable)])
 
     def _audit(self) -> None:
-        """Hooks and versions of each member once: those of the start at once, a child when it has lived for a while."""
+        """Hooks and versions of each member: the root at once, a child when it has lived for a while; and all again in
+        the last third, for what was loaded meanwhile (a process that has just begun has loaded nothing yet)."""
+        late = self.elapsed > AUDIT_AGAIN * self.seconds
+        audited = self._audited_late if late else self._audited
         for pid in list(self.observer.members):
             since = self._seen_ns.setdefault(pid, time.monotonic_ns())
             settled = pid == self.observer.pid or time.monotonic_ns() - since > YOUNG_S * NS_PER_S
-            if settled and pid not in self._audited:
-                self._audited.add(pid)
+            if settled and pid not in audited:
+                audited.add(pid)
                 self.beside.run(partial(audit_of, pid))
 
     def _snapshot(self) -> None:
