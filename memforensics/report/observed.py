@@ -255,16 +255,16 @@ def overhead_sentences(case: Case) -> list[str]:
 
 
 def coverage_sentences(case: Case) -> list[str]:
-    """How much of the growth the traces account for."""
-    return [
-        f"{trace.engine} saw {trace.events:,} events of {trace.pid}"
-        + (
-            f"; what is outstanding accounts for {trace.coverage:.0%} of the growth of RSS"
-            if trace.coverage is not None
-            else ""
-        )
-        for trace in case.traces
-    ]
+    """How much of the growth the traces account for, and what of them was sampled."""
+    sentences = []
+    for trace in case.traces:
+        text = f"{trace.engine} saw {trace.events:,} events of {trace.pid}"
+        if trace.coverage is not None:
+            text += f"; what is outstanding accounts for {trace.coverage:.0%} of the growth of RSS"
+        if trace.unwalked:
+            text += f"; of {trace.unwalked:,} mappings of sizes that come and go, the stacks were sampled"
+        sentences.append(text)
+    return sentences
 
 
 def hook_entry(site: FindingSite) -> int | None:
