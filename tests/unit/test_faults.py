@@ -74,6 +74,14 @@ def test_of_a_file_no_more_than_came() -> None:
     assert len(gone) == 0
 
 
+def test_a_page_that_one_fault_left_out() -> None:
+    """The first page was locked when its neighbours came, or came alone and they later: each fault has its own."""
+    for first, later in ((Touch(16, 1, 1, 10), Touch(17, 7, 2, 20)), (Touch(16, 7, 2, 10), Touch(16, 1, 1, 20))):
+        later.anonymous = first.anonymous = False
+        there, _ = still_there(places(first, later), runs(set(range(16, 24))))
+        assert {site: one.bytes // PAGE for site, one in there.items()} == {1: 1, 2: 7}
+
+
 def test_nothing_touched_and_nothing_there() -> None:
     assert still_there(places(), runs({1, 2}))[0] == {}
     there, gone = still_there(places(Touch(1, 1, 1, 1)), [])

@@ -58,7 +58,8 @@ def spans(places: Touched) -> list[Interval]:
 
 def still_there(places: Touched, present: Sequence[Interval]) -> tuple[dict[int, StillThere], Touched]:
     """Resident bytes by site, each present page to who touched it last; and the touches of which nothing is left.
-    `present` by rising start, disjoint."""
+    `present` by rising start, disjoint. A fault that brought less than its window holds left out what was there before,
+    or was locked: so those come first whose pages are known."""
     size = np.zeros(len(places), dtype=np.int64)
     groups = _groups(places, 0)
     is_alone = groups[:, 1] - groups[:, 0] == 1
@@ -69,7 +70,8 @@ def still_there(places: Touched, present: Sequence[Interval]) -> tuple[dict[int,
     for low, high in groups[~is_alone].tolist():
         group = places[low:high]
         left = _Free(_overlap(present, below.starts, int(group["start"][0]), int(group["end"].max())))
-        for index in np.argsort(-group["t_ns"], kind="stable").tolist():
+        is_vague = group["end"] - group["start"] > group["pages"] * PAGE  # it takes what is left of its window
+        for index in np.lexsort((-group["t_ns"], is_vague)).tolist():
             start, end, pages, *_ = group[index].item()
             size[low + index] = left.take(start, end, pages * PAGE)
     there = size > 0
