@@ -1,85 +1,27 @@
 """The tracer on programs with exactly known answers."""
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from processes import LEAKERS, Child, compiled, python, running
+from processes import LEAKERS, compiled, python, running
+from tracing import PAGE, execs, functions, line_of, pythons, traced, tracer
 
-from memforensics.case.model import AllocationSite, Cost, Loss, TraceSummary
-from memforensics.probes.base import Budget
+from memforensics.case.model import AllocationSite
 from memforensics.probes.mmap_trace import MmapTrace
-from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
 
-PAGE = 4096
 CHAIN = ["leak_1", "leak_2", "leak_3", "leak_4", "leak_5", "leak_6", "leak_7", "leak_8"]
-
-
-@dataclass
-class Traced:
-    """A tracer on a child. `result` closes it."""
-
-    child: Child
-    trace: MmapTrace
-
-    def do(self, command: str) -> None:
-        self.child.tell(command)
-        self.child.wait_for("done")
-        list(self.trace.poll())
-
-    def result(self) -> "Result":
-        evidence = list(self.trace.close())
-        return Result(
-            [e for e in evidence if isinstance(e, AllocationSite)],
-            {e.pid: e for e in evidence if isinstance(e, TraceSummary)},
-            [e for e in evidence if isinstance(e, Loss)],
-            next(e for e in evidence if isinstance(e, Cost)),
-        )
-
-
-@dataclass
-class Result:
-    sites: list[AllocationSite]
-    summaries: dict[int, TraceSummary]
-    losses: list[Loss]
-    cost: Cost
-
-    def through(self, function: str) -> AllocationSite:
-        """The only site with that function on its stack."""
-        found = [s for s in self.sites if function in [f.function for f in s.stack.frames]]
-        assert len(found) == 1, [[f.function for f in s.stack.frames] for s in self.sites]
-        return found[0]
-
-
-@contextlib.contextmanager
-def traced(command: list[str | Path]) -> Iterator[Traced]:
-    with running(command) as child:
-        process = open_process(child.pid)
-        trace = MmapTrace()
-        trace.open(process, Budget(seconds=4))
-        try:
-            yield Traced(child, trace)
-        finally:
-            trace.close()
-            process.close()
 
 
 def leaker() -> list[str | Path]:
     return [compiled("trace_leaker.c", "-fomit-frame-pointer")]
-
-
-def functions(site: AllocationSite) -> list[str | None]:
-    return [frame.function for frame in site.stack.frames]
 
 
 def sizes(site: AllocationSite) -> tuple[int, int, int]:
@@ -87,11 +29,11 @@ def sizes(site: AllocationSite) -> tuple[int, int, int]:
 
 
 def test_kept_unmapped_and_cut_mappings_in_c() -> None:
-    with traced(leaker()) as it:
+    with traced(leaker(), MmapTrace()) as it:
         for command in ("leak 13 12288", "churn 997 8192", "partial 7", "failing 11", "heap 1000001"):
             it.do(command)
         result = it.result()
-    kept = result.through("leak_many")
+    kept = result.only("leak_many")
     assert sizes(kept) == (13 * 12288, 13, 13)
     assert kept.resident_bytes == 13 * 12288
     assert functions(kept)[1:11] == [*CHAIN, "leak_many", "main"]
@@ -101,11 +43,11 @@ def test_kept_unmapped_and_cut_mappings_in_c() -> None:
     assert kept.stack.frames[1].file is not None
     assert kept.stack.frames[1].file.endswith("trace_leaker.c")
     assert kept.stack.frames[1].build_id
-    assert sizes(result.through("churn_many")) == (0, 0, 997)
-    assert sizes(result.through("partial_many")) == (7 * 4 * PAGE, 7, 7)
-    assert result.through("partial_many").resident_bytes == 7 * 4 * PAGE
-    assert sizes(result.through("failing_many")) == (11 * PAGE, 11, 11)
-    heap = result.through("heap_more")
+    assert sizes(result.only("churn_many")) == (0, 0, 997)
+    assert sizes(result.only("partial_many")) == (7 * 4 * PAGE, 7, 7)
+    assert result.only("partial_many").resident_bytes == 7 * 4 * PAGE
+    assert sizes(result.only("failing_many")) == (11 * PAGE, 11, 11)
+    heap = result.only("heap_more")
     assert heap.kind == "brk"
     assert 1000001 <= heap.outstanding_bytes < 1000001 + 2 * PAGE
     assert not result.losses
@@ -116,33 +58,26 @@ def test_kept_unmapped_and_cut_mappings_in_c() -> None:
 
 
 def test_replaced_and_remapped_mappings_in_c() -> None:
-    with traced(leaker()) as it:
+    with traced(leaker(), MmapTrace()) as it:
         it.do("fixed 5")
         it.do("grow 3")
         result = it.result()
-    assert sizes(_by(result, "leak_1", "fixed_many"))[0] == 5 * 2 * PAGE
-    assert sizes(result.through("replace_middle")) == (5 * 2 * PAGE, 5, 5)
-    assert sizes(_by(result, "leak_1", "grow_many")) == (0, 0, 3)
-    grown = result.through("grow_one")
+    assert sizes(result.only("leak_1", "fixed_many"))[0] == 5 * 2 * PAGE
+    assert sizes(result.only("replace_middle")) == (5 * 2 * PAGE, 5, 5)
+    assert sizes(result.only("leak_1", "grow_many")) == (0, 0, 3)
+    grown = result.only("grow_one")
     assert grown.kind == "mremap"
     assert sizes(grown) == (3 * 5 * PAGE, 3, 3)
 
 
-def _by(result: Result, *names: str) -> AllocationSite:
-    """The only site with all of these functions on its stack."""
-    found = [s for s in result.sites if set(names) <= set(functions(s))]
-    assert len(found) == 1
-    return found[0]
-
-
 def test_a_busy_balanced_size_is_sampled_and_what_stays_beside_it_is_not() -> None:
-    with traced(leaker()) as it:
+    with traced(leaker(), MmapTrace()) as it:
         for _ in range(4):
             it.do("churn 20000 8192")
             it.do("leak 13 12288")
         result = it.result()
-    assert sizes(result.through("leak_many")) == (4 * 13 * 12288, 52, 52)
-    churned = result.through("churn_many")
+    assert sizes(result.only("leak_many")) == (4 * 13 * 12288, 52, 52)
+    churned = result.only("churn_many")
     assert sizes(churned)[:2] == (0, 0)
     summary = result.summaries[it.child.pid]
     assert summary.unwalked
@@ -155,39 +90,23 @@ def test_a_busy_balanced_size_is_sampled_and_what_stays_beside_it_is_not() -> No
 
 
 def test_threads_and_a_forked_child() -> None:
-    with traced(leaker()) as it:
+    with traced(leaker(), MmapTrace()) as it:
         it.do("threads 19 4096")
         it.child.tell("fork 17 8192")
         child = int(it.child.wait_for("child").split()[1])
         it.child.wait_for("done")
-        list(it.trace.poll())
+        it.poll()
         result = it.result()
-    assert sizes(_by(result, "thread_main", "leak_many")) == (4 * 19 * PAGE, 76, 76)
+    assert sizes(result.only("thread_main", "leak_many")) == (4 * 19 * PAGE, 76, 76)
     inner = [s for s in result.sites if s.pid == child and "leak_many" in functions(s)]
     assert [sizes(s) for s in inner] == [(17 * 8192, 17, 17)]
     assert functions(inner[0])[1:11] == [*CHAIN, "leak_many", "main"]
     assert result.summaries[child].resident_bytes == 17 * 8192
 
 
-def _pythons() -> list[str]:
-    """The running Python, and one of each other version that is installed."""
-    running_version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    found = {running_version: sys.executable}
-    for path in sorted(Path.home().glob(".pyenv/versions/3.*/bin/python")):
-        version = ".".join(path.parts[-3].split(".")[:2])
-        if version in ("3.11", "3.12", "3.13"):
-            found.setdefault(version, str(path))
-    return sorted(found.values())
-
-
-def _line(mark: str) -> int:
-    text = (LEAKERS / "trace_python.py").read_text().splitlines()
-    return next(number for number, line in enumerate(text, 1) if line.endswith(f"# LINE {mark}"))
-
-
-@pytest.mark.parametrize("interpreter", _pythons(), ids=lambda path: Path(path).parts[-3])
+@pytest.mark.parametrize("interpreter", pythons(("3.11", "3.12", "3.13")), ids=lambda path: Path(path).parts[-3])
 def test_python_functions_and_lines(interpreter: str) -> None:
-    with traced(python("trace_python.py", interpreter=interpreter)) as it:
+    with traced(python("trace_python.py", interpreter=interpreter), MmapTrace()) as it:
         it.do("private 7 65536")
         it.do("shared 5 131072")
         it.do("churn 101 8192")
@@ -205,7 +124,7 @@ def test_python_functions_and_lines(interpreter: str) -> None:
         frames = [frame for frame in site.stack.frames if frame.kind == "python"]
         assert [frame.function for frame in frames] == [f"keep_{mark}", "main", "<module>"]
         assert frames[0].file == str(LEAKERS / "trace_python.py")
-        assert frames[0].line == _line(mark)
+        assert frames[0].line == line_of("trace_python.py", mark)
         assert not any("_PyEval_EvalFrameDefault" in (name or "") for name in functions(site))
     churned = [s for s in result.sites if any("once" in (name or "") for name in functions(s))]
     assert [sizes(s) for s in churned] == [(0, 0, 101)]
@@ -215,93 +134,58 @@ def test_python_functions_and_lines(interpreter: str) -> None:
 
 
 def test_what_was_collected_outlives_the_target() -> None:
-    with traced(leaker()) as it:
+    with traced(leaker(), MmapTrace()) as it:
         it.do("leak 13 12288")
         os.kill(it.child.pid, signal.SIGKILL)
         it.child.popen.wait()
-        list(it.trace.poll())
+        it.poll()
         result = it.result()
-    kept = result.through("leak_many")
+    kept = result.only("leak_many")
     assert sizes(kept) == (13 * 12288, 13, 13)
     assert functions(kept)[1:9] == CHAIN
 
 
-AFTER_EXEC = """
+KEEP = """
 import mmap
-print("again", flush=True)
-input()
-def keep_after(): return mmap.mmap(-1, 131072, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-kept = [keep_after() for _ in range(5)]
-print("done", flush=True)
-input()
-"""
-BEFORE_EXEC = f"""
-import mmap, os, sys
-print("ready", flush=True)
-input()
-kept = [mmap.mmap(-1, 65536, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(7)]
-print("done", flush=True)
-input()
-os.execv(sys.executable, [sys.executable, "-c", {AFTER_EXEC!r}])
+def keep_{name}(): return mmap.mmap(-1, {size}, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+kept = [keep_{name}() for _ in range({count})]
 """
 
 
 def test_exec_ends_one_account_and_begins_another() -> None:
-    with traced([sys.executable, "-c", BEFORE_EXEC]) as it:
+    before = KEEP.format(name="before", size=65536, count=7)
+    with traced(execs(before, KEEP.format(name="after", size=131072, count=5)), MmapTrace()) as it:
         it.do("")
         it.child.tell("")
         it.child.wait_for("again")
-        list(it.trace.poll())
+        it.poll()
         it.do("")
         result = it.result()
-    assert sizes(result.through("keep_after")) == (5 * 131072, 5, 5)
-    before = [s for s in result.sites if s.allocated_bytes == 7 * 65536 and s.allocated_count == 7]
-    assert [sizes(s) for s in before] == [(0, 0, 7)]
+    assert sizes(result.only("keep_after")) == (5 * 131072, 5, 5)
+    assert sizes(result.only("keep_before")) == (0, 0, 7)
     assert len({(s.pid, s.site_id) for s in result.sites}) == len(result.sites)
 
 
 def test_the_target_outlives_a_killed_tracer() -> None:
     with running(leaker()) as child:
-        command = [sys.executable, "-m", "memforensics", "trace-mmap", str(child.pid), "--duration", "60s", "--json"]
-        tracer = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            _wait_for_programs(tracer.pid)
+        with tracer("trace-mmap", child, "--duration", "60s", "--json") as popen:
             child.tell("churn 5000 8192")
             child.wait_for("done")
-        finally:
-            tracer.kill()
-            tracer.wait()
+            popen.kill()
+            popen.wait()
         child.tell("leak 3 4096")
         child.wait_for("done")
         assert child.alive
 
 
-def _wait_for_programs(pid: int) -> None:
-    """Until a process holds eBPF programs that are attached (perf events)."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        links = []
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                links.append(os.readlink(descriptor))
-        if sum("perf_event" in link for link in links) >= 9:
-            return
-        time.sleep(0.05)
-    raise AssertionError("the tracer did not arm")
-
-
 def test_the_command_prints_json() -> None:
-    with running(leaker()) as child:
-        command = [sys.executable, "-m", "memforensics", "trace-mmap", str(child.pid), "--duration", "2s", "--json"]
-        tracer = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert tracer.stdout is not None
-        with tracer.stdout:
-            _wait_for_programs(tracer.pid)
-            time.sleep(0.5)  # the stacks of a quiet process are learned by then
-            child.tell("leak 13 12288")
-            child.wait_for("done")
-            told = json.loads(tracer.stdout.read())
-        assert tracer.wait() == 0
+    with running(leaker()) as child, tracer("trace-mmap", child, "--duration", "2s", "--json") as popen:
+        time.sleep(0.5)  # the stacks of a quiet process are learned by then
+        child.tell("leak 13 12288")
+        child.wait_for("done")
+        out, _ = popen.communicate(timeout=30)
+        assert popen.returncode == 0
+    told = json.loads(out)
     site = next(s for s in told["sites"] if "leak_many" in [f["function"] for f in s["stack"]])
     assert (site["outstanding_bytes"], site["count"]) == (13 * 12288, 13)
     assert set(told) >= {"sites", "coverage", "losses", "overhead"}

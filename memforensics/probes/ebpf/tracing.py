@@ -1,0 +1,361 @@
+"""What the traces of a process tree have in common: who takes part, how an event finds its address space, when is
+looked, and what is told at the end. What is booked, and how it is counted, is each probe's own."""
+
+import contextlib
+import itertools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from memforensics.case.model import AllocationSite, Cost, Loss, Sample, TraceSummary
+from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetError, ToolMissing
+from memforensics.probes.base import Availability, Budget, Evidence
+from memforensics.probes.ebpf.engine import Engine, RunStats, import_bcc, tracefs
+from memforensics.probes.ebpf.layout import Ended, EventType, RangeEvent, StackEvent
+from memforensics.probes.ebpf.members import Member, Members, S
+from memforensics.target import Process
+from memforensics.target.tree import descendants
+from memforensics.units import MIB, NS_PER_S
+
+LOOK_NS = NS_PER_S  # between two looks, at least
+LOOK_SHARE = 0.05  # of the time, at most, is spent looking
+WARM_UP_S = 1.5  # at most: stacks are learned before anything is booked
+WARM_UP_QUIET_S = 0.2  # ... and until no stack was unknown for this long
+SMALLEST_GROWTH = 1 * MIB  # of RSS, below which a coverage would mean nothing
+BLIND_GROWTH = 8 * MIB  # without a single event
+
+LossRow = tuple[str, str, int]  # what, what reduces it, how often
+
+
+class Programs(Protocol):
+    """A loaded set of eBPF programs, armed, that books from `begin` on."""
+
+    engine: Engine
+    namespaced: bool
+
+    def begin(self) -> None: ...
+    def events(self, timeout_s: float = 0.0) -> Iterator[StackEvent | RangeEvent]: ...
+    def remove_target(self, pid: int) -> None: ...
+    def losses(self) -> list[LossRow]: ...
+    def run_stats(self) -> RunStats | None: ...
+    def close(self) -> None: ...
+
+
+P = TypeVar("P", bound=Programs)
+
+
+class Totals(NamedTuple):
+    """Of one process, at the end. `resident_bytes`: files apart."""
+
+    events: int
+    outstanding_bytes: int
+    resident_bytes: int | None
+    unwalked: int | None = None
+    sampled_one_in: int | None = None
+
+
+class TreeTrace(ABC, Generic[P, S]):
+    """A probe that traces one process or several, and the children that these fork.
+
+    `python`: look for Python frames.
+    """
+
+    name: str
+
+    def __init__(self, *, python: bool = True, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self.python, self.clock = python, clock
+        self.members: Members[S] = Members(self._make_space, clock)
+        self._programs: P | None = None
+        self._next_look_ns = 0
+        self._lost: dict[str, int] = {}
+        self._stats_before = RunStats(0, 0, 0)
+        self._cpu_before = 0.0
+        self._last: list[Evidence] = []
+
+    @property
+    def programs(self) -> P:
+        """Between `open` and `close`."""
+        assert self._programs is not None
+        return self._programs
+
+    # --- what a probe is
+
+    def availability(self, target: Process) -> Availability:
+        try:
+            tracefs()
+            import_bcc()
+        except (ToolMissing, PermissionNeeded) as error:
+            return Availability("unavailable", str(error), error.enable)
+        return Availability("ok")
+
+    def open(self, target: Process | Sequence[Process], budget: Budget) -> None:
+        """Arms the programs and learns the stacks that occur (up to 1.5 s, less where it is quiet); then booking
+        begins. ToolMissing, PermissionNeeded, ProbeFailed; TargetGone when a process left meanwhile."""
+        targets = [target] if isinstance(target, Process) else list(target)
+        self._cpu_before = time.process_time()
+        self._programs = self._load()
+        try:
+            for process in targets:
+                self._join(process.pid)
+            self._warm_up(min(WARM_UP_S, budget.seconds / 4))
+            self._begin()
+        except BaseException:
+            self._release()
+            raise
+
+    def poll(self) -> Iterator[Evidence]:
+        """Takes in what the kernel told (call it a few times a second); about once a second, the sites."""
+        if self._programs is None:
+            return
+        self._take_in()
+        self._between_looks()
+        self._programs.engine.pace_stats()
+        now = self.clock()
+        if now < self._next_look_ns:
+            return
+        self._update_counts()
+        self._look_at_members(now)
+        self._look(now)
+        self._check_that_we_see()
+        took = self.clock() - now
+        self._next_look_ns = now + max(LOOK_NS, int(took / LOOK_SHARE))
+        yield from self._news(now)
+
+    def close(self) -> Iterable[Evidence]:
+        """The final sites, a summary a process, losses, and the cost."""
+        if self._programs is None:
+            return self._last
+        try:
+            self._last = list(self._conclude(self._programs))
+        finally:
+            self._release()
+        return self._last
+
+    # --- what each trace does in its own way
+
+    @abstractmethod
+    def _load(self) -> P:
+        """ToolMissing, PermissionNeeded, ProbeFailed."""
+
+    @abstractmethod
+    def _make_space(self, number: int, process: Process, numbers: "itertools.count[int]") -> S:
+        """TargetGone, PermissionNeeded."""
+
+    @abstractmethod
+    def _add_target(self, member: Member[S]) -> bool:
+        """Has the kernel follow it. False: its table is full."""
+
+    @abstractmethod
+    def _update_counts(self) -> None:
+        """Takes the kernel's counters, of the spaces that have not ended."""
+
+    @abstractmethod
+    def _look(self, now: int) -> None:
+        """About once a second, after the counters were taken."""
+
+    @abstractmethod
+    def _news(self, now: int) -> Iterator[AllocationSite]:
+        """The sites to tell of after a look."""
+
+    @abstractmethod
+    def _last_look(self, ended_ns: int) -> None:
+        """After all programs were detached."""
+
+    @abstractmethod
+    def _sites(self, member: Member[S], ended_ns: int) -> Iterator[AllocationSite]:
+        """All of them, at the end."""
+
+    @abstractmethod
+    def _totals(self, member: Member[S]) -> Totals:
+        """At the end."""
+
+    @abstractmethod
+    def _saw_anything(self) -> bool: ...
+
+    @abstractmethod
+    def _unseen_growth(self, began: Sample, last: Sample) -> int | None:
+        """Bytes that would have been seen in the making."""
+
+    @abstractmethod
+    def _blind(self, pid: int) -> ProbeFailed:
+        """What to say when nothing was seen while a process grew."""
+
+    def _account_begins(self, member: Member[S]) -> None:
+        """Booking has begun, or the process has joined or runs another program while it was on."""
+
+    def _all_gone(self, space: S) -> None:
+        """Exec: nothing of the space stands any more."""
+
+    def _told(self, space: S, event: RangeEvent) -> None:
+        """An event other than a stack."""
+
+    def _between_looks(self) -> None:
+        """At each poll."""
+
+    def _before_detaching(self) -> None:
+        """At the end, while events still come."""
+
+    def _own_losses(self, stats: RunStats | None) -> Iterator[LossRow]:
+        yield from ()
+
+    # --- beginning
+
+    def _join(self, pid: int) -> None:
+        """Traces a process from now on."""
+        if not self._add_target(self.members.join(pid)):
+            raise ProbeFailed("too many processes to trace", enable="trace a smaller tree")
+
+    def _warm_up(self, seconds: float) -> None:
+        """Learns the stacks that are in use, before the account begins."""
+        end = time.monotonic() + seconds
+        quiet_since = time.monotonic()
+        while time.monotonic() < end and time.monotonic() - quiet_since < WARM_UP_QUIET_S:
+            for event in self.programs.events(0.005):
+                if self._handle(event):
+                    quiet_since = time.monotonic()
+
+    def _begin(self) -> None:
+        self._stats_before = self.programs.run_stats() or RunStats(0, 0, 0)
+        for member in self.members:
+            with contextlib.suppress(TargetError):
+                member.began = member.process.sample(clock=self.clock)
+            member.began_ns = self.clock()
+        self.programs.begin()
+        for member in self.members:
+            self._account_begins(member)
+        self._next_look_ns = self.clock()
+
+    # --- events
+
+    def _take_in(self) -> None:
+        for event in self.programs.events():
+            self._handle(event)
+
+    def _handle(self, event: StackEvent | RangeEvent) -> bool:
+        """Whether it was a stack that was not known to its end."""
+        if isinstance(event, StackEvent):
+            space = self._space(event.space)
+            if space is None:
+                self._lose("stacks of processes that left before they could be looked at")
+            else:
+                space.stack(event)
+            return event.ended is Ended.MISS
+        if event.type is EventType.EXEC:
+            self._execed(event)
+        elif event.type not in (EventType.FORK, EventType.EXIT):
+            space = self._space(event.space)
+            if space is not None and event.type is EventType.CODE:
+                space.learner.replaced(event.start, event.end)
+            elif space is not None:
+                self._told(space, event)
+        return False
+
+    def _space(self, number: int) -> S | None:
+        """The address space of an event. A child is met here for the first time."""
+        child = self.members.met(number)
+        if child is not None:
+            self._account_begins(child)
+        return self.members.spaces.get(number)
+
+    def _execed(self, event: RangeEvent) -> None:
+        """Another program runs in the process: nothing of its account stands any more."""
+        member = self.members.of(event.space)
+        if member is None:
+            return
+        self._update_counts()
+        member.space.end()
+        self._all_gone(member.space)
+        if self.members.execed(member, event.start):
+            self._account_begins(member)
+
+    # --- looking
+
+    def _look_at_members(self, now: int) -> None:
+        """Notes who left and, where the kernel's events do not name them, who came."""
+        for member in self.members.look(now):
+            self.programs.remove_target(member.pid)
+        if self.programs.namespaced:
+            for pid in [pid for root in list(self.members) for pid in descendants(root.pid)]:
+                if pid not in self.members:
+                    with contextlib.suppress(MemforensicsError):
+                        self._join(pid)
+
+    def _check_that_we_see(self) -> None:
+        """No events while /proc grows is a failed probe, not a quiet target."""
+        self._take_in()  # what was told before its growth was read
+        if self._saw_anything():
+            return
+        for member in self.members.alive:
+            if member.began is not None and member.last is not None:
+                unseen = self._unseen_growth(member.began, member.last)
+                if unseen is not None and unseen >= BLIND_GROWTH:
+                    raise self._blind(member.pid)
+
+    # --- the end
+
+    def _conclude(self, programs: P) -> Iterator[Evidence]:
+        self._take_in()
+        ended_ns = self.clock()
+        self._update_counts()
+        self._look_at_members(ended_ns)
+        self._before_detaching()
+        stats = programs.run_stats()
+        programs.engine.detach()  # from here on nothing changes any more
+        self._take_in()
+        self._update_counts()
+        self._last_look(ended_ns)
+        cost = Cost(
+            probe=self.name,
+            bpf_run_ns=stats.run_ns - self._stats_before.run_ns if stats else None,
+            bpf_runs=stats.runs - self._stats_before.runs if stats else None,
+        )
+        for member in self.members:
+            yield from self._sites(member, ended_ns)
+            yield self._summary(member, ended_ns, cost)
+        yield from self._losses(stats)
+        yield replace(cost, observer_cpu_s=time.process_time() - self._cpu_before)
+
+    def _summary(self, member: Member[S], ended_ns: int, cost: Cost) -> TraceSummary:
+        totals, growth = self._totals(member), member.growth
+        coverage = None
+        if member.left_ns is None and totals.resident_bytes is not None and growth and growth >= SMALLEST_GROWTH:
+            coverage = totals.resident_bytes / growth
+        alone = len(self.members) == 1  # the kernel counts run time for all processes together
+        return TraceSummary(
+            pid=member.pid,
+            engine="bcc",
+            began_ns=member.began_ns,
+            ended_ns=member.left_ns or ended_ns,
+            events=totals.events,
+            outstanding_bytes=totals.outstanding_bytes,
+            resident_bytes=totals.resident_bytes,
+            rss_growth_bytes=growth,
+            coverage=coverage,
+            bpf_runs=cost.bpf_runs if alone else None,
+            bpf_run_ns=cost.bpf_run_ns if alone else None,
+            unwalked=totals.unwalked,
+            sampled_one_in=totals.sampled_one_in,
+        )
+
+    def _lose(self, what: str, count: int = 1) -> None:
+        self._lost[what] = self._lost.get(what, 0) + count
+
+    def _losses(self, stats: RunStats | None) -> Iterator[Loss]:
+        not_stored = sum(space.learner.not_stored for member in self.members for space in member.spaces)
+        rows = [
+            *self.programs.losses(),
+            *((what, "", count) for what, count in self._lost.items()),
+            *self._own_losses(stats),
+            ("unwind rules not stored: the table was full", "", not_stored),
+        ]
+        for what, reduce, count in rows:
+            if count:
+                yield Loss(probe=self.name, what=what, count=count, reduce=reduce)
+
+    def _release(self) -> None:
+        if self._programs is not None:
+            self._programs.close()
+            self._programs = None
+        self.members.close()

@@ -1,0 +1,138 @@
+"""A trace on a child, from its beginning to the evidence; and the commands that trace, armed."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from processes import LEAKERS, Child, running
+
+from memforensics.case.model import AllocationSite, Cost, Loss, TraceSummary
+from memforensics.probes.base import Budget
+from memforensics.probes.faults import FaultTrace
+from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.target import open_process
+
+PAGE = 4096
+
+
+def functions(site: AllocationSite) -> list[str | None]:
+    return [frame.function for frame in site.stack.frames]
+
+
+@dataclass
+class Result:
+    sites: list[AllocationSite]
+    summaries: dict[int, TraceSummary]
+    losses: list[Loss]
+    cost: Cost
+
+    def through(self, *names: str) -> list[AllocationSite]:
+        """The sites of memory (not of files) with those functions on their stacks."""
+        return [s for s in self.sites if set(names) <= set(functions(s)) and not s.file_backed]
+
+    def only(self, *names: str) -> AllocationSite:
+        found = self.through(*names)
+        assert len(found) == 1, [functions(site) for site in self.sites]
+        return found[0]
+
+    def pages(self, function: str) -> tuple[int, int]:
+        """Pages that are outstanding, pages that ever were."""
+        sites = self.through(function)
+        return sum(s.outstanding_bytes for s in sites) // PAGE, sum(s.allocated_bytes for s in sites) // PAGE
+
+
+@dataclass
+class Traced:
+    """A tracer on a child. `result` closes it."""
+
+    child: Child
+    trace: MmapTrace | FaultTrace
+
+    def do(self, command: str) -> str:
+        """The last line before "done"."""
+        self.child.tell(command)
+        said = ""
+        while (line := self.child.read_line()) != "done":
+            said = line
+        self.poll()
+        return said
+
+    def poll(self) -> None:
+        list(self.trace.poll())
+
+    def result(self) -> Result:
+        evidence = list(self.trace.close())
+        return Result(
+            [e for e in evidence if isinstance(e, AllocationSite)],
+            {e.pid: e for e in evidence if isinstance(e, TraceSummary)},
+            [e for e in evidence if isinstance(e, Loss)],
+            next(e for e in evidence if isinstance(e, Cost)),
+        )
+
+
+@contextlib.contextmanager
+def traced(command: list[str | Path], trace: MmapTrace | FaultTrace) -> Iterator[Traced]:
+    with running(command) as child:
+        process = open_process(child.pid)
+        trace.open(process, Budget(seconds=4))
+        try:
+            yield Traced(child, trace)
+        finally:
+            trace.close()
+            process.close()
+
+
+def pythons(versions: Iterable[str]) -> list[str]:
+    """The running Python, and one of each of those versions that is installed."""
+    found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
+    for path in sorted(Path.home().glob(".pyenv/versions/3.*/bin/python")):
+        version = ".".join(path.parts[-3].split(".")[:2])
+        if version in versions:
+            found.setdefault(version, str(path))
+    return sorted(found.values())
+
+
+def line_of(source: str, mark: str) -> int:
+    """Where tests/leakers/`source` is marked so."""
+    text = (LEAKERS / source).read_text().splitlines()
+    return next(n for n, line in enumerate(text, 1) if line.rstrip(" */").endswith(f"LINE {mark}"))
+
+
+def execs(before: str, after: str) -> list[str | Path]:
+    """A Python program that says "ready", runs `before` when told to, and execs one that says "again" and runs
+    `after`; each says "done"."""
+    second = f'print("again", flush=True)\ninput()\n{after}\nprint("done", flush=True)\ninput()\n'
+    first = f'print("ready", flush=True)\ninput()\n{before}\nprint("done", flush=True)\ninput()\n'
+    first += f'import os, sys\nos.execv(sys.executable, [sys.executable, "-c", {second!r}])\n'
+    return [sys.executable, "-c", first]
+
+
+@contextlib.contextmanager
+def tracer(command: str, child: Child, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """memforensics trace-mmap or trace-faults on it, armed."""
+    words = [sys.executable, "-m", "memforensics", command, str(child.pid), *options]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as popen:
+        try:
+            _wait_for_programs(popen.pid)
+            yield popen
+        finally:
+            popen.kill()
+
+
+def _wait_for_programs(pid: int) -> None:
+    """Until a process holds eBPF programs that are attached (perf events)."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        links = []
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                links.append(os.readlink(descriptor))
+        if sum("perf_event" in link for link in links) >= 7:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the tracer did not arm")
