@@ -190,6 +190,7 @@ class Mapping(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     locked: int | None = None
     anon_huge: int | None = None
     flags: str | None = None  # VmFlags
+    read_ns: int | None = None  # when its figures were read; None: with the snapshot
 
     @property
     def size(self) -> int:

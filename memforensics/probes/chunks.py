@@ -38,9 +38,10 @@ class Spans:
         index = bisect_right(self._starts, address) - 1
         return self._ends[index] if index >= 0 else 0
 
-    def inner_ends(self, start: int, end: int) -> list[int]:
-        """Of mappings between the two."""
-        return self._starts[bisect_right(self._starts, start) : bisect_right(self._starts, end)]
+    def has_border(self, at: int) -> bool:
+        """Whether a mapping begins there."""
+        index = bisect_right(self._starts, at) - 1
+        return index >= 0 and self._starts[index] == at
 
 
 def remembered_chunks(look: Look, spans: Spans, known: Iterable[OwnerMark]) -> Iterator[OwnerMark]:
@@ -87,19 +88,19 @@ def searched_chunks(look: Look, broken: Iterable[Run], spans: Spans, ground: Gro
                 continue
             look.unread_chunks += not reads
             if reads:
-                ends = {free, *spans.inner_ends(start, free)}
-                found, used = _search(look, (start, end), ends, max(reads // 2, min(reads, _NEAR_STEPS)))
+                found, used = _search(look, spans, (start, end), free, max(reads // 2, min(reads, _NEAR_STEPS)))
                 yield from found
                 reads = max(0, reads - used - _PART_COST)
 
 
-def _search(look: Look, part: Run, ends: set[int], reads: int) -> tuple[list[OwnerMark], int]:
-    """Blocks in the midst of other data: from its end downward and, for the first pages, from its start upward.
+def _search(look: Look, spans: Spans, part: Run, top: int, reads: int) -> tuple[list[OwnerMark], int]:
+    """Blocks in the midst of other data: from its end downward and, for the first pages, from its start upward. None
+    reaches beyond `top`.
 
-    A block that ends where a mapping, or the block above it, begins is believed (`ends`). Any other only where the data
+    A block that ends where a mapping, or the block above it, begins is believed. Any other only where the data
     holds next to nothing that is as much of a header but for its flags: of such, 1 in 4096 has them by chance.
     """
-    runs, top = look.present(*part), max(ends)
+    runs, ends = look.present(*part), {top}
     total = sum(last - first for first, last in runs) // PAGE
     near = min(_NEAR_STEPS, reads // 2) if total > reads else 0
     upward = islice((at for first, last in runs for at in range(first, last, PAGE)), near)
@@ -113,7 +114,7 @@ def _search(look: Look, part: Run, ends: set[int], reads: int) -> tuple[list[Own
         if before or not PAGE < word <= top - at + 2:
             continue
         size = mmapped_size(struct.pack("<2Q", before, word))
-        if size and at + size in ends:
+        if size and (at + size in ends or spans.has_border(at + size)):
             ends.add(at)
             anchored.add((at, size))
         elif size >= _LEAST:

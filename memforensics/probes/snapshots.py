@@ -9,18 +9,16 @@ Three readers, one result (None for what a reader cannot know):
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
-
-from msgspec import structs
 
 from memforensics.case.model import Loss, Mapping, OwnerMark, Rollup, Snapshot
 from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetGone
 from memforensics.probes.base import Availability, Budget, Evidence
 from memforensics.probes.owners import find_owners
 from memforensics.target import Process
-from memforensics.target.pagemap import SCAN_BYTES, SCAN_BYTES_FILE, Pagemap
+from memforensics.target.pagemap import Pagemap
 from memforensics.target.smaps import parse_rollup, parse_smaps
 from memforensics.units import MIB, NS_PER_S
 
@@ -29,10 +27,6 @@ READERS: tuple[Reader, ...] = Reader.__args__  # type: ignore[attr-defined]
 
 SMAPS_UP_TO_RSS = 512 * MIB  # 4 to 5 ms of stall; above it `auto` takes pagemap where the kernel has it
 SMAPS_UP_TO_MAPPINGS = 5000  # parsing smaps takes 20 us a mapping, pagemap half of it
-_SPAN_MAPPINGS = 2000  # mappings looked at in one PAGEMAP_SCAN call
-_SPAN_GAP = 64 * MIB
-
-_Kind = Literal["none", "plain", "kinds"]
 
 
 def take_snapshot(
@@ -101,75 +95,17 @@ def _rollup(process: Process) -> Rollup | None:
 
 
 def _by_pagemap(process: Process) -> tuple[str, tuple[Mapping, ...], int]:
-    maps = process.maps()
+    from memforensics.probes.resident import count_resident  # numpy: a tenth of a second
+    from memforensics.target.columns import columns_of
+
+    columns = columns_of(process.read_bytes("maps"))
     with Pagemap(process.pid, process.proc) as pagemap:
         if not pagemap.can_scan():
             raise ProbeFailed(
                 "this kernel has no PAGEMAP_SCAN", why="it came with Linux 6.7", enable="--reader smaps (or auto)"
             )
-        out: list[Mapping] = []
-        for kind, span in _spans(maps.mappings):
-            if kind == "none":
-                out += (structs.replace(mapping, rss=0, anonymous=0) for mapping in span)
-            else:
-                out += _counted(pagemap, span, kinds=kind == "kinds")
-    return "pagemap-scan", tuple(out), maps.unparsed_lines
-
-
-def _scan_kind(mapping: Mapping) -> _Kind:
-    """How much must be asked. Pages of private file mappings may be copies (anonymous) or the file's; a device's own
-    pages are no memory of the kernel's count, and have no kind; the rest is told by the mapping."""
-    path = mapping.path
-    if path.startswith(("[vvar", "[vsyscall", "/anon_hugepage")):
-        return "none"
-    if path.startswith("/dev/") and not path.startswith(("/dev/zero", "/dev/shm/")):
-        return "kinds"
-    if path == "[vdso]" or (path.startswith("/") and not mapping.shared and not path.startswith("/dev/zero")):
-        return "kinds"
-    return "plain"
-
-
-def _spans(mappings: Sequence[Mapping]) -> Iterator[tuple[_Kind, list[Mapping]]]:
-    """Consecutive mappings that one call may look at together."""
-    span: list[Mapping] = []
-    kind: _Kind = "none"
-    room = 0
-    for mapping in mappings:
-        its_kind = _scan_kind(mapping)
-        joins = (
-            span
-            and its_kind == kind
-            and mapping.end - span[0].start <= room
-            and mapping.start - span[-1].end <= _SPAN_GAP
-            and len(span) < _SPAN_MAPPINGS
-        )
-        if not joins:
-            if span:
-                yield kind, span
-            span, kind, room = [], its_kind, SCAN_BYTES if its_kind == "plain" else SCAN_BYTES_FILE
-        span.append(mapping)
-    if span:
-        yield kind, span
-
-
-def _counted(pagemap: Pagemap, span: Sequence[Mapping], *, kinds: bool) -> Iterator[Mapping]:
-    """The mappings of one span with rss and anonymous filled in."""
-    totals = [[0, 0] for _ in span]  # bytes of files, bytes of no file
-    index = 0
-    for start, end, is_file in pagemap.scan(span[0].start, span[-1].end, kinds=kinds):
-        while index < len(span) and span[index].end <= start:
-            index += 1
-        at = index
-        while at < len(span) and span[at].start < end:
-            totals[at][0 if is_file else 1] += min(end, span[at].end) - max(start, span[at].start)
-            at += 1
-    for mapping, (of_file, other) in zip(span, totals, strict=True):
-        if not kinds:
-            yield structs.replace(mapping, rss=other, anonymous=0 if mapping.shared else other)
-        elif mapping.shared:
-            yield structs.replace(mapping, rss=of_file, anonymous=0)
-        else:
-            yield structs.replace(mapping, rss=of_file + other, anonymous=other)
+        found = count_resident(pagemap, columns)
+    return "pagemap-scan", columns.mappings(found.rss, found.anonymous, found.anon_huge), columns.unparsed_lines
 
 
 # --- the probe ----------------------------------------------------------------------------------------------------

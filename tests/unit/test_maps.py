@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.case.model import Mapping
+from memforensics.target.columns import columns_of
 from memforensics.target.parse import ParsedMaps, parse_maps
 
 # "+": a space that the kernel puts at the end
@@ -69,6 +70,24 @@ def test_a_text_is_its_lines(chosen: list[str]) -> None:
     assert together.mappings == tuple(m for one in parsed for m in one.mappings)
     assert together.unparsed_lines == sum(one.unparsed_lines for one in parsed)
     assert len(together.mappings) + together.unparsed_lines == len(chosen)
+
+
+plain = st.builds(
+    "{:012x}-{:012x} {}{}{}{} 00000000 00:00 0 ".format,
+    st.integers(0, (1 << 47) - 1),
+    st.integers(0, (1 << 47) - 1),
+    *map(st.sampled_from, ("r-", "w-", "x-", "ps")),
+)
+odd = st.sampled_from([*MAPS.splitlines(), "", "[heap]", "7fd59c21800g-7fd59c219000 r--p 00000000 00:00 0 ",
+                       "7fd59c218000-7fd59c219000 r-qp 00000000 00:00 0 "])  # fmt: skip
+
+
+@given(st.lists(plain | odd, max_size=40), st.sampled_from(["", "\n"]))
+def test_in_bulk_as_line_by_line(chosen: list[str], end: str) -> None:
+    text = "\n".join(chosen) + end
+    columns, parsed = columns_of(text.encode()), parse_maps(text)
+    assert columns.mappings() == parsed.mappings
+    assert columns.unparsed_lines == parsed.unparsed_lines
 
 
 @given(st.text())
