@@ -8,7 +8,7 @@ import pytest
 from memforensics.probes.ebpf import engine, layout
 from memforensics.symbols.cfi import Rule
 
-SOURCE = (engine.SOURCES / "mmap.bpf.c").read_text()
+SOURCE = engine.one_text("mmap.bpf.c").decode()
 WALK = (engine.SOURCES / "unwind.bpf.h").read_text()
 
 

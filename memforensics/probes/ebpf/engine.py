@@ -229,7 +229,7 @@ class Engine:
         flags += ["-I/usr/include", f"-I/usr/include/{platform.machine()}-linux-gnu", "-w"]
         with _environment("BCC_KERNEL_SOURCE", str(SOURCES)), _captured_stderr() as said:
             try:
-                self._bpf = self._bcc.BPF(text=_one_text(source), cflags=flags)
+                self._bpf = self._bcc.BPF(text=one_text(source), cflags=flags)
             except Exception as error:
                 raise _explained(error, said(), source) from error
         self._program_fds: list[int] = []
@@ -342,7 +342,7 @@ class Engine:
         self._events = []
 
 
-def _one_text(source: str) -> bytes:
+def one_text(source: str) -> bytes:
     """The source with our own headers in their places: bcc rewrites map accesses in the main file only."""
 
     def included(match: re.Match[str]) -> str:

@@ -12,17 +12,12 @@ import numpy as np
 from memforensics.case.model import Sample
 from memforensics.errors import ProbeFailed
 from memforensics.probes.ebpf import layout
-from memforensics.probes.ebpf.engine import Engine, RunStats, event_field_offset, hash_flags, pid_namespace
+from memforensics.probes.ebpf.engine import event_field_offset, hash_flags
 from memforensics.probes.ebpf.fault_pages import PAGE, Touched, touched
-from memforensics.probes.ebpf.layout import RangeEvent, StackEvent
-from memforensics.runtimes.cpython.kernel import PROCESS as PYTHON_PROCESS
+from memforensics.probes.ebpf.loaded import Sizes, StackPrograms
 
 MAX_PAGES = 1 << 20
 MAX_PAGES_PREALLOCATED = 1 << 17  # where the whole table costs its memory at once
-MAX_SITES = 1 << 14
-MAX_RULES = 1 << 18
-MAX_TARGETS = 8192
-EVENT_PAGES, MISS_PAGES = 1024, 2048  # ring buffers of 4 and 8 MiB
 EXACT_SINCE = (6, 2)  # "mm: convert mm's rss stats into percpu_counter"; before, rss_stat tells each 64th page only
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 
@@ -71,75 +66,37 @@ class SiteCounts(NamedTuple):
     last_ns: int
 
 
-class FaultPrograms:
+class FaultPrograms(StackPrograms):
     """Armed from the constructor on, booking from `begin` on, gone after `close`.
 
     ToolMissing, PermissionNeeded, ProbeFailed.
     """
 
-    def __init__(self, *, python: bool) -> None:
+    LOSSES = LOSSES
+
+    def __init__(self, *, python: bool, sizes: Sizes | None = None, max_pages: int | None = None) -> None:
         why = why_not_exact(platform.release())
         if why is not None:
             raise ProbeFailed("trace-faults cannot weigh faults here", why=why, enable="memforensics trace-mmap PID")
-        device, inode = pid_namespace()
-        flags = hash_flags()
-        self.python = python
-        self.namespaced = inode != 0  # the kernel's fork events then do not give our PIDs
-        self.capacity = MAX_PAGES if flags else MAX_PAGES_PREALLOCATED
-        self.unreadable_events = 0
-        self.engine = Engine(
-            "faults.bpf.c",
-            {
-                "HASH_FLAGS": flags,
-                "MAX_PAGES": self.capacity,
-                "MAX_SITES": MAX_SITES,
-                "MAX_RULES": MAX_RULES if flags else MAX_RULES // 8,
-                "MAX_TARGETS": MAX_TARGETS,
-                "EVENT_PAGES": EVENT_PAGES,
-                "MISS_PAGES": MISS_PAGES,
-                "FORK_CHILD_PID": event_field_offset("sched/sched_process_fork", "child_pid"),
-                "FAULT_ADDRESS": event_field_offset("exceptions/page_fault_user", "address"),
-                "FAULT_CODE": event_field_offset("exceptions/page_fault_user", "error_code"),
-                "RSS_MM_ID": event_field_offset("kmem/rss_stat", "mm_id"),
-                "RSS_CURR": event_field_offset("kmem/rss_stat", "curr"),
-                "RSS_MEMBER": event_field_offset("kmem/rss_stat", "member"),
-                "RSS_SIZE": event_field_offset("kmem/rss_stat", "size"),
-                "ANON_ORDERS": anonymous_orders(HUGE_PAGES),
-                "PIDNS_DEVICE": device,
-                "PIDNS_INODE": inode,
-                "WITH_PYTHON": int(python),
-            },
-        )
+        self.capacity = max_pages or (MAX_PAGES if hash_flags() else MAX_PAGES_PREALLOCATED)
+        defines = {
+            "MAX_PAGES": self.capacity,
+            "FAULT_ADDRESS": event_field_offset("exceptions/page_fault_user", "address"),
+            "FAULT_CODE": event_field_offset("exceptions/page_fault_user", "error_code"),
+            "RSS_MM_ID": event_field_offset("kmem/rss_stat", "mm_id"),
+            "RSS_CURR": event_field_offset("kmem/rss_stat", "curr"),
+            "RSS_MEMBER": event_field_offset("kmem/rss_stat", "member"),
+            "RSS_SIZE": event_field_offset("kmem/rss_stat", "size"),
+            "ANON_ORDERS": anonymous_orders(HUGE_PAGES),
+        }
+        super().__init__("faults.bpf.c", defines, _TARGET, python=python, sizes=sizes or Sizes())
         try:
-            self.engine.tail_call("programs", 0, "on_walk")
-            self.engine.tail_call("programs", 1, "on_python" if python else "on_book")
-            self.engine.tail_call("programs", 2, "on_book")
-            self.engine.open_ring("events")
-            self.engine.open_ring("copies")
-            self._targets = self.engine.table("targets", layout.TARGET_KEY, _TARGET)
             self._pages = self.engine.table("pages", _PAGE_KEY, _PAGE)
             self._sites = self.engine.table("sites", _SITE_KEY, _SITE)
-            self._rules = self.engine.table("rules", layout.RULE_KEY, layout.RULE)
-            self._pythons = (
-                self.engine.raw_table("py_processes", layout.TARGET_KEY.size, PYTHON_PROCESS.size) if python else None
-            )
-            self.engine.attach(TRACEPOINTS)
+            self.arm(TRACEPOINTS)
         except BaseException:
-            self.engine.close()
+            self.close()
             raise
-
-    def begin(self) -> None:
-        self.engine.set_array("booking", 0, 1)
-
-    def events(self, timeout_s: float = 0.0) -> Iterator[StackEvent | RangeEvent]:
-        """What was told since the last call."""
-        for data in self.engine.events(timeout_s):
-            try:
-                yield layout.parse_event(data, self.python)
-            except (ValueError, struct.error):
-                self.unreadable_events += 1
-
-    # --- targets
 
     def add_target(self, pid: int, space: int, now: Sample | None) -> bool:
         """`now`: its counters, so that the first change is known too."""
@@ -147,25 +104,6 @@ class FaultPrograms:
         if now is not None:
             first = (now.rss_file // PAGE, now.rss_anon // PAGE, (now.swap or 0) // PAGE, now.rss_shmem // PAGE)
         return self._targets.put(layout.TARGET_KEY.pack(pid), _TARGET.pack(space, 0, *first))
-
-    def remove_target(self, pid: int) -> None:
-        self._targets.remove(layout.TARGET_KEY.pack(pid))
-
-    def add_python(self, pid: int, packed: bytes) -> None:
-        if self._pythons is not None:
-            self._pythons.put(layout.TARGET_KEY.pack(pid), packed)
-
-    def remove_python(self, pid: int) -> None:
-        if self._pythons is not None:
-            self._pythons.remove(layout.TARGET_KEY.pack(pid))
-
-    # --- rules
-
-    def put_rule(self, space: int, pc: int, packed: bytes) -> bool:
-        return self._rules.put(layout.RULE_KEY.pack(space, pc), packed)
-
-    def drop_rule(self, space: int, pc: int) -> None:
-        self._rules.remove(layout.RULE_KEY.pack(space, pc))
 
     # --- the account
 
@@ -197,20 +135,6 @@ class FaultPrograms:
         for key, value in self._sites.items():
             space, site = _SITE_KEY.unpack(key)
             yield space, site, SiteCounts(*_SITE.unpack(value))
-
-    # --- how it went
-
-    def losses(self) -> list[tuple[str, str, int]]:
-        """(what, what reduces it, count), of the kernel's side."""
-        counts = self.engine.per_cpu_sums("losses", len(LOSSES))
-        out = [(what, reduce, count) for (what, reduce), count in zip(LOSSES, counts, strict=True)]
-        return [*out, ("events that could not be parsed", "", self.unreadable_events)]
-
-    def run_stats(self) -> RunStats | None:
-        return self.engine.run_stats()
-
-    def close(self) -> None:
-        self.engine.close()
 
 
 def why_not_exact(release: str) -> str | None:

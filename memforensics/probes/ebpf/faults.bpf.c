@@ -7,9 +7,8 @@
  * So the stack is walked at rss_stat. Memory that becomes resident in a system call without a fault (MAP_POPULATE,
  * mlock, MADV_POPULATE_WRITE, a device that pins) is seen there too, and placed by the call's arguments.
  *
- * Constants by -D, beside those of stacks.bpf.h: MAX_PAGES, MAX_SITES, MAX_TARGETS, EVENT_PAGES; offsets of fields in
- * tracepoints: FORK_CHILD_PID, FAULT_ADDRESS, FAULT_CODE, RSS_MM_ID, RSS_CURR, RSS_MEMBER, RSS_SIZE; ANON_ORDERS (bit n:
- * one fault may bring 2**n anonymous pages).
+ * Constants by -D, beside those of stacks.bpf.h: MAX_PAGES; offsets of fields in tracepoints: FAULT_ADDRESS, FAULT_CODE,
+ * RSS_MM_ID, RSS_CURR, RSS_MEMBER, RSS_SIZE; ANON_ORDERS (bit n: one fault may bring 2**n anonymous pages).
  */
 #include <uapi/linux/ptrace.h>
 #include "unwind.bpf.h"
@@ -30,26 +29,6 @@
 #define LOSS_UNPLACED 7 /* pages, not events */
 #define LOSSES 8
 
-BPF_PERCPU_ARRAY(losses, u64, LOSSES);
-
-static __always_inline void lose_many(u32 what, u64 many) {
-    u64 *count = losses.lookup(&what);
-    if (count)
-        *count += many;
-}
-
-static __always_inline void lose(u32 what) {
-    lose_many(what, 1);
-}
-
-#include "stacks.bpf.h"
-
-/* Beside EVENT_STACK and EVENT_MISS; the numbers of mmap.bpf.c */
-#define EVENT_FORK 8
-#define EVENT_EXEC 9
-#define EVENT_EXIT 10
-#define EVENT_CODE 11 /* a file was mapped at [a, b) to be executed: rules of what was there are stale */
-
 /* enum of include/linux/mm_types_task.h */
 #define MM_FILEPAGES 0
 #define MM_ANONPAGES 1
@@ -59,8 +38,6 @@ static __always_inline void lose(u32 what) {
 
 /* struct stack_event.kind */
 #define KIND_FAULT 5
-#define KIND_SHARED 0x10
-#define KIND_FILE 0x20
 
 #define FAULT_PRESENT 1 /* of the x86 page fault's error code: the page was there, the right was missing */
 #define NO_SYSTEM_CALL (-1L)
@@ -74,14 +51,6 @@ static __always_inline void lose(u32 what) {
 
 #define PROT_EXEC 4
 #define MAP_ANONYMOUS 0x20
-
-struct range_event {
-    struct head head;
-    u64 a, b;
-    u64 site;
-    u64 born_ns;
-    u64 old, old_length;
-};
 
 struct target {
     u64 as;
@@ -115,10 +84,6 @@ struct page {
     u64 window; /* bytes after `page` among which these pages are; 0: by member and count */
 };
 
-struct site_key {
-    u64 as, site;
-};
-
 struct site {
     u64 bytes, faults, first_ns, last_ns;
 };
@@ -130,62 +95,20 @@ struct request {
     u32 by_mmap; /* placed when the call returns */
 };
 
-struct scratch {
-    struct request request;
-    struct pt_regs regs;
-    struct stack_event out;
-};
-
 /* Pages that an mmap (MAP_POPULATE) brings, until it returns where */
 struct populated {
     u64 site, pages, t_ns;
     u32 member, unused;
 };
 
-BPF_HASH(targets, u32, struct target, MAX_TARGETS);
+#include "stacks.bpf.h"
+
 BPF_TABLE("lru_hash", u32, struct counters, mms, 16384);
 BPF_TABLE("lru_hash", u64, struct fault, faults, 65536);
 BPF_TABLE("lru_hash", u64, struct populated, populating, 16384);
 BPF_F_TABLE("hash", struct page_key, struct page, pages, MAX_PAGES, HASH_FLAGS);
-BPF_F_TABLE("hash", struct site_key, struct site, sites, MAX_SITES, HASH_FLAGS);
-BPF_PERCPU_ARRAY(scratches, struct scratch, 1);
-BPF_ARRAY(booking, u32, 1);    /* 0: stacks are learned, nothing is booked yet */
-BPF_ARRAY(generation, u64, 1); /* numbers address spaces */
-BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
-BPF_PROG_ARRAY(programs, 3);
-
-/* The programs that one event goes through, one after the other: each is verified by itself. */
-#define NEXT_WALK 0
-#define NEXT_PYTHON 1 /* the same program as NEXT_BOOK where Python is not looked at */
-#define NEXT_BOOK 2
 
 #define FIELD(type, offset) (*(type *)((char *)ctx + (offset)))
-
-static __always_inline int is_booking(void) {
-    u32 zero = 0;
-    u32 *on = booking.lookup(&zero);
-    return on && *on;
-}
-
-static __always_inline struct scratch *my_scratch(void) {
-    u32 zero = 0;
-    return scratches.lookup(&zero);
-}
-
-static __always_inline u64 new_address_space(u32 tgid) {
-    u32 zero = 0;
-    u64 number = 0;
-    u64 *next = generation.lookup(&zero);
-    if (next)
-        number = __sync_fetch_and_add(next, 1) + 1;
-    return (number << 32) | tgid;
-}
-
-static __always_inline void tell(u32 type, u32 tid, u64 as, u64 a, u64 b) {
-    struct range_event event = {.head = {.type = type, .tid = tid, .as = as, .t_ns = bpf_ktime_get_ns()}, .a = a, .b = b};
-    if (events.ringbuf_output(&event, sizeof(event), 0) != 0)
-        lose(LOSS_RING_FULL);
-}
 
 static __always_inline void note_fault(u64 id, u64 address, u32 code, s64 syscall) {
     struct fault *mine = faults.lookup(&id);
@@ -276,7 +199,7 @@ int on_rss(void *ctx) {
     scratch = my_scratch();
     if (!scratch)
         return 0;
-    read_registers(&scratch->regs);
+    read_registers(scratch);
     syscall = scratch->regs.orig_ax;
     request = &scratch->request;
     request->by_mmap = 0;
@@ -311,44 +234,6 @@ int on_rss(void *ctx) {
     programs.call(ctx, NEXT_WALK);
     return 0;
 }
-
-int on_walk(void *ctx) {
-    struct scratch *scratch = my_scratch();
-    if (!scratch)
-        return 0;
-    struct walk *walk = &scratch->out.walk;
-    walk->pc = scratch->regs.ip;
-    walk->rsp = scratch->regs.sp;
-    walk->rbp = scratch->regs.bp;
-    walk_stack(walk, scratch->request.as);
-    programs.call(ctx, NEXT_PYTHON);
-    return 0;
-}
-
-#if WITH_PYTHON
-/* A child of fork has its parent's CPython. */
-static __always_inline void inherit_python(u32 tgid) {
-    if (py_processes.lookup(&tgid))
-        return;
-    struct target *target = targets.lookup(&tgid);
-    if (!target || target->parent == 0)
-        return;
-    u32 parent = target->parent;
-    struct py_process *same = py_processes.lookup(&parent);
-    if (same)
-        py_processes.update(&tgid, same);
-}
-
-int on_python(void *ctx) {
-    struct scratch *scratch = my_scratch();
-    if (!scratch)
-        return 0;
-    inherit_python(current_id() >> 32);
-    add_python_frames(&scratch->out);
-    programs.call(ctx, NEXT_BOOK);
-    return 0;
-}
-#endif
 
 static __always_inline void put_pages(u64 as, u64 page, struct page *value) {
     struct page_key key = {.as = as, .page = page};
@@ -395,61 +280,22 @@ int on_book(void *ctx) {
     if (!scratch)
         return 0;
     struct request *request = &scratch->request;
-    struct stack_event *out = &scratch->out;
-    struct site_key key = {.as = request->as};
-    struct site *site;
-    u64 id = current_id();
-    int is_miss, copied = 0;
-
-    out->head.as = request->as;
-    out->head.tid = (u32)id;
-    out->head.t_ns = request->t_ns;
-    out->head.type = EVENT_STACK;
-    out->kind = KIND_FAULT;
+    u32 kind = KIND_FAULT;
     if (request->member == MM_FILEPAGES)
-        out->kind |= KIND_FILE;
+        kind |= KIND_FILE;
     else if (request->member == MM_SHMEMPAGES)
-        out->kind |= KIND_SHARED;
-    /* the same frames for another kind of page, or not known to their end, are a site of their own */
-    key.site = hash_with(out->walk.hash, out->kind | (u64)out->walk.ended << 32);
-    is_miss = out->walk.ended == WALK_MISS;
-    if (is_miss)
-        key.site = signature_of(key.site, &out->walk, out->head.tid);
-    out->site = key.site;
-    if (is_miss && may_copy(request->as, &out->walk, key.site, request->t_ns))
-        copied = send_miss(out, &scratch->regs) == 0;
-    if (!is_booking())
+        kind |= KIND_SHARED;
+    if (must_ask(scratch, kind))
+        programs.call(ctx, NEXT_MISS);
+    struct site *site = is_booking() ? my_site(scratch) : 0;
+    if (!site)
         return 0;
-    if (out->walk.ended == WALK_LIMIT)
-        lose(LOSS_TRUNCATED);
-    else if (out->walk.ended != WALK_COMPLETE && !is_miss)
-        lose(LOSS_UNREADABLE);
-    site = sites.lookup(&key);
-    if (!site) {
-        struct site first = {.first_ns = request->t_ns};
-        if (!copied && events.ringbuf_output(out, sizeof(*out), 0) != 0) {
-            lose(LOSS_RING_FULL); /* tried again at the next fault by this stack */
-            return 0;
-        }
-        sites.insert(&key, &first);
-        site = sites.lookup(&key);
-        if (!site) {
-            lose(LOSS_SITES_FULL);
-            return 0;
-        }
-    }
     __sync_fetch_and_add(&site->bytes, request->pages << PAGE_SHIFT_HERE);
     __sync_fetch_and_add(&site->faults, 1);
     site->last_ns = request->t_ns;
-    place(request, key.site, id);
+    place(request, scratch->out.site, current_id());
     return 0;
 }
-
-struct sys_exit {
-    u64 common;
-    s64 nr;
-    s64 ret;
-};
 
 int on_mmap_exit(struct sys_exit *ctx) {
     u64 id = current_id();
@@ -461,9 +307,10 @@ int on_mmap_exit(struct sys_exit *ctx) {
     int failed = start >= (u64)-4095L;
     struct scratch *scratch = my_scratch();
     if (!failed && scratch) {
-        read_registers(&scratch->regs); /* the arguments are still in the user's registers */
+        read_registers(scratch); /* the arguments are still in the user's registers */
         if ((scratch->regs.dx & PROT_EXEC) && !(scratch->regs.r10 & MAP_ANONYMOUS))
-            tell(EVENT_CODE, (u32)id, target->as, start, (start + scratch->regs.si + 4095) & ~4095ULL);
+            tell(EVENT_CODE, (u32)id, target->as, bpf_ktime_get_ns(), start,
+                 (start + scratch->regs.si + 4095) & ~4095ULL, 0, 0, 0, 0);
     }
     struct populated *mine = populating.lookup(&id);
     if (!mine)
@@ -479,54 +326,14 @@ int on_mmap_exit(struct sys_exit *ctx) {
     return 0;
 }
 
-/* Threads are new tasks too. A tid is never another process's tgid, and goes when the thread exits: so the child is
- * entered as if it were a process, and nobody looks a thread up. */
-int on_fork(void *ctx) {
-    u64 id = current_id();
-    u32 tgid = id >> 32;
-    struct target *parent = targets.lookup(&tgid);
-    if (!parent)
-        return 0;
-    u32 child = FIELD(u32, FORK_CHILD_PID);
-    struct target fresh = {.as = new_address_space(child), .parent = tgid, .first = {-1, -1, -1, -1}};
-#if PIDNS_INODE
-    return 0; /* the event has the kernel's number; user space finds the child in /proc */
-#else
-    if (targets.update(&child, &fresh) != 0)
-        lose(LOSS_TARGETS_FULL);
-    tell(EVENT_FORK, (u32)id, parent->as, child, fresh.as);
-    return 0;
-#endif
+static __always_inline void forked(struct target *child, struct target *parent) {
+    child->first[0] = child->first[1] = child->first[2] = child->first[3] = -1;
 }
 
-int on_exec(void *ctx) {
-    u64 id = current_id();
-    u32 tgid = id >> 32;
-    struct target *target = targets.lookup(&tgid);
-    if (!target)
-        return 0;
-    u64 before = target->as;
-    target->as = new_address_space(tgid);
-    target->parent = 0;
-#if WITH_PYTHON
-    py_processes.delete(&tgid);
-#endif
-    tell(EVENT_EXEC, (u32)id, before, target->as, 0);
-    return 0;
+static __always_inline void execed(struct target *target) {
 }
 
-int on_exit(void *ctx) {
-    u64 id = current_id();
-    u32 tgid = id >> 32, tid = (u32)id;
-    struct target *target = targets.lookup(&tgid);
-    if (!target)
-        return 0;
+static __always_inline void thread_left(u64 id) {
     faults.delete(&id);
     populating.delete(&id);
-    if (tid != tgid) {
-        targets.delete(&tid);
-        return 0;
-    }
-    tell(EVENT_EXIT, tid, target->as, 0, 0);
-    return 0;
 }

@@ -1,4 +1,4 @@
-"""The shapes that mmap.bpf.c and unwind.bpf.h share with user space: keys, values and events, as bytes. Pure."""
+"""The shapes that the BPF programs (mmap.bpf.c, stacks.bpf.h, unwind.bpf.h) share with user space, as bytes. Pure."""
 
 import struct
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ LIVE_KEY = struct.Struct("<QQ")  # address space, address
 LIVE = struct.Struct("<QQQII")  # length, site, born_ns, weight, gone
 SITE_KEY = struct.Struct("<QQ")  # address space, site
 SITE = struct.Struct("<QQQQQQ")
+INDEX = struct.Struct("<I")  # of an array
+SETTINGS = struct.Struct("<IIII")  # booking, free, rarity, grain
 RULE_KEY = struct.Struct("<QQ")  # address space, pc
 RULE = struct.Struct("<iiiBBH")
 
@@ -70,12 +72,6 @@ class LiveRange(NamedTuple):
     site: int
     born_ns: int
     weight: int
-
-
-class Setting(IntEnum):
-    BOOKING = 0
-    FREE = 1
-    RARITY = 2
 
 
 class Ended(IntEnum):

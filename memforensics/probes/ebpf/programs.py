@@ -1,20 +1,15 @@
 """The loaded programs of mmap.bpf.c, and their tables as values."""
 
-import struct
 from collections.abc import Iterator
 
 from memforensics.probes.ebpf import layout
 from memforensics.probes.ebpf.book import Counts
-from memforensics.probes.ebpf.engine import Engine, RunStats, event_field_offset, hash_flags, pid_namespace
-from memforensics.probes.ebpf.layout import LiveRange, RangeEvent, Setting, StackEvent
-from memforensics.runtimes.cpython.kernel import PROCESS as PYTHON_PROCESS
+from memforensics.probes.ebpf.engine import hash_flags
+from memforensics.probes.ebpf.layout import LiveRange
+from memforensics.probes.ebpf.loaded import Sizes, StackPrograms
 
 MAX_LIVE = 1 << 20
 MAX_LIVE_PREALLOCATED = 1 << 17  # where the whole table costs its memory at once
-MAX_SITES = 1 << 14
-MAX_RULES = 1 << 18
-MAX_TARGETS = 8192
-EVENT_PAGES, MISS_PAGES = 1024, 2048  # ring buffers of 4 and 8 MiB
 
 FREE_WALKS = 4  # stacks of one class of mappings that are walked in 16 ms, be it as balanced as it may
 RARITY = 128  # ... and beyond, one of so many: a power of two
@@ -35,94 +30,34 @@ TRACEPOINTS = {
 }
 
 
-class MmapPrograms:
+class MmapPrograms(StackPrograms):
     """Armed from the constructor on, booking from `begin` on, gone after `close`.
 
     ToolMissing, PermissionNeeded, ProbeFailed.
     """
 
-    def __init__(self, *, files: bool, python: bool) -> None:
-        device, inode = pid_namespace()
-        flags = hash_flags()
-        self.python = python
-        self.namespaced = inode != 0  # the kernel's fork events then do not give our PIDs
-        self.unreadable_events = 0
+    LOSSES = layout.LOSSES
+
+    def __init__(self, *, files: bool, python: bool, sizes: Sizes | None = None, max_live: int | None = None) -> None:
+        live = max_live or (MAX_LIVE if hash_flags() else MAX_LIVE_PREALLOCATED)
+        defines = {"MAX_LIVE": live, "TRACK_FILES": int(files)}
+        super().__init__("mmap.bpf.c", defines, layout.TARGET, python=python, sizes=sizes or Sizes())
         self._swept = 0
-        self.engine = Engine(
-            "mmap.bpf.c",
-            {
-                "HASH_FLAGS": flags,
-                "MAX_LIVE": MAX_LIVE if flags else MAX_LIVE_PREALLOCATED,
-                "MAX_SITES": MAX_SITES,
-                "MAX_RULES": MAX_RULES if flags else MAX_RULES // 8,
-                "MAX_TARGETS": MAX_TARGETS,
-                "EVENT_PAGES": EVENT_PAGES,
-                "MISS_PAGES": MISS_PAGES,
-                "FORK_CHILD_PID": event_field_offset("sched/sched_process_fork", "child_pid"),
-                "TRACK_FILES": int(files),
-                "PIDNS_DEVICE": device,
-                "PIDNS_INODE": inode,
-                "WITH_PYTHON": int(python),
-            },
-        )
         try:
-            self.engine.tail_call("programs", 0, "on_walk")
-            self.engine.tail_call("programs", 1, "on_python" if python else "on_book")
-            self.engine.tail_call("programs", 2, "on_book")
-            self.engine.open_ring("events")
-            self.engine.open_ring("copies")
-            self._targets = self.engine.table("targets", layout.TARGET_KEY, layout.TARGET)
             self._live = self.engine.table("live", layout.LIVE_KEY, layout.LIVE)
             self._sites = self.engine.table("sites", layout.SITE_KEY, layout.SITE)
-            self._rules = self.engine.table("rules", layout.RULE_KEY, layout.RULE)
-            self._pythons = (
-                self.engine.raw_table("py_processes", layout.TARGET_KEY.size, PYTHON_PROCESS.size) if python else None
-            )
             self.sample(FREE_WALKS, RARITY)
-            self.engine.attach(TRACEPOINTS)
+            self.arm(TRACEPOINTS)
         except BaseException:
-            self.engine.close()
+            self.close()
             raise
-
-    def begin(self) -> None:
-        self.engine.set_array("settings", Setting.BOOKING, 1)
 
     def sample(self, free: int, rarity: int) -> None:
         """In a balanced class of mappings, `free` stacks a window of 16 ms are walked, then one of `rarity`."""
-        self.engine.set_array("settings", Setting.FREE, free)
-        self.engine.set_array("settings", Setting.RARITY, rarity)
-
-    def events(self, timeout_s: float = 0.0) -> Iterator[StackEvent | RangeEvent]:
-        """What was told since the last call."""
-        for data in self.engine.events(timeout_s):
-            try:
-                yield layout.parse_event(data, self.python)
-            except (ValueError, struct.error):
-                self.unreadable_events += 1
-
-    # --- targets
+        self.set(free=free, rarity=rarity)
 
     def add_target(self, pid: int, space: int, brk: int) -> bool:
         return self._targets.put(layout.TARGET_KEY.pack(pid), layout.TARGET.pack(space, brk, 0, 0, 0))
-
-    def remove_target(self, pid: int) -> None:
-        self._targets.remove(layout.TARGET_KEY.pack(pid))
-
-    def add_python(self, pid: int, packed: bytes) -> None:
-        if self._pythons is not None:
-            self._pythons.put(layout.TARGET_KEY.pack(pid), packed)
-
-    def remove_python(self, pid: int) -> None:
-        if self._pythons is not None:
-            self._pythons.remove(layout.TARGET_KEY.pack(pid))
-
-    # --- rules
-
-    def put_rule(self, space: int, pc: int, packed: bytes) -> bool:
-        return self._rules.put(layout.RULE_KEY.pack(space, pc), packed)
-
-    def drop_rule(self, space: int, pc: int) -> None:
-        self._rules.remove(layout.RULE_KEY.pack(space, pc))
 
     # --- the account
 
@@ -183,17 +118,3 @@ class MmapPrograms:
         for number, site, _ in list(self.counts()):
             if number == space:
                 self._sites.remove(layout.SITE_KEY.pack(space, site))
-
-    # --- how it went
-
-    def losses(self) -> list[tuple[str, str, int]]:
-        """(what, what reduces it, count), of the kernel's side."""
-        counts = self.engine.per_cpu_sums("losses", len(layout.LOSSES))
-        out = [(what, reduce, count) for (what, reduce), count in zip(layout.LOSSES, counts, strict=True)]
-        return [*out, ("events that could not be parsed", "", self.unreadable_events)]
-
-    def run_stats(self) -> RunStats | None:
-        return self.engine.run_stats()
-
-    def close(self) -> None:
-        self.engine.close()

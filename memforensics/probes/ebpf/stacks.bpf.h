@@ -1,16 +1,35 @@
 /*
- * A stack from the event to user space: native frames, Python frames, and a copy of the stack where a rule is missing.
- * For inclusion in BPF C that bcc compiles, after unwind.bpf.h and (WITH_PYTHON) pyframes.bpf.h. layout.py has the
- * shapes; bcc rewrites map calls in the main file only, so the loader pastes this text in place of the #include line.
+ * A stack from the event to user space, and what mmap.bpf.c and faults.bpf.c else have in common: native frames, Python
+ * frames, a copy of the stack where a rule is missing; who is traced; settings, losses, events of processes. For
+ * inclusion in BPF C that bcc compiles, after unwind.bpf.h and (WITH_PYTHON) pyframes.bpf.h. layout.py has the shapes;
+ * bcc rewrites map calls in the main file only, so the loader pastes this text in place of the #include line.
  *
- * The including program defines LOSS_NO_COPY and lose(), and by -D HASH_FLAGS, MISS_PAGES, WITH_PYTHON, PIDNS_DEVICE,
- * PIDNS_INODE (0: the kernel's own numbers).
+ * The including program defines before: struct target (with `as` and `parent`), struct request (with `as` and `t_ns`),
+ * struct site (with `first_ns`); LOSS_RING_FULL, _SITES_FULL, _TRUNCATED, _UNREADABLE, _NO_COPY, _TARGETS_FULL and
+ * LOSSES; and by -D HASH_FLAGS, MAX_TARGETS, MAX_SITES, MAX_MISSES, EVENT_PAGES, MISS_PAGES, FORK_CHILD_PID (offset of
+ * child_pid in the sched_process_fork event), WITH_PYTHON, PIDNS_DEVICE, PIDNS_INODE (0: the kernel's own numbers).
+ * After: on_book, and forked(), execed() and thread_left() for what more it keeps of a process or thread.
+ *
+ * The programs that one event goes through, one after the other, each verified by itself: that of the event, on_walk,
+ * on_python, on_book, and from there once to on_miss and back where the stack is not known to its end.
  */
 #ifndef MEMFORENSICS_STACKS_BPF_H
 #define MEMFORENSICS_STACKS_BPF_H
 
+#define NEXT_WALK 0
+#define NEXT_PYTHON 1 /* the same program as NEXT_BOOK where Python is not looked at */
+#define NEXT_BOOK 2
+#define NEXT_MISS 3
+
 #define EVENT_STACK 1 /* a site is new: its stack */
 #define EVENT_MISS 2  /* the same, with registers and a copy of the stack from where no rule was known */
+#define EVENT_FORK 8  /* a is the child's tid, b its address space should it be a process */
+#define EVENT_EXEC 9  /* `as` ended; a is the new one */
+#define EVENT_EXIT 10 /* the thread group's leader exits */
+#define EVENT_CODE 11 /* a file was mapped at [a, b) to be executed: rules of what was there are stale */
+
+#define KIND_SHARED 0x10 /* flags in struct stack_event.kind */
+#define KIND_FILE 0x20
 
 #define COPY_BYTES 16384
 #define COPY_STEP 1024
@@ -20,10 +39,22 @@
 #define MISS_FIRST_WAIT_NS 4000000ULL  /* then, and for one signature always: a wait, doubled at each */
 #define MISS_LAST_WAIT_NS 1000000000ULL
 
+#define SIGNATURE_BYTES 4096 /* of the stack, that are searched for return addresses */
+#define SIGNATURE_STEP 512   /* divides a page: no read fails for what lies beyond the top of the stack */
+#define SIGNATURE_WORDS 128  /* that may be return addresses, at most */
+
 struct head {
     u32 type, tid;
     u64 as;
     u64 t_ns;
+};
+
+struct range_event {
+    struct head head;
+    u64 a, b;
+    u64 site;
+    u64 born_ns;
+    u64 old, old_length;
 };
 
 struct stack_event {
@@ -43,6 +74,7 @@ struct miss_event {
     u8 copy[COPY_BYTES];
 };
 
+/* A signature or a pc of which user space got a copy */
 struct miss {
     u64 next_ns, wait_ns, count;
 };
@@ -51,9 +83,54 @@ struct tokens {
     u64 left, filled_ns;
 };
 
-BPF_TABLE("lru_hash", struct rule_key, struct miss, misses, 16384);
+struct settings {
+    u32 booking; /* 0: stacks are learned, nothing is booked yet */
+    u32 free;    /* the rest is for the including program */
+    u32 rarity;
+    u32 grain;
+};
+
+struct site_key {
+    u64 as, site;
+};
+
+/* struct scratch.miss */
+#define MISS_NEW 0
+#define MISS_TOLD 1   /* user space has, or will get, the whole stack of this site */
+#define MISS_UNTOLD 2 /* it will not: the site is that of all stacks that begin so */
+
+struct scratch {
+    struct request request;
+    struct pt_regs regs;
+    u32 miss, unused;
+    u64 step[SIGNATURE_STEP / 8];
+    u64 words[SIGNATURE_WORDS];
+    struct stack_event out;
+};
+
+BPF_HASH(targets, u32, struct target, MAX_TARGETS);
+BPF_F_TABLE("hash", struct site_key, struct site, sites, MAX_SITES, HASH_FLAGS);
+BPF_TABLE("lru_hash", struct rule_key, struct miss, misses, MAX_MISSES);
 BPF_PERCPU_ARRAY(cpu_tokens, struct tokens, 1);
+BPF_PERCPU_ARRAY(scratches, struct scratch, 1);
+BPF_PERCPU_ARRAY(losses, u64, LOSSES);
+BPF_ARRAY(settings, struct settings, 1);
+BPF_ARRAY(generation, u64, 1); /* numbers address spaces */
+BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
 BPF_RINGBUF_OUTPUT(copies, MISS_PAGES); /* misses: their loss costs no bookkeeping */
+BPF_PROG_ARRAY(programs, 4);
+
+struct sys_enter {
+    u64 common;
+    s64 nr;
+    u64 args[6];
+};
+
+struct sys_exit {
+    u64 common;
+    s64 nr;
+    s64 ret;
+};
 
 static __always_inline u64 current_id(void) {
 #if PIDNS_INODE
@@ -66,34 +143,162 @@ static __always_inline u64 current_id(void) {
 #endif
 }
 
-static __always_inline void read_registers(struct pt_regs *regs) {
-    bpf_probe_read_kernel(regs, sizeof(*regs), (void *)bpf_task_pt_regs(bpf_get_current_task_btf()));
+static __always_inline void lose_many(u32 what, u64 many) {
+    u64 *count = losses.lookup(&what);
+    if (count)
+        *count += many;
 }
 
-static __always_inline int may_copy_for(struct rule_key *key, u64 now, u64 free) {
-    struct miss *miss = misses.lookup(key);
-    if (!miss) {
-        struct miss first = {.next_ns = free ? 0 : now + MISS_FIRST_WAIT_NS, .wait_ns = MISS_FIRST_WAIT_NS, .count = 1};
-        misses.update(key, &first);
-        return 1;
-    }
-    if (now < miss->next_ns)
+static __always_inline void lose(u32 what) {
+    lose_many(what, 1);
+}
+
+static __always_inline struct settings *my_settings(void) {
+    u32 zero = 0;
+    return settings.lookup(&zero);
+}
+
+static __always_inline int is_booking(void) {
+    struct settings *now = my_settings();
+    return now && now->booking;
+}
+
+static __always_inline struct scratch *my_scratch(void) {
+    u32 zero = 0;
+    return scratches.lookup(&zero);
+}
+
+static __always_inline u64 new_address_space(u32 tgid) {
+    u32 zero = 0;
+    u64 number = 0;
+    u64 *next = generation.lookup(&zero);
+    if (next)
+        number = __sync_fetch_and_add(next, 1) + 1;
+    return (number << 32) | tgid;
+}
+
+static __always_inline void tell(u32 type, u32 tid, u64 as, u64 t_ns, u64 a, u64 b, u64 site, u64 born_ns, u64 old,
+                                 u64 old_length) {
+    struct range_event event = {.head = {.type = type, .tid = tid, .as = as, .t_ns = t_ns},
+                                .a = a,
+                                .b = b,
+                                .site = site,
+                                .born_ns = born_ns,
+                                .old = old,
+                                .old_length = old_length};
+    if (events.ringbuf_output(&event, sizeof(event), 0) != 0)
+        lose(LOSS_RING_FULL);
+}
+
+static __always_inline void read_registers(struct scratch *scratch) {
+    bpf_probe_read_kernel(&scratch->regs, sizeof(scratch->regs), (void *)bpf_task_pt_regs(bpf_get_current_task_btf()));
+}
+
+int on_walk(void *ctx) {
+    struct scratch *scratch = my_scratch();
+    if (!scratch)
         return 0;
-    miss->count += 1;
-    if (miss->count >= free) {
-        miss->next_ns = now + miss->wait_ns;
-        if (miss->wait_ns < MISS_LAST_WAIT_NS)
-            miss->wait_ns *= 2;
+    struct walk *walk = &scratch->out.walk;
+    scratch->miss = MISS_NEW;
+    walk->pc = scratch->regs.ip;
+    walk->rsp = scratch->regs.sp;
+    walk->rbp = scratch->regs.bp;
+    walk_stack(walk, scratch->request.as);
+    programs.call(ctx, NEXT_PYTHON);
+    return 0;
+}
+
+#if WITH_PYTHON
+/* A child of fork has its parent's CPython. */
+static __always_inline void inherit_python(u32 tgid) {
+    if (py_processes.lookup(&tgid))
+        return;
+    struct target *target = targets.lookup(&tgid);
+    if (!target || target->parent == 0)
+        return;
+    u32 parent = target->parent;
+    struct py_process *same = py_processes.lookup(&parent);
+    if (same)
+        py_processes.update(&tgid, same);
+}
+
+/* The Python frames of the current task, mixed into the hash of the native ones. */
+int on_python(void *ctx) {
+    struct scratch *scratch = my_scratch();
+    if (!scratch)
+        return 0;
+    struct py_stack *python = &scratch->out.python;
+    u64 id = current_id();
+    u64 hash = scratch->out.walk.hash;
+    inherit_python(id >> 32);
+    u32 i, count = py_walk(id >> 32, (u32)id, python);
+    for (i = 0; i < PY_MAX_FRAMES; i++) {
+        asm volatile("" : "+r"(i)); /* or LLVM walks a pointer, whose bounds the verifier cannot see */
+        if (i >= count)
+            break;
+        struct py_frame *frame = &python->frames[i & (PY_MAX_FRAMES - 1)];
+        hash = hash_with(hash, frame->flags & PY_SHIM ? 1 : frame->code ^ (u64)(u32)frame->instruction << 40);
     }
-    return 1;
+    scratch->out.walk.hash = hash;
+    programs.call(ctx, NEXT_BOOK);
+    return 0;
+}
+#endif
+
+/* 1 for 0, 0 for anything else below 2^63, without a branch: pyframes.bpf.h says why. */
+static __always_inline u64 is_none(u64 value) {
+    asm volatile("" : "+r"(value));
+    value = (value - 1) >> 63;
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
+/* 1 where the eight bytes before an address may end in a call: E8 and FF /2 of x86-64, in all their lengths. */
+static __always_inline u64 ends_in_call(u64 code) {
+    return is_none((code >> 24 & 0xff) ^ 0xe8) | is_none((code >> 48 & 0x38ff) ^ 0x10ff) |
+           is_none((code >> 40 & 0x38ff) ^ 0x10ff) | is_none((code >> 32 & 0x38ff) ^ 0x10ff) |
+           is_none((code >> 16 & 0x38ff) ^ 0x10ff) | is_none((code >> 8 & 0x38ff) ^ 0x10ff);
+}
+
+/* What tells one unfinished stack from another until it is learned: how deep it is, and the return addresses among its
+ * words. Data on the stack varies from call to call, and is left out: so calls from one place share a signature. */
+static __always_inline u64 signature_of(struct scratch *scratch) {
+    struct walk *walk = &scratch->out.walk;
+    u64 top = walk->rsp, from = top & ~(SIGNATURE_STEP - 1ULL);
+    u64 hash = hash_with(scratch->out.site, top);
+    u64 found = 0, at = from, word, may, code;
+    u32 i, step;
+
+    for (step = 0; step < SIGNATURE_BYTES / SIGNATURE_STEP; step++) {
+        if (bpf_probe_read_user(scratch->step, SIGNATURE_STEP, (void *)at) != 0)
+            break;
+        for (i = 0; i < SIGNATURE_STEP / 8; i++) {
+            word = scratch->step[i];
+            may = (top - at - 1) >> 63; /* not below the top */
+            may &= is_none(word >> 47) & (1 - is_none(word >> 16));
+            may &= 1 - is_none((word - top + (1 << 20)) >> 21); /* nor an address on the stack */
+            may &= (found - SIGNATURE_WORDS) >> 63;
+            scratch->words[found & (SIGNATURE_WORDS - 1)] = word;
+            found += may;
+            at += 8;
+        }
+    }
+    for (i = 0; i < SIGNATURE_WORDS; i++) {
+        if (i >= found)
+            break;
+        word = scratch->words[i];
+        code = 0;
+        bpf_probe_read_user(&code, sizeof(code), (void *)(word - 8));
+        hash ^= (hash_with(hash, word) ^ hash) * ends_in_call(code);
+    }
+    return hash;
 }
 
 /* Copies are limited by signature (one tells all), by pc (a hot path must not starve a rare one) and by CPU. */
-static __always_inline int may_copy(u64 as, struct walk *walk, u64 signature, u64 now) {
+static __always_inline int may_copy(struct rule_key *by_pc, u64 now) {
     u32 zero = 0;
-    struct rule_key by_signature = {.as = as, .pc = signature};
-    struct rule_key by_pc = {.as = as, .pc = walk->pc - walk->is_return};
     struct tokens *tokens = cpu_tokens.lookup(&zero);
+    struct miss *miss = misses.lookup(by_pc);
     if (!tokens)
         return 0;
     u64 more = (now - tokens->filled_ns) / CPU_TOKEN_NS;
@@ -101,19 +306,21 @@ static __always_inline int may_copy(u64 as, struct walk *walk, u64 signature, u6
         tokens->left = tokens->left + more > CPU_TOKENS ? CPU_TOKENS : tokens->left + more;
         tokens->filled_ns = now;
     }
-    if (tokens->left == 0 || !may_copy_for(&by_signature, now, 0) || !may_copy_for(&by_pc, now, PC_FREE))
+    if (tokens->left == 0 || (miss && now < miss->next_ns))
         return 0;
     tokens->left -= 1;
+    if (!miss) {
+        struct miss first = {.wait_ns = MISS_FIRST_WAIT_NS, .count = 1};
+        misses.update(by_pc, &first);
+        return 1;
+    }
+    miss->count += 1;
+    if (miss->count >= PC_FREE) {
+        miss->next_ns = now + miss->wait_ns;
+        if (miss->wait_ns < MISS_LAST_WAIT_NS)
+            miss->wait_ns *= 2;
+    }
     return 1;
-}
-
-/* What tells one unfinished stack from another until it is learned: the same thread, at the same depth of its stack,
- * came there by the same frames. At the leaf the word on the stack, mostly the return address, is looked at too. */
-static __always_inline u64 signature_of(u64 site, struct walk *walk, u32 tid) {
-    u64 word = 0;
-    if (walk->count == 1)
-        user_word(walk->rsp, &word);
-    return hash_with(hash_with(hash_with(site, walk->rsp), tid), word);
 }
 
 /* Sends the stack so far, with registers and a copy of the stack: from the leaf on, so that user space can follow every
@@ -164,22 +371,147 @@ static __always_inline int send_miss(struct stack_event *out, struct pt_regs *re
     return 0;
 }
 
-#if WITH_PYTHON
-/* The Python frames of the current task, mixed into the hash of the native ones. */
-static __always_inline void add_python_frames(struct stack_event *out) {
-    struct py_stack *python = &out->python;
-    u64 id = current_id();
-    u64 hash = out->walk.hash;
-    u32 i, count = py_walk(id >> 32, (u32)id, python);
-    for (i = 0; i < PY_MAX_FRAMES; i++) {
-        asm volatile("" : "+r"(i)); /* or LLVM walks a pointer, whose bounds the verifier cannot see */
-        if (i >= count)
-            break;
-        struct py_frame *frame = &python->frames[i & (PY_MAX_FRAMES - 1)];
-        hash = hash_with(hash, frame->flags & PY_SHIM ? 1 : frame->code ^ (u64)(u32)frame->instruction << 40);
+/* Whether user space knows the whole stack of this signature, now or from before. */
+static __always_inline int told(struct scratch *scratch, u64 signature) {
+    struct stack_event *out = &scratch->out;
+    u64 now = scratch->request.t_ns;
+    struct rule_key by_signature = {.as = scratch->request.as, .pc = signature};
+    struct rule_key by_pc = {.as = scratch->request.as, .pc = out->walk.pc - out->walk.is_return};
+    struct miss *before = misses.lookup(&by_signature);
+    u64 site = out->site;
+
+    if (before && now < before->next_ns)
+        return 1;
+    if (!may_copy(&by_pc, now))
+        return before != 0;
+    out->site = signature;
+    if (send_miss(out, &scratch->regs) != 0) {
+        out->site = site;
+        return before != 0;
     }
-    out->walk.hash = hash;
+    if (before) {
+        before->next_ns = now + before->wait_ns;
+        if (before->wait_ns < MISS_LAST_WAIT_NS)
+            before->wait_ns *= 2;
+        return 1;
+    }
+    struct miss first = {.next_ns = now + MISS_FIRST_WAIT_NS, .wait_ns = MISS_FIRST_WAIT_NS, .count = 1};
+    misses.update(&by_signature, &first);
+    return 1;
 }
+
+/* A stack without an end gets the site of its signature, if user space gets, or got, a copy of such a stack: else
+ * stays that of all which begin like it, and incomplete. */
+int on_miss(void *ctx) {
+    struct scratch *scratch = my_scratch();
+    if (!scratch)
+        return 0;
+    u64 signature = signature_of(scratch);
+    if (told(scratch, signature)) {
+        scratch->out.site = signature;
+        scratch->miss = MISS_TOLD;
+    } else {
+        scratch->miss = MISS_UNTOLD;
+    }
+    programs.call(ctx, NEXT_BOOK);
+    return 0;
+}
+
+/* The stack in hand, before it is known whether it has to go to on_miss (then 1). The same frames by another way
+ * (kind), or not known to their end, are a site of their own. */
+static __always_inline int must_ask(struct scratch *scratch, u32 kind) {
+    struct stack_event *out = &scratch->out;
+    if (scratch->miss != MISS_NEW)
+        return 0;
+    out->head.as = scratch->request.as;
+    out->head.tid = (u32)current_id();
+    out->head.t_ns = scratch->request.t_ns;
+    out->head.type = EVENT_STACK;
+    out->kind = kind;
+    out->site = hash_with(out->walk.hash, kind | (u64)out->walk.ended << 32);
+    return out->walk.ended == WALK_MISS;
+}
+
+/* The site of the stack in hand; a new one is told to user space. 0 where it cannot be: a loss, counted. */
+static __always_inline struct site *my_site(struct scratch *scratch) {
+    struct stack_event *out = &scratch->out;
+    struct site_key key = {.as = scratch->request.as, .site = out->site};
+    struct site first = {.first_ns = scratch->request.t_ns};
+    struct site *site = sites.lookup(&key);
+
+    if (out->walk.ended == WALK_LIMIT)
+        lose(LOSS_TRUNCATED);
+    else if (out->walk.ended == WALK_UNREADABLE || out->walk.ended == WALK_STUCK)
+        lose(LOSS_UNREADABLE);
+    if (site)
+        return site;
+    if (sites.insert(&key, &first) != 0 && !sites.lookup(&key)) {
+        lose(LOSS_SITES_FULL);
+        return 0;
+    }
+    if (scratch->miss != MISS_TOLD && events.ringbuf_output(out, sizeof(*out), 0) != 0) {
+        sites.delete(&key); /* tried again at the next event by this stack */
+        lose(LOSS_RING_FULL);
+        return 0;
+    }
+    return sites.lookup(&key);
+}
+
+/* Threads are new tasks too. A tid is never another process's tgid, and goes when the thread exits: so the child is
+ * entered as if it were a process, and nobody looks a thread up. */
+static __always_inline void forked(struct target *child, struct target *parent);
+static __always_inline void execed(struct target *target);
+static __always_inline void thread_left(u64 id);
+
+int on_fork(void *ctx) {
+    u64 id = current_id();
+    u32 tgid = id >> 32;
+    struct target *parent = targets.lookup(&tgid);
+    if (!parent)
+        return 0;
+#if PIDNS_INODE
+    return 0; /* the event has the kernel's number; user space finds the child in /proc */
+#else
+    u32 child = *(u32 *)((char *)ctx + FORK_CHILD_PID);
+    struct target fresh = {.as = new_address_space(child), .parent = tgid};
+    forked(&fresh, parent);
+    if (targets.update(&child, &fresh) != 0)
+        lose(LOSS_TARGETS_FULL);
+    tell(EVENT_FORK, (u32)id, parent->as, bpf_ktime_get_ns(), child, fresh.as, 0, 0, 0, 0);
+    return 0;
 #endif
+}
+
+int on_exec(void *ctx) {
+    u64 id = current_id();
+    u32 tgid = id >> 32;
+    struct target *target = targets.lookup(&tgid);
+    if (!target)
+        return 0;
+    u64 before = target->as;
+    target->as = new_address_space(tgid);
+    target->parent = 0;
+    execed(target);
+#if WITH_PYTHON
+    py_processes.delete(&tgid);
+#endif
+    tell(EVENT_EXEC, (u32)id, before, bpf_ktime_get_ns(), target->as, 0, 0, 0, 0, 0);
+    return 0;
+}
+
+int on_exit(void *ctx) {
+    u64 id = current_id();
+    u32 tgid = id >> 32, tid = (u32)id;
+    struct target *target = targets.lookup(&tgid);
+    if (!target)
+        return 0;
+    thread_left(id);
+    if (tid != tgid) {
+        targets.delete(&tid);
+        return 0;
+    }
+    tell(EVENT_EXIT, tid, target->as, bpf_ktime_get_ns(), 0, 0, 0, 0, 0, 0);
+    return 0;
+}
 
 #endif
