@@ -31,8 +31,8 @@ def observed(probe: MmapTrace | FaultTrace, *commands: str) -> tuple[list[Alloca
 
 
 def outstanding(sites: list[AllocationSite], function: str) -> tuple[int, int]:
-    """Bytes and blocks through a function, of all sites together."""
-    mine = [s for s in sites if function in [frame.function for frame in s.stack.frames]]
+    """Bytes and blocks through a function, of all sites together; the pages of its code apart."""
+    mine = [s for s in sites if function in [frame.function for frame in s.stack.frames] and not s.file_backed]
     return sum(s.outstanding_bytes for s in mine), sum(s.outstanding_count for s in mine)
 
 
