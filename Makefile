@@ -8,7 +8,7 @@ demo: setup
 	@$(BIN)/memforensics demo --duration $(DURATION)
 
 test: setup-test lint
-	@. .make/env && $(BIN)/python -m pytest -q tests/unit tests/live $(PYTEST_ARGS)
+	@. .make/env && $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit tests/live $(PYTEST_ARGS)
 
 lint: setup-test
 	@$(BIN)/ruff check
