@@ -49,6 +49,14 @@ class SiteGroup:
         return sum(site.outstanding_count for site in self.sites)
 
     @property
+    def file_backed(self) -> bool:
+        return self.sites[0].file_backed
+
+    @property
+    def allocated_bytes(self) -> int:
+        return sum(site.allocated_bytes for site in self.sites)
+
+    @property
     def allocated_count(self) -> int:
         return sum(site.allocated_count for site in self.sites)
 

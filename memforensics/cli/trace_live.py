@@ -1,4 +1,4 @@
-"""The live screen of trace-mmap: a table that settles, and keys that choose, sort, open, pause and end."""
+"""The live screen of a trace: a table that settles, and keys that choose, sort, open, pause and end."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
@@ -11,7 +11,8 @@ from memforensics.analysis.sites import SortKey, score
 from memforensics.cli.keys import interrupt_once, keys
 from memforensics.cli.live import progress
 from memforensics.cli.trace_table import LiveTable
-from memforensics.jobs.trace import TraceTick, TraceView
+from memforensics.jobs.trace import TraceTick
+from memforensics.jobs.trace_view import TraceView
 from memforensics.report.terminal_trace import Screen
 
 
@@ -50,9 +51,9 @@ def show(ticks: Generator[TraceTick, None, None], stop: Ending, *, title: str, s
     return replace(tick.view, groups=tuple(sorted(tick.view.groups, key=lambda group: -score(group, by))))
 
 
-def wait(ticks: Generator[TraceTick, None, None], *, quiet: bool) -> TraceView:
+def wait(ticks: Generator[TraceTick, None, None], *, title: str, quiet: bool) -> TraceView:
     """To the last tick, with one line of progress on a terminal's stderr."""
-    with contextlib.closing(ticks), progress("trace-mmap", quiet=quiet) as say:
+    with contextlib.closing(ticks), progress(title, quiet=quiet) as say:
         for tick in ticks:
             say(tick)
     return tick.view

@@ -10,7 +10,8 @@ from memforensics.cli.common import print_json
 from memforensics.errors import UsageError
 
 if TYPE_CHECKING:
-    from memforensics.jobs.trace import Family, TraceView
+    from memforensics.jobs.trace_view import TraceView
+    from memforensics.report.trace_words import Family
 
 Form = Literal["text", "json", "folded", "speedscope", "pprof", "perfetto", "html"]
 PIPE_WIDTH = 120  # columns where there is no terminal to ask
@@ -33,7 +34,7 @@ def filters_of(words: list[str] | None) -> tuple[SiteFilter, ...]:
 
 def put(view: "TraceView", form: Form, output: Path | None, *, top: int, stacks: bool = False) -> None:
     """Writes or prints it."""
-    from memforensics.jobs import trace as job
+    from memforensics.jobs import trace_view as job
     from memforensics.jobs.case import json_text
     from memforensics.jobs.files import write_bytes, write_text
 
@@ -52,7 +53,7 @@ def put(view: "TraceView", form: Form, output: Path | None, *, top: int, stacks:
 
 def put_case(file: Path, form: Form, family: "Family | None", output: Path | None) -> None:
     """The sites of a saved case. CaseError when it has none."""
-    from memforensics.jobs import trace as job
+    from memforensics.jobs import trace_view as job
 
     check(form, output)
     put(job.view_of_file(file, family), form, output, top=0)

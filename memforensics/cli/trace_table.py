@@ -1,11 +1,12 @@
-"""What stands on the live screen of trace-mmap, in an order that settles."""
+"""What stands on the live screen of a trace, in an order that settles."""
 
 from dataclasses import dataclass, field
 
 from rich.console import RenderableType
 
 from memforensics.analysis.sites import GroupKey, SiteGroup, score, settled
-from memforensics.jobs.trace import TraceTick, TraceView
+from memforensics.jobs.trace import TraceTick
+from memforensics.jobs.trace_view import TraceView
 from memforensics.report.terminal_trace import Screen, live_screen, pressed
 
 
@@ -47,6 +48,8 @@ class LiveTable:
             seconds_left=tick.seconds_left,
             growth_bytes=tick.growth_bytes,
             left_out=view.left_out,
+            file_groups=view.file_groups,
+            words=view.words,
             several=len(view.case.targets) > 1,
             keys=keys,
             top=top,

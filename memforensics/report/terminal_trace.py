@@ -1,4 +1,4 @@
-"""The screen of trace-mmap: a table of sites, stacks, how much to trust them; live, and what keys do to it."""
+"""The screen of trace-mmap and trace-faults: a table of sites, stacks, how much to trust them; live, with keys."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +12,21 @@ from rich.text import Text
 from memforensics.case.model import AllocationSite, Cost, Loss, TraceSummary
 from memforensics.report.terminal_parts import facts_table, fit_end, heading, stack_table
 from memforensics.report.text import visible
-from memforensics.report.trace_words import Group, coverage_text, kind_text, loss_text, matter_text
+from memforensics.report.trace_words import (
+    Group,
+    Words,
+    coverage_text,
+    kind_text,
+    loss_text,
+    matter_text,
+    observed_text,
+)
 from memforensics.units import change_text, duration_text, rate_text, size_text
 
 SortWord = Literal["outstanding", "rate", "count", "age"]
 SORTS: tuple[SortWord, ...] = get_args(SortWord)
 STACKS_SHOWN = 3  # without --stacks
+FILE_ROWS = 5
 _FRAMES_OPEN = 16  # of the stack that is open on the live screen
 _WIDE = 110  # from this width there is room for resident, allocations and kind
 
@@ -66,6 +75,8 @@ def live_screen(
     seconds_left: float,
     growth_bytes: int | None,
     left_out: Sequence[Group],
+    file_groups: Sequence[Group],
+    words: Words,
     several: bool,
     keys: bool,
     top: int,
@@ -83,15 +94,17 @@ def live_screen(
     if growth_bytes is not None:
         head.append(f", RSS {change_text(growth_bytes)}", style="not bold")
     parts: list[RenderableType] = [_one_line(head, width), Text()]
-    parts.append(_live_table(shown, at if keys else None, screen, several, width))
+    parts.append(_live_table(shown, at if keys else None, screen, words, several, width))
     more = [f"{len(groups) - len(shown)} more sites"] if len(groups) > len(shown) else []
+    if file_groups:
+        more.append(f"{size_text(_held(file_groups))} of mapped files, apart")
     if left_out:
         more.append(_left_out_text(left_out))
     parts.append(Text(visible("   " + "; ".join(more)), style="dim") if more else Text())
     if screen.open and shown:
         nth = screen.nth % len(shown[at].sites)
         site = shown[at].sites[nth]
-        note = f"stack {nth + 1} of {len(shown[at].sites)}, {_held_text(site)}"
+        note = f"stack {nth + 1} of {len(shown[at].sites)}, {_held_text(site, words)}"
         parts += [
             heading(f"site {at + 1}", note),
             stack_table(site.stack, frames=_FRAMES_OPEN - 1, width=width),
@@ -99,21 +112,24 @@ def live_screen(
     if keys:
         pause = "p resumes (the account goes on)" if screen.paused else "p pauses the screen"
         stack = "e closes, n next stack" if screen.open else "e stack"
-        words = f"{pause}   s sorts (now by {screen.sort})   j, k choose   {stack}   q ends"
-        parts.append(_one_line(Text(words, style="bold yellow" if screen.paused else "dim"), width))
+        means = f"{pause}   s sorts (now by {screen.sort})   j, k choose   {stack}   q ends"
+        parts.append(_one_line(Text(means, style="bold yellow" if screen.paused else "dim"), width))
     else:
         parts.append(_one_line(Text("Ctrl-C ends", style="dim"), width))
     return Lines(*parts)
 
 
-def _live_table(groups: Sequence[Group], at: int | None, screen: Screen, several: bool, width: int) -> Table:
+def _live_table(
+    groups: Sequence[Group], at: int | None, screen: Screen, words: Words, several: bool, width: int
+) -> Table:
+    sorted_by = words.held if screen.sort == "outstanding" else screen.sort
     columns: list[tuple[str, int]] = [("", 1), *([("pid", 7)] if several else [])]
-    columns += [("outstanding", 11), ("rate", 15), ("count", 9), ("age", 9)]
+    columns += [(words.held, max(11, len(words.held))), ("rate", 15), ("count", 9), ("age", 9)]
     site_width = max(10, width - sum(size + 2 for _, size in columns) - 1)
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     for name, size in columns:
         table.add_column(
-            Text(name, style="bold not dim" if name == screen.sort else ""), width=size, justify="right", no_wrap=True
+            Text(name, style="bold not dim" if name == sorted_by else ""), width=size, justify="right", no_wrap=True
         )
     table.add_column("site", width=site_width, no_wrap=True)
     for number, group in enumerate(groups):
@@ -126,7 +142,7 @@ def _live_table(groups: Sequence[Group], at: int | None, screen: Screen, several
             style="bold" if chosen else "",
         )
     if not groups:
-        table.add_row(*([""] * len(columns)), Text("nothing outstanding yet", style="dim"))
+        table.add_row(*([""] * len(columns)), Text(f"nothing {words.held} yet", style="dim"))
     return table
 
 
@@ -139,7 +155,11 @@ class Found(Protocol):
     @property
     def groups(self) -> Sequence[Group]: ...
     @property
+    def file_groups(self) -> Sequence[Group]: ...
+    @property
     def left_out(self) -> Sequence[Group]: ...
+    @property
+    def words(self) -> Words: ...
     @property
     def summaries(self) -> Sequence[TraceSummary]: ...
     @property
@@ -158,29 +178,31 @@ class Found(Protocol):
 
 def result(found: Found, *, top: int, all_stacks: bool, width: int) -> RenderableType:
     """What was found: the table, full stacks, and how far to trust it."""
-    groups, left_out = found.groups, found.left_out
+    groups, file_groups, left_out, words = found.groups, found.file_groups, found.left_out, found.words
     several = len({summary.pid for summary in found.summaries}) > 1
     parts: list[RenderableType] = []
     if groups:
-        parts.append(sites_table(groups[:top], max(0, len(groups) - top), several, width))
+        parts.append(sites_table(groups[:top], max(0, len(groups) - top), words, several, width))
     else:
-        nothing = "No such site." if left_out else "Nothing that was mapped since the start is outstanding."
-        parts.append(Text(nothing))
+        parts.append(Text("No such site." if left_out else words.nothing))
+    if file_groups:
+        few = min(FILE_ROWS, top)
+        parts.append(Text("\nPages of mapped files (page cache):", style="dim"))
+        parts.append(sites_table(file_groups[:few], max(0, len(file_groups) - few), words, several, width))
     if left_out:
         parts.append(Text(f"{_left_out_text(left_out)}.", style="dim"))
-    parts += stacks(groups[: top if all_stacks else min(STACKS_SHOWN, top)], all_stacks, width)
-    parts += [Text(), trust(found.coverage, found.engine, found.seconds, found.losses, found.costs, found.events)]
-    return Lines(*parts)
+    parts += stacks(groups[: top if all_stacks else min(STACKS_SHOWN, top)], words, all_stacks, width)
+    return Lines(*parts, Text(), trust(found))
 
 
-def sites_table(groups: Sequence[Group], more: int, several: bool, width: int) -> Table:
-    """Outstanding memory, a row a group."""
+def sites_table(groups: Sequence[Group], more: int, words: Words, several: bool, width: int) -> Table:
+    """What is held, a row a group."""
     wide = width >= _WIDE
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     table.add_column("#", justify="right", style="dim")
     if several:
         table.add_column("pid", justify="right")
-    figures = ("outstanding", "rate", "count", "age", *(("resident", "allocations") if wide else ()))
+    figures = (words.held, "rate", "count", "age", *((words.resident or words.got, words.gets) if wide else ()))
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
     if wide:
@@ -191,7 +213,7 @@ def sites_table(groups: Sequence[Group], more: int, several: bool, width: int) -
             f"{number}",
             *([f"{group.pid}"] if several else []),
             *_figures(group),
-            *(_more_figures(group) if wide else ()),
+            *(_more_figures(group, words) if wide else ()),
             Text(visible(_with_stacks(group))),
         )
     if more:
@@ -200,12 +222,12 @@ def sites_table(groups: Sequence[Group], more: int, several: bool, width: int) -
     return table
 
 
-def stacks(groups: Sequence[Group], all_of_each: bool, width: int) -> Iterable[Text | Table]:
+def stacks(groups: Sequence[Group], words: Words, all_of_each: bool, width: int) -> Iterable[Text | Table]:
     """The whole stacks of each group, or its largest."""
     for number, group in enumerate(groups, 1):
         shown = group.sites if all_of_each else group.sites[:1]
         for nth, site in enumerate(shown, 1):
-            note = _held_text(site)
+            note = _held_text(site, words)
             if len(group.sites) > 1:
                 note += f"; stack {nth} of {len(group.sites)}" + ("" if all_of_each else " (all with --stacks)")
             if site.stack.doubtful:
@@ -215,20 +237,19 @@ def stacks(groups: Sequence[Group], all_of_each: bool, width: int) -> Iterable[T
             yield stack_table(site.stack, width=width)
 
 
-def trust(
-    coverage: float | None, engine: str, seconds: float, losses: Sequence[Loss], costs: Sequence[Cost], events: int
-) -> Table:
-    """Coverage, losses and overhead."""
+def trust(found: Found) -> Table:
+    """What it means, coverage, losses and overhead."""
     rows: list[tuple[str, Text | str]] = [
-        ("observed", f"{duration_text(seconds)} by {engine}, {events:,} system calls booked"),
-        ("coverage", coverage_text(coverage, engine)),
-        *(("lost", loss_text(loss)) for loss in losses),
+        ("meaning", found.words.meaning),
+        ("observed", observed_text(found.seconds, found.engine, found.events, found.words)),
+        ("coverage", coverage_text(found.coverage, found.engine)),
+        *(("lost", loss_text(loss)) for loss in found.losses),
     ]
-    if not losses:
+    if not found.losses:
         rows.append(("lost", "nothing"))
-    for cost in costs:
+    for cost in found.costs:
         if cost.bpf_run_ns is not None and cost.bpf_runs:
-            share = cost.bpf_run_ns / max(seconds * 1e9, 1)
+            share = cost.bpf_run_ns / max(found.seconds * 1e9, 1)
             each = cost.bpf_run_ns / cost.bpf_runs
             rows.append(("overhead", f"{share:.1%} of one CPU in the kernel, {each:.0f} ns a run of {cost.bpf_runs:,}"))
         if cost.observer_cpu_s is not None:
@@ -248,10 +269,12 @@ def _figures(group: Group) -> tuple[str, str, str, str]:
     )
 
 
-def _more_figures(group: Group) -> tuple[str, str, str]:
-    resident = group.resident_bytes
-    held = size_text(resident) if resident is not None else "not read"
-    return held, f"{group.allocated_count:,}", kind_text(group.sites)
+def _more_figures(group: Group, words: Words) -> tuple[str, str, str]:
+    if words.resident is None:
+        second = size_text(group.allocated_bytes)
+    else:
+        second = size_text(group.resident_bytes) if group.resident_bytes is not None else "not read"
+    return second, f"{group.allocated_count:,}", kind_text(group.sites)
 
 
 def _with_stacks(group: Group) -> str:
@@ -259,14 +282,18 @@ def _with_stacks(group: Group) -> str:
     return matter_text(group) + several
 
 
-def _held_text(site: AllocationSite) -> str:
-    return f"{size_text(site.outstanding_bytes)} in {site.outstanding_count:,} blocks, by {kind_text([site])}"
+def _held_text(site: AllocationSite, words: Words) -> str:
+    kind = kind_text([site])
+    return f"{size_text(site.outstanding_bytes)} {words.held} in {site.outstanding_count:,} {words.pieces}, {kind}"
 
 
 def _left_out_text(groups: Sequence[Group]) -> str:
-    held = sum(group.outstanding_bytes for group in groups)
     sites = "1 site" if len(groups) == 1 else f"{len(groups)} sites"
-    return f"{sites} with {size_text(held)} left out by --filter or --min-age"
+    return f"{sites} with {size_text(_held(groups))} left out by --filter or --min-age"
+
+
+def _held(groups: Sequence[Group]) -> int:
+    return sum(group.outstanding_bytes for group in groups)
 
 
 def _one_line(text: Text, width: int) -> Text:

@@ -1,11 +1,11 @@
-"""The JSON of trace-mmap: {sites, groups, left_out, coverage, losses, overhead, traces}."""
+"""The JSON of trace-mmap and trace-faults: {sites, groups, left_out, coverage, losses, overhead, traces}."""
 
 from collections.abc import Iterable, Sequence
 
 from memforensics.case.model import AllocationSite, Cost, Loss, TraceSummary
 from memforensics.report.sites import Json, losses_json, overhead_json, site_json
 from memforensics.report.text import utf8
-from memforensics.report.trace_words import Group, matter_text
+from memforensics.report.trace_words import WORDS, Group, Words, matter_text
 
 
 def trace_json(
@@ -16,13 +16,16 @@ def trace_json(
     seconds: float,
     summaries: Iterable[TraceSummary],
     *,
+    words: Words = WORDS["mappings"],
     groups: Iterable[Group] = (),
     left_out: Sequence[Group] = (),
 ) -> Json:
-    """`sites`: each with its bytes a minute, most outstanding first. `groups`: those that have the frame that matters
-    in common, in the order asked for, with the `site_id` of each. `left_out`: what --filter and --min-age took away.
-    `coverage` is of all processes together; `traces` has that of each."""
+    """`meaning`: what the sites are evidence of. `sites`: each with its bytes a minute, most outstanding first, files'
+    after all others. `groups`: those that have the frame that matters in common, in the order asked for, with the
+    `site_id` of each. `left_out`: what --filter and --min-age took away. `coverage` is of all processes together,
+    `traces` has that of each."""
     return {
+        "meaning": words.meaning,
         "sites": [site_json(site, bytes_per_minute=rate) for site, rate in sites],
         "groups": [group_json(group) for group in groups],
         "left_out": {

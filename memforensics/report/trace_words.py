@@ -1,12 +1,78 @@
 """Sentences about a trace that the screen and the exports share. Pure text: each renderer escapes it."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from memforensics.case.model import AllocationSite, Caller, Frame, Loss
 from memforensics.report import observed as say
 from memforensics.report.text import library_name
 from memforensics.units import duration_text
+
+COVERAGE_NOISE = 0.02  # above 1, that needs no explanation
+
+Family = Literal["mappings", "malloc", "faults"]
+FAMILIES: tuple[Family, ...] = ("mappings", "malloc", "faults")
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What the figures of a family of sites are called."""
+
+    held: str  # what a site's outstanding bytes are
+    pieces: str  # what is counted of it
+    got: str  # what its allocated bytes are
+    gets: str  # what its allocations are
+    resident: str | None  # what its resident bytes are; None: the same as is held
+    events: str  # what was booked
+    meaning: str  # what it is evidence of
+    nothing: str  # when nothing was found
+    heap: str  # the whole, in one line
+
+
+WORDS: dict[Family, Words] = {
+    "mappings": Words(
+        held="outstanding",
+        pieces="blocks",
+        got="allocated",
+        gets="allocations",
+        resident="resident",
+        events="system calls booked",
+        meaning="Outstanding is memory that was mapped during the trace and not given back by its end. That alone does "
+        "not make it a leak.",
+        nothing="Nothing that was mapped since the start is outstanding.",
+        heap="mappings that are not given back",
+    ),
+    "malloc": Words(
+        held="outstanding",
+        pieces="blocks",
+        got="allocated",
+        gets="allocations",
+        resident="resident",
+        events="allocations booked",
+        meaning="Outstanding is memory that was allocated during the trace and not freed by its end. That alone does "
+        "not make it a leak.",
+        nothing="Nothing that was allocated since the start is outstanding.",
+        heap="malloc'ed blocks that are not freed",
+    ),
+    "faults": Words(
+        held="still resident",
+        pieces="touches",
+        got="touched",
+        gets="faults",
+        resident=None,
+        events="faults that made memory resident",
+        meaning="Evidence of who touches new memory, not of who leaks: a leaked block that reuses pages that were "
+        "touched before costs no fault, and the next temporary that has to take new ones is named here instead. No "
+        "culprit rests on it alone.",
+        nothing="No new memory was touched that is still resident.",
+        heap="touched pages that are still resident",
+    ),
+}
+
+
+def family_of(site: AllocationSite) -> Family:
+    return "malloc" if site.kind == "malloc" else "faults" if site.kind == "fault" else "mappings"
 
 
 class Group(Protocol):
@@ -33,6 +99,8 @@ class Group(Protocol):
     @property
     def outstanding_count(self) -> int: ...
     @property
+    def allocated_bytes(self) -> int: ...
+    @property
     def allocated_count(self) -> int: ...
     @property
     def resident_bytes(self) -> int | None: ...
@@ -53,10 +121,10 @@ def matter_text(group: Group) -> str:
 
 
 def kind_text(sites: Sequence[AllocationSite]) -> str:
-    """mmap shared; mmap, mremap."""
-    kinds = ", ".join(sorted({site.kind for site in sites}))
+    """mmap shared; mmap, mremap; of faults: anonymous, shared, file."""
+    kinds = ", ".join(sorted({site.kind for site in sites if site.kind != "fault"}))
     marks = " shared" * all(site.shared for site in sites) + " file" * all(site.file_backed for site in sites)
-    return kinds + marks
+    return (kinds + marks).strip() or "anonymous"
 
 
 def coverage_text(coverage: float | None, engine: str) -> str:
@@ -64,15 +132,20 @@ def coverage_text(coverage: float | None, engine: str) -> str:
         return "not known: this engine does not count resident pages"
     if coverage is None:
         return "not known: RSS grew too little, or the process left before its pages were counted"
-    return f"{coverage:.1%} of the growth of RSS is accounted for"
+    above = ": other pages went meanwhile" if coverage > 1 + COVERAGE_NOISE else ""
+    return f"{coverage:.1%} of the growth of RSS is accounted for{above}"
+
+
+def observed_text(seconds: float, engine: str, events: int, words: Words) -> str:
+    return f"{duration_text(seconds)} by {engine}, {events:,} {words.events}"
 
 
 def trust_sentences(
-    coverage: float | None, engine: str, seconds: float, losses: Sequence[Loss], events: int
+    coverage: float | None, engine: str, seconds: float, losses: Sequence[Loss], events: int, words: Words
 ) -> list[str]:
     """How far to trust it."""
     return [
-        f"observed: {duration_text(seconds)} by {engine}, {events:,} system calls booked",
+        f"observed: {observed_text(seconds, engine, events, words)}",
         f"coverage: {coverage_text(coverage, engine)}",
         *(f"lost: {loss_text(loss)}" for loss in losses),
         *([] if losses else ["lost: nothing"]),

@@ -16,7 +16,8 @@ from cli import memforensics
 from processes import Child, compiled, running
 
 from memforensics.analysis.sites import SiteFilter
-from memforensics.jobs.trace import TraceTick, TraceView, Wanted, export_view, trace_ticks, view_of_file
+from memforensics.jobs.trace import TraceTick, trace_ticks
+from memforensics.jobs.trace_view import TraceView, Wanted, export_view, view_of_file
 from memforensics.report.export import EXPORT_FORMATS
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]

@@ -8,7 +8,7 @@ from exported import GROW, LOAD, MAIN, SITES, TOTAL, S, site
 from memforensics.analysis.sites import parse_filter
 from memforensics.case.model import AllocationSite, Anchor, Case, CaseMeta, Target, TraceSummary
 from memforensics.errors import CaseError
-from memforensics.jobs.trace import Wanted, export_view, view_of, view_of_case
+from memforensics.jobs.trace_view import Wanted, export_view, view_of, view_of_case
 
 META = CaseMeta(
     memforensics_version="1",

@@ -12,7 +12,7 @@ from memforensics.analysis.sites import SiteGroup, group_by_frame
 from memforensics.case.model import Cost, Loss, TraceSummary
 from memforensics.cli.keys import split_keys
 from memforensics.report.terminal_trace import SORTS, Screen, live_screen, pressed, result
-from memforensics.report.trace_words import matter_text
+from memforensics.report.trace_words import WORDS, Words, matter_text
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,8 @@ def drawn(width: int, height: int = 30, screen: Screen = CLOSED, shown: list[Sit
                 seconds_left=7,
                 growth_bytes=5 << 20,
                 left_out=(),
+                file_groups=(),
+                words=WORDS["mappings"],
                 several=True,
                 keys=True,
                 top=15,
@@ -114,7 +116,9 @@ def test_more_sites_than_lines_are_counted() -> None:
 @dataclass
 class Ended:
     groups: Sequence[SiteGroup]
+    file_groups: Sequence[SiteGroup] = ()
     left_out: Sequence[SiteGroup] = ()
+    words: Words = WORDS["mappings"]
     summaries: Sequence[TraceSummary] = ()
     coverage: float | None = 0.991
     engine: str = "bcc"

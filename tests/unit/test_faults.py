@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from memforensics.analysis.blame import group_sites
 from memforensics.case.model import AllocationSite, Anchor, Case, CaseMeta, Frame, Stack, TraceSummary
-from memforensics.jobs.trace_faults import MEANING, folded, view_of
+from memforensics.jobs.trace_view import TraceView, export_view, json_of, view_of
 from memforensics.probes.ebpf.fault_pages import PAGE, Touched, spans, still_there, touched
 from memforensics.probes.ebpf.fault_programs import anonymous_orders, why_not_exact
-from memforensics.report.faults_json import faults_json
+from memforensics.report.trace_words import WORDS
 
 
 @dataclass
@@ -193,12 +193,17 @@ def case() -> Case:
     return Case(meta=meta, sites=(site(1, 4096), site(2, 8192), site(3, 65536, file_backed=True)), traces=(summary,))
 
 
+def view() -> TraceView:
+    return view_of(case(), "bcc", 10.0, family="faults")
+
+
 def test_files_are_apart_and_most_comes_first() -> None:
-    view = view_of(case(), 10.0)
-    assert [row.site.site_id for row in view.rows] == [2, 1]
-    assert [row.site.site_id for row in view.file_rows] == [3]
-    assert b"touch_2 [touch] 8192\n" in folded(view)
-    assert b"65536" not in folded(view)
+    found = view()
+    assert [group.sites[0].site_id for group in found.groups] == [2, 1]
+    assert [group.sites[0].site_id for group in found.file_groups] == [3]
+    folded = export_view(found, "folded")
+    assert b"touch_2 [touch] 8192\n" in folded
+    assert b"65536" not in folded
 
 
 def test_no_culprit_rests_on_faults() -> None:
@@ -206,16 +211,7 @@ def test_no_culprit_rests_on_faults() -> None:
 
 
 def test_the_json_says_what_it_means() -> None:
-    view = view_of(case(), 10.0)
-    told = faults_json(
-        MEANING,
-        [(row.site, None) for row in (*view.rows, *view.file_rows)],
-        view.coverage,
-        view.losses,
-        view.costs,
-        view.seconds,
-        view.summaries,
-    )
-    assert told["meaning"] == MEANING
+    told = json_of(view())
+    assert told["meaning"] == WORDS["faults"].meaning
     assert [s["outstanding_bytes"] for s in told["sites"]] == [8192, 4096, 65536]
     assert [s["file_backed"] for s in told["sites"]] == [False, False, True]

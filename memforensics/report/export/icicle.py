@@ -10,25 +10,25 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
 from memforensics.case.model import AllocationSite, Frame
-from memforensics.report.export.profile import Profile, frame_name, frame_place, frame_source, root_first, text
+from memforensics.report.export.profile import (
+    Profile,
+    frame_name,
+    frame_place,
+    frame_source,
+    measures,
+    root_first,
+    text,
+)
+from memforensics.report.trace_words import kind_text
 from memforensics.units import duration_text, size_text
 
 SITES_LISTED = 200
-
-Measure = tuple[str, str, Callable[[AllocationSite], int | None]]
-_MEASURES: tuple[Measure, ...] = (
-    ("outstanding bytes", "bytes", lambda site: site.outstanding_bytes),
-    ("resident bytes of what is outstanding", "bytes", lambda site: site.resident_bytes),
-    ("outstanding blocks", "blocks", lambda site: site.outstanding_count),
-    ("allocated bytes, given back or not", "bytes", lambda site: site.allocated_bytes),
-    ("allocations, given back or not", "blocks", lambda site: site.allocated_count),
-)
 
 
 def icicle(profile: Profile) -> bytes:
@@ -50,7 +50,10 @@ def icicle(profile: Profile) -> bytes:
         "sites": "\n".join(_row(profile, site, node) for site, node in listed[:SITES_LISTED]),
         "left_out": f"<p>and {left_out:,} more sites; the chart has all</p>" if left_out > 0 else "",
         "version": _escaped(profile.version),
-        "data": _in_script(tree.data(profile.sites, nodes)),
+        "data": _in_script(tree.data(profile, nodes)),
+        "meaning": _escaped(profile.words.meaning),
+        "held": _escaped(profile.words.held),
+        "pieces": _escaped(profile.words.pieces),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], page).encode()
 
@@ -74,15 +77,15 @@ class _Tree:
             node = self._child(node, _described(frame))
         return node
 
-    def data(self, sites: Sequence[AllocationSite], nodes: Sequence[int]) -> dict[str, Any]:
-        measures: list[dict[str, Any]] = []
-        for name, unit, value in _MEASURES:
+    def data(self, profile: Profile, nodes: Sequence[int]) -> dict[str, Any]:
+        measured: list[dict[str, Any]] = []
+        for name, unit, value in measures(profile.words):
             own = [0] * len(self.parent)
-            for site, node in zip(sites, nodes, strict=True):
+            for site, node in zip(profile.sites, nodes, strict=True):
                 own[node] += max(0, value(site) or 0)
-            if any(own) or not measures:
-                measures.append({"name": name, "unit": unit, "self": own})
-        return {"frames": list(self.frames), "parent": self.parent, "frame": self.frame, "measures": measures}
+            if any(own) or not measured:
+                measured.append({"name": name, "unit": unit, "self": own})
+        return {"frames": list(self.frames), "parent": self.parent, "frame": self.frame, "measures": measured}
 
     def _child(self, parent: int, described: tuple[str, str, str, str]) -> int:
         frame = self.frames.setdefault(described, len(self.frames))
@@ -106,7 +109,7 @@ def _facts(profile: Profile) -> str:
     who = ", ".join(profile.process_name(pid) for pid in processes[:4])
     more = f" and {len(processes) - 4} more" if len(processes) > 4 else ""
     seconds = duration_text((profile.ended_ns - profile.began_ns) / 1e9)
-    return f"{size_text(total)} outstanding after {seconds}; process {who or 'none'}{more}"
+    return f"{size_text(total)} {profile.words.held} after {seconds}; process {who or 'none'}{more}"
 
 
 def _notes(notes: Iterable[str]) -> str:
@@ -119,7 +122,7 @@ def _row(profile: Profile, site: AllocationSite, node: int) -> str:
         size_text(site.outstanding_bytes),
         f"{site.outstanding_count:,}",
         size_text(site.resident_bytes) if site.resident_bytes is not None else "not read",
-        site.kind + (" shared" if site.shared else "") + (" file" if site.file_backed else ""),
+        kind_text([site]),
         profile.process_name(site.pid),
     )
     ended = "" if site.stack.complete else "<li>the walk ended here</li>"

@@ -1,10 +1,11 @@
 """What an export is made of, and the words that every format uses for a frame."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memforensics.case.model import AllocationSite, Anchor, Frame, Sample
 from memforensics.report.text import library_name, utf8, visible
+from memforensics.report.trace_words import WORDS, Words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class Profile:
     names: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (pid, site_id) -> the frame that matters
     samples: Sequence[Sample] = ()  # for formats with a time axis
     notes: Sequence[str] = ()  # coverage, losses: how far to trust it
+    words: Words = WORDS["mappings"]
 
     def process_name(self, pid: int) -> str:
         """4711 (python3)."""
@@ -33,6 +35,24 @@ class Profile:
         if name is None:
             name = frame_name(site.stack.frames[0]) if site.stack.frames else "unknown"
         return text(name)
+
+
+Measure = tuple[str, str, Callable[[AllocationSite], int | None]]  # its name, its unit: bytes or else, of a site
+
+
+def measures(words: Words) -> tuple[Measure, ...]:
+    """What a site can be weighed by; what is held comes first."""
+    return (
+        (f"{words.held} bytes", "bytes", lambda site: site.outstanding_bytes),
+        (
+            "resident bytes of what is outstanding",
+            "bytes",
+            lambda site: site.resident_bytes if words.resident else None,
+        ),
+        (f"{words.held} {words.pieces}", words.pieces, lambda site: site.outstanding_count),
+        (f"{words.got} bytes, given back or not", "bytes", lambda site: site.allocated_bytes),
+        (f"{words.gets}, given back or not", words.pieces, lambda site: site.allocated_count),
+    )
 
 
 def text(value: str) -> str:

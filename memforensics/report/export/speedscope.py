@@ -1,26 +1,26 @@
 """The file format of https://www.speedscope.app: one sampled profile a measure, each stack a sample with a weight."""
 
 import json
-from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-from memforensics.case.model import AllocationSite, Frame
-from memforensics.report.export.profile import Profile, frame_name, frame_place, frame_source, root_first, text
+from memforensics.case.model import Frame
+from memforensics.report.export.profile import (
+    Measure,
+    Profile,
+    frame_name,
+    frame_place,
+    frame_source,
+    measures,
+    root_first,
+    text,
+)
 
 SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
-Measure = tuple[str, str, Callable[[AllocationSite], int | None]]
-MEASURES: tuple[Measure, ...] = (
-    ("outstanding bytes", "bytes", lambda site: site.outstanding_bytes),
-    ("resident bytes of what is outstanding", "bytes", lambda site: site.resident_bytes),
-    ("outstanding blocks", "none", lambda site: site.outstanding_count),
-    ("allocated bytes, given back or not", "bytes", lambda site: site.allocated_bytes),
-)
-
 
 def speedscope(profile: Profile) -> bytes:
-    """JSON. Outstanding bytes come first and are what opens; a measure that is zero everywhere is left out."""
+    """JSON. What is held comes first and is what opens; a measure that is zero everywhere is left out."""
     frames: dict[tuple[object, ...], int] = {}
     described: list[dict[str, Any]] = []
 
@@ -36,7 +36,7 @@ def speedscope(profile: Profile) -> bytes:
         stack = [number((process,), {"name": process})]
         stack += [number((f.kind, _name(f), f.file, f.line), _frame(f)) for f in root_first(site)]
         stacks.append(stack)
-    profiles = [_measured(profile, stacks, measure) for measure in MEASURES]
+    profiles = [_measured(profile, stacks, measure) for measure in measures(profile.words)]
     began = datetime.fromtimestamp(profile.anchor.wall_at(profile.began_ns) / 1e9, tz=timezone.utc)
     document = {
         "$schema": SCHEMA,
@@ -56,7 +56,7 @@ def _measured(profile: Profile, stacks: list[list[int]], measure: Measure) -> di
     return {
         "type": "sampled",
         "name": name,
-        "unit": unit,
+        "unit": unit if unit == "bytes" else "none",
         "startValue": 0,
         "endValue": sum(weight for _, weight in held),
         "samples": [stack for stack, _ in held],

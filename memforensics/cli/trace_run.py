@@ -1,0 +1,69 @@
+"""A trace from the command line: live on a terminal, quiet on a pipe, then the result in the form asked for."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from memforensics.analysis.sites import SortKey
+from memforensics.cli import trace_live, trace_out
+from memforensics.cli.common import choose_pid
+from memforensics.errors import Interrupted
+from memforensics.jobs import trace as job
+from memforensics.jobs.trace_view import EngineName, Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """What to trace, and which of it."""
+
+    family: Literal["mappings", "faults"]
+    seconds: float
+    children: bool
+    sort: SortKey
+    filters: list[str] | None
+    min_age_s: float
+    engine: EngineName
+    record: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How to show it."""
+
+    form: trace_out.Form
+    output: Path | None
+    top: int
+    stacks: bool
+    quiet: bool
+
+
+def run(what: What, shown: Shown, pids: list[int] | None, name: str | None, cmdline: str | None) -> None:
+    """UsageError, and what the job raises; Interrupted after a Ctrl-C, with all that was collected shown and kept."""
+    trace_out.check(shown.form, shown.output)
+    wanted = Wanted(what.sort, trace_out.filters_of(what.filters), what.min_age_s)
+    named = pids or [choose_pid(None, name, cmdline)]
+    command = job.COMMANDS[what.family]
+    with trace_live.ending() as stop:
+        ticks = job.trace_ticks(
+            named,
+            seconds=what.seconds,
+            family=what.family,
+            engine=what.engine,
+            children=what.children,
+            wanted=wanted,
+            record=what.record,
+            stop=stop,
+        )
+        if shown.form == "text" and shown.output is None and sys.stdout.isatty():
+            title = f"{command} {' '.join(map(str, named))}"
+            view = trace_live.show(ticks, stop, title=title, sort=what.sort, top=shown.top)
+        else:
+            view = trace_live.wait(ticks, title=command, quiet=shown.quiet)
+    trace_out.put(view, shown.form, shown.output, top=shown.top, stacks=shown.stacks)
+    for pid, how in view.left:
+        typer.echo(f"memforensics: process {pid} left while it was traced: {how}", err=True)
+    if stop.interrupted():
+        raise Interrupted(str(what.record) if what.record else None)
