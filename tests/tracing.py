@@ -40,6 +40,14 @@ class Result:
         assert len(found) == 1, [functions(site) for site in self.sites]
         return found[0]
 
+    def accounts_for_growth(self, pid: int, within: float) -> None:
+        """Nothing was lost, and what is outstanding is what the process grew by."""
+        assert not self.losses
+        coverage = self.summaries[pid].coverage
+        assert coverage is not None
+        assert abs(coverage - 1) <= within
+        assert self.cost.bpf_runs
+
     def pages(self, function: str) -> tuple[int, int]:
         """Pages that are outstanding, pages that ever were."""
         sites = self.through(function)

@@ -89,7 +89,7 @@ def test_the_speedscope_viewer_opens_it(tmp_path: Path) -> None:
         page.open(f"{(speedscope_folder() / 'index.html').as_uri()}#localProfilePath={script}")
         page.wait_until("document.body.innerText.includes('outstanding bytes')")
         assert page.evaluate("document.title").startswith("memforensics trace-mmap")
-        assert page.evaluate("document.body.innerText.match(/outstanding bytes \\((1\\/4)\\)/)[1]") == "1/4"
+        assert page.evaluate("document.body.innerText.match(/outstanding bytes \\((1\\/5)\\)/)[1]") == "1/5"
         assert page.problems == []
 
 
