@@ -5,6 +5,7 @@ import os
 import resource
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -13,7 +14,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from memforensics.case.model import Case, Cost, Diagnosis, OwnerMark, ProbeStatus, Sample
+from memforensics.case.model import Case, Cost, Diagnosis, ProbeStatus, Sample
 from memforensics.case.store import CaseFile
 from memforensics.errors import Interrupted, MemforensicsError, TargetError
 from memforensics.jobs.beside import Beside
@@ -23,6 +24,7 @@ from memforensics.jobs.observe import Record, Recorder, TreeObserver, new_meta
 from memforensics.probes.base import Budget
 from memforensics.probes.hooks import audit_hooks
 from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.repeated import Earlier
 from memforensics.probes.snapshots import take_snapshot
 from memforensics.symbols.space import AddressSpace
 from memforensics.target import Process, open_process
@@ -254,7 +256,7 @@ class _SnapshotTimes:
         self.next_s = 0.0
         self.cost_s = 0.0  # of all members, the dearest so far
         self._spent = 0.0
-        self._marks: dict[int, tuple[OwnerMark, ...]] = {}
+        self._earlier: defaultdict[int, Earlier] = defaultdict(Earlier)
 
     def due(self, elapsed: float) -> bool:
         return elapsed >= self.next_s
@@ -277,12 +279,11 @@ class _SnapshotTimes:
         began = time.monotonic()
         try:
             with closing(open_process(pid)) as process:
-                snapshot, losses = take_snapshot(process, known=self._marks.get(pid, ()))
+                snapshot, losses = take_snapshot(process, earlier=self._earlier[pid])
         except TargetError:
             return []
         except MemforensicsError as error:
             return [_unavailable("snapshots", pid, error)]
-        self._marks[pid] = snapshot.marks
         self._spent += time.monotonic() - began
         return [snapshot, *losses]
 

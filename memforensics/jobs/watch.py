@@ -1,16 +1,18 @@
 """watch: a tree of processes, looked at for as long as wanted, judged anew at each tick. Memory stays constant."""
 
 import time
+from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from memforensics.analysis.series import total_series
-from memforensics.case.model import Case, Diagnosis, OwnerMark, ProbeStatus
+from memforensics.case.model import Case, Diagnosis, ProbeStatus
 from memforensics.errors import MemforensicsError, TargetError
 from memforensics.jobs.conclude import conclude_case
 from memforensics.jobs.observe import Event, Record, Recorder, TreeObserver, new_meta
+from memforensics.probes.repeated import Earlier
 from memforensics.probes.snapshots import take_snapshot
 from memforensics.remedies.catalogue import load_catalogue
 from memforensics.units import NS_PER_S
@@ -65,7 +67,7 @@ class _Watch:
         self.catalogue = load_catalogue()
         self.began_ns = observer.clock()
         self.next_snapshot_ns = 0
-        self.marks: dict[int, tuple[OwnerMark, ...]] = {}  # of each member's last snapshot
+        self.earlier: defaultdict[int, Earlier] = defaultdict(Earlier)  # of each member's snapshots
         self.next_judging_ns = 0
         self.last: WatchTick | None = None
 
@@ -112,8 +114,7 @@ class _Watch:
         for process in list(self.observer.members.values()):
             found: list[Record]
             try:
-                snapshot, losses = take_snapshot(process, known=self.marks.get(process.pid, ()))
-                self.marks[process.pid] = snapshot.marks
+                snapshot, losses = take_snapshot(process, earlier=self.earlier[process.pid])
                 found = [snapshot, *losses]
             except TargetError:
                 continue  # the next tick tells how it left

@@ -17,6 +17,7 @@ from memforensics.case.model import Loss, Mapping, OwnerMark, Rollup, Snapshot
 from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetGone
 from memforensics.probes.base import Availability, Budget, Evidence
 from memforensics.probes.owners import find_owners
+from memforensics.probes.repeated import Earlier
 from memforensics.target import Process
 from memforensics.target.pagemap import Pagemap
 from memforensics.target.smaps import parse_rollup, parse_smaps
@@ -35,16 +36,19 @@ def take_snapshot(
     *,
     marks: bool = True,
     known: Sequence[OwnerMark] = (),
+    earlier: Earlier | None = None,
     clock: Callable[[], int] = time.monotonic_ns,
 ) -> tuple[Snapshot, tuple[Loss, ...]]:
-    """One Snapshot with the kernel's own sums, and (marks) what owns its mappings. `known`: the marks of an earlier one
-    of this process, where to look first: a block that other mappings were merged with is hard to find anew.
+    """One Snapshot with the kernel's own sums, and (marks) what owns its mappings. `earlier`: what the one before told,
+    and what this one will tell the next: figures of unchanged mappings are kept for a while, and owners looked for
+    first where they were (a block that other mappings were merged with is hard to find anew). `known`: the marks alone.
 
     TargetGone, PermissionNeeded; ProbeFailed when the named reader is not to be had here.
     """
     began = clock()
-    rollup = _rollup(process)
-    used, mappings, unparsed = _read(process, reader, rollup)
+    if earlier is not None:
+        earlier.of(process)
+    used, mappings, unparsed = _read(process, reader, earlier, began)
     if not mappings:
         raise TargetGone(process.pid, "it has no mappings any more (exiting)")
     snapshot = Snapshot(
@@ -62,18 +66,22 @@ def take_snapshot(
         )
     ]
     if marks:
-        found, lost = find_owners(process, snapshot, known=known)
+        found, lost = find_owners(process, snapshot, known=known or (earlier.marks if earlier else ()))
         snapshot = replace(snapshot, marks=found)
         losses += lost
+        if earlier is not None:
+            earlier.marks = found
     return snapshot, tuple(loss for loss in losses if loss.count)
 
 
-def _read(process: Process, reader: Reader, rollup: Rollup | None) -> tuple[str, tuple[Mapping, ...], int]:
-    if reader == "auto" and not _is_small(process, rollup):
+def _read(
+    process: Process, reader: Reader, earlier: Earlier | None, now_ns: int
+) -> tuple[str, tuple[Mapping, ...], int]:
+    if reader == "auto" and not _is_small(process):
         with contextlib.suppress(ProbeFailed, PermissionNeeded):  # an older kernel: smaps it is
-            return _by_pagemap(process)
+            return _by_pagemap(process, earlier, now_ns)
     if reader == "pagemap":
-        return _by_pagemap(process)
+        return _by_pagemap(process, earlier, now_ns)
     if reader == "maps":
         maps = process.maps()
         return "maps", maps.mappings, maps.unparsed_lines
@@ -81,31 +89,26 @@ def _read(process: Process, reader: Reader, rollup: Rollup | None) -> tuple[str,
     return "smaps", smaps.mappings, smaps.unparsed_lines
 
 
-def _is_small(process: Process, rollup: Rollup | None) -> bool:
+def _is_small(process: Process) -> bool:
     """Whether smaps takes little time of the target and of ours."""
-    resident = rollup.rss_anon + rollup.rss_file + rollup.rss_shmem if rollup is not None else 0
-    return resident <= SMAPS_UP_TO_RSS and process.read_bytes("maps").count(b"\n") <= SMAPS_UP_TO_MAPPINGS
+    return (
+        process.resident_bytes() <= SMAPS_UP_TO_RSS and process.read_bytes("maps").count(b"\n") <= SMAPS_UP_TO_MAPPINGS
+    )
 
 
 def _rollup(process: Process) -> Rollup | None:
     return parse_rollup(process.read_text("status"))
 
 
-# --- PAGEMAP_SCAN -------------------------------------------------------------------------------------------------
-
-
-def _by_pagemap(process: Process) -> tuple[str, tuple[Mapping, ...], int]:
-    from memforensics.probes.resident import count_resident  # numpy: a tenth of a second
-    from memforensics.target.columns import columns_of
-
-    columns = columns_of(process.read_bytes("maps"))
+def _by_pagemap(process: Process, earlier: Earlier | None, now_ns: int) -> tuple[str, tuple[Mapping, ...], int]:
     with Pagemap(process.pid, process.proc) as pagemap:
         if not pagemap.can_scan():
             raise ProbeFailed(
                 "this kernel has no PAGEMAP_SCAN", why="it came with Linux 6.7", enable="--reader smaps (or auto)"
             )
-        found = count_resident(pagemap, columns)
-    return "pagemap-scan", columns.mappings(found.rss, found.anonymous, found.anon_huge), columns.unparsed_lines
+        if earlier is None:
+            return "pagemap-scan", *Earlier().read(process, pagemap, None)
+        return "pagemap-scan", *earlier.read(process, pagemap, now_ns)
 
 
 # --- the probe ----------------------------------------------------------------------------------------------------
@@ -122,7 +125,7 @@ class Snapshots:
         self._interval_ns, self._reader, self._clock = int(interval_s * NS_PER_S), reader, clock
         self._process: Process | None = None
         self._last_ns: int | None = None
-        self._marks: tuple[OwnerMark, ...] = ()
+        self._earlier = Earlier()
         self._losses: dict[str, Loss] = {}
 
     def availability(self, target: Process) -> Availability:
@@ -139,7 +142,7 @@ class Snapshots:
         return Availability("ok", "by smaps: this kernel has no PAGEMAP_SCAN (6.7+)")
 
     def open(self, target: Process, budget: Budget) -> None:
-        self._process, self._last_ns, self._marks = target, None, ()
+        self._process, self._last_ns, self._earlier = target, None, Earlier()
 
     def poll(self) -> Iterable[Evidence]:
         if self._process is None:
@@ -158,8 +161,8 @@ class Snapshots:
         return [*out, *self._losses.values()]
 
     def _take(self, process: Process) -> Snapshot:
-        snapshot, losses = take_snapshot(process, self._reader, known=self._marks, clock=self._clock)
-        self._last_ns, self._marks = snapshot.t_ns, snapshot.marks
+        snapshot, losses = take_snapshot(process, self._reader, earlier=self._earlier, clock=self._clock)
+        self._last_ns = snapshot.t_ns
         for loss in losses:
             before = self._losses.get(loss.what)
             self._losses[loss.what] = replace(loss, count=loss.count + (before.count if before else 0))

@@ -61,7 +61,11 @@ class Process:
 
     def execed(self) -> bool:
         """Whether another program runs in it now than at the start (exec keeps pid and start time)."""
-        return self.exe_id is not None and _exe_id(self.proc, self.pid) not in (None, self.exe_id)
+        return self.exe_id is not None and self.exe_now() not in (None, self.exe_id)
+
+    def exe_now(self) -> tuple[int, int] | None:
+        """Device and inode of the program that runs in it now."""
+        return _exe_id(self.proc, self.pid)
 
     # --- reading
 
@@ -96,6 +100,10 @@ class Process:
             vm_size=status_bytes(status, "VmSize"),
             threads=int(status["Threads"]) if "Threads" in status else None,
         )
+
+    def resident_bytes(self) -> int:
+        """The kernel's VmRSS. TargetGone when it prints none (exiting)."""
+        return self.sample().rss
 
     def threads(self) -> list[int]:
         try:
