@@ -8,6 +8,7 @@ _LONGEST_CALL = 7
 _FAR_BYTES = 65536
 _ENDBR64 = b"\xf3\x0f\x1e\xfa"
 _MAX_JUMPS = 3
+_SEARCHED_BYTES = 8192  # of a function that may end in a tail call
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,25 @@ def call_doubt(space: AddressSpace, call: Call, pc: int) -> int:
         return 2
     entry = space.entry(here[0], here[1])
     if entry is not None:
-        return 0 if entry == there[1] else 2
+        return 0 if entry == there[1] or _jumps(space, target, target - there[1] + entry) else 2
     return 0 if 0 <= here[1] - there[1] < _FAR_BYTES else 2
+
+
+def _jumps(space: AddressSpace, function: int, target: int) -> bool:
+    """Whether the function that begins there jumps to `target`, as a tail call does: JMP rel8 or rel32, or Jcc rel32,
+    in its code. Looked for at every byte: by chance few agree."""
+    found = space.find(function)
+    extent = space.extent(found[0], found[1]) if found is not None else None
+    size = min(extent[1] - extent[0], _SEARCHED_BYTES) if extent is not None else 0
+    code = space.code(function, size) if size else None
+    for at, byte in enumerate(code or b""):
+        length = (
+            1 if byte == 0xEB else 4 if byte == 0xE9 or (code[at - 1 : at] == b"\x0f" and byte & 0xF0 == 0x80) else 0
+        )
+        end = at + 1 + length
+        if at + 1 < end <= size and _relative(function + end, code[at + 1 : end]) == target:
+            return True
+    return False
 
 
 def _through_stubs(space: AddressSpace, target: int) -> int | None:

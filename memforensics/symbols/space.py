@@ -319,9 +319,9 @@ class AddressSpace:
         except MemforensicsError:
             return None
 
-    def entry(self, module: MappedModule, vaddr: int) -> int | None:
-        """Where the function around an address of the file begins, by its symbol or its FDE; of a part that the
-        compiler split off (`name.cold`) the whole's beginning. None: not known."""
+    def extent(self, module: MappedModule, vaddr: int) -> tuple[int, int] | None:
+        """[start, end) of the function around an address of the file, by its symbol or its FDE; of a part that the
+        compiler split off (`name.cold`) the whole's. None: not known."""
         elf, cfi = self.elf(module), self.cfi(module)
         if elf is None or cfi is None:
             return None
@@ -329,8 +329,13 @@ class AddressSpace:
             symbol = elf.symbol_at(vaddr)
             if symbol is not None:
                 whole = symbol.name.partition(".")[0]
-                return ((elf.find_symbol(whole) if whole != symbol.name else None) or symbol).start
-        extent = cfi.function_range(vaddr)
+                symbol = (elf.find_symbol(whole) if whole != symbol.name else None) or symbol
+                return symbol.start, symbol.start + symbol.size
+        return cfi.function_range(vaddr)
+
+    def entry(self, module: MappedModule, vaddr: int) -> int | None:
+        """Where the function around an address of the file begins. None: not known."""
+        extent = self.extent(module, vaddr)
         return extent[0] if extent is not None else None
 
 

@@ -233,13 +233,14 @@ class _Walker:
         return None
 
     def _candidates(self, state: _State) -> Iterator[Rule]:
-        """Frame pointer and stack scan, those whose call is likeliest to have come here first."""
+        """Frame pointer and stack scan, those whose call is likeliest to have come here first. That a frame pointer
+        leads to a return address speaks for it even where that call was to another function (which may have jumped)."""
         registers = state.registers
         ranked: list[tuple[int, int, Rule]] = []
         if registers.rbp % 8 == 0 and 0 <= registers.rbp - registers.rsp < _MAX_FRAME_BYTES:
             doubt = self._doubt(registers.rbp + 8, state.lookup_pc)
             if doubt is not None:
-                ranked.append((doubt, 0, _FRAME_POINTER_RULE))
+                ranked.append((min(doubt, 1), 0, _FRAME_POINTER_RULE))
         stack = self._read_up_to(registers.rsp, _SCANNED_BYTES)
         for at in range(0, len(stack) - 7, 8):
             word = int.from_bytes(stack[at : at + 8], "little")

@@ -138,6 +138,21 @@ def test_a_whole_program_without_cfi(strip: tuple[str, ...]) -> None:
         assert found[1:] == [*LEVELS, "main", *OUTERMOST]
 
 
+def test_a_tail_call_between_functions_without_cfi() -> None:
+    """Whoever is on the stack called another function than the one that runs; what that one jumped to, it reached."""
+    flags = ("-O2", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables")
+    with running([compiled("sym_tail.c", *flags)]) as child:
+        process = open_process(child.pid)
+        try:
+            space = AddressSpace(process)
+            unwound = unwind(blocked_in_read(process, child.pid), process.memory, space)
+            found = names(space, unwound)
+        finally:
+            process.close()
+    assert unwound.complete
+    assert found[1:] == ["last", *["descend"] * 4, "main", *OUTERMOST]
+
+
 class WithoutCfiOf(AddressSpace):
     """A space in which one library has no unwind table."""
 
