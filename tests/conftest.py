@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from consumers import chromium, pprof, speedscope
+from consumers import chromium, pprof, speedscope, trace_processor
 from processes import EXAMPLE
 
 REQUIRE_ALL = os.environ.get("MEMFORENSICS_REQUIRE_ALL") == "1"
@@ -50,6 +50,8 @@ def _why_missing(marker: str) -> str | None:
         return None if pprof() else "needs pprof: apt-get install golang-go"
     if marker == "needs_speedscope":
         return None if speedscope() else "needs the speedscope viewer: make setup-test"
+    if marker == "needs_trace_processor":
+        return None if trace_processor() else "needs Perfetto's trace processor: make setup-test"
     return None
 
 
@@ -62,6 +64,7 @@ MARKERS = (
     "needs_browser",
     "needs_pprof",
     "needs_speedscope",
+    "needs_trace_processor",
 )
 
 

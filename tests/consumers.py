@@ -20,3 +20,9 @@ def speedscope() -> Path | None:
     """The folder with the viewer's index.html and the schema of its file format."""
     folder = ROOT / ".make" / "speedscope" / "package" / "dist" / "release"
     return folder if (folder / "index.html").exists() else None
+
+
+def trace_processor() -> Path | None:
+    """The folder with the WebAssembly build of Perfetto's trace processor; Node.js runs it."""
+    folder = ROOT / ".make" / "trace_processor"
+    return folder if shutil.which("node") and (folder / "trace_processor.wasm").exists() else None

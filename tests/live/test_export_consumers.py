@@ -10,12 +10,13 @@ from typing import Any
 import jsonschema
 import pytest
 from browser import Page, browser
-from consumers import pprof, speedscope
+from consumers import pprof, speedscope, trace_processor
 from exported import HOSTILE, SITES, TOTAL, profile, site
+from trace_processor import TraceProcessor
 
 from memforensics.case.model import Frame
 from memforensics.report.export import export
-from memforensics.report.export.profile import text
+from memforensics.report.export.profile import frame_name, text
 
 pytestmark = pytest.mark.live
 
@@ -91,6 +92,46 @@ def test_the_speedscope_viewer_opens_it(tmp_path: Path) -> None:
         assert page.evaluate("document.title").startswith("memforensics trace-mmap")
         assert page.evaluate("document.body.innerText.match(/outstanding bytes \\((1\\/5)\\)/)[1]") == "1/5"
         assert page.problems == []
+
+
+# --- perfetto ---------------------------------------------------------------------------------------------------------
+
+CALLSTACKS = """
+WITH RECURSIVE up(id, leaf, name, parent, depth) AS (
+    SELECT c.id, c.id, f.name, c.parent_id, 0
+    FROM stack_profile_callsite c JOIN stack_profile_frame f ON f.id = c.frame_id
+    UNION ALL
+    SELECT c.id, up.leaf, f.name, c.parent_id, up.depth + 1
+    FROM up JOIN stack_profile_callsite c ON c.id = up.parent JOIN stack_profile_frame f ON f.id = c.frame_id
+)
+SELECT pid, sum(size), sum(count), (
+    SELECT group_concat(name, ';') FROM (SELECT name FROM up WHERE leaf = callsite_id ORDER BY depth)
+)
+FROM heap_profile_allocation JOIN process USING (upid) GROUP BY pid, callsite_id
+"""
+
+
+@pytest.mark.needs_trace_processor
+def test_perfetto_s_trace_processor_reads_it() -> None:
+    folder = trace_processor()
+    assert folder is not None
+    with TraceProcessor(folder, export(profile(), "perfetto")) as perfetto:
+        assert perfetto.query("SELECT name FROM stats WHERE value > 0 AND severity IN ('error', 'data_loss')") == []
+        stacks = {(pid, names): (size, count) for pid, size, count, names in perfetto.query(CALLSTACKS)}
+        assert stacks == {
+            (s.pid, ";".join(frame_name(f) for f in s.stack.frames)): (s.outstanding_bytes, s.outstanding_count)
+            for s in SITES
+        }
+        assert dict(perfetto.query("SELECT pid, name FROM process WHERE pid"))[41] == "server"
+        last = perfetto.query(
+            "SELECT c.value, max(c.ts) FROM counter c JOIN process_counter_track t ON t.id = c.track_id "
+            "WHERE t.name GLOB 'outstanding: *' GROUP BY t.id"
+        )
+        assert sum(size for size, _ in last) == TOTAL
+        (began, wall), *_ = perfetto.query(
+            "SELECT (SELECT min(ts) FROM counter), clock_value FROM clock_snapshot WHERE clock_name = 'REALTIME'"
+        )
+        assert (began, wall) == (profile().began_ns, profile().anchor.wall_ns)
 
 
 # --- our page ---------------------------------------------------------------------------------------------------------
