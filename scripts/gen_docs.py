@@ -1,5 +1,6 @@
 """Makes the generated pages of docs/: `python scripts/gen_docs.py`; with --check, exits 1 when one is stale."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +17,16 @@ def pages() -> dict[str, str]:
 
 
 def commands_page() -> str:
-    """Every command's --help, as it is."""
+    """Every command's --help, as it is, those of groups too."""
     from memforensics.cli.app import COMMANDS
 
-    names = [name.replace("_", "-") for name in COMMANDS]
+    names: list[list[str]] = []
+    for name in COMMANDS:
+        words = [name.replace("_", "-")]
+        group = getattr(importlib.import_module(f"memforensics.cli.{name}"), "group", None)
+        names += [words, *([*words, command.name] for command in (group.registered_commands if group else ()))]
     parts = ["# Commands\n\nMade from `--help` by `python scripts/gen_docs.py`; a test fails when it is stale."]
-    for words in ([], *([name] for name in names)):
+    for words in ([], *names):
         parts.append(f"## {' '.join(['memforensics', *words])}\n\n```text\n{_help(words)}\n```")
     return "\n\n".join(parts) + "\n"
 

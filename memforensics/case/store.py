@@ -10,8 +10,8 @@ import os
 import sqlite3
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import groupby, repeat
 from operator import itemgetter
 from pathlib import Path
@@ -127,8 +127,8 @@ class CaseFile:
         return cls(db, path)
 
     @classmethod
-    def open(cls, path: Path) -> "CaseFile":
-        """An existing case, to read. CaseError when it is none, or of a newer memforensics."""
+    def open(cls, path: Path, *, write: bool = False) -> "CaseFile":
+        """An existing case, to read, or (write) to change. CaseError when it is none, or of a newer memforensics."""
         if path.exists() and not path.is_file():
             raise CaseError(f"{path} is not a case file", why="it is no regular file")
         if not path.is_file():
@@ -136,7 +136,9 @@ class CaseFile:
         if not os.access(path, os.R_OK):
             raise CaseError(f"cannot read {path}", why="permission denied", enable="sudo, or chown it")
         try:
-            db = sqlite3.connect(_uri(path), uri=True, isolation_level=None)
+            db = sqlite3.connect(
+                f"{path.resolve().as_uri()}?mode=rw" if write else _uri(path), uri=True, isolation_level=None
+            )
         except sqlite3.Error as error:
             raise CaseError(f"cannot read {path}", why=str(error)) from error
         try:
@@ -151,10 +153,15 @@ class CaseFile:
 
     def put(self, records: Iterable[object]) -> None:
         """Appends (or, for a record with a key, replaces) and commits, all or nothing."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._transaction():
             for record in records:
                 self._put_one(record)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
             self._db.execute("COMMIT")
         except BaseException as error:  # Ctrl-C between two records, too: nothing half-written stays open
             with suppress(sqlite3.Error):
@@ -166,6 +173,32 @@ class CaseFile:
                 why=f"{error}; everything up to the last commit is kept",
                 enable="free space there, or choose another place: --record FILE",
             ) from error
+
+    def rewrite_stacks(self, change: Callable[[model.Stack], model.Stack]) -> int:
+        """Puts what `change` makes of it in the place of each stored stack, all or nothing; how many are others now."""
+        changed = 0
+        with self._transaction():
+            for table, columns in _TABLES.values():
+                column = next((c for c in columns if c.annotation is model.Stack), None)
+                if column is None:
+                    continue
+                try:
+                    rows = self._db.execute(f"SELECT id, {column.name} FROM {table}").fetchall()
+                    stacks = [(row, _from_sql(text, column)) for row, text in rows]
+                except (msgspec.MsgspecError, TypeError, ValueError) as error:
+                    raise self._damaged(error) from error
+                new = [(_json(now), row) for row, stack in stacks if (now := change(stack)) != stack]
+                self._db.executemany(f"UPDATE {table} SET {column.name} = ? WHERE id = ?", new)
+                changed += len(new)
+        return changed
+
+    def copy_to(self, path: Path) -> None:
+        """The same case in a new file. CaseError when there is one already, or none can be made there."""
+        with CaseFile.create(path, self.meta()) as other:
+            try:
+                self._db.backup(other._db)
+            except sqlite3.Error as error:
+                raise CaseError(f"cannot write {path}", why=str(error), enable="choose another place") from error
 
     def load(self) -> model.Case:
         """Everything in it, as of one commit, though a writer may go on appending. CaseError when it is damaged."""

@@ -3,12 +3,12 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from memforensics import __version__
+from memforensics.cli.groups import epilog
 from memforensics.errors import Interrupted, MemforensicsError
 
 # In the order that --help shows them: the main ones first. Each is cli/NAME.py with a function of that name.
@@ -51,11 +51,6 @@ def _main(
         raise typer.Exit
 
 
-def _epilog(examples: Sequence[str]) -> str:
-    """Examples as --help shows them; \\b keeps the lines as they are."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
-
-
 for _name in COMMANDS:
     _module = importlib.import_module(f"memforensics.cli.{_name}")
     if hasattr(_module, "group"):
@@ -63,7 +58,7 @@ for _name in COMMANDS:
     else:
         app.command(
             _name.replace("_", "-"),
-            epilog=_epilog(getattr(_module, "EXAMPLES", ())),
+            epilog=epilog(getattr(_module, "EXAMPLES", ())),
             context_settings=getattr(_module, "CONTEXT", None),
         )(getattr(_module, _name))
 

@@ -1,22 +1,32 @@
-"""`memforensics case FILE`."""
+"""`memforensics case FILE` and `memforensics case symbolize FILE`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from memforensics.cli.case_symbolize import EXAMPLES as SYMBOLIZE_EXAMPLES
+from memforensics.cli.case_symbolize import symbolize_case
 from memforensics.cli.common import JsonOption
+from memforensics.cli.groups import epilog, group_with_default
 from memforensics.errors import UsageError
 
-EXAMPLES = (
+_EXAMPLES = (
     "memforensics case leak.case",
     "memforensics case leak.case --format csv --table sample",
     "memforensics case leak.case --format csv --table mapping --output mappings.csv",
     "memforensics case leak.case --format html --output leak.html",
 )
+group = typer.Typer(
+    cls=group_with_default("list"),
+    help="What is in a case file (`case FILE` is `case list FILE`), and names for what it has none for.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
-def case(
+@group.command("list", epilog=epilog(_EXAMPLES))
+def list_case(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The case file.")],
     format: Annotated[
         Literal["text", "json", "csv", "folded", "speedscope", "pprof", "perfetto", "html"],
@@ -56,3 +66,6 @@ def case(
         write_text(text, output)
     else:
         typer.echo(text, nl=False)
+
+
+group.command("symbolize", epilog=epilog(SYMBOLIZE_EXAMPLES))(symbolize_case)

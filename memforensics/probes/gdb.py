@@ -325,7 +325,7 @@ class Capture:
             function=self.stop.function,
             arguments=entry.arguments,
             returned=entry.returned,
-            stack=stack,
+            stack=symbolizer.expanded(stack),
             pause_ms=entry.pause_ms,
         )
 

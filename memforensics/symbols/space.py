@@ -5,16 +5,16 @@ import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from memforensics.case.model import Mapping
 from memforensics.errors import MemforensicsError
 from memforensics.symbols.cfi import Cfi, Rule
-from memforensics.symbols.elf import BadElf, DebugFiles, ElfFile
+from memforensics.symbols.debugfiles import debug_files_for
+from memforensics.symbols.elf import BadElf, ElfFile
 from memforensics.symbols.lines import LineReader
 from memforensics.target.memory import Memory, read_u64
 from memforensics.target.parse import ParsedMaps
@@ -23,7 +23,6 @@ VDSO = "[vdso]"
 _DELETED = " (deleted)"
 _MAX_VDSO_BYTES = 1 << 20
 _MAX_OPEN_FILES = 192
-DEBUG_ROOTS = (Path("/usr/lib/debug"),)
 
 
 class MappedProcess(Protocol):
@@ -137,29 +136,6 @@ class _Files:
 
 
 _FILES = _Files(_MAX_OPEN_FILES)
-
-
-def debug_files_for(path: str, roots: Sequence[Path] = DEBUG_ROOTS) -> DebugFiles:
-    """Where distributions put separate debug files of the library at `path` (gdb manual, "Separate Debug Files").
-    Only below `roots`, which are ours: never a bare path of the target."""
-
-    def candidates(build_id: str, debug_link: str | None) -> Iterator[AbstractContextManager[BinaryIO]]:
-        for root in roots:
-            places = [root / ".build-id" / build_id[:2] / f"{build_id[2:]}.debug"]
-            folder = Path(path.lstrip("/")).parent
-            if debug_link is not None and ".." not in folder.parts:
-                places.append(root / folder / debug_link)
-            for place in places:
-                yield _open_regular(place)
-
-    return candidates
-
-
-@contextlib.contextmanager
-def _open_regular(path: Path) -> Iterator[BinaryIO]:
-    """O_NONBLOCK: a FIFO of that name must not hang us."""
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as stream:
-        yield stream
 
 
 class AddressSpace:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from processes import compiled
 
+from memforensics.symbols.debugfiles import debug_files_for
 from memforensics.symbols.elf import ElfFile
-from memforensics.symbols.space import debug_files_for
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from memforensics.case.model import AllocationSite, SitePoint, Stack
 from memforensics.errors import MemforensicsError
@@ -111,7 +112,8 @@ class FaultSpace:
                     self.learner.look_again()
             self._python.look()
         frames = [(pc, self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)) for pc in native]
-        return self._python.spliced(frames, event.python, event.python_flags, complete)
+        spliced = self._python.spliced(frames, event.python, event.python_flags, complete)
+        return self._symbolizer.expanded(spliced)
 
     def update(self, counts: Iterable[tuple[int, SiteCounts]]) -> None:
         """Takes the kernel's counters."""
@@ -158,7 +160,9 @@ def _leaf(stack: Stack, native: Sequence[NativePc]) -> object:
     than its caller's (memcpy) nothing more than the function."""
     if not native or not stack.frames or stack.frames[0].function is None:
         return native[:1]
-    leaf, caller = stack.frames[0], next((f for f in stack.frames[1:2] if f.kind == "native"), None)
+    leaf = stack.frames[0]
+    called = stack.frames[1 + sum(1 for _ in takewhile(lambda f: f.inlined, stack.frames)) :]
+    caller = next((f for f in called[:1] if f.kind == "native"), None)
     within = caller is None or caller.module == leaf.module
     return leaf.module, leaf.function, leaf.line if within else None
 

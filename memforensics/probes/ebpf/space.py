@@ -77,7 +77,8 @@ class TracedSpace:
                 (pc, self._symbolizer.frame(*place, pc.guessed, is_return=pc.is_return))
                 for pc, place in zip(native, places, strict=True)
             ]
-            return self.python.spliced(frames, event.python, event.python_flags, complete, known)
+            spliced = self.python.spliced(frames, event.python, event.python_flags, complete, known)
+            return self._symbolizer.expanded(spliced)
 
         return symbolize
 
