@@ -76,8 +76,8 @@ def _jumps(space: AddressSpace, function: int, target: int) -> bool:
     found = space.find(function)
     extent = space.extent(found[0], found[1]) if found is not None else None
     size = min(extent[1] - extent[0], _SEARCHED_BYTES) if extent is not None else 0
-    code = space.code(function, size) if size else None
-    for at, byte in enumerate(code or b""):
+    code = (space.code(function, size) if size else None) or b""
+    for at, byte in enumerate(code):
         length = (
             1 if byte == 0xEB else 4 if byte == 0xE9 or (code[at - 1 : at] == b"\x0f" and byte & 0xF0 == 0x80) else 0
         )
