@@ -1,6 +1,7 @@
 """The Python frames of a thread that gdb holds, read from outside and put in the place of the interpreter's own."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from memforensics.case.model import Frame, Stack
@@ -25,31 +26,35 @@ class PythonStacks:
         self._codes = CodeReader(process.memory, runtime.offsets)
 
     def read(self, tid: int) -> ThreadStack | None:
-        """The frame chain alone; code objects are read when the thread runs again. Sub-interpreters: the newest thread
-        state that has frames."""
+        """The frame chains alone; code objects are read when the thread runs again. Sub-interpreters: the newest one's
+        chain comes first."""
         try:
             inner = int(parse_status(self.process.read_text(f"task/{tid}/status"))["NSpid"].split()[-1])
             found = thread_stacks(self.runtime, self.process.memory, only=inner)
         except (MemforensicsError, OSError, KeyError, ValueError):
             return None
-        return next((stack for stack in found if stack.frames), None)
+        if not any(stack.frames for stack in found):
+            return None
+        frames = tuple(frame for stack in found for frame in stack.frames)
+        return replace(found[0], frames=frames, steady=all(stack.steady for stack in found))
 
     def splice(self, unwound: Unwound, native: Sequence[Frame], read: object) -> Stack:
         assert isinstance(read, ThreadStack)
         walked: list[_Native] = list(zip(unwound.frames, native, strict=True))
         is_eval: Callable[[Any], bool] = self._is_eval  # mypy 1.x solves both type variables as their union
         flags: Callable[[Any], int] = _flags
-        frames, doubtful = splice(walked, read.frames, is_eval=is_eval, flags=flags, complete=unwound.complete)
+        spliced = splice(walked, read.frames, is_eval=is_eval, flags=flags, complete=unwound.complete)
+        frames = (self._frame(one) for one in spliced.frames)
         return Stack(
-            frames=tuple(self._frame(one) for one in frames),
-            complete=unwound.complete,
-            doubtful=doubtful or not read.steady,
+            frames=tuple(frame for frame in frames if frame is not None),
+            complete=unwound.complete and not spliced.cut,
+            doubtful=spliced.doubtful or not read.steady,
         )
 
     def _is_eval(self, one: _Native) -> bool:
         return self.runtime.is_eval(one[0].lookup_pc)
 
-    def _frame(self, one: "_Native | RawFrame") -> Frame:
+    def _frame(self, one: "_Native | RawFrame") -> Frame | None:
         if not isinstance(one, RawFrame):
             return one[1]
         return self._codes.frame(one.code, one.instruction)

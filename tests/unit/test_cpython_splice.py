@@ -9,11 +9,18 @@ from memforensics.runtimes.cpython.stacks import ENTRY, SHIM
 Python = tuple[str, int]
 
 
-def spliced(native: list[str], python: list[Python], complete: bool = True) -> tuple[list[str], bool]:
-    frames, doubtful = splice(
-        native, python, is_eval=lambda one: one.startswith("eval"), flags=lambda one: one[1], complete=complete
+def spliced(
+    native: list[str], python: list[Python], complete: bool = True, whole: bool = True
+) -> tuple[list[str], bool]:
+    made = splice(
+        native,
+        python,
+        is_eval=lambda one: one.startswith("eval"),
+        flags=lambda one: one[1],
+        complete=complete,
+        whole=whole,
     )
-    return [one if isinstance(one, str) else one[0] for one in frames], doubtful
+    return [one if isinstance(one, str) else one[0] for one in made.frames], made.doubtful
 
 
 def test_entry_frames_end_a_run() -> None:
@@ -42,9 +49,16 @@ def test_a_native_stack_cut_short_gets_the_rest_appended() -> None:
 
 
 def test_missing_python_frames_are_doubtful_and_leave_the_native_one() -> None:
-    assert spliced(["mmap", "eval", "call", "eval"], [("a", ENTRY)]) == (["mmap", "a", "call", "eval"], True)
+    native = ["mmap", "eval", "call", "eval"]
+    assert spliced(native, [("a", ENTRY)], whole=False) == (["mmap", "a", "call", "eval"], True)
     assert spliced(["mmap", "eval"], []) == (["mmap", "eval"], True)
     assert spliced(["mmap", "start_thread"], []) == (["mmap", "start_thread"], False)
+
+
+def test_native_frames_beyond_the_end_of_the_python_chain_are_of_something_else() -> None:
+    native = ["mmap", "eval", "switch", "eval", "call", "eval", "main"]
+    assert spliced(native, [("b", 0), ("a", ENTRY)]) == (["mmap", "b", "a", "switch"], True)
+    assert spliced(native[:3], [("b", 0), ("a", ENTRY)], complete=False) == (["mmap", "b", "a", "switch"], False)
 
 
 def test_a_run_without_its_end_is_doubtful() -> None:
@@ -72,6 +86,6 @@ def test_what_belongs_together_splices_without_doubt(runs: list[list[str]], shim
     st.booleans(),
 )
 def test_no_frame_is_lost_whatever_comes(native: list[str], python: list[Python], complete: bool) -> None:
-    frames, _ = spliced(native, python, complete)
+    frames, _ = spliced(native, python, complete, whole=False)
     assert [frame for frame in frames if frame == "call"] == [one for one in native if one == "call"]
     assert [frame for frame in frames if len(frame) == 1] == [name for name, flags in python if not flags & SHIM]

@@ -79,7 +79,7 @@ class FaultSpace:
         self._numbers = numbers
         self._modules = AddressSpace(process)
         self._symbolizer = Symbolizer(self._modules)
-        self._python = PythonSide(process, self._modules, programs)
+        self.python = PythonSide(process, self._modules, programs)
         self.learner = Learner(
             self._modules,
             lambda pc, packed: programs.put_rule(number, pc, packed),
@@ -110,9 +110,9 @@ class FaultSpace:
             if any(self._modules.find(pc.pc) is None for pc in native):
                 with contextlib.suppress(MemforensicsError):  # it is leaving
                     self.learner.look_again()
-            self._python.look()
+            self.python.look()
         frames = [(pc, self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)) for pc in native]
-        spliced = self._python.spliced(frames, event.python, event.python_flags, complete)
+        spliced = self.python.spliced(frames, event.python, event.python_flags, complete)
         return self._symbolizer.expanded(spliced)
 
     def update(self, counts: Iterable[tuple[int, SiteCounts]]) -> None:
@@ -152,7 +152,7 @@ class FaultSpace:
         if not self.ended:
             self.ended = True
             self.learner.forget_all()
-            self._python.end()
+            self.python.end()
 
 
 def _leaf(stack: Stack, native: Sequence[NativePc]) -> object:

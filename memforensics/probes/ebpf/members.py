@@ -10,6 +10,7 @@ from memforensics.case.model import Sample
 from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.layout import StackEvent
 from memforensics.probes.ebpf.learn import Learner
+from memforensics.probes.ebpf.python import PythonSide
 from memforensics.target import Process, open_process
 
 _FIRST_SPACE = 1 << 63  # numbers of address spaces that user space gives; the kernel's own are below
@@ -22,6 +23,7 @@ class Space(Protocol):
     number: int
     ended: bool
     learner: Learner
+    python: PythonSide
 
     def stack(self, event: StackEvent) -> None: ...
     def end(self) -> None: ...

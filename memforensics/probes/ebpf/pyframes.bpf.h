@@ -23,6 +23,7 @@
 
 #define PY_MAX_FRAMES 128   /* a power of two: indices are masked for the verifier */
 #define PY_MAX_THREADS 256  /* thread states looked at to find the one of an unknown thread */
+#define PY_MAX_STATES 4     /* thread states of one thread; a power of two */
 #define PY_RAW_BYTES 128    /* the largest frame structure that is read, a power of two */
 #define PY_RETRY_NS 1000000 /* a thread that was none of Python's is looked up again after this time */
 #define PY_RETRY_MANY_NS 100000000 /* the same, where PY_MAX_THREADS were looked at in vain */
@@ -36,7 +37,10 @@
 #define PY_FOUND 1     /* a thread state of this thread was found (count may be 0: no Python code runs in it) */
 #define PY_TRUNCATED 2 /* more than PY_MAX_FRAMES frames: the outermost are missing */
 #define PY_UNREADABLE 4 /* a frame could not be read: the rest is missing */
-#define PY_TOO_MANY 8  /* more than PY_MAX_THREADS thread states, and this thread's was not among those looked at */
+#define PY_TOO_MANY 8  /* more than PY_MAX_THREADS thread states, and this thread's was not among those looked at; or it
+                          has more than PY_MAX_STATES */
+#define PY_SEVERAL 16  /* the process has several interpreters: to 3.11 a thread state names the thread that made it, not
+                          the one that runs it (Python/pystate.c, PyThreadState_Swap()) */
 
 struct py_process {
     u64 runtime;           /* address of _PyRuntime */
@@ -77,9 +81,13 @@ struct py_stack {
     u64 raw[PY_RAW_BYTES / 8]; /* scratch of the walk */
 };
 
-/* The thread states of one thread: one an interpreter that it has entered, the newest interpreter's first. */
+/*
+ * The thread states of one thread, the newest interpreter's first, and of one interpreter the newest first. It has one
+ * in each interpreter that it has entered; and to 3.11 one more for a thread that it is starting and that does not run yet
+ * (Modules/_threadmodule.c, _PyThreadState_Prealloc()). Where there are more than fit, the last place is the oldest's.
+ */
 struct py_threads {
-    u64 states[2];
+    u64 states[PY_MAX_STATES];
     u64 head;       /* interpreters.head at the time: another one means a new sub-interpreter */
     u64 checked_ns;
     u32 several;    /* there were several interpreters */
@@ -125,7 +133,7 @@ static __always_inline u64 py_is_zero(u64 value) {
 
 /* Walks the interpreters and their thread states. A turn looks at one of either: at a thread state where there is one. */
 static __always_inline void py_look_up(struct py_process *process, u32 tid, struct py_threads *found) {
-    u64 interpreter = found->head, state = 0, first = 0, second = 0;
+    u64 interpreter = found->head, state = 0, first = 0, second = 0, third = 0, fourth = 0, matches = 0;
     u64 base, place, between, within, one, two, match;
     u64 direct = py_is_zero(process->pthread_tid);
     u32 steps;
@@ -142,48 +150,20 @@ static __always_inline void py_look_up(struct py_process *process, u32 tid, stru
         place = place * direct + (one + process->pthread_tid) * (1 - direct);
         bpf_probe_read_user(&ident, sizeof(ident), (void *)place);
         match = py_is_zero(ident ^ tid) * within;
-        second += state * match * (1 - py_is_zero(first)) * py_is_zero(second);
-        first += state * match * py_is_zero(first);
+        first += state * match * py_is_zero(matches);
+        second += state * match * py_is_zero(matches ^ 1);
+        third += state * match * py_is_zero(matches ^ 2);
+        fourth += (state - fourth) * match * (matches >> 2 | py_is_zero(matches ^ 3));
+        matches += match * (1 - (matches >> 2)); /* 4 at most */
         interpreter = two * between + interpreter * within;
-        state = one * between + two * within * (1 - match); /* one thread state a thread and interpreter */
+        state = one * between + two * within;
     }
     found->states[0] = first;
     found->states[1] = second;
-    found->too_many = base != 0 && first == 0;
+    found->states[2] = third;
+    found->states[3] = fourth;
     found->several = py_read_u64(found->head + process->interpreter_next) != 0;
-}
-
-static __always_inline void py_thread(struct py_process *process, u32 tgid, u32 tid, struct py_threads *found) {
-    u64 key = ((u64)tgid << 32) | tid;
-    u64 now = bpf_ktime_get_ns();
-    u32 wanted = tid;
-    if (process->ns_inode) {
-        struct bpf_pidns_info here = {};
-        if (bpf_get_ns_current_pid_tgid(process->ns_device, process->ns_inode, &here, sizeof(here)) == 0)
-            wanted = here.pid;
-    }
-    u64 head = py_read_u64(process->runtime + process->interpreters_head);
-    struct py_threads *known = py_thread_states.lookup(&key);
-    if (known && known->head == head) {
-        u64 first = known->states[0];
-        u64 second = known->states[1];
-        int fresh = now - known->checked_ns < (known->too_many ? PY_RETRY_MANY_NS : PY_RETRY_NS);
-        found->too_many = known->too_many;
-        if (first == 0) {
-            if (fresh)
-                return;
-        } else if ((fresh || !known->several) && py_is_of(process, first, wanted)) {
-            if (second == 0 || py_is_of(process, second, wanted)) {
-                found->states[0] = first;
-                found->states[1] = second;
-                return;
-            }
-        }
-    }
-    found->head = head;
-    found->checked_ns = now;
-    py_look_up(process, wanted, found);
-    py_thread_states.update(&key, found);
+    found->too_many = base != 0 && (first == 0 || found->several);
 }
 
 static __always_inline u64 py_top_frame(struct py_process *process, u64 state) {
@@ -195,10 +175,68 @@ static __always_inline u64 py_top_frame(struct py_process *process, u64 state) {
     return frame;
 }
 
+static __always_inline void py_close_gap(u64 *before, u64 *after) {
+    u64 gap = py_is_zero(*before);
+    *before += *after * gap;
+    *after *= 1 - gap;
+}
+
+/* Where the chains of the thread begin: those that there are, in order, and then 0. */
+static __always_inline void py_tops(struct py_process *process, struct py_threads *threads, u64 *tops) {
+    tops[0] = py_top_frame(process, threads->states[0]);
+    tops[1] = tops[2] = tops[3] = 0;
+    if (threads->states[1] == 0)
+        return;
+    tops[1] = py_top_frame(process, threads->states[1]);
+    tops[2] = py_top_frame(process, threads->states[2]);
+    tops[3] = py_top_frame(process, threads->states[3]);
+    py_close_gap(&tops[2], &tops[3]);
+    py_close_gap(&tops[1], &tops[2]);
+    py_close_gap(&tops[2], &tops[3]);
+    py_close_gap(&tops[0], &tops[1]);
+    py_close_gap(&tops[1], &tops[2]);
+    py_close_gap(&tops[2], &tops[3]);
+}
+
+/* A thread state that was freed still looks like one, without frames: so where there are none it is looked up again. */
+static __always_inline void py_thread(struct py_process *process, u32 tgid, u32 tid, struct py_threads *found, u64 *tops) {
+    u64 key = ((u64)tgid << 32) | tid;
+    u64 now = bpf_ktime_get_ns();
+    u32 wanted = tid;
+    if (process->ns_inode) {
+        struct bpf_pidns_info here = {};
+        if (bpf_get_ns_current_pid_tgid(process->ns_device, process->ns_inode, &here, sizeof(here)) == 0)
+            wanted = here.pid;
+    }
+    u64 head = py_read_u64(process->runtime + process->interpreters_head);
+    struct py_threads *known = py_thread_states.lookup(&key);
+    if (known && known->head == head) {
+        int fresh = now - known->checked_ns < (known->too_many ? PY_RETRY_MANY_NS : PY_RETRY_NS);
+        *found = *known;
+        if (known->states[0] == 0) {
+            if (fresh)
+                return;
+        } else if ((fresh || !known->several) && py_is_of(process, found->states[0], wanted) &&
+                   (found->states[1] == 0 || py_is_of(process, found->states[1], wanted)) &&
+                   (found->states[2] == 0 || py_is_of(process, found->states[2], wanted)) &&
+                   (found->states[3] == 0 || py_is_of(process, found->states[3], wanted))) {
+            py_tops(process, found, tops);
+            if (fresh || tops[0])
+                return;
+        }
+    }
+    found->head = head;
+    found->checked_ns = now;
+    py_look_up(process, wanted, found);
+    py_thread_states.update(&key, found);
+    py_tops(process, found, tops);
+}
+
 static __always_inline u32 py_walk(u32 tgid, u32 tid, struct py_stack *out) {
     struct py_threads threads = {};
-    u64 frame, later, empty, code, place, mark;
-    u32 i;
+    u64 frame, empty, code, place, mark;
+    u64 tops[2 * PY_MAX_STATES] = {}; /* zeros behind the last */
+    u32 i, next = 1;
     char *raw = (char *)out->raw;
 
     out->count = 0;
@@ -206,18 +244,19 @@ static __always_inline u32 py_walk(u32 tgid, u32 tid, struct py_stack *out) {
     struct py_process *process = py_processes.lookup(&tgid);
     if (!process)
         return 0;
-    py_thread(process, tgid, tid, &threads);
+    py_thread(process, tgid, tid, &threads, tops);
     if (threads.too_many)
         out->flags |= PY_TOO_MANY;
     if (threads.states[0] == 0)
         return 0;
     out->flags |= PY_FOUND;
-    frame = py_top_frame(process, threads.states[0]);
-    later = py_top_frame(process, threads.states[1]);
+    if (threads.several)
+        out->flags |= PY_SEVERAL;
+    frame = tops[0];
     for (i = 0; i < PY_MAX_FRAMES; i++) {
         empty = py_is_zero(frame);
-        frame += later * empty;
-        later *= 1 - empty;
+        frame += tops[next & (2 * PY_MAX_STATES - 1)] * empty;
+        next += empty;
         if (frame == 0)
             break;
         if (bpf_probe_read_user(raw, process->frame_bytes & (PY_RAW_BYTES - 1), (void *)frame) != 0)

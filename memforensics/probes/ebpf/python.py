@@ -1,6 +1,7 @@
 """The Python half of a stack: tells the kernel how to walk a CPython process, and splices what it found."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,11 +16,21 @@ from memforensics.runtimes.cpython.splice import splice
 from memforensics.symbols.space import AddressSpace
 from memforensics.target import Process
 
-LOOK_AGAIN_S = 1.0  # for a CPython that was not yet loaded or initialized
-_CUT_SHORT = 2 | 4 | 8  # PY_TRUNCATED, PY_UNREADABLE, PY_TOO_MANY of pyframes.bpf.h
+LOOK_AGAIN_S = 1.0  # for a CPython that was not yet loaded or initialized, or has been unloaded
+
+# struct py_stack.flags of pyframes.bpf.h
+_TRUNCATED, _UNREADABLE, _TOO_MANY, _SEVERAL = 2, 4, 8, 16
+_CUT_SHORT = {
+    _TRUNCATED: "stacks whose outermost Python frames are missing: more than 128",
+    _UNREADABLE: "stacks whose outer Python frames are missing: one could not be read",
+    _TOO_MANY: "stacks without their Python frames: more than 256 threads, or in more than 4 interpreters",
+}
+DISAGREE = "stacks whose native and Python frames do not agree, cut where that begins"
+SEVERAL = "stacks without their Python frames: in which of several interpreters they are is not certain"
+NAMELESS = "Python frames without a name: their code was gone when it was read"
 
 Symbolized = tuple[NativePc, Frame]
-Decoded = dict[PythonFrame, Frame]
+Decoded = dict[PythonFrame, Frame | None]  # None: the interpreter's own, not for people
 
 
 class PythonPrograms(Protocol):
@@ -32,7 +43,9 @@ class PythonPrograms(Protocol):
 
 
 class PythonSide:
-    """Of one address space. Without a CPython in it (that we can read: `why_not`), stacks stay native."""
+    """Of one address space. Without a CPython in it (that we can read: `why_not`), stacks stay native.
+
+    `lost`: what and how often, by the stacks that were spliced."""
 
     def __init__(self, process: Process, space: AddressSpace, programs: PythonPrograms) -> None:
         self._process, self._space, self._programs = process, space, programs
@@ -40,13 +53,19 @@ class PythonSide:
         self._codes: CodeReader | None = None
         self._look_again = 0.0
         self.why_not: str | None = None
+        self.lost: Counter[str] = Counter()
         self.look()
 
     def look(self) -> None:
-        """Looks for a CPython, once a second at most, until there is one."""
-        if not self._programs.python or self._runtime is not None or time.monotonic() < self._look_again:
+        """Looks for a CPython, once a second at most, until there is one, and whether it still is."""
+        if not self._programs.python or time.monotonic() < self._look_again:
             return
         self._look_again = time.monotonic() + LOOK_AGAIN_S
+        if self._runtime is not None:
+            if self._runtime.module.identity in {module.identity for module in self._space.modules}:
+                return
+            self.end()
+            self._runtime, self._codes = None, None
         try:
             runtime = find_runtime(self._process, self._space)
         except UnsupportedPython as error:
@@ -79,6 +98,8 @@ class PythonSide:
         if runtime is None or not known:
             python = ()
         if runtime is None:
+            if self.why_not is not None:
+                self.lost[f"stacks without their Python frames: {self.why_not}"] += 1
             return Stack(frames=tuple(frame for _, frame in native), complete=complete)
 
         def is_eval(one: Symbolized | PythonFrame) -> bool:
@@ -87,11 +108,29 @@ class PythonSide:
         def flags_of(one: Symbolized | PythonFrame) -> int:
             return one.flags if isinstance(one, PythonFrame) else 0
 
-        spliced, doubtful = splice(native, python, is_eval=is_eval, flags=flags_of, complete=complete)
-        frames = tuple(known[one] if isinstance(one, PythonFrame) else one[1] for one in spliced)
-        return Stack(frames=frames, complete=complete, doubtful=doubtful or bool(flags & _CUT_SHORT))
+        short = [what for flag, what in _CUT_SHORT.items() if flags & flag]
+        whole = not short
+        made = splice(native, python, is_eval=is_eval, flags=flags_of, complete=complete, whole=whole)
+        if made.doubtful and whole:
+            if flags & _SEVERAL and python:  # they may be of another interpreter, or another thread
+                short = [SEVERAL]
+                made = splice(native, (), is_eval=is_eval, flags=flags_of, complete=complete)
+            else:
+                short = [DISAGREE]
+        self.lost.update(short)
+        frames = [known[one] if isinstance(one, PythonFrame) else one[1] for one in made.frames]
+        self.lost[NAMELESS] += sum(frame is not None and _is_nameless(frame) for frame in frames)
+        return Stack(
+            frames=tuple(frame for frame in frames if frame is not None),
+            complete=complete and not made.cut,
+            doubtful=made.doubtful or bool(short),
+        )
 
     def end(self) -> None:
         """The process left: the kernel need not know it any more."""
         if self._runtime is not None:
             self._programs.remove_python(self._process.pid)
+
+
+def _is_nameless(frame: Frame) -> bool:
+    return frame.kind == "python" and frame.function is None

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -343,10 +344,13 @@ class TreeTrace(ABC, Generic[P, S]):
         self._lost[what] = self._lost.get(what, 0) + count
 
     def _losses(self, stats: RunStats | None) -> Iterator[Loss]:
-        not_stored = sum(space.learner.not_stored for member in self.members for space in member.spaces)
+        spaces = [space for member in self.members for space in member.spaces]
+        not_stored = sum(space.learner.not_stored for space in spaces)
+        of_python = sum((space.python.lost for space in spaces), Counter[str]())
         rows = [
             *self.programs.losses(),
             *((what, "", count) for what, count in self._lost.items()),
+            *((what, "", count) for what, count in of_python.items()),
             *self._own_losses(stats),
             ("unwind rules not stored: the table was full", "", not_stored),
         ]

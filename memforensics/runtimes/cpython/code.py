@@ -44,12 +44,14 @@ def read_bytes_object(memory: Memory, offsets: Offsets, address: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One code object. `qualname` is the bare name to 3.10."""
+    """One code object. `qualname` is the bare name to 3.10. `own`: the interpreter's own, no function of anybody: the
+    frame that cleans up after an __init__ (3.13 on: _Py_InitCleanup, Python/specialize.c; its name is its file too)."""
 
     qualname: str
     filename: str
     first_line: int
     lines: tuple[LineRange, ...]
+    own: bool = False
 
     def line(self, instruction: int) -> int:
         """Of the instruction at that many bytes into the bytecode; negative: not begun."""
@@ -83,16 +85,20 @@ class CodeReader:
                 filename=read_text(self.memory, at, pointer(at.code_filename)),
                 first_line=first_line,
                 lines=tuple(ranges(at.version, table, first_line)),
+                own=pointer(at.code_qualname) == pointer(at.code_filename),
             )
             if len(self._known) >= MAX_CODES:
                 self._known.clear()
             self._known[address, raw] = known
         return known
 
-    def frame(self, address: int, instruction: int) -> Frame:
-        """A python Frame of the case model; without names where the code object cannot be read any more."""
+    def frame(self, address: int, instruction: int) -> Frame | None:
+        """A python Frame of the case model; without names where the code object cannot be read any more. None: it is a
+        frame of the interpreter's own."""
         try:
             code = self.read(address)
         except MemforensicsError:
             return Frame(kind="python", function=None, guessed=True)
+        if code.own:
+            return None
         return Frame(kind="python", function=code.qualname, file=code.filename, line=code.line(instruction))

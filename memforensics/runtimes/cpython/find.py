@@ -1,15 +1,14 @@
 """Where the CPython of a process is: its runtime structure, version, offsets, and its native eval function."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from memforensics.errors import MemforensicsError
+from memforensics.runtimes.cpython.evals import EVAL, eval_ranges
 from memforensics.runtimes.cpython.offsets import Offsets, UnsupportedPython, debug_offsets, known_versions, offsets_for
-from memforensics.symbols.elf import ElfFile
 from memforensics.symbols.space import AddressSpace, MappedModule, MappedProcess
 from memforensics.target.memory import Memory, Unreadable, read_u32, read_u64
 
-EVAL = "_PyEval_EvalFrameDefault"
 MAX_INTERPRETERS = 256
 
 
@@ -69,12 +68,11 @@ def find_runtime(process: MappedProcess, space: AddressSpace) -> CPythonRuntime 
             version=version,
             version_text=f"{version[0]}.{version[1]}" + (f".{hexversion >> 8 & 0xFF}" if hexversion else ""),
             offsets=offsets,
-            eval_ranges=_eval_ranges(elf, bias),
+            eval_ranges=tuple((start + bias, end + bias) for start, end in eval_ranges(elf, space.cfi(module))),
         )
-        try:
-            return made if made.interpreters(process.memory) else None
-        except Unreadable:
-            return None
+        with contextlib.suppress(Unreadable):  # a second one may be loaded and never initialized
+            if made.interpreters(process.memory):
+                return made
     return None
 
 
@@ -88,20 +86,3 @@ def _version_by_size(size: int) -> tuple[int, int]:
         if version < (3, 11) and offsets_for(version).runtime_size == size:
             return version
     raise UnsupportedPython("this CPython's version is not known", why=f"its _PyRuntime has {size} bytes")
-
-
-def _eval_ranges(elf: ElfFile, bias: int) -> tuple[tuple[int, int], ...]:
-    """The eval function and the parts that a compiler split off (.cold, .part.0, .lto_priv.0)."""
-    try:
-        parts = {
-            (symbol.start + bias, symbol.start + max(symbol.size, 1) + bias)
-            for symbol in elf.symbols()
-            if symbol.name == EVAL or symbol.name.startswith(EVAL + ".")
-        }
-    except MemforensicsError:
-        parts = set()
-    if not parts:
-        symbol = elf.find_symbol(EVAL)
-        if symbol is not None:
-            parts = {(symbol.start + bias, symbol.start + max(symbol.size, 1) + bias)}
-    return tuple(sorted(parts))

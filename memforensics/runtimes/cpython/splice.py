@@ -1,12 +1,20 @@
 """Native and Python frames of one stack, made one. Pure, and of any frame types. Stacks are leaf first."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from memforensics.runtimes.cpython.stacks import ENTRY, SHIM
 
 NativeT = TypeVar("NativeT")
 PythonT = TypeVar("PythonT")
+
+
+class Spliced(NamedTuple, Generic[NativeT, PythonT]):
+    """`doubtful`: the two did not agree. `cut`: what is further out was left away, for it is of other Python code."""
+
+    frames: list[NativeT | PythonT]
+    doubtful: bool
+    cut: bool
 
 
 def splice(
@@ -16,13 +24,16 @@ def splice(
     is_eval: Callable[[NativeT], bool],
     flags: Callable[[PythonT], int],
     complete: bool = True,
-) -> tuple[list[NativeT | PythonT], bool]:
-    """Each native eval frame replaced by its run of Python frames, and whether the result is doubtful.
+    whole: bool = True,
+) -> Spliced[NativeT, PythonT]:
+    """Each native eval frame replaced by its run of Python frames.
 
     A run ends with the frame that has ENTRY, included, or with the one that has SHIM, left out; so the versions of
     CPython need no names here. `complete`: the native walk reached the thread's first frame. Where it did not, the
     Python frames that are left are appended, without doubt; where it did, frames left over, or an eval frame without
-    any, make the result doubtful.
+    any, make the result doubtful. `whole`: the Python walk reached the chain's end. Then an eval frame beyond that end
+    is not of the code that runs (a greenlet's chain ends with the greenlet; its native stack goes on into what another
+    one left there): the stack is cut in front of it.
     """
     frames: list[NativeT | PythonT] = []
     position = 0
@@ -33,6 +44,8 @@ def splice(
             continue
         run, position, ended = _run(python, position, flags)
         if not ended and not run:
+            if whole and python:
+                return Spliced(frames, True, True)
             frames.append(one)  # no Python frame for it: the native one stands
             doubtful = True
             continue
@@ -40,7 +53,7 @@ def splice(
         doubtful = doubtful or not ended
     left = [frame for frame in python[position:] if not flags(frame) & SHIM]
     frames.extend(left)
-    return frames, doubtful or (complete and bool(left))
+    return Spliced(frames, doubtful or (complete and bool(left)), False)
 
 
 def _run(python: Sequence[PythonT], position: int, flags: Callable[[PythonT], int]) -> tuple[list[PythonT], int, bool]:

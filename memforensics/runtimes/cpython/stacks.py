@@ -38,7 +38,8 @@ class ThreadStack:
     steady: bool
 
     def python_frames(self, codes: CodeReader) -> tuple[Frame, ...]:
-        return tuple(codes.frame(raw.code, raw.instruction) for raw in self.frames if not raw.flags & SHIM)
+        named = (codes.frame(raw.code, raw.instruction) for raw in self.frames if not raw.flags & SHIM)
+        return tuple(frame for frame in named if frame is not None)
 
 
 def thread_stacks(

@@ -1,0 +1,63 @@
+"""The native code of CPython's eval function, found in a file. Each of its frames stands for a run of Python frames."""
+
+import re
+import struct
+from collections import Counter
+
+from memforensics.errors import MemforensicsError
+from memforensics.symbols.cfi import Cfi
+from memforensics.symbols.elf import ElfFile, Symbol
+
+EVAL = "_PyEval_EvalFrameDefault"
+MAX_CODE_BYTES = 1 << 20
+ENTRY_CFA = 8  # rsp + 8 is the CFA at the first instruction of a function (x86-64 psABI, 3.2.2)
+
+Ranges = tuple[tuple[int, int], ...]
+"""[start, end) each, disjoint and rising. Addresses of the file."""
+
+_JUMP = re.compile(rb"(?:\x0f[\x80-\x8f]|\xe9)(?=(.{4}))", re.DOTALL)  # jcc rel32, jmp rel32
+
+
+def eval_ranges(elf: ElfFile, cfi: Cfi | None) -> Ranges:
+    """The function, and the parts of it that the compiler put elsewhere (.cold, .part.0, .lto_priv.0): by their
+    symbols, or where these are stripped (Debian's python3.11: 14 KB of it) by the function's own jumps."""
+    try:
+        parts = [symbol for symbol in elf.symbols() if symbol.name == EVAL or symbol.name.startswith(EVAL + ".")]
+    except MemforensicsError:
+        parts = []
+    found = {_extent(symbol) for symbol in parts}
+    symbol = elf.find_symbol(EVAL)
+    if symbol is None:
+        return tuple(sorted(found))
+    found.add(_extent(symbol))
+    if len(found) == 1 and cfi is not None:
+        try:
+            code = elf.read_at_vaddr(symbol.start, min(symbol.size, MAX_CODE_BYTES))
+        except MemforensicsError:
+            code = b""
+        found |= split_off(code, symbol.start, cfi)
+    return tuple(sorted(found))
+
+
+def _extent(symbol: Symbol) -> tuple[int, int]:
+    return symbol.start, symbol.start + max(symbol.size, 1)
+
+
+def split_off(code: bytes, start: int, cfi: Cfi) -> set[tuple[int, int]]:
+    """Parts of a function that lie elsewhere: its code, mapped at `start`, jumps there, and what it finds there is no
+    function's beginning: it has a frame from its first instruction on. Bytes are looked at in any alignment, so one
+    such jump alone may be none."""
+    hits: Counter[tuple[int, int]] = Counter()
+    for jump in _JUMP.finditer(code):
+        target = start + jump.end() + 4 + int(struct.unpack("<i", jump[1])[0])
+        if start <= target < start + len(code):
+            continue
+        extent = cfi.function_range(target)
+        if extent is not None:
+            hits[extent] += 1
+    return {extent for extent, count in hits.items() if count > 1 and _has_a_frame(cfi, extent[0])}
+
+
+def _has_a_frame(cfi: Cfi, vaddr: int) -> bool:
+    rule = cfi.rule(vaddr)
+    return rule is not None and not rule.end and (rule.cfa_base, rule.cfa_offset) != ("rsp", ENTRY_CFA)
