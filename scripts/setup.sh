@@ -60,6 +60,10 @@ missing_packages() {
         command -v npm >/dev/null || echo npm                                    # it fetches the speedscope viewer, ...
         command -v chromium >/dev/null || echo chromium                          # opens what we export
         compgen -G '/usr/lib/go-*/pkg/tool/*/pprof' >/dev/null || echo golang-go # brings pprof, which opens it too
+        compgen -G '/usr/lib/*/libjemalloc.so.2' >/dev/null || echo libjemalloc2 # whose memory we recognise, and below
+        compgen -G '/usr/lib/*/libtcmalloc_minimal.so.4' >/dev/null || echo libtcmalloc-minimal4
+        compgen -G '/usr/lib/*/libmimalloc.so.2' >/dev/null || echo libmimalloc2.0
+        command -v java >/dev/null || echo default-jre-headless
     fi
     if ! python=$(find_python); then
         echo python3 python3-venv

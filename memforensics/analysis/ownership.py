@@ -2,8 +2,8 @@
 
 How a resident byte finds its layer, in this order:
 
-1. A mark (probes/owners.py recognised the range by its content or place) owns the bytes of its range. The mark
-   `tmpfs-file` only says that the file's pages are RssShmem: layer `shmem`.
+1. A mark (probes/owners recognised the range by its content or place) owns the bytes of its range. The marks of
+   files only say more of them: `tmpfs-` that their pages are RssShmem (layer `shmem`), `weights-file` what they hold.
 2. Pages that are not the mapping's file any more (anonymous pages of a private file mapping) are private memory of the
    program: `anon-mmap`, as the group "libraries' data" where the file is a library or program, with the .bss that
    follows. So the layer `file` holds page cache only, and RssAnon, RssFile and RssShmem stay recognisable in the rows.
@@ -35,9 +35,14 @@ MARK_OWNERS: dict[str, tuple[str, Layer]] = {
     "thread-stack": ("thread stacks", "thread-stack"),
     "thread-stack-unused": ("thread stacks of threads that ended", "thread-stack"),
     "jvm-heap": ("Java heap", "jvm-heap"),
+    "jvm-code": ("JVM code cache", "jvm-native"),
+    "jvm-metaspace": ("JVM metaspace", "jvm-native"),
+    "jvm-gc": ("JVM collector's tables", "jvm-native"),
     "jvm-native": ("JVM's own memory", "jvm-native"),
     "go-heap": ("Go heap", "native-heap"),
+    "go-runtime": ("Go runtime's records", "native-heap"),
 }
+FILE_MARKS = ("tmpfs-file", "weights-file", "tmpfs-weights-file")
 ANONYMOUS = "anonymous"
 SHARED_ANONYMOUS = "anonymous, shared"
 LIBRARY_DATA = "libraries' data"
@@ -56,7 +61,6 @@ _DEVICES: tuple[tuple[str, str, Layer], ...] = (
     ("/dev/kfd", "AMD GPU mappings", "gpu"),
     ("/dev/infiniband/", "RDMA device mappings", "device"),
 )
-_WEIGHTS = (".safetensors", ".gguf", ".ggml", ".pt", ".pth", ".onnx", ".bin", ".npy", ".npz", ".h5", ".tflite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +196,11 @@ def _carved(totals: MappingOf[tuple[Layer, bool], int], heaps: Sequence[HeapStat
 def _split(
     mapping: Mapping, marks: Sequence[OwnerMark], libraries: frozenset[str], previous: Mapping | None
 ) -> Iterator[Piece]:
-    if any(mark.kind == "tmpfs-file" for mark in marks):
-        for piece in _by_name(mapping, mapping.rss, mapping.anonymous, libraries, previous):
-            yield replace(piece, layer="shmem") if piece.layer == "file" else piece
+    file_mark = next((mark.kind for mark in marks if mark.kind in FILE_MARKS), None)
+    if file_mark is not None:
+        weights = file_mark.endswith("weights-file")
+        for piece in _by_name(mapping, mapping.rss, mapping.anonymous, libraries, previous, weights=weights):
+            yield replace(piece, layer="shmem") if file_mark.startswith("tmpfs-") and piece.layer == "file" else piece
         return
     if not marks:
         yield from _by_name(mapping, mapping.rss, mapping.anonymous, libraries, previous)
@@ -217,9 +223,15 @@ def _split(
 
 
 def _by_name(
-    mapping: Mapping, rss: int | None, anonymous: int | None, libraries: frozenset[str], previous: Mapping | None
+    mapping: Mapping,
+    rss: int | None,
+    anonymous: int | None,
+    libraries: frozenset[str],
+    previous: Mapping | None,
+    *,
+    weights: bool = False,
 ) -> Iterator[Piece]:
-    """Rules 2 to 4."""
+    """Rules 2 to 4. `weights`: the file is known to hold a model's weights."""
     path = mapping.path
     device = next(((group, layer) for prefix, group, layer in _DEVICES if path.startswith(prefix)), None)
     if device is None and path.startswith("/dev/") and not path.startswith(("/dev/zero", "/dev/shm/")):
@@ -229,7 +241,7 @@ def _by_name(
             yield Piece(mapping, *device, rss)
         yield Piece(mapping, *device, mapping.size - (rss or 0), in_rss=False)
         return
-    group, layer, copies = _named(mapping, libraries, previous)
+    group, layer, copies = _named(mapping, libraries, previous, weights)
     if copies is None or not anonymous or rss is None:
         yield Piece(mapping, group, layer, rss)
         return
@@ -238,7 +250,9 @@ def _by_name(
         yield Piece(mapping, group, layer, rss - anonymous)
 
 
-def _named(mapping: Mapping, libraries: frozenset[str], previous: Mapping | None) -> tuple[str, Layer, str | None]:
+def _named(
+    mapping: Mapping, libraries: frozenset[str], previous: Mapping | None, weights: bool
+) -> tuple[str, Layer, str | None]:
     """(group, layer, group of its anonymous pages where they are another thing than the mapping)."""
     path = mapping.path
     if path == "":
@@ -277,6 +291,6 @@ def _named(mapping: Mapping, libraries: frozenset[str], previous: Mapping | None
     if path in libraries:
         return "libraries and program", "file", LIBRARY_DATA
     name = os.path.basename(path.removesuffix(" (deleted)"))
-    if name.lower().endswith(_WEIGHTS):
+    if weights:
         return f"weights {name}", "file", f"changed pages of {name}"
     return f"file {name}", "file", f"changed pages of {name}"

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from memforensics.case.model import Loss, OwnerMark
+from memforensics.case.model import Loss, Mapping, OwnerMark
 from memforensics.errors import ProbeFailed
 from memforensics.target.memory import Memory, Unreadable
 from memforensics.target.pagemap import PAGE, Pagemap
@@ -17,6 +17,11 @@ MAX_CHUNK_READS = 10_000
 MAX_SEARCH_READS = 64_000
 
 Run = tuple[int, int]
+
+
+def is_private_anonymous(mapping: Mapping) -> bool:
+    """Private memory of no file, writable and without a name."""
+    return mapping.path == "" and mapping.perms in ("rw-p", "rwxp")
 
 
 @dataclass(slots=True)
@@ -61,6 +66,7 @@ class Look:
     unread_pools: int = 0
     unread_chunks: int = 0
     unread_bytes: int = 0
+    unread_records: int = 0
     _runs: dict[Run, list[Run]] = field(default_factory=dict)
 
     def present(self, start: int, end: int) -> list[Run]:
@@ -106,6 +112,12 @@ class Look:
                 what="mappings not searched to their end for malloc'ed blocks",
                 count=self.unread_chunks,
                 reduce=f"fewer merged mappings: {MAX_SEARCH_READS:,} pages a snapshot are read, to spare the target",
+            ),
+            Loss(
+                probe="owners",
+                what="extents of an allocator whose records were not read: their memory stays anonymous",
+                count=self.unread_records,
+                reduce="a smaller heap: 256 MiB of records a snapshot are read, to spare the target",
             ),
             Loss(
                 probe="owners",

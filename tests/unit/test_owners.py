@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from memforensics.case.model import Mapping, OwnerMark
 from memforensics.probes.chunks import Spans, mmapped_size
 from memforensics.probes.looking import Ground
-from memforensics.probes.owners import _is_pool
+from memforensics.probes.owners.pymalloc import is_pool
 from memforensics.target.pagemap import PAGE, _extend_runs
 
 BASE = 0x7F0000000000
@@ -23,14 +23,14 @@ def test_pools_of_both_sizes() -> None:
     for pool in (4096, 16384):
         for size_class in range(32):
             block = 16 * (size_class + 1)
-            assert _is_pool(BASE, header(1, BASE + 48, size_class, 48 + 2 * block, pool - block), pool)
-            assert not _is_pool(BASE, header(1, BASE + 48, size_class, 48 + 2 * block, pool), pool)
-            assert not _is_pool(BASE, header(1, BASE + pool, size_class, 48 + 2 * block, pool - block), pool)
+            assert is_pool(BASE, header(1, BASE + 48, size_class, 48 + 2 * block, pool - block), pool)
+            assert not is_pool(BASE, header(1, BASE + 48, size_class, 48 + 2 * block, pool), pool)
+            assert not is_pool(BASE, header(1, BASE + pool, size_class, 48 + 2 * block, pool - block), pool)
 
 
 @given(st.binary(min_size=48, max_size=48))
 def test_other_bytes_are_no_pool(data: bytes) -> None:
-    assert not _is_pool(BASE, data, 16384)
+    assert not is_pool(BASE, data, 16384)
 
 
 def test_sizes_of_blocks_with_their_own_mapping() -> None:

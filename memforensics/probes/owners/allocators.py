@@ -1,0 +1,64 @@
+"""Memory of allocators and heaps that keep records of it which can be read: jemalloc, tcmalloc, mimalloc, Go."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from memforensics.case.model import Mapping, OwnerMark, Snapshot
+from memforensics.probes.looking import Look, is_private_anonymous
+from memforensics.runtimes.golang import find_go_heaps
+from memforensics.runtimes.mimalloc import segments
+from memforensics.runtimes.page_tries import Static, find_tries, owned
+from memforensics.runtimes.reading import Run, joined
+
+
+def allocators(look: Look, snapshot: Snapshot) -> Iterator[OwnerMark]:
+    """What their own records say that they own, those records included."""
+    memory = _spans([m for m in snapshot.mappings if (is_private_anonymous(m) or m.path == "[heap]") and m.rss != 0])
+    statics = static_data(snapshot.mappings)
+    for found in find_tries(look, statics, memory):
+        its = owned(look, found)
+        look.unread_records += its.unread
+        where = f"its records are in {found.module}"
+        yield from _marks(memory, its.heap, found.trie.kind, where)
+        yield from _marks(memory, its.records, found.trie.kind, f"{where}: the records themselves")
+    for heap in find_go_heaps(look, statics, memory):
+        yield from _marks(memory, heap.arenas, "go-heap", f"arenas known to {heap.module}")
+        yield from _marks(memory, heap.records, "go-runtime", f"records of the heap of {heap.module}")
+    found_segments = segments(look, memory, lambda: _contents(look, statics))
+    yield from _marks(memory, found_segments, "mimalloc", "segments by their cookies")
+
+
+def static_data(mappings: Sequence[Mapping]) -> list[Static]:
+    """Writable data of each module: its writable mapping, and the .bss that follows directly."""
+    out: list[Static] = []
+    last: Mapping | None = None
+    for mapping in mappings:
+        if mapping.path.startswith("/") and mapping.inode != 0 and mapping.perms == "rw-p":
+            out.append(Static(mapping.path, mapping.start, mapping.end, mapping.end))
+        elif out and last is not None and out[-1].bss == last.end == mapping.start and is_private_anonymous(mapping):
+            out[-1] = Static(out[-1].module, out[-1].start, mapping.start, mapping.end)
+        last = mapping
+    return out
+
+
+def _contents(look: Look, statics: Sequence[Static]) -> Iterator[bytes]:
+    for static in statics:
+        for start, end in look.present(static.start, static.end):
+            data = look.read_present(start, end - start)
+            if data is not None:
+                yield data
+
+
+def _marks(memory: Sequence[Run], runs: Sequence[Run], kind: str, detail: str) -> Iterator[OwnerMark]:
+    """A mark for what of each run is anonymous memory."""
+    for start, end in runs:
+        for first, last in islice(memory, bisect_right(memory, start, key=lambda run: run[1]), None):
+            if first >= end:
+                break
+            yield OwnerMark(start=max(first, start), end=min(last, end), kind=kind, detail=detail)
+
+
+def _spans(mappings: Sequence[Mapping]) -> list[Run]:
+    """Mappings that touch as one."""
+    return joined([(mapping.start, mapping.end) for mapping in mappings])

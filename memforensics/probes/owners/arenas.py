@@ -1,0 +1,37 @@
+"""Heaps of glibc's arenas, by their headers at multiples of 64 MiB."""
+
+import struct
+from collections.abc import Iterator, Sequence
+
+from memforensics.case.model import Mapping, OwnerMark
+from memforensics.probes.looking import Look
+from memforensics.target.pagemap import PAGE
+from memforensics.units import MIB
+
+ARENA_ALIGN = 64 * MIB  # glibc malloc/arena.c: HEAP_MAX_SIZE = 2 * DEFAULT_MMAP_THRESHOLD_MAX, on 64-bit
+
+
+def glibc_arenas(look: Look, private: Sequence[Mapping]) -> Iterator[OwnerMark]:
+    """Heaps of arenas other than the main one. Trusts malloc/arena.c's heap_info at 64 MiB alignment: {ar_ptr, prev,
+    size, mprotect_size}, the arena's own struct right behind its first heap's header (2.35 added pagesize: 0x30)."""
+    heads: dict[int, tuple[int, int, int, int, Mapping]] = {}
+    for mapping in private:
+        for address in range(-(-mapping.start // ARENA_ALIGN) * ARENA_ALIGN, mapping.end, ARENA_ALIGN):
+            data = look.read(address, 32)
+            if data is None:
+                continue
+            arena, previous, size, writable = struct.unpack("<4Q", data)
+            plausible = 0 < size <= writable <= ARENA_ALIGN and size % PAGE == 0 and writable % PAGE == 0
+            if plausible and address + size <= mapping.end:
+                heads[address] = (arena, previous, size, writable, mapping)
+    for address, (arena, previous, _, writable, mapping) in heads.items():
+        home = arena & -ARENA_ALIGN
+        is_first = home == address and previous == 0 and arena - address in (0x20, 0x30, 0x40)
+        is_further = home != address and previous != address and home in heads and previous in heads
+        if is_first or is_further:
+            yield OwnerMark(
+                start=address,
+                end=min(address + writable, mapping.end),
+                kind="glibc-arena",
+                detail=f"heap_info at {address:#x}, arena at {arena:#x}",
+            )

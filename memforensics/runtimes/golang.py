@@ -1,0 +1,88 @@
+"""The heap of Go's own compiler's programs (gc, 64-bit), and of libraries written in it.
+
+runtime/mheap.go: the heap is arenas of 64 MiB, at multiples of that. `mheap_.arenas`, in static data of the module,
+leads to a table of 4 M pointers by arena number, that to the arena's `heapArena`, whose `spans` lead to the mspan of
+each 8 KiB page, which says where it begins and how long it is. So, as for malloc's tries, what is found is known by its
+answers: no symbols, so stripped programs too. Where `spans` stands in a heapArena changed twice: Go 1.20 and 1.22.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from memforensics.runtimes.page_tries import Static, pointers_in
+from memforensics.runtimes.reading import Reading, Run, joined
+from memforensics.units import KIB, MIB
+
+ARENA = 64 * MIB
+_BASE = 1 << 47  # -arenaBaseOffset, on amd64: arena number = (address + it) / ARENA
+_TABLE = 8 << 22  # 1 << arenaL2Bits pointers; arenaL1Bits is 0
+_PAGE = 8 * KIB
+# 1.22 on; to 1.19, behind a bitmap; 1.20 and 1.21, behind a bitmap and noMorePtrs.
+_SPANS = (0, 2 * MIB, MIB + 16 * KIB)
+_SPANS_BYTES = 8 * (ARENA // _PAGE)
+_MSPAN = struct.Struct("<24x2Q")  # next, prev, list; startAddr, npages
+_TRIED_PAGES = 64  # of an arena, from its start
+_NEAR = 16 * KIB  # mspans come from chunks of that size (runtime/mfixalloc.go)
+
+
+@dataclass(frozen=True, slots=True)
+class GoHeap:
+    """`arenas`: the Go heap, stacks of goroutines included. `records`: the tables above, and the mspans."""
+
+    module: str
+    arenas: list[Run]
+    records: list[Run]
+
+
+def find_go_heaps(reading: Reading, statics: Sequence[Static], samples: Iterable[Run]) -> Iterator[GoHeap]:
+    """One a module whose static data knows an arena that begins in one of `samples` (anonymous mappings)."""
+    starts = [at for start, end in samples for at in range(-(-start // ARENA) * ARENA, end, ARENA)]
+    for static in statics if starts else ():
+        table = _find_table(reading, static, starts)
+        if table is not None:
+            yield _read(reading, static.module, table)
+
+
+def _find_table(reading: Reading, static: Static, starts: Sequence[int]) -> int | None:
+    for _, table in pointers_in(reading, static.start, static.end):
+        if table % 4096 == 0 and any(_spans_of(reading, _entry(reading, table, at), at) for at in starts):
+            return table
+    return None
+
+
+def _entry(reading: Reading, table: int, arena: int) -> int:
+    data = reading.read(table + (arena + _BASE) // ARENA * 8, 8)
+    return int.from_bytes(data or b"", "little")
+
+
+def _spans_of(reading: Reading, heap_arena: int, arena: int) -> int | None:
+    """Where the spans of that arena stand; None where nothing there knows the arena."""
+    if not 4096 < heap_arena < _BASE or heap_arena % 8:
+        return None
+    for offset in _SPANS:
+        data = reading.read(heap_arena + offset, 8 * _TRIED_PAGES)
+        for page, (span,) in enumerate(struct.iter_unpack("<Q", data or b"")):
+            record = reading.read(span, _MSPAN.size) if 4096 < span < _BASE and not span % 8 else None
+            if record is not None:
+                start, pages = _MSPAN.unpack(record)
+                if start <= arena + page * _PAGE < start + pages * _PAGE <= arena + ARENA * 1024 and not start % _PAGE:
+                    return int(heap_arena + offset)
+    return None
+
+
+def _read(reading: Reading, module: str, table: int) -> GoHeap:
+    arenas: list[Run] = []
+    records: list[Run] = [(table, table + _TABLE)]
+    mspans: list[Run] = []
+    for slot, heap_arena in pointers_in(reading, table, table + _TABLE):
+        start = (slot - table) // 8 * ARENA - _BASE
+        spans = _spans_of(reading, heap_arena, start) if start > 0 else None
+        if spans is None:
+            continue
+        arenas.append((start, start + ARENA))
+        records.append((heap_arena & -4096, -(-(spans + _SPANS_BYTES) // 4096) * 4096))
+        mspans += [
+            (span & -4096, (span & -4096) + 4096) for _, span in pointers_in(reading, spans, spans + _SPANS_BYTES)
+        ]
+    return GoHeap(module, joined(arenas), joined([*records, *joined(mspans, _NEAR)]))

@@ -1,0 +1,93 @@
+"""mimalloc 1.6 to 2.x, wherever its code lies (its own library, a program, CPython 3.13's free-threaded build).
+
+Its memory comes in segments, at multiples of 32 MiB (2.x; of 4 MiB in 1.x), each with a header (mi_segment_t, in
+include/mimalloc/types.h). What makes a header sure is its cookie: the segment's address XOR a random word that stands
+in the static data of the module that holds mimalloc (`_mi_heap_main.cookie`, src/segment.c). The fields beside it tell
+the size. No symbols and no names are needed. Not known: 3.x, which keeps pages without segments.
+"""
+
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from memforensics.runtimes.reading import Reading, Run
+from memforensics.units import GIB, KIB, MIB
+
+HEADER = 1024  # the fields up to the cookie: 2 masks of 128 bytes and some words
+SLICE = 64 * KIB
+_MAX_TRIED = 512  # places, evenly among all, where nothing is known yet
+_LIKELY_RANDOM = 1 << 48  # a cookie below it: 1 in 65,536
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """Where the fields stand, in words from the cookie."""
+
+    align: int
+    read_size: Callable[[tuple[int, ...], int], int]  # 0: no header of this form
+    reach: int  # words that must follow the cookie
+
+
+def _size_v2(words: tuple[int, ...], at: int) -> int:
+    """segment_slices, segment_info_slices, kind, slice_entries follow; from 2.2 two pointers come between."""
+    for first in (at + 1, at + 3):
+        slices, info, kind, entries = words[first : first + 4]
+        whole = 32 * MIB // SLICE
+        is_kind = kind & 0xFFFFFFFF == (0 if slices == whole else 1) or (slices == whole and kind & 0xFFFFFFFF == 1)
+        if 0 < info <= slices <= GIB * 64 // SLICE and info < 64 and is_kind and 0 < entries <= min(slices, whole) + 1:
+            return slices * SLICE
+    return 0
+
+
+def _size_v1(words: tuple[int, ...], at: int) -> int:
+    """segment_size and segment_info_size before it, page_shift behind."""
+    size, info, shift = words[at - 2], words[at - 1], words[at + 1]
+    fits = 0 < info < size <= 64 * GIB and size % 4096 == 0 and info % 16 == 0 and 12 <= shift & 0xFFFFFFFF <= 63
+    return size if fits else 0
+
+
+_FORMS = (_Form(32 * MIB, _size_v2, 7), _Form(4 * MIB, _size_v1, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    start: int
+    size: int
+    key: int  # what _mi_heap_main.cookie must be
+
+
+def segments(reading: Reading, memory: Iterable[Run], statics: Callable[[], Iterator[bytes]]) -> list[Run]:
+    """The segments in `memory` (ranges of private anonymous memory). `statics`: the writable static data of the
+    modules, asked for only where something looks like a segment."""
+    runs = list(memory)
+    for form in _FORMS:
+        places = [at for start, end in runs for at in range(-(-start // form.align) * form.align, end, form.align)]
+        some = places[:: -(-len(places) // _MAX_TRIED) or 1]
+        keys = {candidate.key for at in some for candidate in _candidates(reading, form, at)}
+        known = _standing_in(keys, statics) if keys else None
+        if known is not None:
+            found = [candidate for at in places for candidate in _candidates(reading, form, at)]
+            return sorted({(each.start, each.start + each.size) for each in found if each.key == known})
+    return []
+
+
+def _candidates(reading: Reading, form: _Form, start: int) -> Iterator[_Candidate]:
+    data = reading.read(start, HEADER)
+    words = struct.unpack(f"<{HEADER // 8}Q", data) if data is not None else ()
+    for at in range(2, len(words) - form.reach):
+        key = words[at] ^ start
+        size = form.read_size(words, at) if key >= _LIKELY_RANDOM else 0
+        if size:
+            yield _Candidate(start, size, key)
+
+
+def _standing_in(keys: set[int], statics: Callable[[], Iterator[bytes]]) -> int | None:
+    patterns = [(key, struct.pack("<Q", key)) for key in keys]
+    for data in statics():
+        for key, pattern in patterns:
+            at = data.find(pattern)
+            while at >= 0 and at % 8:
+                at = data.find(pattern, at + 1)
+            if at >= 0:
+                return key
+    return None

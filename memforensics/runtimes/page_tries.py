@@ -1,0 +1,264 @@
+"""jemalloc 5 and gperftools' tcmalloc, wherever their code lies: in their own library, a program, or another library.
+
+Both keep, in their static data, a trie with an element for each page of address space; the element of a page that they
+own leads to a record with the start and the size of the extent (the span) around it. So a trie is known by its answers:
+from a slot of a module's .bss, by way of the element of an address, to a record that says that very address. What no
+record covers is not theirs, however it is aligned. No symbols and no names are needed.
+
+jemalloc (include/jemalloc/internal/rtree.h, edata.h; extent_structs.h to 5.2): 48 address bits, 18 + 18 above pages of
+4 KiB; an element has the address of an edata_t in its middle bits; e_addr at +8, e_size_esn at +16.
+tcmalloc (gperftools src/pagemap.h, span.h): TCMalloc_PageMap2 of 48 bits, pages of 8 KiB unless configured otherwise;
+an element is a Span*, which begins {PageID start, Length length}.
+Not known: jemalloc 4, jemalloc for 57 address bits, and Google's newer tcmalloc (which names its mappings itself).
+"""
+
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from memforensics.runtimes.reading import Reading, Run, joined
+from memforensics.units import KIB, MIB
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PAGE = 4096
+_USER = 1 << 47
+_MAX_RECORD_BYTES = 256 * MIB  # of records read a snapshot; 128 bytes an extent
+_MAX_STATIC_PAGES = 4096  # of one module looked at for the root
+_MAX_SAMPLES = 64  # pieces of memory that a trie is asked for
+_TRIED_A_SLOT = 4  # of them
+_MAX_TRIES = 4096  # of slots with addresses, a module and kind
+_NEAR = 256 * KIB  # records this close lie in one piece of memory
+
+
+@dataclass(frozen=True, slots=True)
+class Trie:
+    """One form of trie: which bits of an address choose the element, and where its record says what it covers."""
+
+    kind: str
+    page_bits: int
+    leaf_bits: int
+    root_bits: int
+    pointer_mask: int
+    record: struct.Struct  # (start, size)
+    start_scale: int  # bytes
+    size_mask: int
+    size_scale: int
+
+    def root_index(self, address: int) -> int:
+        return address >> self.page_bits + self.leaf_bits
+
+    def leaf_index(self, address: int) -> int:
+        return address >> self.page_bits & (1 << self.leaf_bits) - 1
+
+    def extent(self, data: bytes) -> Run:
+        start, size = self.record.unpack(data)
+        first = start * self.start_scale & -PAGE
+        return first, first + (size & self.size_mask) * self.size_scale
+
+
+def _tcmalloc(page_bits: int) -> Trie:
+    bits = 48 - page_bits
+    return Trie("tcmalloc", page_bits, (bits + 1) // 2, bits - (bits + 1) // 2, -1, struct.Struct("<2Q"),
+                1 << page_bits, -1, 1 << page_bits)  # fmt: skip
+
+
+JEMALLOC = Trie("jemalloc", 12, 18, 18, (1 << 48) - 64, struct.Struct("<8x2Q"), 1, -PAGE, 1)
+TRIES = (JEMALLOC, *map(_tcmalloc, (13, 12, 15, 16)))  # tcmalloc: --with-tcmalloc-pagesize=8 (the default), 4, 32, 64
+
+
+@dataclass(frozen=True, slots=True)
+class PageTrie:
+    """One that was found: `root` is the address of its first slot."""
+
+    trie: Trie
+    root: int
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """Writable data of one module, .bss included."""
+
+    module: str
+    start: int
+    bss: int  # where the file's part ends; `end` where there is none
+    end: int
+
+
+def find_tries(reading: Reading, statics: Sequence[Static], memory: Sequence[Run]) -> Iterator[PageTrie]:
+    """Those in `statics` that know the beginning or the end of some of `memory` (ranges of private anonymous memory,
+    ascending): one a static and kind."""
+    largest = sorted(memory, key=lambda run: run[0] - run[1])[:_MAX_SAMPLES]
+    pages = [page for start, end in largest for page in (start, end - PAGE)]
+    for static in statics:
+        found: set[str] = set()
+        for trie in TRIES:
+            if trie.kind not in found and 8 << trie.root_bits <= static.end - static.bss:
+                root = _find_root(reading, trie, static, pages, memory)
+                if root is not None:
+                    found.add(trie.kind)
+                    yield PageTrie(trie, root, static.module)
+
+
+def _find_root(reading: Reading, trie: Trie, static: Static, pages: Sequence[int], memory: Sequence[Run]) -> int | None:
+    """Each slot that holds what may be the address of a leaf is tried with each address that it could stand for."""
+    by_index: dict[int, list[int]] = {}
+    for page in pages:
+        known = by_index.setdefault(trie.root_index(page), [])
+        if len(known) < _TRIED_A_SLOT:
+            known.append(page)
+    lowest, highest = static.bss, static.end - (8 << trie.root_bits)
+    low, high = lowest + 8 * min(by_index, default=0), highest + 8 * max(by_index, default=-1) + 8
+    tries = _MAX_TRIES
+    for slot, leaf in pointers_in(reading, low, min(high, static.end)):
+        if not _lies_in(memory, leaf, 8 << trie.leaf_bits):
+            continue
+        for index, addresses in by_index.items():
+            root = slot - 8 * index
+            if lowest <= root <= highest:
+                tries -= len(addresses)
+                if any(_knows(reading, trie, leaf, address) for address in addresses):
+                    return root
+        if tries <= 0:
+            return None
+    return None
+
+
+def _lies_in(memory: Sequence[Run], start: int, size: int) -> bool:
+    index = bisect_right(memory, start, key=lambda run: run[0]) - 1
+    return index >= 0 and start + size <= memory[index][1]
+
+
+def pointers_in(reading: Reading, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """(address, word) of the words in present pages that could be addresses of leaves."""
+    left = _MAX_STATIC_PAGES
+    for first, last in reading.present(start & -PAGE, end) if start < end else ():
+        last = min(last, first + left * PAGE)
+        left -= (last - first) // PAGE
+        first, last = max(first, start), min(last, end)
+        data = reading.read(first, last - first & -8) or b""
+        for index, (word,) in enumerate(struct.iter_unpack("<Q", data)):
+            if PAGE < word < _USER and not word & 15:
+                yield first + 8 * index, word
+        if not left:
+            return
+
+
+def _knows(reading: Reading, trie: Trie, leaf: int, address: int) -> bool:
+    """Whether the record of that page begins or ends there."""
+    element = reading.read(leaf + 8 * trie.leaf_index(address), 8)
+    pointer = int.from_bytes(element or b"", "little") & trie.pointer_mask
+    data = reading.read(pointer, trie.record.size) if PAGE < pointer < _USER and not pointer & 7 else None
+    if data is None:
+        return False
+    start, end = trie.extent(data)
+    return start < end and (start == address or end - (1 << trie.page_bits) <= address < end)
+
+
+# --- all that one of them owns ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """`heap`: ranges of extents, free ones that the allocator keeps included. `records`: where what it knows of them is
+    written. `unread`: records that were too many to read."""
+
+    heap: list[Run]
+    records: list[Run]
+    unread: int
+
+
+def owned(reading: Reading, found: PageTrie) -> Owned:
+    """Everything that one trie knows."""
+    import numpy as np
+
+    trie = found.trie
+    elements: list[np.ndarray[Any, Any]] = []
+    bases: list[np.ndarray[Any, Any]] = []
+    leaves: list[Run] = []
+    for slot, leaf in pointers_in(reading, found.root, found.root + (8 << trie.root_bits)):
+        index = (slot - found.root) // 8
+        leaves.append((leaf, leaf + (8 << trie.leaf_bits)))
+        for first, last in reading.present(leaf & -PAGE, leaves[-1][1]):
+            first, last = max(first, leaf), min(last, leaves[-1][1])
+            words = np.frombuffer(reading.read(first, last - first) or b"", "<u8")
+            at = np.flatnonzero(words)
+            page = (index << trie.leaf_bits) + (first - leaf) // 8 + at
+            elements.append(words[at] & np.uint64(trie.pointer_mask & (1 << 64) - 1))
+            bases.append(page.astype(np.uint64) << np.uint64(trie.page_bits))
+    if not elements:
+        return Owned([], [], 0)
+    pointers, where = np.concatenate(elements), np.concatenate(bases)
+    records, order = np.unique(pointers, return_inverse=True)
+    starts, ends, unread = _extents(reading, trie, records)
+    # An element is believed where its record covers its page: those within free memory may be left from before.
+    covers = (starts[order] <= where) & (where < ends[order])
+    true = np.unique(order[covers])
+    heap = joined(list(zip(starts[true].tolist(), ends[true].tolist(), strict=True)))
+    return Owned(heap, joined(_metadata(reading, trie, leaves, records[true].tolist())), unread)
+
+
+def _extents(
+    reading: Reading, trie: Trie, records: "np.ndarray[Any, Any]"
+) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]", int]:
+    """Start and end of each record, 0 where it cannot be read; and how many were left."""
+    import numpy as np
+
+    starts, ends = np.zeros(len(records), np.uint64), np.zeros(len(records), np.uint64)
+    budget = _MAX_RECORD_BYTES
+    splits = np.flatnonzero(np.diff(records.astype(np.int64)) > PAGE) + 1
+    for part in np.split(np.arange(len(records)), splits):
+        first, last = int(records[part[0]]), int(records[part[-1]]) + trie.record.size
+        if not PAGE < first < last < _USER:
+            continue
+        budget -= last - first
+        if budget < 0:
+            return starts, ends, int(len(records) - part[0])
+        data = reading.read(first, last - first)
+        if data is None:
+            continue
+        pair = np.frombuffer(data, np.uint8)
+        offsets = (records[part] - np.uint64(first)).astype(np.int64)
+        head = trie.record.size - 16
+        fields = pair[offsets[:, None] + np.arange(head, head + 16)].copy().view("<u8")
+        begin = fields[:, 0] * np.uint64(trie.start_scale) & np.uint64(-PAGE & (1 << 64) - 1)
+        size = (fields[:, 1] & np.uint64(trie.size_mask & (1 << 64) - 1)) * np.uint64(trie.size_scale)
+        sane = (begin < _USER) & (size < _USER)
+        starts[part], ends[part] = np.where(sane, begin, 0), np.where(sane, begin + size, 0)
+    return starts, ends, 0
+
+
+def _metadata(reading: Reading, trie: Trie, leaves: Sequence[Run], records: Sequence[int]) -> list[Run]:
+    """Memory that holds leaves and records: jemalloc's in blocks that tell their size, tcmalloc's where they lie."""
+    block: Callable[[int], Run | None] = _NO_BLOCK if trie is not JEMALLOC else _blocks(reading)
+    pieces = [(start & -PAGE, -(-end // PAGE) * PAGE) for start, end in leaves]
+    pieces += joined([(record & -PAGE, (record & -PAGE) + PAGE) for record in records], _NEAR)
+    return [block(start) or (start, end) for start, end in pieces]
+
+
+def _NO_BLOCK(_: int) -> None:  # noqa: N802
+    return None
+
+
+def _blocks(reading: Reading) -> Callable[[int], Run | None]:
+    """jemalloc's src/base.c: a block begins at a multiple of 2 MiB with its size (a multiple too) and the next."""
+    known: list[Run] = []
+
+    def block_of(address: int) -> Run | None:
+        for run in known:
+            if run[0] <= address < run[1]:
+                return run
+        for steps in range(64):
+            start = (address & -2 * MIB) - steps * 2 * MIB
+            data = reading.read(start, 16)
+            size, following = struct.unpack("<2Q", data) if data else (0, 1)
+            if size and size % (2 * MIB) == 0 and start + size > address and following % (2 * MIB) == 0:
+                known.append((start, start + size))
+                return known[-1]
+        return None
+
+    return block_of

@@ -1,0 +1,64 @@
+"""Allocators that are not glibc's, by their own records: every block is theirs, and nothing else is."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from owned import Told, adds_up, group, kinds, owners_of, quiet_snapshot, told_by
+from processes import compiled, running
+
+from memforensics.case.model import Snapshot
+from memforensics.target import open_process
+from memforensics.units import MIB
+
+pytestmark = pytest.mark.live
+
+PRELOADED = {"jemalloc": "libjemalloc.so.2", "tcmalloc": "libtcmalloc_minimal.so.4", "mimalloc": "libmimalloc.so.2"}
+OWN = (3 + 6 + 4 + 5 + 2) * MIB  # own_allocator.c: its own mappings
+
+
+def has(library: str) -> bool:
+    return any(Path("/usr/lib").glob(f"*/{library}"))
+
+
+@contextlib.contextmanager
+def seen_with(library: str, program: str = "own_allocator.c") -> Iterator[tuple[Snapshot, Told]]:
+    """A snapshot of the program with that library preloaded; that it adds up is looked at on the way."""
+    env = {"LD_PRELOAD": library} if library else {}
+    with (
+        running([compiled(program)], env=env, ready=None) as child,
+        contextlib.closing(open_process(child.pid)) as process,
+    ):
+        told = told_by(child)
+        seen = quiet_snapshot(process)
+        adds_up(process, seen)
+        yield seen, told
+
+
+@pytest.mark.parametrize("kind", PRELOADED)
+def test_all_that_an_allocator_holds_and_nothing_else(kind: str) -> None:
+    if not has(PRELOADED[kind]):
+        pytest.skip(f"needs {PRELOADED[kind]}: make setup-test")
+    with seen_with(PRELOADED[kind]) as (seen, told):
+        assert owners_of(seen, told.blocks).keys() == {kind}
+        assert owners_of(seen, told.maps).keys() == {None}
+        assert kinds(seen).keys() <= {kind, "thread-stack"}
+        size = group(seen, kind)
+        assert told.of_itself["kept"] <= size
+        assert size <= told.of_itself["made"] * 1.1 + 8 * MIB
+        # by its own word; it counts pages that nobody touched yet, and not its records
+        assert size <= told.of_itself.get("resident", size) + 8 * MIB
+        assert OWN <= group(seen, "anonymous") <= OWN + 2 * MIB, "its own mappings, and little else"
+
+
+def test_what_is_glibcs_is_no_other_allocators() -> None:
+    with seen_with("") as (seen, told):
+        assert owners_of(seen, told.maps).keys() == {None}
+        assert owners_of(seen, told.blocks).keys() <= {"glibc-arena", "malloc-mmapped", None}  # None: in [heap]
+        assert not kinds(seen).keys() & PRELOADED.keys()
+        heap = ("glibc arenas", "program heap ([heap])", "malloc'ed blocks with their own mapping")
+        assert (
+            told.of_itself["kept"] <= sum(group(seen, name) for name in heap) <= told.of_itself["made"] * 1.1 + 8 * MIB
+        )
+        assert OWN <= group(seen, "anonymous") <= OWN + MIB
