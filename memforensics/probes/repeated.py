@@ -92,7 +92,11 @@ def _counted(
 
     columns = columns_of(maps)
     found = count_resident(pagemap, columns, is_whole=is_whole)
-    return columns.mappings(found.rss, found.anonymous, found.anon_huge, read_ns), columns.unparsed_lines
+    counted = {"rss": found.rss, "anonymous": found.anonymous, "anon_huge": found.anon_huge}
+    if read_ns is not None:
+        counted["read_ns"] = [read_ns] * len(columns)
+    mappings = columns.mappings(**counted)
+    return mappings, columns.unparsed_lines
 
 
 def _lines(maps: bytes) -> list[bytes]:

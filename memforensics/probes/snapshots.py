@@ -20,7 +20,7 @@ from memforensics.probes.owners import find_owners
 from memforensics.probes.repeated import Earlier
 from memforensics.target import Process
 from memforensics.target.pagemap import Pagemap
-from memforensics.target.smaps import parse_rollup, parse_smaps
+from memforensics.target.smaps import parse_rollup
 from memforensics.units import MIB, NS_PER_S
 
 Reader = Literal["auto", "smaps", "maps", "pagemap"]
@@ -85,7 +85,7 @@ def _read(
     if reader == "maps":
         maps = process.maps()
         return "maps", maps.mappings, maps.unparsed_lines
-    smaps = parse_smaps(process.read_text("smaps"))
+    smaps = process.smaps()
     return "smaps", smaps.mappings, smaps.unparsed_lines
 
 

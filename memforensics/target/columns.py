@@ -4,10 +4,10 @@ The columns of those are read at once by numpy; every other line goes through th
 what `parse_maps` gives, in a third of its time (60,000 lines: 15 ms).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from itertools import compress, repeat
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from memforensics.target.parse import parse_maps
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-_Bytes = npt.NDArray[np.uint8]
+Octets = npt.NDArray[np.uint8]
 
 # A line of anonymous memory: addresses of twelve digits, permissions, and no file (parse.py has the kernel's form).
 _DIGITS, _PERMS, _TAIL = 12, slice(26, 30), b" 00000000 00:00 0 "
@@ -45,37 +45,12 @@ class Columns:
     def __len__(self) -> int:
         return len(self.start)
 
-    def mappings(
-        self,
-        rss: Sequence[int] | None = None,
-        anonymous: Sequence[int] | None = None,
-        anon_huge: Sequence[int] | None = None,
-        read_ns: int | None = None,
-    ) -> tuple[Mapping, ...]:
-        """With what a reader counted."""
-        unread: Iterator[None] = repeat(None)
-        fields = (self.start, self.end, self.perms, self.offset, self.device, self.inode, self.path)
-        counted = (rss or unread, anonymous or unread, anon_huge or unread)
-        return tuple(
-            [
-                Mapping(
-                    start=start,
-                    end=end,
-                    perms=perms,
-                    offset=offset,
-                    device=device,
-                    inode=inode,
-                    path=path,
-                    rss=resident,
-                    anonymous=own,
-                    anon_huge=huge,
-                    read_ns=read_ns,
-                )
-                for start, end, perms, offset, device, inode, path, resident, own, huge in zip(
-                    *fields, *counted, strict=False
-                )
-            ]
-        )
+    def mappings(self, **counted: Sequence[int] | Sequence[str]) -> tuple[Mapping, ...]:
+        """With what a reader counted: columns of further fields of Mapping."""
+        columns: dict[str, Iterable[Any]] = {field.name: getattr(self, field.name) for field in fields(self)}
+        columns.update(counted)
+        unread = repeat(None)
+        return tuple(map(Mapping, *(columns.get(name, unread) for name in Mapping.__struct_fields__)))
 
 
 def columns_of(maps: bytes) -> Columns:
@@ -85,6 +60,11 @@ def columns_of(maps: bytes) -> Columns:
     if maps and not maps.endswith(b"\n"):
         ends = np.append(ends, len(maps))
     firsts = np.concatenate(([0], ends[:-1] + 1)) if len(ends) else ends
+    return columns_at(maps, text, firsts, ends)
+
+
+def columns_at(maps: bytes, text: Octets, firsts: Ints, ends: Ints) -> Columns:
+    """The lines of a text that begin and end there; `text`: the same as `maps`."""
     plain = ends - firsts == _LENGTH
     rows = sliding_window_view(text, _LENGTH)[firsts[plain]] if plain.any() else np.empty((0, _LENGTH), np.uint8)
     digits = _VALUE[np.concatenate((rows[:, :_DIGITS], rows[:, _DIGITS + 1 : 2 * _DIGITS + 1]), axis=1)]
@@ -105,7 +85,7 @@ def columns_of(maps: bytes) -> Columns:
     return columns
 
 
-def _is_plain(rows: _Bytes) -> Bools:
+def _is_plain(rows: Octets) -> Bools:
     """Whether each is of the form, its digits apart."""
     found: Bools = np.ascontiguousarray(rows[:, 30:]).view(f"S{len(_TAIL)}")[:, 0] == _TAIL
     found &= (rows[:, _DIGITS] == ord("-")) & (rows[:, 2 * _DIGITS + 1] == ord(" "))
@@ -114,7 +94,7 @@ def _is_plain(rows: _Bytes) -> Bools:
     return found
 
 
-def _number(values: _Bytes) -> Ints:
+def _number(values: Octets) -> Ints:
     number = np.zeros(len(values), np.int64)
     for column in range(values.shape[1]):
         number = (number << 4) | values[:, column]

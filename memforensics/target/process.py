@@ -15,6 +15,7 @@ from memforensics.errors import NotATarget, PermissionNeeded, TargetError, Targe
 from memforensics.target.memory import ProcessMemory
 from memforensics.target.parse import ParsedMaps, StatLine, parse_maps, parse_stat, parse_status, status_bytes
 from memforensics.target.procfs import ProcFS
+from memforensics.target.smaps import ParsedSmaps
 
 
 @dataclass(slots=True)
@@ -77,6 +78,17 @@ class Process:
 
     def maps(self, *, named_or_code: bool = False) -> ParsedMaps:
         return parse_maps(self.read_text("maps"), named_or_code=named_or_code)
+
+    def smaps(self) -> ParsedSmaps:
+        """All of smaps. The target's mmap lock is held while the page tables of a mapping are walked (FACTS: 9 ms a
+        resident GiB)."""
+        from memforensics.target.smaps_bulk import read_smaps  # numpy: a tenth of a second
+
+        with self.proc.open(self.pid, "smaps") as file:
+            try:
+                return read_smaps(file.readinto)
+            except OSError as error:
+                raise self.proc.explain(error, self.pid, "smaps") from error
 
     def status(self) -> dict[str, str]:
         return parse_status(self.read_text("status"))

@@ -3,6 +3,7 @@
 import errno
 import os
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from memforensics.errors import NoSuchProcess, PermissionNeeded, TargetGone
@@ -25,6 +26,13 @@ class ProcFS:
         """The whole of /proc/PID/name. TargetGone when the process left, PermissionNeeded when it is not for us."""
         try:
             return (self.root / str(pid) / name).read_bytes()
+        except OSError as error:
+            raise self.explain(error, pid, name) from error
+
+    def open(self, pid: int, name: str) -> FileIO:
+        """/proc/PID/name, unbuffered. Errors as read_bytes; reading raises OSErrors, for `explain`."""
+        try:
+            return FileIO(self.root / str(pid) / name)
         except OSError as error:
             raise self.explain(error, pid, name) from error
 

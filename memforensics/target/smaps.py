@@ -3,17 +3,16 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import msgspec
+from msgspec import structs
 
 from memforensics.case.model import Mapping, Rollup
 from memforensics.target.parse import lines_of, parse_maps, parse_status, status_bytes
 from memforensics.units import KIB
 
 # fs/proc/task_mmu.c, __show_smap(): key -> field of Mapping. What we do not keep is passed over, not counted as lost.
-_FIELDS = {
+FIELDS = {
     "Rss": "rss",
     "Pss": "pss",
     "Anonymous": "anonymous",
@@ -22,7 +21,6 @@ _FIELDS = {
     "Locked": "locked",
     "AnonHugePages": "anon_huge",
 }
-_FIRST_DETAILS = re.compile(r".*\n((?:[A-Za-z][A-Za-z_]*:.*\n)+)")
 _KEY_VALUE = re.compile(r"([A-Za-z][A-Za-z_]*): *(\d+)(?: kB)?")
 
 
@@ -33,63 +31,15 @@ class ParsedSmaps:
 
 
 def parse_smaps(text: str) -> ParsedSmaps:
-    """/proc/PID/smaps. Fields that this kernel does not print stay None. A detail line before any mapping, and a line
-    of no known form, count as unparsed."""
-    return _by_form(text) or _by_line(text)
-
-
-def _by_form(text: str) -> ParsedSmaps | None:
-    """Ten times faster than line by line: a kernel prints the same keys in the same order for every mapping, so the
-    first one's make one pattern. None where any part of the text is of another form."""
-    first = _FIRST_DETAILS.match(text)
-    if first is None:
-        return None
-    lines = lines_of(first[1])
-    keys = [line.partition(":")[0] for line in lines]
-    if "VmFlags" in keys[:-1]:
-        return None
-    form = re.compile("(.*\n)" + "".join(map(_form_of, keys, lines)))
-    fields = [_FIELDS[key] for key in keys if key in _FIELDS]
-    headers: list[str] = []
-    values: list[dict[str, Any]] = []
-    at = 0
-    for found in form.finditer(text):
-        if found.start() != at:
-            return None
-        at = found.end()
-        header, *numbers = found.groups()
-        flags = {"flags": numbers.pop().strip()} if keys[-1] == "VmFlags" else {}
-        headers.append(header)
-        values.append(dict(zip(fields, map(_kib, numbers), strict=True), **flags))
-    mappings = parse_maps("".join(headers)).mappings
-    if at != len(text) or len(mappings) != len(headers):
-        return None
-    return ParsedSmaps(tuple(map(_with, mappings, values)))
-
-
-def _form_of(key: str, line: str) -> str:
-    if key == "VmFlags":
-        return "VmFlags:(.*)\n"
-    return f"{key}: *{'([0-9]+)' if key in _FIELDS else '[0-9]+'}{' kB' if line.endswith(' kB') else ''}\n"
-
-
-def _with(mapping: Mapping, values: dict[str, Any]) -> Mapping:
-    return msgspec.structs.replace(mapping, **values)
-
-
-@lru_cache(4096)
-def _kib(number: str) -> int:
-    return int(number) * KIB
-
-
-def _by_line(text: str) -> ParsedSmaps:
+    """/proc/PID/smaps, line by line (smaps_bulk.py does it fast). Fields that this kernel does not print stay None. A
+    detail line before any mapping, and a line of no known form, count as unparsed."""
     mappings: list[Mapping] = []
     values: dict[str, Any] = {}
     unparsed = 0
     current: Mapping | None = None
     for line in lines_of(text):
         key, colon, value = line.partition(":")
-        field = _FIELDS.get(key) if colon else None
+        field = FIELDS.get(key) if colon else None
         if field is not None and current is not None and line.endswith(" kB"):
             number = value[:-3].strip()
             if number.isascii() and number.isdigit():
@@ -106,10 +56,10 @@ def _by_line(text: str) -> ParsedSmaps:
                 unparsed += 1
                 continue
             if current is not None:
-                mappings.append(_with(current, values))
+                mappings.append(structs.replace(current, **values))
             current, values = header[0], {}
     if current is not None:
-        mappings.append(_with(current, values))
+        mappings.append(structs.replace(current, **values))
     return ParsedSmaps(tuple(mappings), unparsed)
 
 
