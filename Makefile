@@ -1,6 +1,7 @@
 # make demo: a real leak, diagnosed.   make test: every check.   Both set up what they need, once.
 BIN := .venv/bin
 DURATION ?= 30s
+PLAN ?= full
 
 .PHONY: demo test lint setup setup-test calibrate bench-tracer readme docs clean
 
@@ -26,7 +27,7 @@ calibrate: setup
 	@$(BIN)/python benchmarks/calibrate.py --markdown docs/calibration.md
 
 bench-tracer: setup
-	@$(BIN)/python benchmarks/tracer.py
+	@$(BIN)/python benchmarks/tracer.py --plan $(PLAN) --json .make/tracer.json $(BENCH)
 
 readme: setup
 	@$(BIN)/python scripts/readme_session.py

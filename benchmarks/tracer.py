@@ -1,246 +1,218 @@
-"""What tracing costs the traced: throughput with and without, in interleaved pairs, against the floor (empty BPF
-programs on the same events) and peers.
+"""What tracing costs the traced, other processes and itself; against the floor (empty BPF programs) and other tools.
 
-    make bench-tracer        or: .venv/bin/python benchmarks/tracer.py [--pairs 7] [--seconds 1] [--only TOOL,...]
+    make bench-tracer                                        everything (hours);   make bench-tracer PLAN=quick: minutes
+    .venv/bin/python benchmarks/tracer.py --json FILE --part mappings --workload serve,torch \\
+        --tool floor,memforensics --pairs 20
+    .venv/bin/python benchmarks/tracer.py --json FILE --render
 
-For each tool and workload: off, on, off, on, ...; a pair's figure is on / the mean of the two offs around it. The table
-has the median of the pairs, and their range. Needs root; tools that are not installed are left out, and named.
+Parts: mappings (trace-mmap and its peers), faults (trace-faults and its), others (what processes pay that nobody
+traces), first (the time to the first result). With --json each part is kept as it is done, and what is measured again
+takes the place of the old; --render prints the tables of the file alone. Needs root. Tools that are missing are
+installed (Debian packages); one that cannot run stands in the table with the reason. A quiet machine is wanted.
 """
 
 import argparse
 import contextlib
+import json
 import os
-import select
-import shutil
+import re
 import signal
-import statistics
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from memforensics.errors import MemforensicsError
-from memforensics.probes.base import Budget
-from memforensics.probes.ebpf.engine import Engine
-from memforensics.probes.ebpf.programs import TRACEPOINTS
-from memforensics.probes.mmap_trace import MmapTrace
-from memforensics.target import open_process
+import tracer_tools as tools
+from tracer_measure import First, bystanders, first_result, measured, say
+from tracer_report import report
+from tracer_tools import Tool
+from tracer_workloads import KINDS
 
-HERE = Path(__file__).resolve().parent
-EXAMPLE = HERE.parent / "examples" / "ucx_rcache_leak" / "run.py"
-
-Tool = Callable[[int], AbstractContextManager[object]]
-
-
-class Workload:
-    """A running process that prints `served N ... [at T] [cpu S]`; figures between two of its lines."""
-
-    def __init__(self, name: str, command: Sequence[str | Path]) -> None:
-        self.name = name
-        self.popen = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, start_new_session=True)
-        self.pid = self.popen.pid
-        self._rest = b""
-        self.line()
-
-    def line(self) -> tuple[float, float, float | None]:
-        """The next line that it prints from now on: (time, served, CPU seconds where it says so)."""
-        stream = self.popen.stdout
-        assert stream is not None
-        while True:
-            while b"\n" not in self._rest:
-                piece = os.read(stream.fileno(), 65536)
-                if not piece:
-                    raise SystemExit(f"the workload {self.name} ended")
-                self._rest += piece
-            line, _, self._rest = self._rest.partition(b"\n")
-            words = line.decode().split()
-            if words[:1] == ["served"]:
-                named = dict(zip(words[::2], words[1::2], strict=False))
-                cpu = float(named["cpu"]) if "cpu" in named else None
-                return float(named.get("at", time.monotonic())), float(named["served"]), cpu
-
-    def measure(self, seconds: float) -> float:
-        """Served a second of wall time; of CPU time where the workload is paced."""
-        assert self.popen.stdout is not None
-        while select.select([self.popen.stdout], [], [], 0)[0]:
-            os.read(self.popen.stdout.fileno(), 65536)
-        self._rest = b""
-        self.line()  # perhaps a part of one
-        first = self.line()
-        while True:
-            last = self.line()
-            if last[0] - first[0] >= seconds:
-                break
-        if first[2] is not None and last[2] is not None:
-            return (last[1] - first[1]) / (last[2] - first[2])
-        return (last[1] - first[1]) / (last[0] - first[0])
-
-    def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self.popen.wait()
-        assert self.popen.stdout is not None
-        self.popen.stdout.close()
+MAPPINGS = ("churn", "ucx", "serve", "torch")
+FAULTS = ("faults", "ucx", "serve", "torch")
+BYSTANDERS = ("getppid", "churn", "faults")
+PARTS = ("mappings", "faults", "others", "first")
 
 
-# --- tools
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Pairs of our own rows and the floor, of other tools, and of those that slow a target down a lot; of bystanders;
+    tries for the first result. Seconds of one measurement."""
+
+    own: int
+    other: int
+    dear: int
+    bystander: int
+    first: int
+    seconds: float
 
 
-@contextlib.contextmanager
-def memforensics(pid: int) -> Iterator[None]:
-    """The tracer as `diagnose` runs it, polled ten times a second from a thread of this process."""
-    trace, stop = MmapTrace(), threading.Event()
-    process = open_process(pid)
-    trace.open(process, Budget(seconds=60))
-    failed: list[MemforensicsError] = []
-
-    def poll() -> None:
-        try:
-            while not stop.wait(0.1):
-                list(trace.poll())
-        except MemforensicsError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=poll)
-    thread.start()
-    time.sleep(2.5)  # the first seconds are measured all the time
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        list(trace.close())
-        process.close()
-        if failed:
-            raise failed[0]
+PLANS = {"full": Plan(20, 7, 5, 10, 7, 2.0), "quick": Plan(3, 2, 1, 2, 2, 1.0)}
 
 
-@contextlib.contextmanager
-def floor(_pid: int) -> Iterator[None]:
-    engine = Engine(str(HERE / "tracer_floor.bpf.c"), {})
-    engine.attach(dict.fromkeys(TRACEPOINTS, "on_event"))
-    engine.stop_stats()
-    try:
-        yield
-    finally:
-        engine.close()
+def pairs_of(tool: Tool, plan: Plan, asked: int | None) -> int:
+    return asked or (plan.own if tool.own else plan.dear if tool.dear else plan.other)
 
 
-def command(*words: str, settle: float = 1.5) -> Tool:
-    @contextlib.contextmanager
-    def run(pid: int) -> Iterator[None]:
-        with tempfile.TemporaryDirectory() as folder:
-            filled = [word.format(pid=pid, folder=folder) for word in words]
-            popen = subprocess.Popen(
-                filled, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-            )
-            try:
-                time.sleep(settle)
-                if popen.poll() is not None:
-                    raise RuntimeError(f"{filled[0]} ended with {popen.returncode}")
-                yield
-            finally:
-                popen.send_signal(signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    popen.wait(5)
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(popen.pid, signal.SIGKILL)
-                popen.wait()
+class Results:
+    """What was measured, kept after each workload."""
 
-    return run
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.data: dict[str, Any] = {}
+        if path is not None and path.exists():
+            self.data = json.loads(path.read_text())
+        for part in ("cells", "others", "first"):
+            self.data.setdefault(part, {})
+
+    def keep(self, part: str, key: str, value: dict[str, Any]) -> None:
+        self.data[part][key] = value
+
+    def save(self) -> None:
+        self.data |= about()
+        if self.path is not None:
+            fresh = self.path.with_suffix(".new")
+            fresh.write_text(json.dumps(self.data, indent=1))
+            fresh.replace(self.path)
 
 
-BPFTRACE = "tracepoint:syscalls:sys_exit_mmap /pid == {pid}/ {{ @[ustack] = count(); }} "
-BPFTRACE += "tracepoint:syscalls:sys_enter_munmap /pid == {pid}/ {{ @freed = count(); }}"
-PERF = ("perf", "record", "-q", "-e", "syscalls:sys_exit_mmap,syscalls:sys_enter_munmap", "-p", "{pid}")
+def about() -> dict[str, Any]:
+    model = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    uname = os.uname()
+    versions = {}
+    for name, words in {
+        "bpftrace": ["bpftrace", "--version"],
+        "perf": ["perf", "--version"],
+        "strace": ["strace", "--version"],
+        "gdb": ["gdb", "--version"],
+        "heaptrack": ["heaptrack", "--version"],
+        "memforensics": [str(tools.MEMFORENSICS), "--version"],
+    }.items():
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            said = subprocess.run(
+                words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+            ).stdout
+            found = re.search(r"\d+(\.\d+)+", said.splitlines()[0] if said else "")
+            if found:
+                versions[name] = found[0]
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "kernel": uname.release.split("-")[0],
+        "machine": uname.machine,
+        "cpus": len(os.sched_getaffinity(0)),
+        "cpu": model[1] if model else "?",
+        "versions": versions,
+    }
 
-TOOLS: dict[str, tuple[Tool, str | None, str]] = {
-    "floor": (floor, None, "none (empty BPF programs)"),
-    "memforensics": (memforensics, None, "whole, native and Python"),
-    "bpftrace ustack": (command("bpftrace", "-e", BPFTRACE, settle=2.0), "bpftrace", "by frame pointers"),
-    "perf record -g": (command(*PERF, "-g", "-o", "{folder}/perf.data"), "perf", "by frame pointers"),
-    "strace": (command("strace", "-f", "-e", "trace=mmap,munmap", "-o", "/dev/null", "-p", "{pid}"), "strace", "none"),
-}
+
+def firsts() -> list[First]:
+    ours = str(tools.MEMFORENSICS)
+    maps = "tracepoint:syscalls:sys_exit_mmap /pid == {pid}/ {{ @[ustack] = count(); }} interval:ms:100 {{ print(@); }}"
+    perf = "perf record -q -N -e syscalls:sys_exit_mmap --call-graph dwarf -o {folder}/p -p {pid} -- sleep 1; "
+    perf += "perf script -i {folder}/p"
+    site = r"grow\b.*tracer_torch\.py|tracer_torch\.py.*\bgrow\b"
+    in_the_end, call = "the sites with their Python lines, at the end", "a call without a stack"
+    return [
+        First("memforensics trace-mmap", (ours, "trace-mmap", "{pid}"), site, "a site with its Python line"),
+        First(
+            "memforensics trace-faults --duration 1s",
+            (ours, "trace-faults", "{pid}", "--duration", "1s"),
+            r"tracer_torch\.py",
+            in_the_end,
+        ),
+        First("bpftrace ustack, printed ten times a second", ("bpftrace", "-e", maps), r"^@\[", "a stack"),
+        First("perf record --call-graph dwarf for 1 s, perf script", ("sh", "-c", perf), "mmap", "a stack"),
+        First("memleak 1", tools.MEMLEAK, "allocations from stack", "a stack", tools.bcc_headers),
+        First("perf trace", ("perf", "trace", "-e", "mmap,munmap", "-p", "{pid}"), r"mmap\(", call),
+        First("strace", (*tools.STRACE, "-p", "{pid}"), r"mmap\(", call),
+        First("gdb, catch syscall + bt", tools.GDB, "#1 ", "a stack", ending=signal.SIGTERM),
+    ]
 
 
-# --- workloads
+def chosen(names: str | None, known: tuple[str, ...]) -> list[str]:
+    if names is None:
+        return list(known)
+    wanted = [name.strip() for name in names.split(",")]
+    return [name for name in known if name in wanted]
 
 
-def churn() -> Workload:
-    binary = Path(tempfile.gettempdir()) / f"memforensics-bench-{os.getuid()}" / "churn"
-    binary.parent.mkdir(exist_ok=True, mode=0o700)
-    subprocess.run(
-        ["gcc", "-O1", "-g", "-fno-omit-frame-pointer", "-o", binary, HERE / "tracer_workload.c"], check=True
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", choices=PLANS, default="full", help="how many pairs (default %(default)s)")
+    parser.add_argument("--part", metavar="NAME,...", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument(
+        "--workload", metavar="NAME,...", help=f"of {', '.join(dict.fromkeys(MAPPINGS + FAULTS + BYSTANDERS))}"
     )
-    return Workload("churn", [binary])
+    names = dict.fromkeys(name for _, name in tools.TOOLS)
+    parser.add_argument(
+        "--tool", metavar="NAME;...", help=f"with semicolons (or commas) between, of: {'; '.join(names)}"
+    )
+    parser.add_argument("--pairs", type=int, help="of every tool, in the place of the plan's")
+    parser.add_argument("--seconds", type=float, help="of one measurement, in the place of the plan's")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures there; what is there stays")
+    parser.add_argument("--render", action="store_true", help="only print the tables of --json FILE")
+    return parser.parse_args(arguments)
 
 
-def ucx() -> Workload:
-    options = ["--rate", "max", "--threads", "1", "--report-every", "0.25", "--max-rss", "12G"]
-    return Workload("ucx", [sys.executable, "-u", EXAMPLE, "--ucx-version", "1.19.0", *options])
+def wanted_tools(names: str | None, family: str) -> list[Tool]:
+    every = [tool for (of, _), tool in tools.TOOLS.items() if of == family]
+    if names is None:
+        return every
+    # a name may hold a comma itself
+    return [t for t in every if t.name in names.split(";") or t.name in names.split(",")]
 
 
-def serve() -> Workload:
-    return Workload("serve", [sys.executable, "-u", HERE / "tracer_service.py"])
-
-
-WORKLOADS: dict[str, tuple[Callable[[], Workload], str]] = {
-    "churn": (churn, "C, mmap+munmap of 16 KiB at full speed"),
-    "ucx": (ucx, "the UCX example at full speed"),
-    "serve": (serve, "500 requests/s of 2 MiB with numpy: requests per CPU second"),
-}
-
-
-def ratios(workload: Workload, tool: Tool, pairs: int, seconds: float) -> list[float]:
-    out = []
-    before = workload.measure(seconds)
-    for _ in range(pairs):
-        with ExitStack() as stack:
-            stack.enter_context(tool(workload.pid))
-            during = workload.measure(seconds)
-        after = workload.measure(seconds)
-        out.append(during / ((before + after) / 2))
-        before = after
-    return out
+def measure(options: argparse.Namespace, results: Results) -> None:
+    plan = PLANS[options.plan]
+    seconds = options.seconds or plan.seconds
+    parts = chosen(options.part, PARTS)
+    for family, workloads in (("mappings", MAPPINGS), ("faults", FAULTS)):
+        if family not in parts:
+            continue
+        some = wanted_tools(options.tool, family)
+        tools.install(some)
+        for name in chosen(options.workload, workloads):
+            if not some:
+                continue
+            counted = [(tool, pairs_of(tool, plan, options.pairs)) for tool in some]
+            for cell in measured(KINDS[name], counted, seconds).values():
+                results.keep("cells", f"{family}/{name}/{cell.tool}", cell.json())
+            results.save()
+    if "others" in parts:
+        some = [
+            tool
+            for family in ("mappings", "faults")
+            for tool in wanted_tools(options.tool, family)
+            if tool.attach is not None and "gdb" not in tool.name and "memleak" not in tool.name
+        ]
+        if options.tool is None or tools.RAW_SYSCALLS.name in options.tool:
+            some.append(tools.RAW_SYSCALLS)
+        tools.install(some)
+        kinds = [KINDS[name] for name in chosen(options.workload, BYSTANDERS)]
+        for row in bystanders(KINDS["idle"], kinds, some, options.pairs or plan.bystander, seconds):
+            results.keep("others", f"{row['family']}/{row['workload']}/{row['tool']}", row)
+            results.save()
+    if "first" in parts:
+        for first in firsts():
+            if options.tool is None or first.tool in options.tool.split(";"):
+                found = first_result(KINDS["growing"], first, options.pairs or plan.first)
+                say(f"first result: {first.tool}: {found}")
+                results.keep("first", first.tool, {"tool": first.tool, "seconds": found, "what": first.what})
+                results.save()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement")
-    parser.add_argument("--only", default=",".join(TOOLS), help="tools, with commas between")
-    parser.add_argument("--workloads", default=",".join(WORKLOADS))
-    options = parser.parse_args()
-    names = [name for name in TOOLS if name in options.only.split(",")]
-    kinds = [name for name in WORKLOADS if name in options.workloads.split(",")]
-    print(f"{' '.join(sys.argv)}; {time.strftime('%Y-%m-%d')}, Linux {os.uname().release}, {os.cpu_count()} CPUs")
-    table: dict[tuple[str, str], list[float]] = {}
-    for kind in kinds:
-        make, _ = WORKLOADS[kind]
-        workload = make()
-        try:
-            time.sleep(1)
-            for name in names:
-                tool, needs, _ = TOOLS[name]
-                if needs is not None and shutil.which(needs) is None:
-                    print(f"{name}: not installed", file=sys.stderr)
-                    continue
-                table[kind, name] = ratios(workload, tool, options.pairs, options.seconds)
-                print(kind, name, " ".join(f"{ratio:.3f}" for ratio in table[kind, name]), file=sys.stderr, flush=True)
-        finally:
-            workload.close()
-    print(f"\n| tool | {' | '.join(kinds)} | stacks |\n|---|{'---|' * len(kinds)}---|")
-    for name in names:
-        cells = [table.get((kind, name)) for kind in kinds]
-        row = [f"{statistics.median(c):.2f} ({min(c):.2f}-{max(c):.2f})" if c else "-" for c in cells]
-        print(f"| {name} | {' | '.join(row)} | {TOOLS[name][2]} |")
-    print("\nThroughput with over without: median of", options.pairs, "pairs, and their range.")
-    for kind in kinds:
-        print(f"- {kind}: {WORKLOADS[kind][1]}")
+    options = parse()
+    results = Results(options.json)
+    if not options.render:
+        if os.geteuid() != 0:
+            sys.exit("benchmarks/tracer.py needs root: it loads eBPF programs")
+        began = time.monotonic()
+        measure(options, results)
+        say(f"took {(time.monotonic() - began) / 60:.0f} minutes")
+    print(report(results.data))
     return 0
 
 

@@ -1,5 +1,5 @@
 """A service: 500 requests a second, each maps 2 MiB, fills it by numpy and computes a little. Prints served requests
-and the CPU seconds that they took, four times a second."""
+and the CPU seconds that they took, four times a second. Too slow for that rate: late requests are not owed."""
 
 import mmap
 import time
@@ -8,6 +8,7 @@ import numpy as np
 
 SIZE = 2 << 20
 RATE = 500.0
+LONGEST_DEBT = int(RATE / 10)
 weights = np.ones((64, 64))
 
 
@@ -22,12 +23,15 @@ def handle() -> None:
 
 served, began, report = 0, time.monotonic(), 0.0
 while True:
-    due = int((time.monotonic() - began) * RATE)
-    while served < due:
+    now = time.monotonic()
+    owed = int((now - began) * RATE) - served
+    if owed > LONGEST_DEBT:
+        began += (owed - LONGEST_DEBT) / RATE
+    if owed > 0:
         handle()
         served += 1
-    now = time.monotonic()
     if now >= report:
         print(f"served {served} failed 0 at {now:.6f} cpu {time.process_time():.6f}", flush=True)
         report = now + 0.25
-    time.sleep(0.001)
+    if owed <= 0:
+        time.sleep(0.001)
