@@ -30,8 +30,8 @@ from tracer_report import report
 from tracer_tools import Tool
 from tracer_workloads import KINDS
 
-MAPPINGS = ("churn", "ucx", "serve", "torch")
-FAULTS = ("faults", "ucx", "serve", "torch")
+MAPPINGS = ("churn", "ucx", "serve", "torch", "torch-trim")
+FAULTS = ("faults", "ucx", "serve", "torch", "torch-trim")
 BYSTANDERS = ("getppid", "churn", "faults")
 PARTS = ("mappings", "faults", "others", "first")
 

@@ -161,7 +161,7 @@ def _look(tool: Tool, kind: Kind, session: Session, cell: Cell) -> None:
         except (ValueError, KeyError, OSError, RuntimeError) as error:
             cell.words = f"its output could not be read: {error!r}"[:200]
         else:
-            cell.words = cell.given.words(kind) if cell.given is not None else "-"
+            cell.words = tool.sees + cell.given.words(kind) if cell.given is not None else "-"
 
 
 def _under(kind: Kind, tool: Tool, cell: Cell, run: str, pairs: int, seconds: float) -> None:

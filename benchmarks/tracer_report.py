@@ -4,25 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 from tracer_statistics import FEWEST, Estimate, estimate, estimate_ratio
+from tracer_workloads import KINDS
 
 PAIRS_FOR_A_CLAIM = 20
 GOAL = 0.01  # CPU a request, more than without
 FAMILIES = {"mappings": "trace-mmap", "faults": "trace-faults"}
+_TORCH = tuple((workload, figure) for workload in ("torch", "torch-trim") for figure in ("cpu", "throughput"))
+_SERVICES = (("serve", "cpu"), *_TORCH)
 COLUMNS = {
-    "mappings": (
-        ("churn", "throughput"),
-        ("ucx", "throughput"),
-        ("serve", "cpu"),
-        ("torch", "cpu"),
-        ("torch", "throughput"),
-    ),
-    "faults": (
-        ("faults", "throughput"),
-        ("ucx", "throughput"),
-        ("serve", "cpu"),
-        ("torch", "cpu"),
-        ("torch", "throughput"),
-    ),
+    "mappings": (("churn", "throughput"), ("ucx", "throughput"), *_SERVICES),
+    "faults": (("faults", "throughput"), ("ucx", "throughput"), *_SERVICES),
 }
 FULL_SPEED = {"mappings": (("churn", 9.0), ("ucx", 3.0)), "faults": (("faults", None), ("ucx", None))}
 
@@ -117,7 +108,8 @@ def _cost(family: str, cells: Rows) -> str:
         rows.append(row)
     names = {"throughput": "throughput", "cpu": "CPU a request"}
     table = _table(["tool", *(f"{workload}: {names[figure]}" for workload, figure in columns)], rows)
-    return f"With over without; throughput below 1 and CPU above 1 are cost.\n\n{table}"
+    told = "\n".join(f"- {kind}: {KINDS[kind].text}" for kind in dict.fromkeys(workload for workload, _ in columns))
+    return f"With over without; throughput below 1 and CPU above 1 are cost.\n\n{table}\n\n{told}"
 
 
 def _claims(cells: Rows) -> str:
@@ -126,7 +118,7 @@ def _claims(cells: Rows) -> str:
         values = _values(cell, "cpu")
         if (
             not values
-            or cell["workload"] not in ("serve", "torch")
+            or cell["workload"] not in ("serve", "torch", "torch-trim")
             or not cell["tool"].startswith(("memforensics", "floor"))
         ):
             continue

@@ -14,7 +14,10 @@ from tracer_workloads import Kind
 Stack = list[str]
 MOST = 4000  # stacks looked at
 
-BOTTOM = re.compile(r"^(_start|__libc_start_main.*|__libc_start_call_main|clone3?|__clone3?|start_thread)$")
+BOTTOM = re.compile(
+    r"^(_start|__libc_start_main.*|__libc_start_call_main|clone3?|__clone3?|start_thread"
+    r"|\S+\.py:(<module>|Thread\._bootstrap|_bootstrap))$"  # of Python alone
+)
 _OFFSET = re.compile(r"\+0x[0-9a-f]+.*$|\+\d+$")
 
 

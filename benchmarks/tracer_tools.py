@@ -108,6 +108,7 @@ class Tool:
     dear: bool = False
     own: bool = False  # ours, and the floor: the comparison that matters most
     not_for: "dict[str, str] | None" = None
+    sees: str = ""  # what its stacks are of, where they are not of the events asked for
 
     def given(self, session: Session, kind: Kind) -> Given | None:
         return None if self.read is None else judged(self.read(session), kind)
@@ -249,13 +250,10 @@ def by_memray(session: Session) -> "Iterator[tuple[Stack, int]]":
                 frames = record.hybrid_stack_trace()
             except (NotImplementedError, RuntimeError):
                 frames = record.stack_trace()
-            yield (
-                [
-                    f"{Path(file).name}:{name}" if file.endswith(".py") else stacks.named(name)
-                    for name, file, _ in frames
-                ],
-                1,
-            )
+            stack = [
+                f"{Path(file).name}:{name}" if file.endswith(".py") else stacks.named(name) for name, file, _ in frames
+            ]
+            yield stack, record.n_allocations
 
 
 def by_heaptrack(session: Session) -> "Iterator[tuple[Stack, int]]":
@@ -285,7 +283,7 @@ def under_memray(kind: Kind, folder: Path) -> Workload:
         subprocess.run([launch.python, "-c", "import memray"], stderr=subprocess.DEVNULL, check=False).returncode == 0
     )
     python = launch.python if has_memray else Path(sys.executable) if not ours.exists() else ours
-    extra = {} if has_memray or launch.modules is None else {"PYTHONPATH": str(launch.modules)}
+    path = {} if has_memray or launch.modules is None else {"PYTHONPATH": str(launch.modules)}
     words = [
         python,
         "-u",
@@ -298,7 +296,7 @@ def under_memray(kind: Kind, folder: Path) -> Workload:
         folder / "memray.bin",
         *launch.words,
     ]
-    return Workload.run(words, extra, load=kind.load)
+    return Workload.run(words, {**launch.environment, **path}, load=kind.load)
 
 
 def under_heaptrack(kind: Kind, folder: Path) -> Workload:
@@ -310,7 +308,8 @@ def under_heaptrack(kind: Kind, folder: Path) -> Workload:
         reader = start(["sh", "-c", 'exec "$0" < "$1"', interpreter, pipe], stdout=output, stderr=subprocess.DEVNULL)
     preload = {"LD_PRELOAD": str(HEAPTRACK / "libheaptrack_preload.so"), "DUMP_HEAPTRACK_OUTPUT": str(pipe)}
     try:
-        workload = Workload.run(kind.launch().command, preload, load=kind.load)
+        launch = kind.launch()
+        workload = Workload.run(launch.command, {**launch.environment, **preload}, load=kind.load)
     except BaseException:
         reader.kill()
         reader.wait()
@@ -392,6 +391,7 @@ def _of_mappings() -> Iterator[Tool]:
         program="heaptrack_print",
         package="heaptrack",
         dear=True,
+        sees="of malloc (mmap is not seen): ",
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-TOKENS, WIDTH, VOCABULARY = 64, 256, 1024
+WIDTH, VOCABULARY = 256, 8192
 
 
 class Model(torch.nn.Module):

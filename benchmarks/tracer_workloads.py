@@ -56,12 +56,13 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How to start a workload: the program, what to set, and where its modules are for a tool that brings its Python
-    (memray). `python`: None for a program in C."""
+    """How to start a workload: the program, what to set, and where its modules are for a tool that brings a Python of
+    its own (memray). `python`: None for a program in C."""
 
     python: Path | None
     words: tuple[str | Path, ...]
     modules: Path | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def command(self) -> tuple[str | Path, ...]:
@@ -249,6 +250,11 @@ def _torch() -> Launch:
     return Launch(torch_python(), (HERE / "tracer_torch.py",))
 
 
+def _torch_trimmed() -> Launch:
+    """Any of malloc's thresholds that is set stops glibc from raising the one above which a block is mapped."""
+    return Launch(torch_python(), (HERE / "tracer_torch.py",), environment={"MALLOC_TRIM_THRESHOLD_": "65536"})
+
+
 def _growing() -> Launch:
     return Launch(torch_python(), (HERE / "tracer_torch.py", "--grow"))
 
@@ -294,6 +300,13 @@ KINDS = {
             load=True,
         ),
         Kind(
+            "torch-trim",
+            "the same with MALLOC_TRIM_THRESHOLD_=65536, as against growth: each tensor from 128 KiB on is a mapping",
+            _torch_trimmed,
+            line="tracer_torch.py",
+            load=True,
+        ),
+        Kind(
             "growing", "torch is loaded; 1 MiB is mapped and kept 20 times a second", _growing, line="tracer_torch.py"
         ),
         Kind("getppid", "C, getppid at full speed", _program("getppid")),
@@ -303,4 +316,5 @@ KINDS = {
 
 
 def run_plain(kind: Kind) -> Workload:
-    return Workload.run(kind.launch().command, load=kind.load)
+    launch = kind.launch()
+    return Workload.run(launch.command, launch.environment, load=kind.load)
