@@ -16,10 +16,13 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,14 +206,31 @@ def measure(options: argparse.Namespace, results: Results) -> None:
                 results.save()
 
 
+@contextlib.contextmanager
+def own_folder() -> Iterator[None]:
+    """All that tools write goes to one folder, which goes at the end; those of runs that were killed go first."""
+    common = Path(tempfile.gettempdir())
+    for left in common.glob("tracer-bench-[0-9]*-*"):
+        if left.stat().st_uid == os.getuid() and not Path("/proc", left.name.split("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"tracer-bench-{os.getpid()}-") as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
+
+
 def main() -> int:
     options = parse()
     results = Results(options.json)
     if not options.render:
         if os.geteuid() != 0:
             sys.exit("benchmarks/tracer.py needs root: it loads eBPF programs")
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # what was started is ended on the way
         began = time.monotonic()
-        measure(options, results)
+        with own_folder():
+            measure(options, results)
         say(f"took {(time.monotonic() - began) / 60:.0f} minutes")
     print(report(results.data))
     return 0

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tracer_stacks import Given
-from tracer_tools import CannotRun, Session, Tool, availability
+from tracer_tools import ENDING_S, CannotRun, Session, Tool, availability
 from tracer_workloads import Kind, Speed, Workload, WorkloadEnded, die_with_us, run_plain
 
 LARGEST_RSS = 3 << 30  # of a workload that leaks: from then on it is started anew before the next turn
@@ -136,7 +136,7 @@ def _pair(
     kind: Kind, tool: Tool, workload: Workload, before: Speed, cell: Cell, run: str, turn: int, seconds: float
 ) -> tuple[Pair, Speed]:
     assert tool.attach is not None
-    with tempfile.TemporaryDirectory(prefix="tracer-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tracer-") as folder:
         began = time.monotonic()
         with tool.attach(workload.pid, Path(folder)) as session:
             cpu_before = session.cpu_s()
@@ -161,13 +161,16 @@ def _look(tool: Tool, kind: Kind, session: Session, cell: Cell) -> None:
         except (ValueError, KeyError, OSError, RuntimeError) as error:
             cell.words = f"its output could not be read: {error!r}"[:200]
         else:
+            if session.killed and not (cell.given and cell.given.events):
+                cell.words = f"nothing within {ENDING_S:.0f} s of its end"
+                return
             cell.words = tool.sees + cell.given.words(kind) if cell.given is not None else "-"
 
 
 def _under(kind: Kind, tool: Tool, cell: Cell, run: str, pairs: int, seconds: float) -> None:
     assert tool.under is not None
     with contextlib.ExitStack() as opened:
-        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="tracer-bench-")))
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="tracer-")))
         try:
             plain = run_plain(kind)
             opened.callback(plain.close)
@@ -238,7 +241,7 @@ def bystanders(
                     assert tool.attach is not None
                     try:
                         with (
-                            tempfile.TemporaryDirectory(prefix="tracer-bench-") as folder,
+                            tempfile.TemporaryDirectory(prefix="tracer-") as folder,
                             tool.attach(target.pid, Path(folder)),
                         ):
                             during = _ns(other.measure(seconds))
@@ -287,7 +290,7 @@ def first_result(kind: Kind, first: First, times: int, limit_s: float = 30.0) ->
 
 
 def _first(target: int, first: First, limit_s: float) -> float | None:
-    with tempfile.TemporaryDirectory(prefix="tracer-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="tracer-") as name:
         words = [word.format(pid=target, folder=name) for word in first.words]
         environment = {**os.environ, **first.environment(Path(name)), "TERM": "xterm", "COLUMNS": "160", "LINES": "50"}
         began = time.monotonic()

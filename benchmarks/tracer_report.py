@@ -15,7 +15,8 @@ COLUMNS = {
     "mappings": (("churn", "throughput"), ("ucx", "throughput"), *_SERVICES),
     "faults": (("faults", "throughput"), ("ucx", "throughput"), *_SERVICES),
 }
-FULL_SPEED = {"mappings": (("churn", 9.0), ("ucx", 3.0)), "faults": (("faults", None), ("ucx", None))}
+FIGURE = dict.fromkeys(("serve", "torch", "torch-trim"), "cpu")
+GOALS_ABOVE = {("mappings", "memforensics", "churn"): 9.0, ("mappings", "memforensics", "ucx"): 3.0}
 
 Rows = list[dict[str, Any]]
 Json = dict[str, Any]
@@ -62,11 +63,15 @@ def cpu(pair: Json) -> float | None:
 
 
 def _values(cell: Json, figure: str) -> list[float]:
-    of = {"throughput": throughput, "cpu": cpu}[figure]
-    return [value for value in map(of, cell["pairs"]) if value is not None]
+    return [value for value in map(OF[figure], cell["pairs"]) if value is not None]
+
+
+OF: dict[str, Callable[[Json], float | None]] = {"throughput": throughput, "cpu": cpu}
 
 
 def _text(found: Estimate, form: Callable[[float], str]) -> str:
+    if found.count == 1:
+        return f"{form(found.median)}, n=1"
     if found.low is None or found.high is None:
         return f"{form(found.median)} ({form(found.smallest)} to {form(found.largest)}), n={found.count}"
     return f"{form(found.median)} [{form(found.low)} to {form(found.high)}], n={found.count}"
@@ -116,11 +121,7 @@ def _claims(cells: Rows) -> str:
     lines = []
     for cell in cells:
         values = _values(cell, "cpu")
-        if (
-            not values
-            or cell["workload"] not in ("serve", "torch", "torch-trim")
-            or not cell["tool"].startswith(("memforensics", "floor"))
-        ):
+        if not values or cell["workload"] not in FIGURE or not cell["tool"].startswith(("memforensics", "floor")):
             continue
         found = estimate_ratio(values)
         if found.low is None or found.high is None or found.count < PAIRS_FOR_A_CLAIM:
@@ -140,29 +141,39 @@ def _less_one(found: Estimate) -> Estimate:
 
 
 def _below(family: str, cells: Rows) -> str:
-    """Points of throughput that a tool takes beyond the floor, turn by turn."""
+    """What a tool takes beyond the floor, turn by turn."""
+    columns = [(w, f) for w, f in COLUMNS[family] if f == FIGURE.get(w, "throughput") and _cell(cells, "floor", w)]
     rows = []
     for tool in _tools(cells):
-        row = [tool]
-        for workload, goal in FULL_SPEED[family]:
-            floor, cell = _cell(cells, "floor", workload), _cell(cells, tool, workload)
-            if floor is None or cell is None or tool == "floor":
-                continue
-            floors = {(p["run"], p["turn"]): throughput(p) for p in floor["pairs"]}
-            points = [
-                100 * (floors[p["run"], p["turn"]] - throughput(p))
-                for p in cell["pairs"]
-                if (p["run"], p["turn"]) in floors
-            ]
-            if points:
-                found = estimate(points)
-                text = _text(found, lambda value: f"{value:.1f}")
-                if goal is not None and tool.startswith("memforensics") and found.high is not None:
-                    text += f" (at most {goal:.0f}: {'shown' if found.high <= goal else 'not shown'})"
-                row.append(f"{workload}: {text}")
-        if len(row) > 1:
-            rows.append(f"- {row[0]}: " + "; ".join(row[1:]))
-    return "Points of throughput below the floor (neighbouring pairs):\n\n" + "\n".join(rows) if rows else ""
+        row = [_beyond(family, cells, tool, *column) for column in columns] if tool != "floor" else []
+        if any(text != "-" for text in row):
+            rows.append([tool, *row])
+    if not rows:
+        return ""
+    head = ["tool", *(f"{w}: {'% of CPU' if f == 'cpu' else 'points of throughput'}" for w, f in columns)]
+    return "Above the floor, of neighbouring pairs; more is dearer:\n\n" + _table(head, rows)
+
+
+def _beyond(family: str, cells: Rows, tool: str, workload: str, figure: str) -> str:
+    floor, cell = _cell(cells, "floor", workload), _cell(cells, tool, workload)
+    if floor is None or cell is None:
+        return "-"
+    of = OF[figure]
+    floors = {(pair["run"], pair["turn"]): of(pair) for pair in floor["pairs"]}
+    more = []
+    for pair in cell["pairs"]:
+        with_tool, with_floor = of(pair), floors.get((pair["run"], pair["turn"]))
+        if with_tool is not None and with_floor is not None:
+            more.append(100 * (with_tool / with_floor - 1 if figure == "cpu" else with_floor - with_tool))
+    if not more:
+        return "-"
+    found = estimate(more)
+    goal = 1.0 if "--overhead 1%" in tool else GOALS_ABOVE.get((family, tool, workload))
+    text = _text(found, lambda value: f"{value:+.1f}")
+    if goal is None:
+        return text
+    shown = found.high is not None and found.high <= goal
+    return f"{text}; at most {goal:.0f}: {'shown' if shown else 'not shown'}"
 
 
 def _stacks(family: str, cells: Rows) -> str:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import exp, log
 
 FEWEST = 6  # pairs: with fewer there is no 95% interval
@@ -43,6 +44,7 @@ def estimate_ratio(ratios: Sequence[float]) -> Estimate:
     return Estimate(statistics.median(ratios), min(ratios), max(ratios), low, high, found.count)
 
 
+@cache
 def _signed_rank_quantile(n: int, tail: float = 0.025) -> int:
     """The largest k with P(W < k) <= tail, W the sum of positive ranks of n values around 0."""
     ways = [1] + [0] * (n * (n + 1) // 2)

@@ -39,6 +39,7 @@ class Session:
     folder: Path
     life_cpu_s: float | None = None
     peak_rss: int | None = None
+    killed: bool = False  # it did not end when it was asked to
 
     @property
     def output(self) -> Path:
@@ -84,6 +85,7 @@ class Session:
                 self.life_cpu_s = used.ru_utime + used.ru_stime
                 break
             time.sleep(0.02)
+        self.killed = self.popen.returncode is None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
@@ -398,6 +400,8 @@ def _of_mappings() -> Iterator[Tool]:
 def _of_faults() -> Iterator[Tool]:
     yield Tool("floor", "faults", floor(fault_programs.TRACEPOINTS), own=True)
     yield Tool("memforensics", "faults", memforensics("trace-faults"), read=by_text(stacks.of_memforensics), own=True)
+    bounded = memforensics("trace-faults", "--overhead", "1%")
+    yield Tool("memforensics --overhead 1%", "faults", bounded, read=by_text(stacks.of_memforensics), own=True)
     yield _bpftrace("faults", _BPF_FAULTS)
     yield _perf("perf record -e page-faults -g, each", "faults", *_PERF, "-e", "page-faults", "-c", "1", "-g")
     yield _perf("perf record -e page-faults -g, 4000 a second", "faults", *_PERF, "-e", "page-faults", "-g")
@@ -416,8 +420,9 @@ def availability(tool: Tool) -> str | None:
     """Why it cannot run here; None when it can."""
     if tool.program is not None and shutil.which(tool.program) is None:
         return f"{tool.program} is not installed (Debian: {tool.package})"
-    if "--overhead" in tool.name and not has_option("trace-mmap", "--overhead"):
-        return "this memforensics has no --overhead"
+    command_name = "trace-mmap" if tool.family == "mappings" else "trace-faults"
+    if "--overhead" in tool.name and not has_option(command_name, "--overhead"):
+        return f"{command_name} has no --overhead"
     return None
 
 

@@ -82,7 +82,7 @@ class Workload:
     def run(
         cls, command: Sequence[str | Path], extra: dict[str, str] | None = None, *, load: bool = False
     ) -> "Workload":
-        descriptor, name = tempfile.mkstemp(prefix="tracer-bench-")
+        descriptor, name = tempfile.mkstemp(prefix="tracer-")
         with os.fdopen(descriptor, "wb") as errors:
             popen = start(command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **(extra or {})})
         self = cls(popen, Path(name))
