@@ -78,10 +78,8 @@ def _jumps(space: AddressSpace, function: int, target: int) -> bool:
     size = min(extent[1] - extent[0], _SEARCHED_BYTES) if extent is not None else 0
     code = (space.code(function, size) if size else None) or b""
     for at, byte in enumerate(code):
-        length = (
-            1 if byte == 0xEB else 4 if byte == 0xE9 or (code[at - 1 : at] == b"\x0f" and byte & 0xF0 == 0x80) else 0
-        )
-        end = at + 1 + length
+        conditional = byte & 0xF0 == 0x80 and code[at - 1 : at] == b"\x0f"
+        end = at + 1 + (1 if byte == 0xEB else 4 if byte == 0xE9 or conditional else 0)
         if at + 1 < end <= size and _relative(function + end, code[at + 1 : end]) == target:
             return True
     return False
