@@ -33,6 +33,7 @@ from memforensics.case.model import (
 from memforensics.units import NS_PER_S, change_text, duration_text, rate_text
 
 _HEAPS: tuple[Layer, ...] = ("native-heap", "python-object", "jvm-heap")
+_MORE_PROCESSES = "more-processes"
 RESIDUE_SHARE = 0.3  # growth that no finding explains, beyond which it is a finding of its own
 _Line = tuple[list[float], list[float]]  # seconds, bytes
 FLAT_SHARE = 0.15  # of the growth: a heap that took less is flat beside it
@@ -56,10 +57,13 @@ def draft(case: Case) -> Draft:
     tree = _members_of(case)
     rows = _layers(tree)
     groups = _groups(tree)
-    line = series.tree_series(case.samples)
+    line = series.tree_series(case.samples, began=series.began(case))
     seconds = line.times_s[-1] - line.times_s[0] if line.times_s else 0.0
     findings = draft_findings(case, _growth_of_traces(case, line.change_bytes), seconds)
     findings = [_with_mappings(_with_heaps(f, tree.get(f.pid)), tree.get(f.pid)) for f in findings]
+    multiplying = series.population(case)
+    if multiplying is not None and growth is not None:
+        findings.append(_more_processes(case, multiplying, growth))
     if growth is not None and growth_word(growth.trend) == "growing":
         findings += _residue(case, growth, members, rows, findings)
     return Draft(growth, rows, groups, members, tuple(findings))
@@ -241,6 +245,30 @@ def _with_mappings(finding: Finding, member: _Member | None) -> Finding:
     return replace(finding, evidence=(*finding.evidence, item))
 
 
+def _more_processes(case: Case, found: series.Population, growth: Growth) -> Finding:
+    """A tree whose children multiply, each of whatever size: its own statement, beside what any of them does."""
+    rate, whole = found.trend.rate, growth.rate
+    share = min(rate.estimate / whole.estimate, 1.0) if rate and whole and whole.estimate > 0 else None
+    at = f" at {rate_text(rate.estimate)}" if rate else ""
+    return Finding(
+        title=f"more and more processes: {found.before} at the start, {found.now} now{at}",
+        layer="unattributed",
+        verdict="growing",
+        confidence=0.0,
+        share=share,
+        pid=case.meta.root_pid or 0,
+        evidence=(
+            EvidenceItem(
+                kind=_MORE_PROCESSES,
+                text=f"{found.now - found.before} more processes than at the start, each counted as it settled",
+                ref="samples",
+            ),
+        ),
+        rate=rate,
+        trend=found.trend,
+    )
+
+
 def _residue(
     case: Case, growth: Growth, members: tuple[MemberGrowth, ...], rows: tuple[LayerRow, ...], findings: list[Finding]
 ) -> list[Finding]:
@@ -305,6 +333,8 @@ def _headline(case: Case, drafted: Draft, decision: Decision) -> str:
         return f"it grew and levelled off within {looked}"
     if first is None:
         return f"memory changes by {speed}; too little was seen in {looked} to say more"
+    if any(item.kind == _MORE_PROCESSES for item in first.evidence):
+        return first.title
     child = "" if first.pid == case.meta.root_pid else f", in child process {first.pid}"
     through = f", through {_who(first)}" if first.culprit else ""
     grows = f"grows by {rate_text(first.rate.estimate) if first.rate else speed}"

@@ -9,20 +9,27 @@ its growth *since its own first sample*, and only while it lives:
   grown goes with it, as its memory went back to the kernel.
 
 So a pool whose workers grow and are recycled draws a saw-tooth, and a leak in one worker of eight a line. What this
-line cannot show, more and more processes, is `head_count`. File pages are a series apart.
+line cannot show, more and more processes, is `population_series`. File pages are a series apart.
+
+What a PID did before the program that it runs now (an exec, or its number given out again) is another member's line,
+which ended there. Samples may be thinned: dense at the end, sparse before.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from memforensics.analysis.trend import judge
 from memforensics.case.model import Case, Growth, MemberGrowth, Sample, Trend
 from memforensics.units import NS_PER_S
 
 METRIC = "RssAnon + RssShmem + swap"
+METRIC_WITH_JOINED = f"{METRIC}, processes that joined included"
 SETTLE_SECONDS = 3.0
 STALE_INTERVALS = 4.0  # without a sample for so many of its own intervals, a member has left
+NEWEST_GAPS = 24  # between samples, by which the interval is told
+MORE_PROCESSES = 4  # that joined and stayed, before their number is said to grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +52,28 @@ def file_pages(sample: Sample) -> int:
     return sample.rss_file
 
 
+Began = Mapping[int, int]  # PID -> since when it is the program it is (ns)
+
+
+def began(case: Case) -> Began:
+    return {target.pid: target.began_ns for target in case.targets if target.began_ns is not None}
+
+
 def member_series(
     samples: Iterable[Sample],
     *,
     metric: Callable[[Sample], int] = growth_metric,
     pids: Collection[int] | None = None,
+    began: Began | None = None,
 ) -> dict[int, Series]:
-    """The line of each process by itself, by PID, in the order of their first samples. Times count from the first
-    sample of all."""
-    ordered = sorted((s for s in samples if pids is None or s.pid in pids), key=lambda s: s.t_ns)
-    lines: dict[int, list[Sample]] = {}
-    for sample in ordered:
-        lines.setdefault(sample.pid, []).append(sample)
-    return {
-        pid: Series(tuple((s.t_ns - ordered[0].t_ns) / NS_PER_S for s in line), tuple(metric(s) for s in line))
-        for pid, line in lines.items()
-    }
+    """The line of each process by itself, as the program that it is now, by PID, in the order of their first samples.
+    Times count from the first sample of all."""
+    lines = _lines(samples, metric, pids, began or {})
+    newest: dict[int, Series] = {}
+    for (pid, is_now), line in lines.items():
+        if is_now or pid not in newest:
+            newest[pid] = line
+    return newest
 
 
 def tree_series(
@@ -68,54 +81,65 @@ def tree_series(
     *,
     metric: Callable[[Sample], int] = growth_metric,
     pids: Collection[int] | None = None,
+    began: Began | None = None,
 ) -> Series:
     """The tree as one line: the members' first sizes that were there at the start, plus the growth of each since."""
-    members = member_series(samples, metric=metric, pids=pids)
-    if not members:
-        return Series((), ())
-    begin = min(line.times_s[0] for line in members.values())
-    end = max(line.times_s[-1] for line in members.values())
-    interval = min((_interval(line) for line in members.values() if len(line.times_s) > 1), default=1.0)
-    parts = [_Member.of(line, begin, end, interval) for line in members.values()]
-    ticks = _ticks(members.values(), interval)
+    ticks, parts = _parts(samples, metric, pids, began or {})
     base = sum(part.first for part in parts if not part.late)
     return Series(tuple(ticks), tuple(base + sum(part.grown_at(t) for part in parts) for t in ticks))
 
 
 def total_series(samples: Iterable[Sample], *, metric: Callable[[Sample], int] = growth_metric) -> Series:
     """The plain sum over the living members, late ones included: what a limit is compared with, never a trend."""
-    members = member_series(samples, metric=metric)
-    if not members:
-        return Series((), ())
-    end = max(line.times_s[-1] for line in members.values())
-    interval = min((_interval(line) for line in members.values() if len(line.times_s) > 1), default=1.0)
-    parts = [_Member.of(line, line.times_s[0], end, interval) for line in members.values()]
-    ticks = _ticks(members.values(), interval)
+    ticks, parts = _parts(samples, metric, None, {})
     return Series(tuple(ticks), tuple(sum(part.size_at(t) for part in parts) for t in ticks))
 
 
 def head_count(samples: Iterable[Sample]) -> Series:
     """How many members there were, over time."""
-    members = member_series(samples)
-    if not members:
-        return Series((), ())
-    end = max(line.times_s[-1] for line in members.values())
-    interval = min((_interval(line) for line in members.values() if len(line.times_s) > 1), default=1.0)
-    parts = [_Member.of(line, line.times_s[0], end, interval) for line in members.values()]
-    ticks = _ticks(members.values(), interval)
+    ticks, parts = _parts(samples, growth_metric, None, {})
     return Series(tuple(ticks), tuple(sum(part.first_at <= t <= part.gone_after for part in parts) for t in ticks))
 
 
+def population_series(samples: Iterable[Sample]) -> Series:
+    """What the tree holds by the number of its processes alone: each living member at the size that it settled at."""
+    ticks, parts = _parts(samples, growth_metric, None, {})
+    return Series(
+        tuple(ticks),
+        tuple(sum(part.first for part in parts if part.counted_from <= t <= part.gone_after) for t in ticks),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """A tree that grows by more and more processes."""
+
+    before: int  # processes
+    now: int
+    trend: Trend  # of the memory that they settled at
+
+
+def population(case: Case) -> Population | None:
+    """Whether the number of processes grows, and the memory with it, in a line; None where it does not."""
+    heads = head_count(case.samples)
+    if not heads.values or heads.change_bytes < MORE_PROCESSES:
+        return None
+    line = population_series(case.samples)
+    trend = judge(line.times_s, line.values, seed=case.meta.seed)
+    return Population(heads.values[0], heads.values[-1], trend) if trend.shape == "linear" else None
+
+
 def judge_tree(case: Case, *, pids: Collection[int] | None = None) -> Trend:
-    """The trend of the tree's growth."""
-    line = tree_series(case.samples, pids=pids)
+    """The trend of the tree's growth, since its root is the program that it is."""
+    since = began(case).get(case.meta.root_pid, 0) if case.meta.root_pid is not None else 0
+    line = tree_series((s for s in case.samples if s.t_ns >= since), pids=pids, began=began(case))
     return judge(line.times_s, line.values, seed=case.meta.seed)
 
 
 def members(case: Case) -> tuple[MemberGrowth, ...]:
     """Each process of the tree with its own growth, the quickest first."""
     found = []
-    for pid, line in member_series(case.samples).items():
+    for pid, line in member_series(case.samples, began=began(case)).items():
         trend = judge(line.times_s, line.values, seed=case.meta.seed)
         found.append(MemberGrowth(pid=pid, change_bytes=line.change_bytes, rate=trend.rate))
     return tuple(sorted(found, key=lambda m: -(m.rate.estimate if m.rate else m.change_bytes)))
@@ -123,7 +147,7 @@ def members(case: Case) -> tuple[MemberGrowth, ...]:
 
 def file_series(case: Case) -> Series:
     """Resident pages of mapped files, of the tree: judged apart, the kernel takes them back at will."""
-    return tree_series(case.samples, metric=file_pages)
+    return tree_series(case.samples, metric=file_pages, began=began(case))
 
 
 def growth(case: Case) -> Growth | None:
@@ -131,12 +155,15 @@ def growth(case: Case) -> Growth | None:
     samples."""
     if not case.samples:
         return None
-    trend = judge_tree(case)
+    trend, metric = judge_tree(case), METRIC
+    if population(case) is not None:
+        line = total_series(case.samples)
+        trend, metric = judge(line.times_s, line.values, seed=case.meta.seed), METRIC_WITH_JOINED
     limit, used = _limit(case)
     left = None
     if limit is not None and trend.shape == "linear" and trend.rate is not None and trend.rate.estimate > 0:
         left = max(limit - used, 0) / (trend.rate.estimate / 60.0)
-    return Growth(metric=METRIC, trend=trend, rate=trend.rate, limit_bytes=limit, seconds_to_limit=left)
+    return Growth(metric=metric, trend=trend, rate=trend.rate, limit_bytes=limit, seconds_to_limit=left)
 
 
 def _limit(case: Case) -> tuple[int | None, int]:
@@ -153,6 +180,36 @@ def _limit(case: Case) -> tuple[int | None, int]:
         in_group = tightest.anon_bytes if tightest.anon_bytes is not None else tightest.usage_bytes
         used = max(used, in_group + max(total.change_bytes, 0))
     return tightest.limit_bytes, used
+
+
+# --- members --------------------------------------------------------------------------------------------------------
+
+
+def _lines(
+    samples: Iterable[Sample], metric: Callable[[Sample], int], pids: Collection[int] | None, began: Began
+) -> dict[tuple[int, bool], Series]:
+    """(PID, whether as the program that it is now) -> its line."""
+    ordered = sorted((s for s in samples if pids is None or s.pid in pids), key=lambda s: s.t_ns)
+    lines: dict[tuple[int, bool], list[Sample]] = {}
+    for sample in ordered:
+        lines.setdefault((sample.pid, sample.t_ns >= began.get(sample.pid, 0)), []).append(sample)
+    return {
+        key: Series(tuple((s.t_ns - ordered[0].t_ns) / NS_PER_S for s in line), tuple(metric(s) for s in line))
+        for key, line in lines.items()
+    }
+
+
+def _parts(
+    samples: Iterable[Sample], metric: Callable[[Sample], int], pids: Collection[int] | None, began: Began
+) -> tuple[list[float], list["_Member"]]:
+    """Common times, and the members."""
+    lines = list(_lines(samples, metric, pids, began).values())
+    if not lines:
+        return [], []
+    begin = min(line.times_s[0] for line in lines)
+    end = max(line.times_s[-1] for line in lines)
+    interval = min((_interval(line) for line in lines if len(line.times_s) > 1), default=1.0)
+    return _ticks(lines, interval), [_Member.of(line, begin, end, interval) for line in lines]
 
 
 # --- one member in the sum ----------------------------------------------------------------------------------------
@@ -190,8 +247,9 @@ class _Member:
 
 
 def _interval(line: Series) -> float:
-    """The usual time between its samples: the median."""
-    gaps = sorted(b - a for a, b in zip(line.times_s, line.times_s[1:], strict=False))
+    """The usual time between its samples: the median of the newest gaps (older samples may be thinned)."""
+    newest = line.times_s[-NEWEST_GAPS - 1 :]
+    gaps = sorted(b - a for a, b in pairwise(newest))
     return gaps[len(gaps) // 2]
 
 

@@ -9,8 +9,9 @@ A line is called `linear` only when five independent looks agree, each of which 
 5. the second half rises like the first: a warm-up that levels off.
 
 RSS grows in chunks (144 KiB to some MiB at a time): at least three rises make a line, fewer are a `step`. A line that
-starts with a warm-up, or is broken by one jump, is judged without that part. A cache that fills for the whole window
-*is* linear; what tells it from a leak is not in the line. docs/calibration.md has the measured error rates.
+starts with a warm-up, or is broken by one jump, is judged without that part; of a long observation the end is judged by
+itself too, for a leak that began late. A cache that fills for the whole window *is* linear; what tells it from a leak
+is not in the line. docs/calibration.md has the measured error rates.
 """
 
 import itertools
@@ -37,6 +38,8 @@ BENT_SHARE = 0.42  # second half's rise over the first's: an exponential warm-up
 FEW_POINTS = 16
 STRAIGHT_SHARE = 0.7  # the same, asked of what is left after a warm-up was cut off
 CUTS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the window, tried in turn as the end of a warm-up
+RECENT_SECONDS = 600.0  # the shortest end of a long observation that is also judged by itself
+RECENT_SHARE = 4.0  # how many times as long the whole must be; and the next such end is
 MIN_RISE = 512 * KIB  # in the window; less is the working of any process
 
 
@@ -70,7 +73,29 @@ def judge(
     floor = minimum_effect if minimum_effect is not None else least_effect(_median([p.value for p in points]), seconds)
     judge_once = _Judge(floor, confidence, random.Random(seed))
     trend = judge_once.whole(points)
+    if trend.shape not in ("linear", "too-short") and seconds >= RECENT_SHARE * RECENT_SECONDS:
+        trend = _recent(times_s, values_bytes, seed, confidence, minimum_effect) or trend
     return replace(trend, samples=len(times_s), seconds=seconds)
+
+
+def _recent(
+    times: Sequence[float], values: Sequence[float], seed: int, confidence: float, minimum_effect: float | None
+) -> Trend | None:
+    """A line that began late in a long observation, where it is far too small a part of the whole to be seen: straight,
+    above all that there was before, and by more than the level moved about in the three such stretches before it."""
+    length, end = RECENT_SECONDS, times[-1]
+    while length * RECENT_SHARE <= end - times[0]:
+        at, back = bisect_left(times, end - length), bisect_left(times, end - RECENT_SHARE * length)
+        tail, before = values[at:], values[:at]
+        if len(tail) >= FEW_POINTS and len(values[back:at]) >= MIN_SAMPLES:
+            moved = max(values[back:at]) - min(values[back:at])
+            risen = _median(tail[-max(3, len(tail) // 10) :]) - max(before)
+            if risen >= max(MIN_RISE, moved):
+                trend = judge(times[at:], tail, seed=seed, confidence=confidence, minimum_effect=minimum_effect)
+                if trend.shape == "linear":
+                    return replace(trend, cut_seconds=trend.cut_seconds + times[at] - times[0])
+        length *= RECENT_SHARE
+    return None
 
 
 def growth_word(trend: Trend) -> VerdictWord:

@@ -127,6 +127,7 @@ class Target:
     environment: tuple[EnvVar, ...] = ()
     exited_ns: int | None = None  # it left while observed
     left_how: str | None = None  # "it exited", "it was replaced by exec", ...
+    began_ns: int | None = None  # since when we look at this program: samples of the PID before are another's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -200,6 +200,18 @@ class CaseFile:
             except sqlite3.Error as error:
                 raise CaseError(f"cannot write {path}", why=str(error), enable="choose another place") from error
 
+    def drop(self, kind: type, keys: Iterable[tuple[int, int]]) -> None:
+        """Removes samples or snapshots, told by (pid, t_ns). The file does not shrink, but it does not grow either
+        while there is room from these."""
+        table, unwanted = _TABLES[kind][0], set(keys)
+        with self._transaction():
+            rows = self._db.execute(f"SELECT id, pid, t_ns FROM {table}")
+            ids = [(row_id,) for row_id, pid, t_ns in rows if (pid, t_ns) in unwanted]
+            self._db.executemany(f"DELETE FROM {table} WHERE id = ?", ids)
+            if kind is model.Snapshot:
+                marks = ", ".join("?" * len(ids))
+                self._db.execute(f"DELETE FROM mapping WHERE snapshot_id IN ({marks})", [row_id for (row_id,) in ids])
+
     def load(self) -> model.Case:
         """Everything in it, as of one commit, though a writer may go on appending. CaseError when it is damaged."""
         try:

@@ -9,7 +9,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from memforensics import __version__
 from memforensics.case.model import Anchor, Case, CaseMeta, Loss, ProbeStatus, Sample, Snapshot, Target, VariantRun
 from memforensics.case.store import KINDS, CaseFile
 from memforensics.errors import MemforensicsError, PermissionNeeded, TargetError, TargetGone
+from memforensics.jobs.thinned import Thinned
 from memforensics.probes.base import Evidence
 from memforensics.target import Process, open_process
 from memforensics.target.about import about as about_process
@@ -30,6 +31,7 @@ Record = Evidence | ProbeStatus | VariantRun
 
 minimal_target = about_process
 
+EVENTS_KEPT = 100
 RESCAN_SECONDS = 1.0  # how often to look for new children
 RESCAN_SHARE = 0.02  # of the time at most: on hosts with very many processes the look is dear, and comes less often
 
@@ -59,6 +61,7 @@ class TreeObserver:
     clock: Callable[[], int] = time.monotonic_ns
     sleep: Callable[[float], None] = time.sleep
     about: Callable[[Process], Target] = about_process
+    rescan_share: float = RESCAN_SHARE
     members: dict[int, Process] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     root_left: str | None = None
@@ -146,7 +149,7 @@ class TreeObserver:
         if not self.children:
             self._next_scan_ns = 1 << 62
             return []
-        began = time.perf_counter()
+        began = time.thread_time()
         found: list[Record] = []
         for root in (self.pid, *self._orphans()):
             for pid in descendants(root, self.proc):
@@ -158,8 +161,8 @@ class TreeObserver:
                     continue  # it left meanwhile
                 except PermissionNeeded:
                     self._forbidden.add(pid)
-        cost = time.perf_counter() - began
-        self._next_scan_ns = now + int(max(RESCAN_SECONDS, cost / RESCAN_SHARE) * NS_PER_S)
+        cost = time.thread_time() - began
+        self._next_scan_ns = now + int(max(RESCAN_SECONDS, cost / self.rescan_share) * NS_PER_S)
         return found
 
     def _orphans(self) -> list[int]:
@@ -172,16 +175,16 @@ class TreeObserver:
 
     def _join(self, process: Process, now: int) -> Target:
         self.members[process.pid] = process
-        target = self.about(process)
+        target = replace(self.about(process), began_ns=now)
         self._targets[process.pid] = target
-        self.events.append(Event(now, process.pid, "joined"))
+        self._tell(now, process.pid, "joined")
         return target
 
     def _leave(self, process: Process, how: str) -> Target:
         now = self.clock()
         process.close()
         self.members.pop(process.pid, None)
-        self.events.append(Event(now, process.pid, how))
+        self._tell(now, process.pid, how)
         if process.pid == self.pid:
             self.root_left = how
         target = replace(self._targets[process.pid], exited_ns=now, left_how=how)
@@ -193,11 +196,21 @@ class TreeObserver:
         fresh = open_process(process.pid, proc=self.proc)
         process.close()
         self.members[process.pid] = fresh
-        target = self.about(fresh)
+        now = self.clock()
+        target = replace(self.about(fresh), began_ns=now)
         self._targets[process.pid] = target
-        self.events.append(Event(self.clock(), process.pid, f"exec: it is {target.comm} now"))
+        self._tell(now, process.pid, f"exec: it is {target.comm} now")
         return target
 
+    def _tell(self, now: int, pid: int, what: str) -> None:
+        """The newest events only: in a tree whose workers come and go for days there are very many."""
+        self.events.append(Event(now, pid, what))
+        if len(self.events) > 2 * EVENTS_KEPT:
+            del self.events[:-EVENTS_KEPT]
+
+
+FILE_SAMPLES = 600  # a process and level of thinning, in a bounded file
+SAMPLES_A_BITE, SNAPSHOTS_A_BITE = 2000, 8  # taken out of it at once
 
 # --- keeping it -------------------------------------------------------------------------------------------------------
 
@@ -222,19 +235,27 @@ def new_meta(command: str, root_pid: int | None, *, seed: int | None = None) -> 
 class Recorder:
     """Evidence in memory and, with a path, in a case file that is committed about once a second.
 
-    In memory, older samples and snapshots thin out once there are many, so that a watch of days stays small; the file
-    keeps them all. Leaving the block, by Ctrl-C too, writes what is pending.
+    In memory, older samples and snapshots thin out, so that a watch of days stays small; so do processes that left,
+    the oldest first, beyond `max_left`. The file keeps them all unless `bounded`: then it keeps FILE_SAMPLES a level of
+    samples (`Thinned`) and the snapshots that memory has, and the rest is taken out now and then.
+    Leaving the block, by Ctrl-C too, writes what is pending.
     """
 
     meta: CaseMeta
     path: Path | None = None
     commit_every_s: float = 1.0
-    max_samples: int = 4096  # a process
+    max_samples: int = 4096  # a process and level of thinning
     max_snapshots: int = 16  # a process
+    max_mappings: int = 1_000_000  # in all snapshots of a process: with very many, fewer snapshots are kept
+    max_left: int = 1_000_000  # processes that left
+    bounded: bool = False
     clock: Callable[[], int] = time.monotonic_ns
     _kept: dict[type, dict[Any, Any]] = field(default_factory=dict)
-    _samples: dict[int, list[Sample]] = field(default_factory=dict)
+    _samples: dict[int, Thinned[Sample]] = field(default_factory=dict)
     _snapshots: dict[int, list[Snapshot]] = field(default_factory=dict)
+    _left: dict[int, None] = field(default_factory=dict)  # the PIDs that left, in that order
+    _in_file: dict[int, Thinned[int]] = field(default_factory=dict)  # times of a process's samples
+    _gone: dict[type, list[tuple[int, int]]] = field(default_factory=dict)  # (pid, t_ns) to take out of the file
     _pending: list[Record] = field(default_factory=list)
     _file: CaseFile | None = None
     _committed_ns: int = 0
@@ -257,6 +278,7 @@ class Recorder:
         self._committed_ns = self.clock()
         if self._file is not None and pending:
             self._file.put(pending)
+            self._prune()
 
     def case(self) -> Case:
         """All of it, as analysis takes it."""
@@ -269,8 +291,8 @@ class Recorder:
 
     def growth(self) -> int | None:
         """Bytes that the members have grown by since each one's first sample; None before there are two samples."""
-        grown = [line[-1].growth_metric - line[0].growth_metric for line in self._samples.values() if len(line) > 1]
-        return sum(grown) if grown else None
+        lines = [line for line in self._samples.values() if len(line) > 1]
+        return sum(line.last.growth_metric - line.first.growth_metric for line in lines) if lines else None
 
     def close(self) -> None:
         if self._file is not None:
@@ -292,18 +314,63 @@ class Recorder:
 
     def _remember(self, record: Record) -> None:
         if isinstance(record, Sample):
-            _keep_thin(self._samples.setdefault(record.pid, []), record, self.max_samples)
+            line = self._samples.get(record.pid)
+            if line is None:
+                line = self._samples[record.pid] = Thinned(self.max_samples, seed=self.meta.seed)
+            line.add(record)
+            if self.bounded and self._file is not None:
+                times = self._in_file.setdefault(record.pid, Thinned(FILE_SAMPLES, seed=self.meta.seed))
+                self._drop(Sample, record.pid, times.add(record.t_ns))
         elif isinstance(record, Snapshot):
-            _keep_thin(self._snapshots.setdefault(record.pid, []), record, self.max_snapshots)
+            kept = self._snapshots.setdefault(record.pid, [])
+            kept.append(record)
+            while _too_many(kept, self.max_snapshots, self.max_mappings):
+                self._drop(Snapshot, record.pid, [kept.pop(_least_missed(kept)).t_ns])
         else:
             records = self._kept.setdefault(type(record), {})
             key = tuple(getattr(record, name) for name in KINDS[type(record)][0])
             records[key or len(records)] = record
+            if isinstance(record, Target):
+                self._remember_target(record)
+
+    def _remember_target(self, target: Target) -> None:
+        """Those that left long ago make room: a server may fork a worker a second for days."""
+        self._left.pop(target.pid, None)
+        if target.exited_ns is None:
+            return
+        self._left[target.pid] = None
+        while len(self._left) > self.max_left:
+            pid = next(iter(self._left))
+            del self._left[pid]
+            self._samples.pop(pid, None)
+            self._drop(Sample, pid, self._in_file.pop(pid, ()))
+            self._drop(Snapshot, pid, [snapshot.t_ns for snapshot in self._snapshots.pop(pid, ())])
+            for kind, records in self._kept.items():
+                if "pid" in KINDS[kind][0]:
+                    at = KINDS[kind][0].index("pid")
+                    for key in [key for key in records if key[at] == pid]:
+                        del records[key]
+
+    def _drop(self, kind: type, pid: int, times_ns: Iterable[int]) -> None:
+        if self.bounded and self._file is not None:
+            self._gone.setdefault(kind, []).extend((pid, t_ns) for t_ns in times_ns)
+
+    def _prune(self) -> None:
+        """Takes out of the file what is kept no longer, in large bites: SQLite uses the room again."""
+        if self._file is None:
+            return
+        for kind, most in ((Sample, SAMPLES_A_BITE), (Snapshot, SNAPSHOTS_A_BITE)):
+            gone = self._gone.get(kind, [])
+            if len(gone) >= most:
+                self._file.drop(kind, gone)
+                self._gone[kind] = []
 
 
-def _keep_thin(line: list[Any], record: object, most: int) -> None:
-    """Appends; when there are too many, every second one of the older half goes. The first stays for good."""
-    line.append(record)
-    if len(line) > most:
-        half = len(line) // 2
-        line[1:half] = line[2:half:2]
+def _too_many(line: Sequence[Snapshot], most: int, mappings: int) -> bool:
+    return len(line) > most or (len(line) > 2 and sum(len(s.mappings) for s in line) > mappings)
+
+
+def _least_missed(line: Sequence[Snapshot]) -> int:
+    """The one whose neighbours stand closest, so that what stays is spread over the whole time; never the first or
+    the last."""
+    return min(range(1, len(line) - 1), key=lambda i: line[i + 1].t_ns - line[i - 1].t_ns)

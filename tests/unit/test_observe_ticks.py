@@ -1,10 +1,12 @@
 """Ticks on a clock of our own, on a recorded /proc; what the recorder keeps."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from memforensics.case.model import Case, Sample, Target
+from memforensics.case.model import Case, Mapping, Sample, Snapshot, Target
 from memforensics.case.store import CaseFile
 from memforensics.errors import CaseError
 from memforensics.jobs.observe import Recorder, TreeObserver, new_meta
@@ -89,7 +91,7 @@ def test_the_file_keeps_all_and_memory_a_part(tmp_path: Path) -> None:
         recorder.put(samples(1000))
         in_memory = recorder.case().samples
         assert recorder.growth() == 999
-    assert len(in_memory) <= 100
+    assert len(in_memory) <= 300
     assert (in_memory[0].t_ns, in_memory[-1].t_ns) == (0, 999)
     with CaseFile.open(tmp_path / "a.case") as file:
         assert file.load().samples == tuple(samples(1000))
@@ -123,3 +125,57 @@ def test_a_case_is_never_overwritten(tmp_path: Path) -> None:
     Recorder(new_meta("test", 1), tmp_path / "c.case").close()
     with pytest.raises(CaseError):
         Recorder(new_meta("test", 1), tmp_path / "c.case")
+
+
+def mapped(t_ns: int, count: int) -> Snapshot:
+    one = Mapping(start=4096, end=8192, perms="rw-p", offset=0, device="00:00", inode=0, path="")
+    return Snapshot(pid=1, t_ns=t_ns, reader="maps", mappings=(one,) * count)
+
+
+def test_a_bounded_file_stops_growing(tmp_path: Path) -> None:
+    """Half a day at a second, in which a snapshot each minute: the file has thinned samples and the few snapshots."""
+    path, clock = tmp_path / "days.case", Clock()
+    with Recorder(new_meta("test", 1), path, max_samples=96, max_snapshots=8, bounded=True, clock=clock) as recorder:
+        sizes = []
+        for at in range(40_000):
+            recorder.put([Sample(pid=1, t_ns=at, rss_anon=at, rss_file=0, rss_shmem=0)])
+            if at % 60 == 0:
+                recorder.put([mapped(at, 20)])
+            if at % 30 == 0:
+                clock.sleep(1.0)
+            if at % 20_000 == 19_999:
+                sizes.append(path.stat().st_size)
+    assert sizes[1] < 1.5 * sizes[0]
+    with CaseFile.open(path) as file:
+        kept = file.load()
+    assert len(kept.samples) < 7000
+    assert {0, 39_999} <= {sample.t_ns for sample in kept.samples}
+    assert [s.t_ns for s in kept.samples] == sorted(s.t_ns for s in kept.samples)
+    assert {s.t_ns for s in kept.samples if s.t_ns > 39_700} == set(range(39_701, 40_000))
+    assert len(kept.snapshots) < 20
+    assert kept.snapshots[0].t_ns == 0
+    assert all(len(snapshot.mappings) == 20 for snapshot in kept.snapshots)
+
+
+def test_snapshots_of_a_large_process_are_fewer_and_spread_over_the_time() -> None:
+    recorder = Recorder(new_meta("test", 1), max_snapshots=8, max_mappings=1000)
+    recorder.put([mapped(at, 10) for at in range(500)])
+    few = [snapshot.t_ns for snapshot in recorder.case().snapshots]
+    assert len(few) == 8
+    assert (few[0], few[-1]) == (0, 499)
+    assert max(b - a for a, b in pairwise(few)) < 200
+    large = Recorder(new_meta("test", 1), max_snapshots=8, max_mappings=1000)
+    large.put([mapped(at, 400) for at in range(50)])
+    assert [snapshot.t_ns for snapshot in large.case().snapshots] == [0, 49]
+
+
+def test_processes_that_left_long_ago_make_room(tmp_path: Path) -> None:
+    """A server that forks a worker a minute for days."""
+    with Recorder(new_meta("test", 1), tmp_path / "forks.case", max_left=20, bounded=True) as recorder:
+        for pid in range(100, 1100):
+            gone = Target(pid=pid, start_ticks=1, start_wall_ns=0)
+            recorder.put([gone, Sample(pid=pid, t_ns=pid, rss_anon=1, rss_file=0, rss_shmem=0)])
+            recorder.put([replace(gone, exited_ns=pid + 1, left_how="it exited")])
+        case = recorder.case()
+        assert len(case.targets) == len({sample.pid for sample in case.samples}) == 20
+        assert min(sample.pid for sample in case.samples) == 1080

@@ -2,9 +2,22 @@
 
 from dataclasses import replace
 
-from memforensics.analysis.series import file_series, growth, head_count, judge_tree, members, total_series, tree_series
+import pytest
+
+from memforensics.analysis.series import (
+    file_series,
+    growth,
+    head_count,
+    judge_tree,
+    member_series,
+    members,
+    population,
+    total_series,
+    tree_series,
+)
 from memforensics.analysis.trend import growth_word
 from memforensics.case.model import Anchor, Case, CaseMeta, Cgroup, Sample, Target
+from memforensics.jobs.conclude import conclude_case
 from memforensics.units import GIB, MIB, NS_PER_S
 
 META = CaseMeta(memforensics_version="0", command="watch", anchor=Anchor(monotonic_ns=0, wall_ns=0), root_pid=1, seed=3)
@@ -89,3 +102,52 @@ def test_time_to_the_limit() -> None:
     assert still is not None
     assert still.seconds_to_limit is None
     assert growth(case([], (replace(target),))) is None
+
+
+def multiplying(each: int, *, stay: bool) -> Case:
+    """A root and a worker more each 4 s, of 60 MiB; they stay, or live for 10 s."""
+    samples = [sample(1, t, 100 * MIB) for t in TICKS]
+    for i in range(9):
+        began = each * (i + 1)
+        samples += [sample(10 + i, t, 60 * MIB) for t in TICKS if began <= t and (stay or t < began + 10)]
+    return case(samples)
+
+
+def test_processes_that_multiply_are_growth_of_their_own_kind() -> None:
+    found = multiplying(4, stay=True)
+    more = population(found)
+    assert more is not None
+    assert (more.before, more.now) == (1, 10)
+    assert more.trend.rate is not None
+    assert more.trend.rate.estimate == pytest.approx(900 * MIB, rel=0.15)
+    whole = growth(found)
+    assert whole is not None
+    assert "joined" in whole.metric
+    told = conclude_case(found)
+    assert told.verdict == "growing"
+    assert told.headline.startswith("more and more processes: 1 at the start, 10 now")
+
+
+def test_processes_that_are_replaced_are_not_more() -> None:
+    found = multiplying(4, stay=False)
+    assert population(found) is None
+    assert conclude_case(found).exit_code == 0
+
+
+def test_a_pid_that_became_another_program_begins_anew() -> None:
+    """2 GiB, then an exec, and 30 MiB a minute from 20 MiB on."""
+    samples = [sample(1, t, 2 * GIB if t < 15 else 20 * MIB + (t - 15) * MIB / 2) for t in TICKS]
+    target = Target(pid=1, start_ticks=1, start_wall_ns=0, began_ns=int(14.9 * NS_PER_S))
+    (line,) = member_series(samples, began={1: int(14.9 * NS_PER_S)}).values()
+    assert line.values[0] == 20 * MIB
+    assert growth_word(judge_tree(case(samples, (target,)))) == "growing"
+
+
+def test_thinned_samples_are_the_same_tree() -> None:
+    """Dense at the end and sparse before: neither a member's leaving nor a tick is lost on it."""
+    times = [i * 16.0 for i in range(30)] + [480 + i * 4.0 for i in range(30)] + [600 + i for i in range(60)]
+    samples = [s for t in times for s in (sample(1, t, 300 * MIB), sample(2, t, 50 * MIB + MIB * t / 6))]
+    line = tree_series(samples)
+    assert len(line.times_s) == len(times)
+    assert line.change_bytes == pytest.approx(MIB * 659 / 6, rel=0.01)
+    assert growth_word(judge_tree(case(samples))) == "growing"

@@ -1,0 +1,110 @@
+"""Real programs, recorded from their first second (tests/fixtures/series), judged at many lengths and places.
+
+A line alone may say `growing` of what is still warming up or filling: it must never say `leak`, must come to rest on
+what is healthy, and must see the leaks everywhere. Nothing here was used to set a threshold.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from memforensics.analysis.trend import growth_word, judge
+from memforensics.case.model import Anchor, CaseMeta, Sample, Target
+from memforensics.case.model import Case as CaseOf
+from memforensics.jobs.conclude import conclude_case
+from memforensics.jobs.thinned import Thinned
+from memforensics.units import KIB, NS_PER_S
+
+SERIES = Path(__file__).parents[1] / "fixtures" / "series"
+LEAKS = ("python-leak", "ucx-leak")
+SETTLE_S = {"lru-fills": 545.0, "python-cycles": 90.0, "workers": 120.0}  # how long each fills or warms up by design
+HEALTHY = tuple(sorted(path.stem for path in SERIES.glob("*.csv") if path.stem not in LEAKS))
+PREFIXES = (10, 20, 30, 60, 120, 240, 480)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    seconds: list[float]
+    anon: list[int]  # RssAnon and RssShmem, bytes
+    file: list[int]
+
+    def case(self, count: int) -> CaseOf:
+        """The first so many readings as a case, of a process that began with them."""
+        meta = CaseMeta(
+            memforensics_version="0", command="watch", anchor=Anchor(monotonic_ns=0, wall_ns=0), root_pid=1, seed=1
+        )
+        samples = tuple(
+            Sample(pid=1, t_ns=int(t * NS_PER_S), rss_anon=anon, rss_file=mapped, rss_shmem=0)
+            for t, anon, mapped in zip(self.seconds[:count], self.anon, self.file, strict=False)
+        )
+        return CaseOf(meta=meta, samples=samples, targets=(Target(pid=1, start_ticks=1, start_wall_ns=0),))
+
+
+def recorded(name: str) -> Recorded:
+    lines = (SERIES / f"{name}.csv").read_text().splitlines()
+    head = [line for line in lines if line.startswith("#")]
+    assert {"# what", "# command", "# recorded", "# kernel", "# unit"} <= {line.partition(":")[0] for line in head}
+    rows = [line.split(",") for line in lines[len(head) + 1 :]]
+    return Recorded(
+        [float(row[0]) for row in rows],
+        [(int(row[1]) + int(row[3])) * KIB for row in rows],
+        [int(row[2]) * KIB for row in rows],
+    )
+
+
+def words(series: Recorded, length: int, begin_s: float = 0.0) -> list[str]:
+    """What windows of so many readings say, each a quarter later than the last."""
+    first = next((i for i, t in enumerate(series.seconds) if t >= begin_s), len(series.seconds))
+    starts = range(first, len(series.seconds) - length + 1, max(length // 4, 5))
+    return [growth_word(judge(series.seconds[i : i + length], series.anon[i : i + length], seed=1)) for i in starts]
+
+
+@pytest.mark.parametrize("name", LEAKS)
+@pytest.mark.parametrize("length", [20, 30, 60, 120, 240, 480])
+def test_a_real_leak_is_growth_wherever_one_looks(name: str, length: int) -> None:
+    assert set(words(recorded(name), length)) == {"growing"}
+
+
+@pytest.mark.parametrize("name", [*LEAKS, *HEALTHY])
+def test_no_prefix_is_called_a_leak(name: str) -> None:
+    series = recorded(name)
+    told = {count: conclude_case(series.case(count)).verdict for count in PREFIXES}
+    assert "leak" not in told.values()
+    if name in LEAKS:
+        assert {told[count] for count in PREFIXES if count >= 20} == {"growing"}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_what_is_healthy_comes_to_rest(name: str) -> None:
+    """After the warm-up or filling that it has by design. Windows of two minutes; one in ten may still be a burst."""
+    told = words(recorded(name), 120, SETTLE_S.get(name, 60.0)) or words(recorded(name), 40, SETTLE_S[name])
+    assert told.count("growing") <= len(told) // 10, told
+
+
+def test_page_cache_is_not_growth() -> None:
+    """The scan brought 400 MiB of a mapped file in, in a line of three minutes; the process itself stood still."""
+    series = recorded("file-scan")
+    assert growth_word(judge(series.seconds[:150], series.file[:150], seed=1)) == "growing"
+    assert conclude_case(series.case(150)).verdict == "steady"
+
+
+@pytest.mark.parametrize("name", [*LEAKS, "batches", "jvm", "node", "torch-warm-up", "ucx-fixed", "workers"])
+def test_thinned_it_says_the_same(name: str) -> None:
+    series = recorded(name)
+    line: Thinned[tuple[float, int]] = Thinned(48, seed=1)
+    for point in zip(series.seconds, series.anon, strict=True):
+        line.add(point)
+    kept = list(line)
+    assert len(kept) < len(series.seconds) / 2
+    whole, thinned = (
+        judge(series.seconds, series.anon, seed=1),
+        judge([t for t, _ in kept], [v for _, v in kept], seed=1),
+    )
+    assert (growth_word(whole) == "growing") == (growth_word(thinned) == "growing")
+    if name in LEAKS:
+        assert whole.rate is not None
+        assert thinned.rate is not None
+        assert thinned.rate.low <= whole.rate.estimate <= thinned.rate.high or thinned.rate.estimate == pytest.approx(
+            whole.rate.estimate, rel=0.1
+        )
