@@ -70,6 +70,14 @@ def parse_duration(text: str) -> float:
     return total
 
 
+def parse_share(text: str) -> float:
+    """Text such as `1%` or `0.5 %` to a share: 0.01, 0.005. ValueError when it is none, or none above 0."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) ?%", text.strip())
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f"{text!r} is not a share; write 1% or 0.5%")
+    return float(match[1]) / 100
+
+
 def parse_size(text: str) -> int:
     """Text such as `16384`, `400M`, `1.5GiB` to bytes (binary units). ValueError when it is none."""
     match = _SIZE.fullmatch(text.strip())

@@ -445,6 +445,8 @@ class Cost:
     bpf_run_ns: int | None = None
     bpf_runs: int | None = None
     observer_cpu_s: float | None = None
+    target_share: float | None = None  # BPF time over the CPU time that the processes used meanwhile
+    asked_share: float | None = None  # its bound; None: none was asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ def trace_faults(
     stacks: options.Stacks = False,
     format: options.Format = "text",
     output: options.Output = None,
+    overhead: options.Overhead = None,
     as_json: JsonOption = False,
     record: RecordOption = None,
     name: NameOption = None,
@@ -32,6 +33,6 @@ def trace_faults(
     """
     from memforensics.cli import trace_run
 
-    what = trace_run.What("faults", duration, children, sort, filters, min_age, "bcc", record)
+    what = trace_run.What("faults", duration, children, sort, filters, min_age, "bcc", record, overhead)
     shown = trace_run.Shown("json" if as_json else format, output, top, stacks, quiet=as_json)
     trace_run.run(what, shown, pids, name, cmdline)

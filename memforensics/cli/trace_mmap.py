@@ -26,6 +26,7 @@ def trace_mmap(
     engine: Annotated[Literal["bcc", "bpftrace"], typer.Option(help="What loads the eBPF programs.")] = "bcc",
     format: options.Format = "text",
     output: options.Output = None,
+    overhead: options.Overhead = None,
     as_json: JsonOption = False,
     record: RecordOption = None,
     name: NameOption = None,
@@ -37,6 +38,6 @@ def trace_mmap(
     """
     from memforensics.cli import trace_run
 
-    what = trace_run.What("mappings", duration, children, sort, filters, min_age, engine, record)
+    what = trace_run.What("mappings", duration, children, sort, filters, min_age, engine, record, overhead)
     shown = trace_run.Shown("json" if as_json else format, output, top, stacks, quiet=as_json)
     trace_run.run(what, shown, pids, name, cmdline)

@@ -6,6 +6,15 @@ from typing import Annotated, Literal
 import typer
 
 from memforensics.cli.common import duration_option
+from memforensics.units import parse_share
+
+
+def _share(text: str) -> float:
+    try:
+        return parse_share(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
 
 Pids = Annotated[
     list[int] | None, typer.Argument(metavar="PID", help="The processes; without any, targets are listed.")
@@ -25,3 +34,12 @@ Format = Annotated[
     typer.Option(help="text, json, or a file for another program."),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")]
+Overhead = Annotated[
+    float | None,
+    typer.Option(
+        "--overhead",
+        metavar="P%",
+        parser=_share,
+        help="Its cost above the floor stays below that share of the traced CPU time: by sampling, else it ends early.",
+    ),
+]

@@ -27,6 +27,7 @@ class What:
     min_age_s: float
     engine: EngineName
     record: Path | None
+    overhead: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ def run(what: What, shown: Shown, pids: list[int] | None, name: str | None, cmdl
             children=what.children,
             wanted=wanted,
             record=what.record,
+            overhead=what.overhead,
             stop=stop,
         )
         if shown.form == "text" and shown.output is None and sys.stdout.isatty():

@@ -48,6 +48,7 @@ def trace_ticks(
     children: bool = True,
     wanted: Wanted = ALL,
     record: Path | None = None,
+    overhead: float | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[TraceTick, None, None]:
     """Traces processes; a tick each tenth of a second, the last with `ended`. About once a second the view is new.
@@ -58,10 +59,12 @@ def trace_ticks(
     roots = _roots([pids] if isinstance(pids, int) else pids, children)
     if engine == "bpftrace" and len(roots) > 1:
         raise UsageError("bpftrace traces one process", enable="name one PID, or --engine bcc")
+    if engine == "bpftrace" and overhead is not None:
+        raise UsageError("bpftrace cannot bound its overhead", enable="--engine bcc")
     with contextlib.ExitStack() as opened:
         trees = [opened.enter_context(TreeObserver(pid, children=children)) for pid in roots]
         recorder = opened.enter_context(Recorder(new_meta(COMMANDS[family], roots[0]), record))
-        run = _Run(trees, recorder, family, engine, children, seconds, wanted)
+        run = _Run(trees, recorder, family, engine, children, seconds, wanted, overhead)
         yield from run.ticks(stop)
 
 
@@ -74,6 +77,7 @@ class _Run:
     children: bool
     seconds: float
     wanted: Wanted
+    overhead: float | None = None  # its bound, as a share of the traced CPU time
     began: float = field(default_factory=time.monotonic)
     beside: Beside = field(default_factory=Beside)
     probe: Probe | None = None
@@ -86,6 +90,8 @@ class _Run:
         for tree in self.trees:
             self.recorder.put(tree.open())
         ended = "the time is over"
+        from memforensics.probes.ebpf.tracing import TreeTrace
+
         failed: MemforensicsError | None = None
         try:
             yield self._tick("learning the stacks", self.seconds)
@@ -98,6 +104,9 @@ class _Run:
                     self.recorder.put(tree.tick())
                 self.recorder.put(self.beside.take())
                 yield self._tick("tracing", left)
+                if isinstance(probe, TreeTrace) and probe.declined:
+                    ended = "it costs more than --overhead allows"
+                    break
                 time.sleep(min(POLL_S, left))
             if not self._alive():
                 ended = "the process left"
@@ -134,7 +143,7 @@ class _Run:
             for tree in self.trees:
                 members |= tree.members
             try:
-                open_all(self.probe, list(members.values()), Budget(seconds=self.seconds))
+                open_all(self.probe, list(members.values()), Budget(seconds=self.seconds, overhead=self.overhead))
                 break
             except TargetError:
                 for tree in self.trees:

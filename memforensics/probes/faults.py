@@ -111,6 +111,8 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
         sites = (site for member in self.members for site in _touched(member))
         cut_short = sum(site.touched.faults for site in sites if not site.stack.complete)
         yield "faults whose stack could not be followed to its end", "a longer trace", cut_short
+        unwalked = sum(self.programs.unwalked(member.pid) or 0 for member in self.members)
+        yield "faults whose stack was not looked at, to keep --overhead: others count for them", "more of it", unwalked
 
 
 def _touched(member: Member[FaultSpace]) -> Iterator[FaultSite]:

@@ -22,7 +22,7 @@ from memforensics.probes.ebpf.engine import RunStats
 from memforensics.probes.ebpf.layout import EventType, RangeEvent
 from memforensics.probes.ebpf.ledger import Span, union
 from memforensics.probes.ebpf.members import Member
-from memforensics.probes.ebpf.programs import RARITY, MmapPrograms
+from memforensics.probes.ebpf.programs import MmapPrograms
 from memforensics.probes.ebpf.reconcile import Account, heap_end, segment_at
 from memforensics.probes.ebpf.residency import Standing, standing
 from memforensics.probes.ebpf.space import TracedSpace
@@ -30,7 +30,6 @@ from memforensics.probes.ebpf.tracing import LossRow, Totals, TreeTrace
 from memforensics.target import Process
 from memforensics.units import NS_PER_S
 
-UNWALKED = f"outstanding mappings without a stack: of busy sizes that came and went, one of {RARITY} was looked at"
 SYMBOLIZE_S = 0.3  # at most in one second of a trace: what is left comes later
 RECONCILE_S = 10.0  # between two readings of /proc/PID/maps, and SPARING times what one takes
 SPARING = 100.0
@@ -169,19 +168,21 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
     def _totals(self, member: Member[TracedSpace]) -> Totals:
         records = [record for space in member.spaces for record in space.book.sites.values()]
         now = [record for record in member.space.book.sites.values() if not record.file_backed]
-        unwalked = self.programs.unwalked(member.pid)
         return Totals(
             events=sum(record.now.allocated_count + record.now.freed_count for record in records),
             outstanding_bytes=sum(record.outstanding_bytes for record in now),
             resident_bytes=self._standing.get(member.pid, Standing()).resident_bytes,
-            unwalked=unwalked,
-            sampled_one_in=RARITY if unwalked else None,
         )
 
     def _own_losses(self, stats: RunStats | None) -> Iterator[LossRow]:
         books = [space.book for member in self.members for space in member.spaces]
         cut_short = sum(r.now.allocated_count for book in books for r in book.sites.values() if not r.complete)
         yield "mappings whose stack could not be followed to its end", "a longer trace", cut_short
-        yield UNWALKED, "", sum(one.unwalked for one in self._standing.values())
+        unwalked = sum(one.unwalked for one in self._standing.values())
+        yield self._why_unwalked(), "--overhead with more" if self.is_thinned else "", unwalked
         if stats is not None:
             yield "program runs left out by the kernel: another was running on that CPU", "", stats.missed
+
+    def _why_unwalked(self) -> str:
+        of = "to keep --overhead" if self.is_thinned else "of busy sizes that came and went"
+        return f"outstanding mappings without a stack: {of}, one of {self.sampled_one_in} was looked at"

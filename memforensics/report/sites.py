@@ -191,14 +191,17 @@ def losses_json(losses: Iterable[Loss]) -> Json:
 
 
 def overhead_json(costs: Iterable[Cost], seconds: float | None) -> Json:
-    """Probe -> what it cost: {"trace-mmap": {bpf_run_ns, bpf_runs, bpf_share, observer_cpu_s}}. BPF time is the
-    target's; `bpf_share` is that time over the observed time (of one CPU)."""
+    """Probe -> what it cost: {"trace-mmap": {bpf_run_ns, bpf_runs, bpf_share, observer_cpu_s, target_share,
+    asked_share}}. BPF time is the target's; `bpf_share` is that time over the observed time (of one CPU),
+    `target_share` over the CPU time that what is traced used, `asked_share` its bound."""
     return {
         cost.probe: {
             "bpf_run_ns": cost.bpf_run_ns,
             "bpf_runs": cost.bpf_runs,
             "bpf_share": cost.bpf_run_ns / (seconds * 1e9) if cost.bpf_run_ns is not None and seconds else None,
             "observer_cpu_s": cost.observer_cpu_s,
+            "target_share": cost.target_share,
+            "asked_share": cost.asked_share,
         }
         for cost in costs
     }

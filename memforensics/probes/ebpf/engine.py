@@ -196,9 +196,7 @@ class _Meter:
         if self._descriptor is None:
             if took < self.OFF_S:
                 return
-            self._estimated = (self._estimated[0] + took * self._rate[0], self._estimated[1] + took * self._rate[1])
-            self._before = self._count()
-            self._descriptor = _enable_stats()
+            self._resume(took)
         else:
             if took < (self.FIRST_S if self._first else self.ON_S):
                 return
@@ -207,6 +205,19 @@ class _Meter:
             self._first = False
             self.close()
         self._since = time.monotonic()
+
+    def anew(self) -> None:
+        if not self._able:
+            return
+        if self._descriptor is None:
+            self._resume(time.monotonic() - self._since)
+        self._before = self._count()
+        self._since, self._first = time.monotonic(), True
+
+    def _resume(self, idle: float) -> None:
+        self._estimated = (self._estimated[0] + idle * self._rate[0], self._estimated[1] + idle * self._rate[1])
+        self._before = self._count()
+        self._descriptor = _enable_stats()
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -307,6 +318,10 @@ class Engine:
         """Called now and then: from then on runs are counted a tenth of the time and estimated for the rest, because
         counting is itself a good part of what a run costs."""
         self._meter.pace()
+
+    def count_anew(self) -> None:
+        """From now on runs may cost something else: they are counted all of the time for a while, as at first."""
+        self._meter.anew()
 
     def stop_stats(self) -> None:
         """Runs are not counted any more."""

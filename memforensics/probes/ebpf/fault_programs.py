@@ -31,13 +31,13 @@ TRACEPOINTS = {
     "sched:sched_process_exit": "on_exit",
 }
 
-_TARGET = struct.Struct("<QQ4q")  # address space, parent, resident pages by member
+_TARGET = struct.Struct("<QQ4qQ")  # address space, parent, resident pages by member, faults not walked
 _PAGE_KEY = struct.Struct("<QQ")
 _PAGE = struct.Struct("<QQIIQ")  # site, t_ns, count, member, window
 _PAGE_KEYS = np.dtype([("space", "<u8"), ("page", "<u8")])
 _PAGES = np.dtype([("site", "<u8"), ("t_ns", "<u8"), ("count", "<u4"), ("member", "<u4"), ("window", "<u8")])
 _SITE_KEY = struct.Struct("<QQ")
-_SITE = struct.Struct("<QQQQ")
+_SITE = struct.Struct("<QQQQQ")
 _ANONYMOUS = 1  # MM_ANONPAGES
 
 # LOSS_* of faults.bpf.c, in its order: what, and what reduces it
@@ -64,6 +64,7 @@ class SiteCounts(NamedTuple):
     faults: int
     first_ns: int
     last_ns: int
+    weight: int = 1  # of each fault in these
 
 
 class FaultPrograms(StackPrograms):
@@ -93,6 +94,7 @@ class FaultPrograms(StackPrograms):
         try:
             self._pages = self.engine.table("pages", _PAGE_KEY, _PAGE)
             self._sites = self.engine.table("sites", _SITE_KEY, _SITE)
+            self.thin(0)
             self.arm(TRACEPOINTS)
         except BaseException:
             self.close()
@@ -103,7 +105,21 @@ class FaultPrograms(StackPrograms):
         first = (-1, -1, -1, -1)
         if now is not None:
             first = (now.rss_file // PAGE, now.rss_anon // PAGE, (now.swap or 0) // PAGE, now.rss_shmem // PAGE)
-        return self._targets.put(layout.TARGET_KEY.pack(pid), _TARGET.pack(space, 0, *first))
+        return self._targets.put(layout.TARGET_KEY.pack(pid), _TARGET.pack(space, 0, *first, 0))
+
+    def thin(self, level: int) -> None:
+        """Walks less, where it costs too much (overhead.py): at n, for one of 2**n pages, at the most."""
+        self.set(grain=(1 << level) if level else 0)
+
+    @property
+    def one_in(self) -> int:
+        """What is sampled the most, how much: one of so many."""
+        return max(1, self.settings.grain)
+
+    def unwalked(self, pid: int) -> int | None:
+        """Faults of a process whose stack was not looked at. None: it is no target (any more)."""
+        value = self._targets.get(layout.TARGET_KEY.pack(pid))
+        return int(_TARGET.unpack(value)[-1]) if value is not None else None
 
     # --- the account
 

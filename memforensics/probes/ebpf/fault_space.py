@@ -76,6 +76,7 @@ class FaultSpace:
         self.ended = False
         self.sites: dict[object, FaultSite] = {}
         self._by_kernel: dict[int, FaultSite] = {}
+        self._weights: dict[int, int] = {}  # of the kernel's sites
         self._numbers = numbers
         self._modules = AddressSpace(process)
         self._symbolizer = Symbolizer(self._modules)
@@ -120,6 +121,7 @@ class FaultSpace:
         for site in self.sites.values():
             site.touched = NOTHING
         for number, more in counts:
+            self._weights[number] = more.weight
             found = self._by_kernel.get(number)
             if found is not None:
                 so_far = found.touched
@@ -138,8 +140,9 @@ class FaultSpace:
         for number, account in there.items():
             site_of = self._by_kernel.get(number)
             if site_of is not None:
-                site_of.resident_bytes += account.bytes
-                site_of.resident_touches += account.touches
+                weight = self._weights.get(number, 1)
+                site_of.resident_bytes += account.bytes * weight
+                site_of.resident_touches += account.touches * weight
         return gone
 
     def gone(self) -> None:

@@ -56,6 +56,7 @@ struct target {
     u64 as;
     u64 parent;         /* tgid it was forked from, with the same program in it; 0: none, or it has exec'ed */
     s64 first[MEMBERS]; /* resident pages when it was entered here, by member; -1: not known */
+    u64 unwalked;       /* faults without a look at the stack */
 };
 
 /* What rss_stat told last of one address space (by a hash of its mm), in pages; -1: not known */
@@ -86,6 +87,7 @@ struct page {
 
 struct site {
     u64 bytes, faults, first_ns, last_ns;
+    u64 weight; /* each fault stands for so many */
 };
 
 struct request {
@@ -93,6 +95,7 @@ struct request {
     u64 address, pages, window;
     u32 member;
     u32 by_mmap; /* placed when the call returns */
+    u64 weight;
 };
 
 /* Pages that an mmap (MAP_POPULATE) brings, until it returns where */
@@ -181,6 +184,46 @@ static __always_inline u64 pages_of(u32 member, s64 change) {
     return 1;
 }
 
+static __always_inline void put_pages(u64 as, u64 page, struct page *value) {
+    struct page_key key = {.as = as, .page = page};
+    if (pages.update(&key, value) != 0)
+        lose_many(LOSS_PAGES_FULL, value->count);
+}
+
+/* A system call brings its pages one by one; they are one entry. */
+static __always_inline void place(struct request *request, u64 site, u64 id) {
+    struct page fresh = {
+        .site = site, .t_ns = request->t_ns, .count = request->pages, .member = request->member, .window = request->window};
+    if (request->by_mmap) {
+        struct populated *mine = populating.lookup(&id);
+        if (mine && mine->site == site && mine->member == request->member) {
+            mine->pages += request->pages;
+            mine->t_ns = request->t_ns;
+        } else {
+            struct populated first = {
+                .site = site, .pages = request->pages, .t_ns = request->t_ns, .member = request->member};
+            if (mine)
+                lose_many(LOSS_UNPLACED, mine->pages);
+            populating.update(&id, &first);
+        }
+        return;
+    }
+    if (request->address == 0) {
+        lose_many(LOSS_UNPLACED, request->pages);
+        return;
+    }
+    struct page_key key = {.as = request->as, .page = request->address};
+    struct page *before = pages.lookup(&key);
+    if (!before) {
+        put_pages(request->as, request->address, &fresh);
+        return;
+    }
+    if (request->window && before->site == site && before->window == request->window &&
+        before->member == request->member)
+        fresh.count += before->count;
+    *before = fresh; /* which is cheaper than to put another */
+}
+
 int on_rss(void *ctx) {
     u32 member = FIELD(u32, RSS_MEMBER), mm_id = FIELD(u32, RSS_MM_ID), is_current = FIELD(u32, RSS_CURR);
     u64 id = current_id();
@@ -189,6 +232,7 @@ int on_rss(void *ctx) {
     struct scratch *scratch;
     struct request *request;
     struct fault *mine;
+    struct settings *how;
     s64 change, syscall;
 
     if (member >= MEMBERS || (!target && (is_current || !mms.lookup(&mm_id))))
@@ -231,48 +275,18 @@ int on_rss(void *ctx) {
     request->as = target->as;
     request->t_ns = bpf_ktime_get_ns();
     request->member = member;
-    programs.call(ctx, NEXT_WALK);
+    how = my_settings();
+    if (!how)
+        return 0;
+    request->weight = weight_of(rarity_of(how, request->pages << PAGE_SHIFT_HERE));
+    if (request->weight) {
+        programs.call(ctx, NEXT_WALK);
+    } else {
+        target->unwalked += 1;
+        if (how->booking) /* that nobody else claims these pages */
+            place(request, 0, id);
+    }
     return 0;
-}
-
-static __always_inline void put_pages(u64 as, u64 page, struct page *value) {
-    struct page_key key = {.as = as, .page = page};
-    if (pages.update(&key, value) != 0)
-        lose_many(LOSS_PAGES_FULL, value->count);
-}
-
-/* A system call brings its pages one by one; they are one entry. */
-static __always_inline void place(struct request *request, u64 site, u64 id) {
-    struct page fresh = {
-        .site = site, .t_ns = request->t_ns, .count = request->pages, .member = request->member, .window = request->window};
-    if (request->by_mmap) {
-        struct populated *mine = populating.lookup(&id);
-        if (mine && mine->site == site && mine->member == request->member) {
-            mine->pages += request->pages;
-            mine->t_ns = request->t_ns;
-        } else {
-            struct populated first = {
-                .site = site, .pages = request->pages, .t_ns = request->t_ns, .member = request->member};
-            if (mine)
-                lose_many(LOSS_UNPLACED, mine->pages);
-            populating.update(&id, &first);
-        }
-        return;
-    }
-    if (request->address == 0) {
-        lose_many(LOSS_UNPLACED, request->pages);
-        return;
-    }
-    struct page_key key = {.as = request->as, .page = request->address};
-    struct page *before = pages.lookup(&key);
-    if (!before) {
-        put_pages(request->as, request->address, &fresh);
-        return;
-    }
-    if (request->window && before->site == site && before->window == request->window &&
-        before->member == request->member)
-        fresh.count += before->count;
-    *before = fresh; /* which is cheaper than to put another */
 }
 
 int on_book(void *ctx) {
@@ -285,13 +299,16 @@ int on_book(void *ctx) {
         kind |= KIND_FILE;
     else if (request->member == MM_SHMEMPAGES)
         kind |= KIND_SHARED;
-    if (must_ask(scratch, kind))
+    if (must_ask(scratch, kind, request->weight)) /* a page has the weight of its site */
         programs.call(ctx, NEXT_MISS);
-    struct site *site = is_booking() ? my_site(scratch) : 0;
+    if (!is_booking())
+        return 0;
+    struct site *site = my_site(scratch);
     if (!site)
         return 0;
-    __sync_fetch_and_add(&site->bytes, request->pages << PAGE_SHIFT_HERE);
-    __sync_fetch_and_add(&site->faults, 1);
+    site->weight = request->weight;
+    __sync_fetch_and_add(&site->bytes, (request->pages << PAGE_SHIFT_HERE) * request->weight);
+    __sync_fetch_and_add(&site->faults, request->weight);
     site->last_ns = request->t_ns;
     place(request, scratch->out.site, current_id());
     return 0;

@@ -56,8 +56,6 @@
 #define LOSS_TARGETS_FULL 6
 #define LOSSES 7
 
-/* struct settings: `free` walks of one class in a window without drawing lots, saved up for SAVED_WINDOWS; beyond these,
- * in a balanced class, one of `rarity`, a power of two */
 #define CLASSES 8192
 #define WINDOW_NS 16000000ULL
 #define SAVED_WINDOWS 512
@@ -229,7 +227,7 @@ static __always_inline void count_class(u64 as, u64 length) {
 
 /* The weight of a new mapping's stack; 0: it is not walked. All of what grows or is rare are walked; of a class that is
  * busy and whose mappings go as they come, some in each window and then a few by lot, each of which stands for many.
- * The lot does not look at the mapping: so the sums of a site's weights are unbiased. */
+ * Where walks have to be few (`grain`), a large mapping stands for less than a small one. */
 static __always_inline u32 deserves_walk(u64 as, u64 length, u64 now, int is_booking) {
     struct size_class *class = class_of(as, length);
     struct settings *how = my_settings();
@@ -241,15 +239,14 @@ static __always_inline u32 deserves_walk(u64 as, u64 length, u64 now, int is_boo
         begin_window(class, now, how->free);
     if (is_booking)
         __sync_fetch_and_add(&class->bytes, length);
+    u32 by_size = rarity_of(how, length);
     if (now < class->walk_until_ns)
-        return 1;
+        return weight_of(by_size);
     if (class->free) {
         class->free -= 1;
-        return 1;
+        return weight_of(by_size);
     }
-    if ((bpf_get_prandom_u32() & (how->rarity - 1)) == 0)
-        return how->rarity;
-    return 0;
+    return weight_of(by_size > how->rarity ? by_size : how->rarity);
 }
 
 static __always_inline int removable(u64 addr, u64 length) {
@@ -295,7 +292,7 @@ int on_book(void *ctx) {
     if (!scratch)
         return 0;
     struct request *request = &scratch->request;
-    if (must_ask(scratch, request->kind))
+    if (must_ask(scratch, request->kind, 1))
         programs.call(ctx, NEXT_MISS);
     struct site *site = is_booking() ? my_site(scratch) : 0;
     if (!site)

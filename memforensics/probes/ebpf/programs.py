@@ -13,6 +13,7 @@ MAX_LIVE_PREALLOCATED = 1 << 17  # where the whole table costs its memory at onc
 
 FREE_WALKS = 4  # stacks of one class of mappings that are walked in 16 ms, be it as balanced as it may
 RARITY = 128  # ... and beyond, one of so many: a power of two
+ALL_BY_LOT = 8  # from that level on, FREE_WALKS draw lots too
 SWEEP_AT = 1 << 15  # closed entries in the table of live mappings
 
 TRACEPOINTS = {
@@ -46,15 +47,22 @@ class MmapPrograms(StackPrograms):
         try:
             self._live = self.engine.table("live", layout.LIVE_KEY, layout.LIVE)
             self._sites = self.engine.table("sites", layout.SITE_KEY, layout.SITE)
-            self.sample(FREE_WALKS, RARITY)
+            self.thin(0)
             self.arm(TRACEPOINTS)
         except BaseException:
             self.close()
             raise
 
-    def sample(self, free: int, rarity: int) -> None:
-        """In a balanced class of mappings, `free` stacks a window of 16 ms are walked, then one of `rarity`."""
-        self.set(free=free, rarity=rarity)
+    def thin(self, level: int) -> None:
+        """Walks less, where it costs too much (overhead.py): at 0, all that grows or is rare, and of a balanced class
+        of mappings FREE_WALKS in 16 ms, then one of RARITY; at n, one of 2**n pages, at the most."""
+        free = FREE_WALKS if level < ALL_BY_LOT else 0
+        self.set(free=free, rarity=max(RARITY, 1 << level), grain=(1 << level) if level else 0)
+
+    @property
+    def one_in(self) -> int:
+        """What is sampled the most, how much: one of so many."""
+        return self.settings.rarity
 
     def add_target(self, pid: int, space: int, brk: int) -> bool:
         return self._targets.put(layout.TARGET_KEY.pack(pid), layout.TARGET.pack(space, brk, 0, 0, 0))

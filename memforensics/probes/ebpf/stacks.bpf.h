@@ -85,9 +85,9 @@ struct tokens {
 
 struct settings {
     u32 booking; /* 0: stacks are learned, nothing is booked yet */
-    u32 free;    /* the rest is for the including program */
-    u32 rarity;
-    u32 grain;
+    u32 free;    /* mmap.bpf.c: walks of one class in a window without drawing lots, saved up for SAVED_WINDOWS; */
+    u32 rarity;  /* ... and beyond, in a balanced class, one of so many: a power of two */
+    u32 grain;   /* pages: of what is smaller, that share is walked, by lot; 0: all is */
 };
 
 struct site_key {
@@ -418,8 +418,8 @@ int on_miss(void *ctx) {
 }
 
 /* The stack in hand, before it is known whether it has to go to on_miss (then 1). The same frames by another way
- * (kind), or not known to their end, are a site of their own. */
-static __always_inline int must_ask(struct scratch *scratch, u32 kind) {
+ * (kind), or not known to their end, or with another weight (where that is the site's) are a site of their own. */
+static __always_inline int must_ask(struct scratch *scratch, u32 kind, u32 weight) {
     struct stack_event *out = &scratch->out;
     if (scratch->miss != MISS_NEW)
         return 0;
@@ -429,6 +429,8 @@ static __always_inline int must_ask(struct scratch *scratch, u32 kind) {
     out->head.type = EVENT_STACK;
     out->kind = kind;
     out->site = hash_with(out->walk.hash, kind | (u64)out->walk.ended << 32);
+    if (weight > 1)
+        out->site = hash_with(out->site, weight);
     return out->walk.ended == WALK_MISS;
 }
 
@@ -455,6 +457,24 @@ static __always_inline struct site *my_site(struct scratch *scratch) {
         return 0;
     }
     return sites.lookup(&key);
+}
+
+/* One of how many of such a length is to be walked: a power of two. */
+static __always_inline u32 rarity_of(struct settings *how, u64 length) {
+    u64 pages = length >> 12;
+    u64 many = how->grain / (pages + !pages);
+    many |= many >> 1;
+    many |= many >> 2;
+    many |= many >> 4;
+    many |= many >> 8;
+    many |= many >> 16;
+    many -= many >> 1; /* the highest bit alone */
+    return many | !many;
+}
+
+/* The lot does not look at the stack: so the sums of a site's weights are unbiased. */
+static __always_inline u32 weight_of(u32 one_of) {
+    return one_of == 1 || (bpf_get_prandom_u32() & (one_of - 1)) == 0 ? one_of : 0;
 }
 
 /* Threads are new tasks too. A tid is never another process's tgid, and goes when the thread exits: so the child is

@@ -3,6 +3,7 @@ looked, and what is told at the end. What is booked, and how it is counted, is e
 
 import contextlib
 import itertools
+import os
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -16,6 +17,7 @@ from memforensics.probes.base import Availability, Budget, Evidence
 from memforensics.probes.ebpf.engine import Engine, RunStats, import_bcc, tracefs
 from memforensics.probes.ebpf.layout import Ended, EventType, RangeEvent, StackEvent
 from memforensics.probes.ebpf.members import Member, Members, S
+from memforensics.probes.ebpf.overhead import Governor, Reading, cpu_ns
 from memforensics.target import Process
 from memforensics.target.tree import descendants
 from memforensics.units import MIB, NS_PER_S
@@ -25,6 +27,8 @@ LOOK_SHARE = 0.05  # of the time, at most, is spent looking
 WARM_UP_S = 1.5  # at most: stacks are learned before anything is booked
 WARM_UP_QUIET_S = 0.2  # ... and until no stack was unknown for this long
 SMALLEST_GROWTH = 1 * MIB  # of RSS, below which a coverage would mean nothing
+GOVERN_NS = NS_PER_S // 2  # between two looks at what it costs ...
+GOVERN_FIRST_NS = NS_PER_S // 10  # ... and before booking begins
 BLIND_GROWTH = 8 * MIB  # without a single event
 
 LossRow = tuple[str, str, int]  # what, what reduces it, how often
@@ -36,9 +40,13 @@ class Programs(Protocol):
     engine: Engine
     namespaced: bool
 
+    @property
+    def one_in(self) -> int: ...
     def begin(self) -> None: ...
     def events(self, timeout_s: float = 0.0) -> Iterator[StackEvent | RangeEvent]: ...
     def remove_target(self, pid: int) -> None: ...
+    def thin(self, level: int) -> None: ...
+    def unwalked(self, pid: int) -> int | None: ...
     def losses(self) -> list[LossRow]: ...
     def run_stats(self) -> RunStats | None: ...
     def close(self) -> None: ...
@@ -53,8 +61,6 @@ class Totals(NamedTuple):
     events: int
     outstanding_bytes: int
     resident_bytes: int | None
-    unwalked: int | None = None
-    sampled_one_in: int | None = None
 
 
 class TreeTrace(ABC, Generic[P, S]):
@@ -70,6 +76,9 @@ class TreeTrace(ABC, Generic[P, S]):
         self.members: Members[S] = Members(self._make_space, clock)
         self._programs: P | None = None
         self._next_look_ns = 0
+        self._governor = Governor(None, self._thin)
+        self._next_govern_ns = 0
+        self.sampled_one_in = 1  # one of so many, at the most
         self._lost: dict[str, int] = {}
         self._stats_before = RunStats(0, 0, 0)
         self._cpu_before = 0.0
@@ -96,10 +105,13 @@ class TreeTrace(ABC, Generic[P, S]):
         begins. ToolMissing, PermissionNeeded, ProbeFailed; TargetGone when a process left meanwhile."""
         targets = [target] if isinstance(target, Process) else list(target)
         self._cpu_before = time.process_time()
+        self._governor = Governor(budget.overhead, self._thin)
         self._programs = self._load()
+        self.sampled_one_in = self._programs.one_in
         try:
             for process in targets:
                 self._join(process.pid)
+            self._governor.begin(self._reading())
             self._warm_up(min(WARM_UP_S, budget.seconds / 4))
             self._begin()
         except BaseException:
@@ -114,7 +126,9 @@ class TreeTrace(ABC, Generic[P, S]):
         self._between_looks()
         self._programs.engine.pace_stats()
         now = self.clock()
-        if now < self._next_look_ns:
+        if now >= self._next_govern_ns:
+            self._govern(now)
+        if self._programs is None or now < self._next_look_ns:
             return
         self._update_counts()
         self._look_at_members(now)
@@ -216,6 +230,9 @@ class TreeTrace(ABC, Generic[P, S]):
             for event in self.programs.events(0.005):
                 if self._handle(event):
                     quiet_since = time.monotonic()
+            if self._governor.share is not None and self.clock() >= self._next_govern_ns:
+                self._next_govern_ns = self.clock() + GOVERN_FIRST_NS
+                self._governor.look(self._reading())
 
     def _begin(self) -> None:
         self._stats_before = self.programs.run_stats() or RunStats(0, 0, 0)
@@ -294,6 +311,42 @@ class TreeTrace(ABC, Generic[P, S]):
                 if unseen is not None and unseen >= BLIND_GROWTH:
                     raise self._blind(member.pid)
 
+    # --- what it costs
+
+    @property
+    def is_thinned(self) -> bool:
+        """Whether less was walked, at some time, to keep the overhead below its bound."""
+        return self._governor.thinned
+
+    def _reading(self) -> Reading | None:
+        """None where the kernel does not count, or not for us."""
+        stats = self.programs.run_stats()
+        if stats is None:
+            return None
+        ticks = os.sysconf("SC_CLK_TCK")
+        times = {}
+        for member in self.members.alive:
+            with contextlib.suppress(MemforensicsError, ValueError):
+                times[member.pid] = cpu_ns(member.process.read_text("stat"), ticks)
+        return Reading(stats.run_ns, times)
+
+    def _thin(self, level: int) -> None:
+        self.programs.thin(level)
+        self.sampled_one_in = max(self.sampled_one_in, self.programs.one_in)
+        self.programs.engine.count_anew()
+
+    def _govern(self, now: int) -> None:
+        """Holds the bound; where the account alone passes it, the trace ends here, whole and exact up to now."""
+        self._next_govern_ns = now + GOVERN_NS
+        self._governor.look(self._reading())
+        if self._governor.declined:
+            self.close()
+
+    @property
+    def declined(self) -> bool:
+        """Whether the trace ended by itself, because it costs more than it may."""
+        return self._governor.declined
+
     # --- the end
 
     def _conclude(self, programs: P) -> Iterator[Evidence]:
@@ -307,8 +360,11 @@ class TreeTrace(ABC, Generic[P, S]):
         self._take_in()
         self._update_counts()
         self._last_look(ended_ns)
+        self._governor.look(self._reading())
         cost = Cost(
             probe=self.name,
+            target_share=self._governor.reached,
+            asked_share=self._governor.share,
             bpf_run_ns=stats.run_ns - self._stats_before.run_ns if stats else None,
             bpf_runs=stats.runs - self._stats_before.runs if stats else None,
         )
@@ -323,6 +379,7 @@ class TreeTrace(ABC, Generic[P, S]):
         coverage = None
         if member.left_ns is None and totals.resident_bytes is not None and growth and growth >= SMALLEST_GROWTH:
             coverage = totals.resident_bytes / growth
+        unwalked = self.programs.unwalked(member.pid)
         alone = len(self.members) == 1  # the kernel counts run time for all processes together
         return TraceSummary(
             pid=member.pid,
@@ -336,8 +393,8 @@ class TreeTrace(ABC, Generic[P, S]):
             coverage=coverage,
             bpf_runs=cost.bpf_runs if alone else None,
             bpf_run_ns=cost.bpf_run_ns if alone else None,
-            unwalked=totals.unwalked,
-            sampled_one_in=totals.sampled_one_in,
+            unwalked=unwalked,
+            sampled_one_in=self.sampled_one_in if unwalked else None,
         )
 
     def _lose(self, what: str, count: int = 1) -> None:
@@ -352,6 +409,7 @@ class TreeTrace(ABC, Generic[P, S]):
             *((what, "", count) for what, count in self._lost.items()),
             *((what, "", count) for what, count in of_python.items()),
             *self._own_losses(stats),
+            *self._governor.losses(stats is not None),
             ("unwind rules not stored: the table was full", "", not_stored),
         ]
         for what, reduce, count in rows:

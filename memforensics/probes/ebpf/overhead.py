@@ -1,0 +1,124 @@
+"""How densely stacks are walked, so that what a trace costs stays below a share of the target's CPU time. Pure.
+
+The cost is the run time of the programs (bpf_stats), which is what comes on top of the floor: merely arming the events.
+Walks are most of it, and are thinned out by lot; each that is left counts for the others, so sums stay unbiased. The
+account of mappings cannot be thinned out: a removal that is not seen makes a ledger wrong, not coarse. So where the
+account alone costs more than the bound, the trace declines: it ends there, with what it has, and says so.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from memforensics.units import NS_PER_S
+
+TOP_LEVEL = 16  # one walk in 65,536 small mappings, all of those above 256 MiB
+EASE_AT = 0.4  # of the bound: below it, twice as many walks still fit
+FILL = 0.8  # of the bound: what it may cost after that, at the most
+CALM_READINGS = 3  # below EASE_AT in a row, before more is walked
+DEAR_READINGS = 3  # above the bound in a row, with hardly any walks left, before it declines
+HELPED = 0.75  # of what it cost before: if to walk less did not bring it below, walks are not what costs
+LEAST_CPU_NS = NS_PER_S // 20  # of the targets, between two readings: less says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """`run_ns`: of the programs, since they were loaded. `cpu_ns`: user and system time by PID."""
+
+    run_ns: int
+    cpu_ns: Mapping[int, int]
+
+
+def cpu_ns(stat: str, ticks_per_s: int) -> int:
+    """User and system time of all threads, those that ended too, from /proc/PID/stat (proc(5)). ValueError."""
+    fields = stat[stat.rindex(")") + 1 :].split()
+    return (int(fields[11]) + int(fields[12])) * NS_PER_S // ticks_per_s
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2g}%"
+
+
+class Governor:
+    """Told the readings, one or two a second; says how densely to walk through `apply(level)`: at level n, one of 2**n
+    of the mappings (faults) of one page, twice as many of those twice as large. `share`: the bound; None: there is
+    none, and the cost is only reckoned."""
+
+    def __init__(self, share: float | None, apply: Callable[[int], None]) -> None:
+        self.share = share
+        self.level = 0
+        self.declined = False
+        self.thinned = False
+        self._apply = apply
+        self._last: Reading | None = None
+        self._run_ns = self._cpu_ns = 0
+        self._calm = self._dear = 0
+        self._thinned_at: float | None = None  # what it cost when less was walked for the last time
+
+    @property
+    def reached(self) -> float | None:
+        """Run time over the targets' CPU time so far. None: they used too little for that to mean anything."""
+        return self._run_ns / self._cpu_ns if self._cpu_ns >= LEAST_CPU_NS else None
+
+    def begin(self, reading: Reading | None) -> None:
+        self._last = reading
+
+    def look(self, reading: Reading | None) -> None:
+        """At the next reading; None: there is none."""
+        last = self._last
+        if last is None or reading is None:
+            self._last = reading or last
+            return
+        used_ns = sum(max(0, now - last.cpu_ns[pid]) for pid, now in reading.cpu_ns.items() if pid in last.cpu_ns)
+        if used_ns < LEAST_CPU_NS or self.declined:
+            return
+        self._last = reading
+        ran_ns = max(0, reading.run_ns - last.run_ns)
+        self._run_ns += ran_ns
+        self._cpu_ns += used_ns
+        if self.share is not None:
+            self._judge(self.share, ran_ns / used_ns, self._run_ns / self._cpu_ns)
+
+    def losses(self, is_counted: bool) -> Iterator[tuple[str, str, int]]:
+        """What, what reduces it, count. `is_counted`: there were readings."""
+        if self.share is None:
+            return
+        reached = self.reached or 0.0
+        enough = f"--overhead {percent(reached * 1.5)}"
+        if not is_counted:
+            yield "bound on the overhead that could not be kept: the kernel does not count run time", "root", 1
+        elif self.declined:
+            yield (
+                f"trace ended early: the account alone costs {percent(reached)} of the CPU time of what is traced, "
+                f"more than the {percent(self.share)} that it may",
+                enough,
+                1,
+            )
+        elif reached > self.share:
+            yield (
+                f"bound on the overhead that was passed: {percent(reached)} of the CPU time of what is traced, more "
+                f"than {percent(self.share)}, because the trace was too short to settle",
+                f"a longer trace, or {enough}",
+                1,
+            )
+
+    def _judge(self, share: float, now: float, so_far: float) -> None:
+        dear = now > share
+        self._dear = self._dear + 1 if dear and self.level == TOP_LEVEL else 0
+        self._calm = self._calm + 1 if now < EASE_AT * share and so_far <= share else 0
+        if self._dear >= DEAR_READINGS:
+            self.declined = True
+        elif dear:
+            helped = self._thinned_at is None or now < HELPED * self._thinned_at
+            self._go(self.level + int(now / share).bit_length() if helped else TOP_LEVEL)
+            self._thinned_at = now
+        elif self._calm >= CALM_READINGS:
+            self._calm = 0
+            self._thinned_at = None
+            self._go(self.level - (int(FILL * share / max(now, share / (1 << TOP_LEVEL))).bit_length() - 1))
+
+    def _go(self, level: int) -> None:
+        level = min(max(level, 0), TOP_LEVEL)
+        if level != self.level:
+            self.level = level
+            self.thinned = True
+            self._apply(level)
