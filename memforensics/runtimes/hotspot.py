@@ -38,18 +38,21 @@ class HotSpot:
     _fields: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)  # -> (offset, address of a static)
     _pages: dict[int, bytes | None] = field(default_factory=dict)
 
-    def regions(self) -> Iterator[tuple[Kind, Run]]:
-        """What it has reserved for what; the ranges need not be resident, nor accessible."""
+    def regions(self) -> Iterator[tuple[Kind, Run, bool]]:
+        """What it has reserved for what; the ranges need not be resident, nor accessible. False: told by its form
+        alone, a pair of addresses of pages."""
         self._fields = self._table()
         heap = self._heap()
         if heap is not None:
-            yield "jvm-heap", heap
+            yield "jvm-heap", heap, True
         for run in self._code():
-            yield "jvm-code", run
+            yield "jvm-code", run, True
         for start in sorted(self._metaspace()):
-            yield "jvm-metaspace", (start, start + _ROOT_CHUNK)
-        for run in sorted(self._collector(heap)):
-            yield "jvm-gc", run
+            yield "jvm-metaspace", (start, start + _ROOT_CHUNK), True
+        for run in self._card_table():
+            yield "jvm-gc", run, True
+        for run in sorted(self._tables_of_g1()):
+            yield "jvm-gc", run, False
 
     # --- the table
 
@@ -148,24 +151,23 @@ class HotSpot:
     def _is_piece(self, start: int, shared: list[int]) -> bool:
         return start > 0 and not (start < shared[1] and shared[0] < start + _ROOT_CHUNK)
 
-    def _collector(self, heap: Run | None) -> set[Run]:
-        """The card table by its fields; bitmaps and the like of G1 by pairs of page addresses
-        (G1PageBasedVirtualSpace: _low_boundary, _high_boundary) in what the CollectedHeap points to."""
-        found: set[Run] = set()
+    def _card_table(self) -> Iterator[Run]:
         barrier, table = self._static("BarrierSet", "_barrier_set"), self._offset("CardTableBarrierSet", "_card_table")
         size, cards = self._offset("CardTable", "_byte_map_size"), self._offset("CardTable", "_byte_map")
         card_table = self._word(barrier + table) if barrier and table is not None else None
         if card_table and size is not None and cards is not None:
             start, length = self._word(card_table + cards), self._word(card_table + size)
             if start and length and start % _PAGE == 0 and length < 1 << 40:
-                found.add((start, start - (-length // _PAGE) * _PAGE))
-        collected = self._static("Universe", "_collectedHeap")
-        if collected and ("G1CollectedHeap", "_hrm") in self._fields:
-            for at in range(collected, collected + _HEAP_OBJECT, 8):
-                part = self._word(at)
-                if part and not part & 7:
-                    found.update(run for run in self._pairs(part) if run != heap)
-        return found
+                yield start, start - (-length // _PAGE) * _PAGE
+
+    def _tables_of_g1(self) -> set[Run]:
+        """Bitmaps and the like: in what the CollectedHeap points to, pairs (G1PageBasedVirtualSpace: _low_boundary,
+        _high_boundary)."""
+        heap = self._static("Universe", "_collectedHeap")
+        if not heap or ("G1CollectedHeap", "_hrm") not in self._fields:
+            return set()
+        parts = (self._word(at) for at in range(heap, heap + _HEAP_OBJECT, 8))
+        return {run for part in parts if part and not part & 7 for run in self._pairs(part)}
 
     def _pairs(self, part: int) -> Iterator[Run]:
         words = [self._word(part + offset) or 0 for offset in range(0, _PART, 8)]

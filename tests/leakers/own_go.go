@@ -40,7 +40,8 @@ func main() {
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
 	fmt.Printf("told in_use %d\n", stats.HeapInuse+stats.StackInuse)
-	fmt.Printf("told not_heap %d\n", stats.MSpanSys+stats.MCacheSys+stats.GCSys+stats.OtherSys+stats.BuckHashSys)
+	fmt.Printf("told held %d\n", stats.HeapSys-stats.HeapReleased+stats.StackSys)
+	fmt.Printf("told records %d\n", stats.MSpanSys+stats.MCacheSys+stats.GCSys+stats.OtherSys+stats.BuckHashSys)
 	fmt.Println("ready")
 	bufio.NewReader(os.Stdin).ReadString('\n')
 	runtime.KeepAlive(kept)

@@ -1,9 +1,7 @@
 """Who owns a mapping, on real programs whose owners are known."""
 
 import contextlib
-import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,13 +80,3 @@ def test_object_arenas_of_cpython(interpreter: str) -> None:
     grown = group(after, "Python object arenas") - group(before, "Python object arenas")
     assert count * 112 <= grown <= count * 112 * 1.05 + 2 * MIB
     assert group(after, "anonymous") < MIB, "what is no object is known too: the list's own block, stacks"
-
-
-@pytest.mark.skipif(shutil.which("rmiregistry") is None, reason="needs a JVM with a program that stays")
-def test_heap_of_a_jvm() -> None:
-    command: list[str | Path] = ["rmiregistry", "-J-Xms64m", "-J-XX:+AlwaysPreTouch", "0"]
-    with running(command, ready=None) as child, contextlib.closing(open_process(child.pid)) as process:
-        end = time.monotonic() + 30
-        while (size := group(take_snapshot(process)[0], "Java heap")) < 64 * MIB and time.monotonic() < end:
-            time.sleep(0.1)
-        assert 64 * MIB <= size < 80 * MIB, "the heap is touched whole at the start"

@@ -11,7 +11,8 @@ from memforensics.target import Process
 
 
 def jvm(look: Look, process: Process, snapshot: Snapshot) -> Iterator[OwnerMark]:
-    """Its heap, code cache, metaspace and collector's tables, where those are anonymous memory."""
+    """Its heap, code cache, metaspace and collector's tables, where those are anonymous memory. What is told by its
+    form alone must begin where a mapping does, and nothing with a name may lie in it."""
     if not any(m.path.rpartition("/")[2].startswith("libjvm.so") for m in snapshot.mappings):
         return
     try:
@@ -23,9 +24,8 @@ def jvm(look: Look, process: Process, snapshot: Snapshot) -> Iterator[OwnerMark]
     named = [(m.start, m.end) for m in snapshot.mappings if m.path != ""]
     for module in space.modules:
         if module.name.startswith("libjvm.so"):
-            for kind, (start, end) in HotSpot(look, _Symbols(space, module), space.code).regions():
-                # Told by pairs of addresses: such must begin where a mapping does, and nothing with a name lie there.
-                if kind == "jvm-gc" and (start not in starts or any(a < end and start < b for a, b in named)):
+            for kind, (start, end), is_sure in HotSpot(look, _Symbols(space, module), space.code).regions():
+                if not is_sure and (start not in starts or any(a < end and start < b for a, b in named)):
                     continue
                 for first, last in _within(anonymous, start, end):
                     yield OwnerMark(start=first, end=last, kind=kind, detail=f"by libjvm's table: from {start:#x}")

@@ -1,0 +1,97 @@
+"""Memory of virtual machines and runtimes, against their own word."""
+
+import contextlib
+import re
+import shutil
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from owned import adds_up, go_program, group, kinds, owners_of, quiet_snapshot, told_by
+from processes import running
+
+from memforensics.case.model import Snapshot
+from memforensics.probes.snapshots import take_snapshot
+from memforensics.target import Process, open_process
+from memforensics.units import KIB, MIB
+
+pytestmark = pytest.mark.live
+
+NMT_REGION = re.compile(r"\[0x([0-9a-f]+) - 0x([0-9a-f]+)\] reserved(?: and committed)? \d+KB for (.+) from")
+KIND_OF = {
+    "Java Heap": "jvm-heap",
+    "Code": "jvm-code",
+    "Metaspace": "jvm-metaspace",
+    "Class": "jvm-metaspace",
+    "GC": "jvm-gc",
+}
+
+
+@pytest.mark.skipif(not any(Path("/usr/lib").glob("go-*/bin/go")), reason="needs Go: make setup-test")
+def test_heap_of_a_stripped_go_program() -> None:
+    with running([go_program("own_go.go"), "2000", "40960"], ready=None) as child:
+        told = told_by(child)
+        with contextlib.closing(open_process(child.pid)) as process:
+            seen = quiet_snapshot(process)
+            adds_up(process, seen)
+    assert owners_of(seen, told.blocks).keys() == {"go-heap"}
+    assert owners_of(seen, told.maps).keys() == {None}
+    assert kinds(seen).keys() == {"go-heap", "go-runtime"}
+    assert told.of_itself["in_use"] - MIB <= group(seen, "Go heap") <= told.of_itself["held"] + MIB
+    assert 0 < group(seen, "Go runtime's records") <= told.of_itself["records"]
+    assert 5 * MIB <= group(seen, "anonymous") <= 5 * MIB + told.of_itself["records"]
+
+
+def native_memory(pid: int) -> list[tuple[int, int, str]]:
+    """What the JVM says of its own reservations (jcmd, native memory tracking): (start, end, what for)."""
+    jcmd = shutil.which("jcmd")
+    if jcmd is None:
+        return []
+    text = subprocess.run([jcmd, str(pid), "VM.native_memory", "detail"], capture_output=True, text=True, check=True)
+    found = NMT_REGION.finditer(text.stdout)
+    return [(int(each[1], 16), int(each[2], 16), each[3]) for each in found if each[3] != "Thread Stack"]
+
+
+def until_touched(process: Process, size: int) -> None:
+    """A JVM prints nothing when it is ready."""
+    end = time.monotonic() + 30
+    while group(take_snapshot(process)[0], "Java heap") < size and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(shutil.which("rmiregistry") is None, reason="needs a JVM: make setup-test")
+@pytest.mark.parametrize("collector", ["G1", "Parallel"])
+def test_parts_of_a_jvm(collector: str) -> None:
+    options = ["-Xms48m", "-Xmx48m", "-XX:+AlwaysPreTouch", "-XX:NativeMemoryTracking=detail", f"-XX:+Use{collector}GC"]
+    command: list[str | Path] = ["rmiregistry", *(f"-J{option}" for option in options), "0"]
+    with running(command, ready=None) as child, contextlib.closing(open_process(child.pid)) as process:
+        until_touched(process, 46 * MIB)
+        regions = native_memory(process.pid)
+        seen = quiet_snapshot(process)
+        adds_up(process, seen)
+    assert 46 * MIB <= group(seen, "Java heap") <= 48 * MIB, "touched whole; some of it is mapped from the archive"
+    for name in ("JVM code cache", "JVM metaspace", "JVM collector's tables"):
+        assert group(seen, name) > 0, name
+    assert kinds(seen)["thread-stack"] > 5
+    if regions:
+        of_marks = {(m.kind, why_at(regions, m.start)) for m in seen.marks if m.kind.startswith("jvm-")}
+        assert all(kind == why for kind, why in of_marks), of_marks
+        assert not missed(seen, regions, ("Java Heap", "Code"))
+
+
+def why_at(regions: list[tuple[int, int, str]], address: int) -> str | None:
+    return next((KIND_OF.get(why) for start, end, why in regions if start <= address < end), None)
+
+
+def missed(seen: Snapshot, regions: list[tuple[int, int, str]], whys: tuple[str, ...]) -> Counter[str]:
+    """Resident anonymous mappings that the JVM has for that, without a mark."""
+    marks = {mark.start for mark in seen.marks}
+    return Counter(
+        f"{why} at {mapping.start:#x}"
+        for start, end, why in regions
+        for mapping in seen.mappings
+        if why in whys and mapping.path == "" and mapping.rss and start <= mapping.start < end
+        if mapping.start not in marks and mapping.size > 64 * KIB
+    )
