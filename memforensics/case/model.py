@@ -218,6 +218,8 @@ class Rollup:
     swap: int | None = None
     hugetlb: int | None = None
     locked: int | None = None
+    pss: int | None = None  # smaps_rollup's from here on
+    anon_huge: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

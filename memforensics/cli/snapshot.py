@@ -29,7 +29,9 @@ class ReaderName(str, Enum):
     auto = "auto"
     smaps = "smaps"
     pagemap = "pagemap"
+    rollup = "rollup"
     maps = "maps"
+    procmap = "procmap"
 
 
 def snapshot(
@@ -41,12 +43,15 @@ def snapshot(
     reader: Annotated[ReaderName, typer.Option("--reader", help="How to read; auto spares large processes.")] = (
         ReaderName.auto
     ),
+    full: Annotated[
+        bool, typer.Option("--full", help="PSS, dirty, swapped and locked bytes too, by smaps: stalls a large target.")
+    ] = False,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many groups to show.")] = 15,
 ) -> None:
     """One point in time: RSS by layer, summing to the kernel's figure, and every mapping with its owner."""
     from memforensics.jobs import snapshot as job
 
-    seen = job.snapshot(choose_pid(pid, name, cmdline), reader=reader.value, record=record)
+    seen = job.snapshot(choose_pid(pid, name, cmdline), reader="smaps" if full else reader.value, record=record)
     if as_json:
         from memforensics.report.snapshot_json import snapshot_json
 

@@ -46,7 +46,7 @@ class Earlier:
         maps = process.read_bytes("maps")
         mappings, unparsed = self._again(maps, process, pagemap, read_ns), 0
         if mappings is None:
-            mappings, unparsed = _counted(maps, pagemap, read_ns)
+            mappings, unparsed = _counted(process, maps, pagemap, read_ns)
             self._surplus = None if unparsed else process.resident_bytes() - sum(map(_RSS, mappings))
         self._maps, self._mappings = maps, mappings
         return mappings, unparsed
@@ -63,7 +63,8 @@ class Earlier:
             return None
         turn = range(len(lines) * self._turn // TURNS, len(lines) * (self._turn + 1) // TURNS)
         places = sorted({*new, *turn})
-        read, unparsed = _counted(b"\n".join([lines[place] for place in places]), pagemap, read_ns, is_whole=False)
+        some = b"\n".join([lines[place] for place in places])
+        read, unparsed = _counted(process, some, pagemap, read_ns, is_whole=False)
         if unparsed:
             return None
         for place, mapping in zip(places, read, strict=True):
@@ -85,13 +86,14 @@ class Earlier:
 
 
 def _counted(
-    maps: bytes, pagemap: Pagemap, read_ns: int | None, *, is_whole: bool = True
+    process: Process, maps: bytes, pagemap: Pagemap, read_ns: int | None, *, is_whole: bool = True
 ) -> tuple[tuple[Mapping, ...], int]:
-    from memforensics.probes.resident import count_resident  # numpy: a tenth of a second
+    from memforensics.probes.resident import count_resident, hugetlb_devices  # numpy: a tenth of a second
     from memforensics.target.columns import columns_of
 
     columns = columns_of(maps)
-    found = count_resident(pagemap, columns, is_whole=is_whole)
+    apart = hugetlb_devices(process, columns)
+    found = count_resident(pagemap, columns, is_whole=is_whole, apart=apart)
     counted = {"rss": found.rss, "anonymous": found.anonymous, "anon_huge": found.anon_huge}
     if read_ns is not None:
         counted["read_ns"] = [read_ns] * len(columns)

@@ -7,14 +7,18 @@ tells it all. There, dense memory is counted by what is absent, as pages that ar
 others; emptiness is crossed looking for what is present.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from memforensics.errors import ProbeFailed
+from memforensics.target import Process
 from memforensics.target.columns import Columns
-from memforensics.target.pagemap import ABSENT, IS_FILE, IS_HUGE, IS_PFNZERO, PRESENT, PRESENT_KINDS, Pagemap
+from memforensics.target.pagemap import ABSENT, IS_FILE, IS_HUGE, IS_PFNZERO, PAGE, PRESENT, PRESENT_KINDS, Pagemap
+from memforensics.target.procmap import ProcMap
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -38,20 +42,36 @@ class Resident:
     anon_huge: list[int]
 
 
-def count_resident(pagemap: Pagemap, columns: Columns, *, is_whole: bool = True) -> Resident:
-    """Of these mappings; is_whole: they are all that there are. TargetGone, ProbeFailed (no PAGEMAP_SCAN)."""
+def count_resident(
+    pagemap: Pagemap, columns: Columns, *, is_whole: bool = True, apart: Collection[str] = ()
+) -> Resident:
+    """Of these mappings; is_whole: they are all that there are. `apart`: devices whose pages are not of the kernel's
+    count (`hugetlb_devices`). TargetGone, ProbeFailed (no PAGEMAP_SCAN)."""
     start, end = _addresses(columns.start), _addresses(columns.end)
     kinds = np.full(len(columns), _PLAIN)
     shared = np.zeros(len(columns), bool)
     for place, (path, perms) in enumerate(zip(columns.path, columns.perms, strict=True)):
         if path:
             shared[place] = perms[3:4] == "s"
-            kinds[place] = _kind(path, shared=bool(shared[place]))
+            kinds[place] = _NONE if columns.device[place] in apart else _kind(path, shared=bool(shared[place]))
     scan = _Scan(pagemap)
     for first, last in _spans(start, end, kinds, _GAP if is_whole else _GAP_OF_SOME):
         look = scan.by_kind if kinds[first] == _KINDS else scan.plain
         look(int(start[first]), int(end[last - 1]))
     return scan.of(start, end, shared, (kinds == _KINDS) & shared)
+
+
+def hugetlb_devices(process: Process, columns: Columns) -> frozenset[str]:
+    """Of files of hugetlbfs, memfd's and System V's among them: their pages are no RSS. Where the process has any, each
+    device is asked for its page size; before Linux 6.11 it is not told."""
+    if not process.sample().hugetlb:
+        return frozenset()
+    names = (columns.device, columns.start, columns.path)
+    of_device = {device: start for device, start, path in zip(*names, strict=True) if path}
+    with suppress(ProbeFailed), ProcMap(process.pid, process.proc) as procmap:
+        found = {device: procmap.at(start) for device, start in of_device.items() if device != "00:00"}
+        return frozenset(device for device, one in found.items() if one is not None and one[1] > PAGE)
+    return frozenset()
 
 
 class _Scan:

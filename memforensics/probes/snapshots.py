@@ -1,10 +1,12 @@
 """All mappings of the target at one time, with their resident bytes, by whichever reader suits.
 
-Three readers, one result (None for what a reader cannot know):
+One result, None for what a reader cannot know:
 
-- smaps: every field; holds the target's mmap lock while it walks page tables, 9 ms a resident GiB (FACTS.md);
-- pagemap: maps + PAGEMAP_SCAN (kernel 6.7+), rss and anonymous at a fifth of the cost, in calls of about 1 ms;
-- maps: sizes and names only.
+- pagemap: maps + PAGEMAP_SCAN (kernel 6.7+), rss, anonymous and anon_huge, in calls of less than half a millisecond;
+- smaps: every field; holds the target's mmap lock while it walks the page tables of a mapping, 9 ms a resident GiB
+  (FACTS.md), so beyond small processes only by name, or where the kernel has no PAGEMAP_SCAN;
+- rollup: sizes and names, and the kernel's sums of smaps_rollup, PSS among them; stalls the target as smaps does;
+- maps, procmap (PROCMAP_QUERY, kernel 6.11+): sizes and names only.
 """
 
 import contextlib
@@ -20,14 +22,15 @@ from memforensics.probes.owners import find_owners
 from memforensics.probes.repeated import Earlier
 from memforensics.target import Process
 from memforensics.target.pagemap import Pagemap
-from memforensics.target.smaps import parse_rollup
+from memforensics.target.procmap import ProcMap
+from memforensics.target.smaps import parse_rollup, parse_smaps_rollup
 from memforensics.units import MIB, NS_PER_S
 
-Reader = Literal["auto", "smaps", "maps", "pagemap"]
+Reader = Literal["auto", "smaps", "pagemap", "rollup", "maps", "procmap"]
 READERS: tuple[Reader, ...] = Reader.__args__  # type: ignore[attr-defined]
 
-SMAPS_UP_TO_RSS = 512 * MIB  # 4 to 5 ms of stall; above it `auto` takes pagemap where the kernel has it
-SMAPS_UP_TO_MAPPINGS = 5000  # parsing smaps takes 20 us a mapping, pagemap half of it
+SMAPS_UP_TO_RSS = 64 * MIB  # 0.6 ms of stall; above it `auto` takes pagemap where the kernel has it
+SMAPS_UP_TO_MAPPINGS = 1000
 
 
 def take_snapshot(
@@ -56,7 +59,7 @@ def take_snapshot(
         t_ns=began,
         reader=used,
         mappings=mappings,
-        rollup=_rollup(process),  # after the walk: pages that came meanwhile make a positive difference
+        rollup=_rollup(process, reader),  # after the walk: pages that came meanwhile make a positive difference
         unparsed_lines=unparsed,
         read_ms=(clock() - began) / 1e6,
     )
@@ -82,9 +85,12 @@ def _read(
             return _by_pagemap(process, earlier, now_ns)
     if reader == "pagemap":
         return _by_pagemap(process, earlier, now_ns)
-    if reader == "maps":
+    if reader == "procmap":
+        with ProcMap(process.pid, process.proc) as procmap:
+            return "procmap-query", tuple(procmap.all()), 0
+    if reader in ("maps", "rollup"):
         maps = process.maps()
-        return "maps", maps.mappings, maps.unparsed_lines
+        return reader, maps.mappings, maps.unparsed_lines
     smaps = process.smaps()
     return "smaps", smaps.mappings, smaps.unparsed_lines
 
@@ -96,8 +102,12 @@ def _is_small(process: Process) -> bool:
     )
 
 
-def _rollup(process: Process) -> Rollup | None:
-    return parse_rollup(process.read_text("status"))
+def _rollup(process: Process, reader: Reader) -> Rollup | None:
+    rollup = parse_rollup(process.read_text("status"))
+    if reader != "rollup" or rollup is None:
+        return rollup
+    sums = parse_smaps_rollup(process.read_text("smaps_rollup"))
+    return replace(rollup, pss=sums.pss, anon_huge=sums.anon_huge)
 
 
 def _by_pagemap(process: Process, earlier: Earlier | None, now_ns: int) -> tuple[str, tuple[Mapping, ...], int]:

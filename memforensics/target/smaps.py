@@ -72,12 +72,13 @@ class ParsedRollup:
     anonymous: int | None = None
     swap: int | None = None
     locked: int | None = None
+    anon_huge: int | None = None
     unparsed_lines: int = 0
 
 
 def parse_smaps_rollup(text: str) -> ParsedRollup:
     """/proc/PID/smaps_rollup: a header line of the whole range, then the sums."""
-    wanted = {"Rss": "rss", "Pss": "pss", "Anonymous": "anonymous", "Swap": "swap", "Locked": "locked"}
+    wanted = {key: field for key, field in FIELDS.items() if field != "private_dirty"}
     found: dict[str, int] = {}
     unparsed = 0
     for line in text.splitlines():
