@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from memforensics.errors import MemforensicsError
 from memforensics.symbols.source import BadElf, BytesSource, SectionStream, Source, source_of
 from memforensics.symbols.symtab import RawTable, Symbol, SymbolTable
 
@@ -312,15 +313,16 @@ class ElfFile:
     def debug(self) -> "ElfFile | None":
         """The separate debug file, when there is one whose build-id agrees."""
         build_id = self.build_id()
-        if self._debug_files is None or build_id is None:
+        debug_files, self._debug_files = self._debug_files, None  # it may hold a process
+        if debug_files is None or build_id is None:
             return None
-        for candidate in self._debug_files(build_id, self._debug_link()):
+        for candidate in debug_files(build_id, self._debug_link()):
             try:
                 with candidate as stream:
                     elf = ElfFile(stream)
                 if elf.build_id() == build_id:
                     return elf
-            except (OSError, BadElf):
+            except (OSError, MemforensicsError):  # not there, damaged; the target gone
                 continue
         return None
 

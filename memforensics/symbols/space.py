@@ -8,13 +8,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from memforensics.case.model import Mapping
 from memforensics.errors import MemforensicsError
 from memforensics.symbols.cfi import Cfi, Rule
 from memforensics.symbols.debugfiles import debug_files_for
 from memforensics.symbols.elf import BadElf, ElfFile
+from memforensics.symbols.jitmap import JitMap
 from memforensics.symbols.lines import LineReader
 from memforensics.target.memory import Memory, read_u64
 from memforensics.target.parse import ParsedMaps
@@ -32,6 +33,14 @@ class MappedProcess(Protocol):
     def open_mapped(self, mapping: Mapping) -> AbstractContextManager[BinaryIO]: ...
     @property
     def memory(self) -> Memory: ...
+
+
+@runtime_checkable
+class LivingProcess(Protocol):
+    """What only one that runs has: its own file system, and the map of its just-in-time compiler."""
+
+    def open_inside(self, path: str) -> AbstractContextManager[BinaryIO]: ...
+    def open_jit_map(self) -> AbstractContextManager[BinaryIO]: ...
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,8 @@ class AddressSpace:
 
     def __init__(self, process: MappedProcess) -> None:
         self._process = process
+        self._living = process if isinstance(process, LivingProcess) else None
+        self._jit = JitMap(self._living.open_jit_map) if self._living is not None else None
         self._keys: dict[tuple[int, str, int, str], Hashable] = {}
         self._images: dict[tuple[int, str, int, str], _Opened] = {}  # the vdso: no file, so not shared
         self._failures: dict[tuple[int, str, int, str], str] = {}
@@ -200,6 +211,10 @@ class AddressSpace:
         index = bisect_right(self._code_starts, pc) - 1
         return index >= 0 and pc < self._code_ends[index]
 
+    def jitted(self, pc: int) -> str | None:
+        """The function at a pc in no module, as the process's just-in-time compiler told it."""
+        return self._jit.name(pc) if self._jit is not None and self.executable(pc) else None
+
     def module_named(self, name: str) -> MappedModule | None:
         """By file name (`libc.so.6`) or whole path; the lowest where several are."""
         return next((module for module in self._modules if name in (module.name, module.path)), None)
@@ -247,7 +262,9 @@ class AddressSpace:
             key = _file_key(stream)
             opened = _FILES.get(key) if key is not None else None
             if opened is None:
-                elf = ElfFile(stream, debug_files=debug_files_for(module.path))
+                inside = [self._living.open_inside] if self._living is not None else []
+                elf = ElfFile(stream, debug_files=debug_files_for(module.path, inside=inside))
+                _ = elf.debug  # now: later the process, and its file system, may be gone
                 opened = _Opened(elf, Cfi(elf), LineReader(elf))
         if key is None:
             self._images[module.identity] = opened

@@ -94,15 +94,20 @@ class Symbolizer:
         return frame
 
     def frame_at(self, pc: int, guessed: bool = False, *, is_return: bool = True) -> Frame:
-        """The same by run-time pc."""
+        """The same by run-time pc, which may be in code of no file."""
         found = self._space.find(pc - is_return)
         if found is None:
-            return Frame(kind="native", function=None, guessed=guessed)
-        return self.frame(found[0], found[1] + is_return, guessed, is_return=is_return)
+            return Frame(kind="native", function=self._space.jitted(pc - is_return), guessed=guessed)
+        frame = self.frame(found[0], found[1] + is_return, guessed, is_return=is_return)
+        if self._space.elf(found[0]) is None:  # a memfd that a just-in-time compiler writes to, say
+            return replace(frame, function=self._space.jitted(pc - is_return))
+        return frame
 
     def unwound(self, frame: UnwoundFrame) -> Frame:
         """The same of an unwound frame. A signal's trampoline is returned to but was never called: it is looked up at
         its first byte, and named as gdb names it where its file does not."""
+        if frame.module is None or self._space.elf(frame.module) is None:
+            return self.frame_at(frame.pc, frame.guessed, is_return=frame.is_return)
         if frame.rule is None or not frame.rule.signal_frame:
             return self.frame(frame.module, frame.vaddr, frame.guessed, is_return=frame.is_return)
         found = self.frame(frame.module, frame.vaddr, frame.guessed, is_return=False)

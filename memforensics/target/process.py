@@ -15,6 +15,7 @@ from memforensics.errors import NotATarget, PermissionNeeded, TargetError, Targe
 from memforensics.target.memory import ProcessMemory
 from memforensics.target.parse import ParsedMaps, StatLine, parse_maps, parse_stat, parse_status, status_bytes
 from memforensics.target.procfs import ProcFS
+from memforensics.target.rooted import open_in_root
 from memforensics.target.smaps import ParsedSmaps
 
 
@@ -152,6 +153,25 @@ class Process:
             os.close(descriptor)
             raise FileNotFoundError(f"{mapping.path} is not a regular file")
         with open(descriptor, "rb") as stream:
+            yield stream
+
+    @contextlib.contextmanager
+    def open_inside(self, path: str) -> Iterator[BinaryIO]:
+        """A regular file by the path that it has for the process itself. OSError when it cannot be had; TargetGone."""
+        self.check()
+        with open_in_root(self.proc.root / str(self.pid) / "root", path) as stream:
+            yield stream
+
+    @contextlib.contextmanager
+    def open_jit_map(self) -> Iterator[BinaryIO]:
+        """What a just-in-time compiler tells perf of its code: /tmp/perf-PID.map, by the PID and in the file system
+        that the process itself sees. OSError when there is none, or it belongs to neither the process's user nor root
+        (perf ignores such too: tools/perf/util/symbol.c); TargetGone, PermissionNeeded."""
+        status = self.status()
+        inner = status.get("NSpid", str(self.pid)).split()[-1]
+        with self.open_inside(f"/tmp/perf-{inner}.map") as stream:
+            if os.fstat(stream.fileno()).st_uid not in (0, int(status["Uid"].split()[1])):
+                raise PermissionError(f"perf-{inner}.map belongs to another user")
             yield stream
 
     def close(self) -> None:

@@ -5,14 +5,14 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 
-from memforensics.case.model import AllocationSite, Stack
+from memforensics.case.model import AllocationSite, Frame, Stack
 from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.book import Book
 from memforensics.probes.ebpf.layout import Ended, LiveRange, NativePc, StackEvent
 from memforensics.probes.ebpf.learn import Learner
 from memforensics.probes.ebpf.programs import MmapPrograms
 from memforensics.probes.ebpf.python import PythonSide
-from memforensics.symbols.space import AddressSpace, MappedModule
+from memforensics.symbols.space import AddressSpace
 from memforensics.symbols.symbolize import Symbolizer
 from memforensics.target import Process
 
@@ -69,26 +69,24 @@ class TracedSpace:
                 with contextlib.suppress(MemforensicsError):  # it is leaving
                     self.learner.look_again()
             self.python.look()
-        places = [self._place(pc) for pc in native]
+        symbolized = [self._symbolized(pc) for pc in native]
         known = self.python.decoded(event.python)
 
         def symbolize() -> Stack:
-            frames = [
-                (pc, self._symbolizer.frame(*place, pc.guessed, is_return=pc.is_return))
-                for pc, place in zip(native, places, strict=True)
-            ]
+            frames = [(pc, frame()) for pc, frame in zip(native, symbolized, strict=True)]
             spliced = self.python.spliced(frames, event.python, event.python_flags, complete, known)
             return self._symbolizer.expanded(spliced)
 
         return symbolize
 
-    def _place(self, pc: NativePc) -> tuple[MappedModule | None, int | None]:
-        """Module, whose file is opened now, and the address in it."""
+    def _symbolized(self, pc: NativePc) -> Callable[[], Frame]:
+        """Its module, whose file is opened now; of code without a file all that can be known, now."""
         found = self._modules.find(pc.pc - pc.is_return)
-        if found is None:
-            return None, None
-        self._modules.elf(found[0])
-        return found[0], found[1] + pc.is_return
+        if found is None or self._modules.elf(found[0]) is None:
+            frame = self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)
+            return lambda: frame
+        module, vaddr = found[0], found[1] + pc.is_return
+        return lambda: self._symbolizer.frame(module, vaddr, pc.guessed, is_return=pc.is_return)
 
     def code_mapped(self, start: int, end: int) -> None:
         self.learner.replaced(start, end)
