@@ -17,9 +17,13 @@ How a resident byte finds its layer, in this order:
 """
 
 import os.path
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import structs
 
 from memforensics.case.model import LAYERS, HeapState, Layer, LayerRow, Mapping, OwnerMark, Rollup, Snapshot
 
@@ -63,10 +67,9 @@ _DEVICES: tuple[tuple[str, str, Layer], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """The bytes of one mapping that one owner has. `bytes` None: not read. in_rss False: mapped, but outside the
-    kernel's RSS (device memory, hugetlb)."""
+    kernel's RSS (device memory, hugetlb). A Struct for the same reason as Mapping."""
 
     mapping: Mapping
     group: str
@@ -93,12 +96,14 @@ def pieces(snapshot: Snapshot) -> list[Piece]:
     for mapping in snapshot.mappings:
         while first < len(marks) and marks[first].end <= mapping.start:
             first += 1
-        own: list[OwnerMark] = []
-        for index in range(first, len(marks)):
-            if marks[index].start >= mapping.end:
-                break
-            own.append(marks[index])
-        out += _split(mapping, own, libraries, previous)
+        if first < len(marks) and marks[first].start < mapping.end:
+            beyond = bisect_left(marks, mapping.end, first, key=lambda mark: mark.start)
+            own = marks[first:beyond]
+            out += _split(mapping, own, libraries, previous)
+        elif mapping.path == "" and (previous is None or previous.path == ""):  # most, where there are very many
+            out.append(Piece(mapping, ANONYMOUS, "anon-mmap", mapping.rss))
+        else:
+            out += _by_name(mapping, mapping.rss, mapping.anonymous, libraries, previous)
         previous = mapping
     return out
 
@@ -198,12 +203,9 @@ def _split(
 ) -> Iterator[Piece]:
     file_mark = next((mark.kind for mark in marks if mark.kind in FILE_MARKS), None)
     if file_mark is not None:
-        weights = file_mark.endswith("weights-file")
+        weights, on_tmpfs = file_mark.endswith("weights-file"), file_mark.startswith("tmpfs-")
         for piece in _by_name(mapping, mapping.rss, mapping.anonymous, libraries, previous, weights=weights):
-            yield replace(piece, layer="shmem") if file_mark.startswith("tmpfs-") and piece.layer == "file" else piece
-        return
-    if not marks:
-        yield from _by_name(mapping, mapping.rss, mapping.anonymous, libraries, previous)
+            yield structs.replace(piece, layer="shmem") if on_tmpfs and piece.layer == "file" else piece
         return
     left = mapping.rss
     for mark in marks:

@@ -63,6 +63,9 @@ def chained_chunks(
     top = 0
     for start, end in [part for mapping in private for part in ground.free_parts(mapping.start, mapping.end)]:
         at = max(start, top)
+        if not reads:
+            look.unread_chunks += at + _LEAST <= end
+            continue
         free = next(ground.free_parts(start, spans.end_of(start)))[1] if at < end else end
         while at + PAGE <= end and at + 2 * PAGE <= free and reads:
             reads -= 1

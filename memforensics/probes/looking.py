@@ -41,6 +41,9 @@ class Ground:
 
     def free_parts(self, start: int, end: int) -> Iterator[Run]:
         """What of a range has no mark yet."""
+        if self.is_free(start, end):
+            yield start, end
+            return
         for first, last in self.taken_parts(start, end):
             if first > start:
                 yield start, first
