@@ -12,6 +12,10 @@
  *                                walks the stack of the current task, leaf first; tgid and tid are the halves of
  *                                bpf_get_current_pid_tgid(). Returns out->count. Call it once in a program: it is
  *                                inlined, 128 steps for frames and 256 for thread states.
+ *   function  py_identify(tgid, out)
+ *                                adds to each frame what tells its code object from the next one at its address: by the
+ *                                time that user space reads it, code that ran once (exec, an import) may be freed. Three
+ *                                reads a frame: for stacks that are told, not for each event.
  *
  * Offsets are data (struct py_process), so one program serves several CPython versions at a time.
  * bcc rewrites map calls in the main file only (clang front end of bcc 0.26): in a file that is #included they compile to
@@ -31,6 +35,7 @@
 /* struct py_frame.flags. One native _PyEval_EvalFrameDefault stands for the frames up to one that is PY_ENTRY,
  * included, or up to one that is PY_SHIM, left out. */
 #define PY_ENTRY 1 /* the outermost Python frame of its native eval frame (3.11; every frame of 3.8 to 3.10) */
+#define PY_CHECK_SHIFT 16
 #define PY_SHIM 2  /* no Python code: the mark that ends a native eval frame's run (3.12 and later) */
 
 /* struct py_stack.flags */
@@ -64,6 +69,10 @@ struct py_process {
     u32 mark_value;
     u32 mark_flag;         /* and then it is PY_ENTRY, or PY_SHIM */
     u32 unit_shift;        /* 1 where f_lasti counts 2-byte units (3.10), else 0 */
+    u32 code_qualname;     /* in PyCodeObject; these three make the check of a frame */
+    u32 code_linetable;
+    u32 code_firstlineno;
+    u32 unused;
     u64 pointer_mask;      /* all ones where the instruction is a pointer (3.11 and later), 0 where it is an index */
     u64 code_start;        /* 3.11 and later: co_code_adaptive in PyCodeObject */
 };
@@ -71,7 +80,7 @@ struct py_process {
 struct py_frame {
     u64 code;        /* address of the PyCodeObject; of a shim: anything */
     s32 instruction; /* bytes from the start of its bytecode; negative: not begun; of a shim: anything */
-    u32 flags;       /* PY_ENTRY, PY_SHIM */
+    u32 flags;       /* PY_ENTRY, PY_SHIM; after py_identify() the check of the code object from PY_CHECK_SHIFT on */
 };
 
 struct py_stack {
@@ -230,6 +239,26 @@ static __always_inline void py_thread(struct py_process *process, u32 tgid, u32 
     py_look_up(process, wanted, found);
     py_thread_states.update(&key, found);
     py_tops(process, found, tops);
+}
+
+static __always_inline void py_identify(u32 tgid, struct py_stack *out) {
+    struct py_process *process = py_processes.lookup(&tgid);
+    u32 i, count = out->count;
+    if (!process)
+        return;
+    for (i = 0; i < PY_MAX_FRAMES; i++) {
+        asm volatile("" : "+r"(i)); /* or LLVM walks a pointer, whose bounds the verifier cannot see */
+        if (i >= count)
+            break;
+        struct py_frame *frame = &out->frames[i & (PY_MAX_FRAMES - 1)];
+        u32 line = 0;
+        u64 check = py_read_u64(frame->code + process->code_qualname) * 0x9E3779B97F4A7C15ULL;
+        check ^= py_read_u64(frame->code + process->code_linetable) * 0xC2B2AE3D27D4EB4FULL;
+        bpf_probe_read_user(&line, sizeof(line), (void *)(frame->code + process->code_firstlineno));
+        check ^= line * 0x165667B19E3779F9ULL;
+        check = (check >> 48 | 1) << PY_CHECK_SHIFT;
+        frame->flags |= (u32)check * (1 - (frame->flags >> 1 & 1)); /* a shim has none */
+    }
 }
 
 static __always_inline u32 py_walk(u32 tgid, u32 tid, struct py_stack *out) {

@@ -82,7 +82,7 @@ class PythonSide:
         """The frames for people. Now: later the code objects may be gone."""
         if self._codes is None:
             return {}
-        return {one: self._codes.frame(one.code, one.instruction) for one in python}
+        return {one: self._codes.frame(one.code, one.instruction, one.flags) for one in python}
 
     def spliced(
         self,

@@ -245,6 +245,12 @@ int on_python(void *ctx) {
 }
 #endif
 
+static __always_inline void identify_python(struct stack_event *out) {
+#if WITH_PYTHON
+    py_identify(current_id() >> 32, &out->python);
+#endif
+}
+
 /* 1 for 0, 0 for anything else below 2^63, without a branch: pyframes.bpf.h says why. */
 static __always_inline u64 is_none(u64 value) {
     asm volatile("" : "+r"(value));
@@ -338,6 +344,7 @@ static __always_inline int send_miss(struct stack_event *out, struct pt_regs *re
     out->r14 = regs->r14;
     out->r15 = regs->r15;
     rsp = out->walk.rsp - out->rsp < COPY_BYTES / 2 ? out->rsp : out->walk.rsp;
+    identify_python(out);
     struct miss_event *event = copies.ringbuf_reserve(sizeof(struct miss_event));
     if (!event) {
         out->head.type = EVENT_STACK;
@@ -451,6 +458,8 @@ static __always_inline struct site *my_site(struct scratch *scratch) {
         lose(LOSS_SITES_FULL);
         return 0;
     }
+    if (scratch->miss != MISS_TOLD)
+        identify_python(out);
     if (scratch->miss != MISS_TOLD && events.ringbuf_output(out, sizeof(*out), 0) != 0) {
         sites.delete(&key); /* tried again at the next event by this stack */
         lose(LOSS_RING_FULL);

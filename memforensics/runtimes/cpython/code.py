@@ -12,6 +12,7 @@ from memforensics.target.memory import Memory
 MAX_TEXT = 4096  # characters; longer names and paths are cut
 MAX_TABLE = 1 << 20  # bytes of a line table
 MAX_CODES = 65536  # remembered
+CHECK_SHIFT = 16  # PY_CHECK_SHIFT of pyframes.bpf.h: in a frame's flags
 
 
 class NotPython(MemforensicsError):
@@ -45,13 +46,15 @@ def read_bytes_object(memory: Memory, offsets: Offsets, address: int) -> bytes:
 @dataclass(frozen=True, slots=True)
 class Code:
     """One code object. `qualname` is the bare name to 3.10. `own`: the interpreter's own, no function of anybody: the
-    frame that cleans up after an __init__ (3.13 on: _Py_InitCleanup, Python/specialize.c; its name is its file too)."""
+    frame that cleans up after an __init__ (3.13 on: _Py_InitCleanup, Python/specialize.c; its name is its file too).
+    `check` tells it from the next one at its address, as py_identify() of pyframes.bpf.h does."""
 
     qualname: str
     filename: str
     first_line: int
     lines: tuple[LineRange, ...]
     own: bool = False
+    check: int = 0
 
     def line(self, instruction: int) -> int:
         """Of the instruction at that many bytes into the bytecode; negative: not begun."""
@@ -86,19 +89,28 @@ class CodeReader:
                 first_line=first_line,
                 lines=tuple(ranges(at.version, table, first_line)),
                 own=pointer(at.code_qualname) == pointer(at.code_filename),
+                check=_check(pointer(at.code_qualname), pointer(at.code_linetable), first_line),
             )
             if len(self._known) >= MAX_CODES:
                 self._known.clear()
             self._known[address, raw] = known
         return known
 
-    def frame(self, address: int, instruction: int) -> Frame | None:
-        """A python Frame of the case model; without names where the code object cannot be read any more. None: it is a
-        frame of the interpreter's own."""
+    def frame(self, address: int, instruction: int, flags: int = 0) -> Frame | None:
+        """A python Frame of the case model; without names where the code object cannot be read any more, or is not the
+        one that has the check in `flags` (if any). None: it is a frame of the interpreter's own."""
         try:
             code = self.read(address)
         except MemforensicsError:
             return Frame(kind="python", function=None, guessed=True)
+        if flags >> CHECK_SHIFT not in (0, code.check):
+            return Frame(kind="python", function=None, guessed=True)
         if code.own:
             return None
         return Frame(kind="python", function=code.qualname, file=code.filename, line=code.line(instruction))
+
+
+def _check(qualname: int, linetable: int, first_line: int) -> int:
+    mixed = qualname * 0x9E3779B97F4A7C15 ^ linetable * 0xC2B2AE3D27D4EB4F
+    mixed ^= (first_line & 0xFFFFFFFF) * 0x165667B19E3779F9
+    return (mixed & 0xFFFFFFFFFFFFFFFF) >> 48 | 1

@@ -8,7 +8,7 @@ from memforensics.runtimes.cpython.stacks import ENTRY, PTHREAD_TID, SHIM
 from memforensics.target import Process
 
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
-PROCESS = struct.Struct("<3Q18I2Q")  # struct py_process
+PROCESS = struct.Struct("<3Q22I2Q")  # struct py_process
 _ALL = (1 << 64) - 1
 
 
@@ -53,6 +53,10 @@ def pack_process(runtime: CPythonRuntime, namespace: tuple[int, int] = (0, 0)) -
         mark_value,
         mark_flag,
         int(at.version == (3, 10)),
+        at.code_qualname,
+        at.code_linetable,
+        at.code_firstlineno,
+        0,
         _ALL if pointer else 0,
         at.code_start or 0,
     )
