@@ -47,6 +47,8 @@ MARK_OWNERS: dict[str, tuple[str, Layer]] = {
     "go-runtime": ("Go runtime's records", "native-heap"),
 }
 FILE_MARKS = ("tmpfs-file", "weights-file", "tmpfs-weights-file")
+HUGETLB = "hugetlb"
+HUGE_PAGES = "huge pages (hugetlb)"
 ANONYMOUS = "anonymous"
 SHARED_ANONYMOUS = "anonymous, shared"
 LIBRARY_DATA = "libraries' data"
@@ -156,15 +158,18 @@ def kernel_rss(rollup: Rollup) -> int:
 
 def _totals(snapshot: Snapshot) -> dict[tuple[Layer, bool], int]:
     totals: dict[tuple[Layer, bool], int] = {}
+    huge = 0
     for piece in pieces(snapshot):
         if piece.bytes:
+            huge += piece.bytes if piece.group == HUGE_PAGES else 0
             key = (piece.layer, piece.in_rss)
             totals[key] = totals.get(key, 0) + piece.bytes
     if snapshot.rollup is not None:
         _settle(totals, kernel_rss(snapshot.rollup))
-        if snapshot.rollup.hugetlb:
+        rest = (snapshot.rollup.hugetlb or 0) - huge
+        if rest > 0:  # of no mapping that could be told
             key = ("anon-mmap", False)
-            totals[key] = totals.get(key, 0) + snapshot.rollup.hugetlb
+            totals[key] = totals.get(key, 0) + rest
     return totals
 
 
@@ -201,6 +206,11 @@ def _carved(totals: MappingOf[tuple[Layer, bool], int], heaps: Sequence[HeapStat
 def _split(
     mapping: Mapping, marks: Sequence[OwnerMark], libraries: frozenset[str], previous: Mapping | None
 ) -> Iterator[Piece]:
+    huge = next((mark for mark in marks if mark.kind == HUGETLB), None)
+    if huge is not None:
+        layer: Layer = "anon-mmap" if mapping.path.startswith("/anon_hugepage") else "shmem"
+        yield Piece(mapping, HUGE_PAGES, layer, huge.resident_bytes, in_rss=False)
+        return  # a reader that goes by page tables alone may count them as resident: they are not
     file_mark = next((mark.kind for mark in marks if mark.kind in FILE_MARKS), None)
     if file_mark is not None:
         weights, on_tmpfs = file_mark.endswith("weights-file"), file_mark.startswith("tmpfs-")
@@ -281,7 +291,7 @@ def _named(
     if path.startswith("/dev/zero"):
         return (SHARED_ANONYMOUS if mapping.shared else ANONYMOUS), "anon-mmap", None
     if path.startswith("/anon_hugepage"):
-        return "huge pages", "anon-mmap", None
+        return HUGE_PAGES, "anon-mmap", None
     if path.startswith("/memfd:java_heap"):
         return *MARK_OWNERS["jvm-heap"], None
     if path.startswith("/memfd:"):

@@ -2,12 +2,17 @@
  *
  *   own_layers [anon COUNT BYTES] [merged COUNT BYTES] [malloc COUNT BYTES] [arenas COUNT BYTES] [threads COUNT BYTES]
  *              [memfd COUNT BYTES] [shm COUNT BYTES] [zero COUNT BYTES] [file COUNT BYTES PATH] [ended COUNT 0]
+ *              [unjoined COUNT BYTES] [sysv COUNT BYTES] [locked COUNT BYTES] [thp COUNT BYTES]
+ *              [huge COUNT BYTES] [hugememfd COUNT BYTES] [hugesysv COUNT BYTES]
  *
  * All BYTES are touched. anon: separate private mappings, an inaccessible page on either side; merged: each directly below
  * the one before, so that the kernel makes one mapping of them; malloc: blocks (of their own mapping from 128 KiB on);
- * arenas: threads that stay and malloc BYTES in blocks of 1,000; threads: threads that touch BYTES of their stacks.
+ * arenas: threads that stay and malloc BYTES in blocks of 1,000; threads: threads that touch BYTES of their stacks; ended:
+ * threads that ended and were joined; unjoined: that touched BYTES of their stacks, ended, and were not. thp: with huge
+ * pages, whole ones, where the system gives them on advice; huge...: of hugetlb pages of 2 MiB.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
@@ -15,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <unistd.h>
 
 static pthread_barrier_t arrived;
@@ -64,6 +70,15 @@ static void *end_at_once(void *unused)
     return unused;
 }
 
+static void *touch_and_end(void *bytes)
+{
+    size_t size = (size_t)bytes;
+    volatile char *room = __builtin_alloca(size + 1);
+    for (size_t offset = size; offset > 4096; offset -= 4096)
+        room[offset] = 1;
+    return NULL;
+}
+
 static void start_threads(long count, void *(*body)(void *), size_t bytes)
 {
     pthread_t thread;
@@ -71,6 +86,17 @@ static void start_threads(long count, void *(*body)(void *), size_t bytes)
     for (long i = 0; i < count; i++)
         check(pthread_create(&thread, NULL, body, (void *)bytes) == 0, "pthread_create");
     pthread_barrier_wait(&arrived);
+}
+
+static int entries(const char *path)
+{
+    int found = -2; /* . and .. */
+    DIR *folder = opendir(path);
+    check(folder != NULL, path);
+    while (readdir(folder))
+        found++;
+    closedir(folder);
+    return found;
 }
 
 static char *mapped(size_t bytes, int flags, int fd)
@@ -93,6 +119,12 @@ static void add(const char *kind, long count, size_t bytes, const char *path)
             check(pthread_create(&threads[i], NULL, end_at_once, NULL) == 0, "pthread_create");
         for (long i = 0; i < count; i++)
             pthread_join(threads[i], NULL);
+    } else if (strcmp(kind, "unjoined") == 0) {
+        pthread_t thread;
+        for (long i = 0; i < count; i++)
+            check(pthread_create(&thread, NULL, touch_and_end, (void *)bytes) == 0, "pthread_create");
+        while (entries("/proc/self/task") > 1) /* started last in a test: no other threads stay */
+            usleep(1000);
     } else
         for (long i = 0; i < count; i++) {
             if (strcmp(kind, "anon") == 0) {
@@ -117,6 +149,28 @@ static void add(const char *kind, long count, size_t bytes, const char *path)
                 int fd = memfd_create("pool", 0);
                 check(fd >= 0 && ftruncate(fd, bytes) == 0, "memfd");
                 touch(mapped(bytes, MAP_SHARED, fd), bytes);
+            } else if (strcmp(kind, "hugememfd") == 0) {
+                int fd = memfd_create("pool", MFD_HUGETLB);
+                check(fd >= 0 && ftruncate(fd, bytes) == 0, "memfd");
+                touch(mapped(bytes, MAP_SHARED, fd), bytes);
+            } else if (strcmp(kind, "huge") == 0)
+                touch(mapped(bytes, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1), bytes);
+            else if (strcmp(kind, "locked") == 0) {
+                char *at = mapped(bytes, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+                check(mlock(at, bytes) == 0, "mlock");
+            } else if (strcmp(kind, "thp") == 0) {
+                size_t huge = 2 << 20;
+                char *at = mapped(bytes + huge, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+                at = (char *)(((unsigned long)at + huge - 1) & -huge);
+                check(madvise(at, bytes, MADV_HUGEPAGE) == 0, "madvise");
+                touch(at, bytes);
+            } else if (strcmp(kind, "sysv") == 0 || strcmp(kind, "hugesysv") == 0) {
+                int id = shmget(IPC_PRIVATE, bytes, IPC_CREAT | 0600 | (kind[0] == 'h' ? SHM_HUGETLB : 0));
+                check(id >= 0, "shmget");
+                char *at = shmat(id, NULL, 0);
+                shmctl(id, IPC_RMID, NULL);
+                check(at != (char *)-1, "shmat");
+                touch(at, bytes);
             } else if (strcmp(kind, "shm") == 0) {
                 char name[64];
                 snprintf(name, sizeof name, "/own_layers.%d.%ld", getpid(), i);

@@ -16,7 +16,7 @@ from memforensics.probes.chunks import Spans, chained_chunks, remembered_chunks,
 from memforensics.probes.looking import Ground, Look, is_private_anonymous
 from memforensics.probes.owners.allocators import allocators
 from memforensics.probes.owners.arenas import glibc_arenas
-from memforensics.probes.owners.files import special_files
+from memforensics.probes.owners.files import hugetlb, special_files
 from memforensics.probes.owners.jvm import jvm
 from memforensics.probes.owners.pymalloc import pymalloc
 from memforensics.probes.owners.stacks import thread_stacks
@@ -61,6 +61,7 @@ def find_owners(
         ground.claim(chunks)
         ground.claim(pymalloc(look, snapshot, private, ground, known))
         ground.claim(searched_chunks(look, broken, spans, ground))
+        ground.claim(hugetlb(look, process, snapshot))
         marks = [piece for mark in ground.marks for piece in _by_mapping(look, mark, snapshot)]
     taken = Ground(marks)
     taken.claim(special_files(process, snapshot))
@@ -73,5 +74,5 @@ def _by_mapping(look: Look, mark: OwnerMark, snapshot: Snapshot) -> Iterator[Own
     for mapping in takewhile(lambda m: m.start < mark.end, islice(snapshot.mappings, index, None)):
         start, end = max(mark.start, mapping.start), min(mark.end, mapping.end)
         whole = start == mapping.start and end == mapping.end
-        resident = None if whole else sum(last - first for first, last in look.present(start, end))
+        resident = mark.resident_bytes if whole else sum(last - first for first, last in look.present(start, end))
         yield OwnerMark(start=start, end=end, kind=mark.kind, detail=mark.detail, resident_bytes=resident)

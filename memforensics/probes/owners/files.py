@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 from memforensics.case.model import Mapping, OwnerMark, Snapshot
 from memforensics.errors import MemforensicsError
+from memforensics.probes.looking import Look
 from memforensics.target import Process
+from memforensics.target.hugetlb import hugetlb_devices
 from memforensics.target.smaps import tmpfs_devices
 from memforensics.units import MIB
 
@@ -32,6 +34,18 @@ def special_files(process: Process, snapshot: Snapshot) -> Iterator[OwnerMark]:
             kind = ("tmpfs-" if on_tmpfs else "") + ("weights-file" if known_as is not None else "file")
             detail = f"begins as {known_as} does" if known_as is not None else f"device {mapping.device}"
             yield OwnerMark(start=mapping.start, end=mapping.end, kind=kind, detail=detail)
+
+
+def hugetlb(look: Look, process: Process, snapshot: Snapshot) -> Iterator[OwnerMark]:
+    """Mappings of hugetlb pages, with what is there of them: the kernel counts it apart from RSS."""
+    if snapshot.rollup is None or not snapshot.rollup.hugetlb:
+        return
+    devices = hugetlb_devices(process, snapshot.mappings)
+    for mapping in snapshot.mappings:
+        if mapping.inode and mapping.device in devices:
+            size = sum(end - start for start, end in look.present(mapping.start, mapping.end))
+            detail = f"of hugetlbfs, device {mapping.device}"
+            yield OwnerMark(start=mapping.start, end=mapping.end, kind="hugetlb", detail=detail, resident_bytes=size)
 
 
 def _weights(process: Process, snapshot: Snapshot) -> dict[tuple[str, int], str]:
