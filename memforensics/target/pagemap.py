@@ -101,7 +101,12 @@ class Pagemap:
             if error.errno == errno.ESRCH:
                 raise TargetGone(self.pid, "its address space is gone (exit or exec)") from error
             raise ProbeFailed("PAGEMAP_SCAN failed", why=os.strerror(error.errno or 0)) from error
-        return memoryview(self._vector)[: count * _REGION.size], walked if walked > start else end
+        found = memoryview(self._vector)[: count * _REGION.size]
+        # Linux leaves walk_end where its own buffer of 512 records was full last, even when it then came to the end
+        # (fs/proc/task_mmu.c, do_pagemap_scan, 6.7 to 6.18): the records tell how far it was at least.
+        if count:
+            walked = max(walked, _REGION.unpack_from(found, len(found) - _REGION.size)[1])
+        return found, walked if walked > start else end
 
     def present(self, start: int, end: int, *, limit_bytes: int | None = None) -> list[tuple[int, int]]:
         """Runs (start, end) of present pages by reading the entries, on any kernel; the zero page counts as present.
