@@ -100,7 +100,7 @@ def _rounds(kind: Kind, tools: Sequence[tuple[Tool, int]], cells: dict[str, Cell
     before: Speed | None = None
     try:
         for turn in range(max(pairs for _, pairs in tools)):
-            if workload is not None and workload.rss_bytes() > LARGEST_RSS:
+            if workload is not None and (workload.popen.poll() is not None or workload.rss_bytes() > LARGEST_RSS):
                 workload.close()
                 workload = None
             for tool, pairs in tools:

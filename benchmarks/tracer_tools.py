@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -119,10 +120,11 @@ class Tool:
 # --- how tools are put on a process ----------------------------------------------------------------------------------
 
 
-def _holds_events(pid: int) -> bool:
+def _holds_events(session: Session) -> bool:
     """Whether it or a child has perf events or BPF links open."""
+    assert session.popen is not None
     with contextlib.suppress(psutil.Error, OSError):
-        process = psutil.Process(pid)
+        process = psutil.Process(session.popen.pid)
         for member in [process, *process.children(recursive=True)]:
             for descriptor in Path(f"/proc/{member.pid}/fd").iterdir():
                 with contextlib.suppress(OSError):
@@ -135,19 +137,29 @@ def _says_something(session: Session) -> bool:
     return session.output.stat().st_size > 0
 
 
+def _answers(session: Session) -> bool:
+    """perf record opens its events long before it enables them: from then on it answers (--control, "ping")."""
+    control, answer = session.folder / "control", session.folder / "answer"
+    with open(control, "r+b", buffering=0) as asking, open(answer, "r+b", buffering=0) as listening:
+        asking.write(b"ping\n")
+        return bool(select.select([listening], [], [], 1.0)[0] and os.read(listening.fileno(), 64))
+
+
 def command(
     *words: str,
     settle: float = 1.5,
-    armed: str = "events",
+    armed: Callable[[Session], bool] = _holds_events,
     ending: signal.Signals = signal.SIGINT,
     environment: Callable[[Path], dict[str, str]] = lambda _folder: {},
 ) -> Attach:
-    """A command with {pid} and {folder} in it. `armed`: what tells that it is at work: "events" (perf events or BPF
-    links open), "output" (it prints)."""
+    """A command with {pid} and {folder} in it. `armed`: what tells that it is at work."""
 
     @contextlib.contextmanager
     def run(pid: int, folder: Path) -> Iterator[Session]:
         filled = [word.format(pid=pid, folder=folder) for word in words]
+        if armed is _answers:
+            os.mkfifo(folder / "control")
+            os.mkfifo(folder / "answer")
         with open(folder / "output", "wb") as output:
             popen = start(filled, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment(folder)})
         session = Session(popen, folder)
@@ -164,11 +176,11 @@ def command(
     return run
 
 
-def _wait_armed(session: Session, armed: str) -> None:
+def _wait_armed(session: Session, armed: Callable[[Session], bool]) -> None:
     assert session.popen is not None
     end = time.monotonic() + ARMED_S
     while time.monotonic() < end and session.alive():
-        if _holds_events(session.popen.pid) if armed == "events" else _says_something(session):
+        if armed(session):
             return
         time.sleep(0.05)
     if session.alive():
@@ -328,7 +340,8 @@ _BPF_MAPS += "tracepoint:syscalls:sys_enter_munmap /pid == {pid}/ {{ @freed = co
 _BPF_FAULTS = "tracepoint:exceptions:page_fault_user /pid == {pid}/ {{ @[ustack] = count(); }} "
 _BPF_FAULTS += "tracepoint:exceptions:page_fault_kernel /pid == {pid}/ {{ @[ustack] = count(); }}"
 _BPF_RAW = "tracepoint:raw_syscalls:sys_enter /pid == {pid}/ {{ @ = count(); }}"
-_PERF = ("perf", "record", "-q", "-N", "-o", "{folder}/perf.data", "-p", "{pid}")
+_RECORD = ("perf", "record", "-q", "-N", "-o", "{folder}/perf.data", "-p", "{pid}")
+_PERF = (*_RECORD, "--control", "fifo:{folder}/control,{folder}/answer")
 
 
 def bcc_headers(folder: Path) -> dict[str, str]:
@@ -343,7 +356,8 @@ def bcc_headers(folder: Path) -> dict[str, str]:
 
 
 def _perf(name: str, family: str, *words: str, dear: bool = False) -> Tool:
-    return Tool(name, family, command(*words), read=by_perf_script, program="perf", package="linux-perf", dear=dear)
+    attach = command(*words, armed=_answers, settle=0.5)
+    return Tool(name, family, attach, read=by_perf_script, program="perf", package="linux-perf", dear=dear)
 
 
 def _bpftrace(family: str, script: str, name: str = "bpftrace ustack") -> Tool:
@@ -379,9 +393,9 @@ def _of_mappings() -> Iterator[Tool]:
     yield _perf_trace("perf trace", "mappings", "-e", "mmap,munmap")
     memleak = command(*MEMLEAK, environment=bcc_headers)
     yield _dear("bcc memleak", "memleak-bpfcc", "bpfcc-tools", memleak, by_text(stacks.of_memleak))
-    calls = command(*STRACE, "-o", "{folder}/calls", "-p", "{pid}", armed="output", settle=0.5)
+    calls = command(*STRACE, "-o", "{folder}/calls", "-p", "{pid}", armed=_says_something, settle=0.5)
     yield _dear("strace", "strace", "strace", calls, lambda s: stacks.of_calls(_head(s.folder / "calls")))
-    caught = command(*GDB, armed="output", settle=4.0, ending=signal.SIGTERM)
+    caught = command(*GDB, armed=_says_something, settle=4.0, ending=signal.SIGTERM)
     yield _dear("gdb, catch syscall + bt", "gdb", "gdb", caught, by_text(stacks.of_gdb))
     not_c = {"churn": "observes Python programs only"}
     yield Tool("memray run --native", "mappings", under=under_memray, read=by_memray, dear=True, not_for=not_c)
