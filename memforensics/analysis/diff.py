@@ -62,6 +62,9 @@ def diff(
                 _add(group.before if position == 0 else group.after, piece)
     for name, (old, new) in loose.items():
         _pair_loose(groups, name, old, new, by_address=same_process)
+    if same_process:
+        for group in groups.values():
+            group.moved |= _moved_only(group)
     return _ranked([_finished(key, group) for key, group in groups.items()], limit)
 
 
@@ -155,6 +158,12 @@ def _moved(region: _Region) -> bool:
     return first_old.start != first_new.start and _end(region.before) == _end(region.after)
 
 
+def _moved_only(group: _Group) -> bool:
+    """As many mappings as before, of the same bytes, and some at other addresses: mremap, or one for another."""
+    before, after = ([(m.start, m.end) for m in side.ranges] for side in (group.before, group.after))
+    return group.before.bytes == group.after.bytes and len(before) == len(after) and set(before) != set(after)
+
+
 def _end(side: Sequence[Piece]) -> int:
     return max(piece.mapping.end for piece in side)
 
@@ -227,5 +236,6 @@ def _ranked(groups: Sequence[MappingGroup], limit: int) -> tuple[MappingGroup, .
             count_before=sum(group.count_before for group in rest),
             count_after=sum(group.count_after for group in rest),
             what="grew" if change > 0 else "shrank" if change < 0 else "same",
+            summed=len(rest),
         ),
     )

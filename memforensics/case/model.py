@@ -528,7 +528,8 @@ class MappingGroup:
     count_before: int
     count_after: int
     what: Literal["grew", "shrank", "appeared", "went", "same"]
-    moved: bool = False  # the start moved while the end stayed: mappings merged below
+    moved: bool = False  # the start moved while the end stayed: mappings merged below; of "same": addresses changed
+    summed: int = 0  # so many smaller groups as one, of several layers perhaps
     examples: tuple[str, ...] = ()  # "7f31c0000000-7f31d0000000 rw-p"
 
     @property

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "memforensics diff 4711 --over 10s",
     "memforensics diff before.case after.case",
-    "memforensics diff watch.case",
+    "memforensics diff watch.case --from 5m --to 1h",
     "memforensics diff 4711 4712     a healthy worker against a sick one",
 )
 
@@ -21,16 +21,21 @@ def diff(
     before: Annotated[str, typer.Argument(metavar="A", help="A case file or a PID.")],
     after: Annotated[str | None, typer.Argument(metavar="B", help="Another case file or PID.")] = None,
     over: Annotated[float | None, duration_option("For one PID: how long to wait in between.", "--over")] = None,
+    from_s: Annotated[
+        float | None, duration_option("For one case file: how long after its begin the first snapshot is.", "--from")
+    ] = None,
+    to_s: Annotated[float | None, duration_option("For one case file: the same of the second one.", "--to")] = None,
     as_json: JsonOption = False,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many groups; the rest is summed.")] = 20,
 ) -> None:
     """What grew, shrank, appeared and went.
 
-    Between two case files, the first and last snapshot of one, two processes, or now and later in one (--over).
+    Between two case files, the first and last snapshot of one (or --from one time --to another), two processes, or now
+    and later in one (--over).
     """
     from memforensics.jobs import snapshot as job
 
-    seen = job.compare(before, after, over_s=over, limit=top)
+    seen = job.compare(before, after, over_s=over, from_s=from_s, to_s=to_s, limit=top)
     if as_json:
         from memforensics.report.snapshot_json import diff_json
 

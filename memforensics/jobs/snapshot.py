@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +16,7 @@ from memforensics.jobs.identity import identify
 from memforensics.jobs.observe import Recorder, new_meta
 from memforensics.probes.snapshots import Reader, take_snapshot
 from memforensics.target import open_process
+from memforensics.units import NS_PER_S, duration_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,27 @@ def view(taken: Snapshot, target: Target | None = None, losses: tuple[Loss, ...]
     )
 
 
-def compare(before: str, after: str | None = None, *, over_s: float | None = None, limit: int = 20) -> DiffView:
+def compare(
+    before: str,
+    after: str | None = None,
+    *,
+    over_s: float | None = None,
+    from_s: float | None = None,
+    to_s: float | None = None,
+    limit: int = 20,
+) -> DiffView:
     """What grew from one to the other. Each is a case file or a PID.
 
     Two of them: the last snapshot of each file, or a snapshot of each process now. One file alone: its first and last
-    snapshot of one process. One PID alone: now, and `over_s` seconds later. UsageError for anything else.
+    snapshot of one process, or those nearest to `from_s` and `to_s` seconds after the case began. One PID alone: now,
+    and `over_s` seconds later. UsageError for anything else.
     """
+    if (from_s, to_s) != (None, None) and (after is not None or _is_pid(before)):
+        raise UsageError(
+            "--from and --to take one case file", enable="memforensics diff watch.case --from 60s --to 10m"
+        )
     if after is None:
-        left, right, losses = _one(before, over_s)
+        left, right, losses = _one(before, over_s, from_s, to_s)
     elif over_s is not None:
         raise UsageError("--over takes one PID", enable=f"memforensics diff {before} --over 10s")
     else:
@@ -118,12 +132,16 @@ def compare(before: str, after: str | None = None, *, over_s: float | None = Non
 
 
 def _one(
-    word: str, over_s: float | None, sleep: Callable[[float], None] = time.sleep
+    word: str,
+    over_s: float | None,
+    from_s: float | None = None,
+    to_s: float | None = None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[Side, Side, tuple[Loss, ...]]:
     if not _is_pid(word):
         if over_s is not None:
             raise UsageError(f"--over takes a PID, and {word} is none", enable="memforensics diff PID --over 10s")
-        return (*_first_and_last(Path(word)), ())
+        return (*_two_of(Path(word), from_s, to_s), ())
     if over_s is None:
         raise UsageError(
             "one PID alone has nothing to be compared with",
@@ -158,7 +176,8 @@ def _is_pid(word: str) -> bool:
     return word.isascii() and word.isdigit() and not Path(word).exists()
 
 
-def _first_and_last(path: Path) -> tuple[Side, Side]:
+def _two_of(path: Path, from_s: float | None, to_s: float | None) -> tuple[Side, Side]:
+    """The first and last snapshot of a case, or those nearest to these times after its begin."""
     case = _load(path)
     line = _of_main_process(case, path)
     if len(line) < 2:
@@ -167,8 +186,25 @@ def _first_and_last(path: Path) -> tuple[Side, Side]:
             why="one case alone is compared with itself over time",
             enable=f"memforensics diff {path} OTHER   (or make one with: memforensics watch PID --record FILE)",
         )
+    began = case.meta.anchor.monotonic_ns
+    ages = [(taken.t_ns - began) / NS_PER_S for taken in line]
+    first = _nearest(ages, from_s) if from_s is not None else 0
+    last = _nearest(ages, to_s) if to_s is not None else len(line) - 1
+    if first >= last:
+        raise UsageError(
+            f"{path.name} has no two snapshots at these times",
+            why=f"it has some at {', '.join(duration_text(max(age, 0)) for age in ages)}",
+        )
     target = case.target(line[0].pid)
-    return Side(line[0], f"{path.name}, first", target), Side(line[-1], f"{path.name}, last", target)
+    names = [
+        f"{path.name}, {word if given is None else f'at {duration_text(max(ages[place], 0))}'}"
+        for word, given, place in (("first", from_s, first), ("last", to_s, last))
+    ]
+    return Side(line[first], names[0], target), Side(line[last], names[1], target)
+
+
+def _nearest(ages: Sequence[float], wanted: float) -> int:
+    return min(range(len(ages)), key=lambda place: abs(ages[place] - wanted))
 
 
 def _load(path: Path) -> Case:

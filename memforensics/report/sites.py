@@ -157,6 +157,7 @@ def group_json(group: MappingGroup) -> Json:
         "count_before": group.count_before,
         "count_after": group.count_after,
         "moved": group.moved,
+        "summed": group.summed,
         "examples": [utf8(example) for example in group.examples],
     }
 

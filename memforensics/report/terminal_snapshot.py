@@ -101,7 +101,7 @@ def groups_table(groups: Sequence[MappingGroup]) -> Table:
         style = _WHAT_STYLES[group.what]
         name = Text(visible(group.name))
         if group.moved:
-            name.append(" (its start moved down, its end stayed)", style="dim")
+            name.append(" (its start moved, its end stayed)", style="dim")
         table.add_row(
             Text(change_text(group.change_bytes), style=style),
             _size(group.before_bytes),
@@ -109,14 +109,17 @@ def groups_table(groups: Sequence[MappingGroup]) -> Table:
             _counts(group.count_before, group.count_after),
             Text(group.what, style=style),
             name,
-            Text(group.layer, style="dim"),
+            Text("" if group.summed and group.layer == "unattributed" else group.layer, style="dim"),
         )
-    same = [group for group in groups if group.what == "same"]
-    if same:
-        size = size_text(sum(group.after_bytes or 0 for group in same))
-        counts = _counts(sum(g.count_before for g in same), sum(g.count_after for g in same))
-        words = f"{len(same)} group{'s' if len(same) > 1 else ''} without change"
-        table.add_row("0 B", size, size, counts, "same", Text(words), "", style="dim")
+    unchanged = [group for group in groups if group.what == "same"]
+    for what, same in (("moved", [g for g in unchanged if g.moved]), ("same", [g for g in unchanged if not g.moved])):
+        if same:
+            size = size_text(sum(group.after_bytes or 0 for group in same))
+            counts = _counts(sum(g.count_before for g in same), sum(g.count_after for g in same))
+            number = sum(max(1, group.summed) for group in same)
+            words = f"{number} group{'s' if number > 1 else ''} "
+            words += "at other addresses, of the same size" if what == "moved" else "without change"
+            table.add_row("0 B", size, size, counts, what, Text(words), "", style="dim")
     return table
 
 

@@ -16,7 +16,10 @@ from memforensics.target.memory import ProcessMemory
 from memforensics.target.parse import ParsedMaps, StatLine, parse_maps, parse_stat, parse_status, status_bytes
 from memforensics.target.procfs import ProcFS
 from memforensics.target.rooted import open_in_root
-from memforensics.target.smaps import ParsedSmaps
+from memforensics.target.smaps import ParsedSmaps, parse_smaps
+from memforensics.units import KIB
+
+_FEW_SMAPS = 256 * KIB  # some 350 mappings: read line by line in the time that numpy takes to be imported
 
 
 @dataclass(slots=True)
@@ -83,11 +86,17 @@ class Process:
     def smaps(self) -> ParsedSmaps:
         """All of smaps. The target's mmap lock is held while the page tables of a mapping are walked (FACTS: 9 ms a
         resident GiB)."""
-        from memforensics.target.smaps_bulk import read_smaps  # numpy: a tenth of a second
-
         with self.proc.open(self.pid, "smaps") as file:
             try:
-                return read_smaps(file.readinto)
+                begun = b""
+                while len(begun) < _FEW_SMAPS:
+                    piece = file.read(_FEW_SMAPS)
+                    if not piece:
+                        return parse_smaps(begun.decode("utf-8", "surrogateescape"))
+                    begun += piece
+                from memforensics.target.smaps_bulk import read_smaps  # numpy: a tenth of a second
+
+                return read_smaps(file.readinto, begun)
             except OSError as error:
                 raise self.proc.explain(error, self.pid, "smaps") from error
 

@@ -24,21 +24,22 @@ _KEY, _DIGITS, _UNIT = 16, 8, b" kB"  # "Rss:", padded; seq_put_decimal_ull_widt
 _LENGTH = _KEY + _DIGITS + len(_UNIT)
 
 
-def read_smaps(readinto: Callable[[memoryview], int | None]) -> ParsedSmaps:
-    """The whole of a stream (`readinto` of an unbuffered file)."""
+def read_smaps(readinto: Callable[[memoryview], int | None], begun: bytes = b"") -> ParsedSmaps:
+    """The whole of a stream (`readinto` of an unbuffered file), of which `begun`, less than a block, was read."""
     mappings: list[Mapping] = []
     unparsed = 0
-    for block in _blocks(readinto):
+    for block in _blocks(readinto, begun):
         found = parse_block(block)
         mappings += found.mappings
         unparsed += found.unparsed_lines
     return ParsedSmaps(tuple(mappings), unparsed)
 
 
-def _blocks(readinto: Callable[[memoryview], int | None]) -> Iterator[bytes]:
+def _blocks(readinto: Callable[[memoryview], int | None], begun: bytes) -> Iterator[bytes]:
     """The stream in parts of whole mappings. The kernel gives one page of text a call, or one mapping's if longer."""
     buffer = memoryview(bytearray(2 * BLOCK))
-    filled = 0
+    filled = len(begun)
+    buffer[:filled] = begun
     while True:
         count = readinto(buffer[filled:]) or 0
         filled += count

@@ -1,6 +1,7 @@
 """What grew between two looks at programs that grow by exactly known amounts."""
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from processes import compiled, running
 
 from memforensics.analysis.diff import diff, total_change
 from memforensics.case.model import MappingGroup, Snapshot
+from memforensics.jobs.observe import Recorder, new_meta
 from memforensics.probes.snapshots import take_snapshot
 from memforensics.target import open_process
-from memforensics.units import MIB
+from memforensics.units import MIB, NS_PER_S
 
 pytestmark = pytest.mark.live
 
@@ -96,6 +98,34 @@ def test_two_case_files_and_the_screen(tmp_path: Path) -> None:
     seen = run("diff", one, two, "--json")
     assert (seen["groups"][0]["count_before"], seen["groups"][0]["count_after"]) == (13, 26)
     assert "anonymous, 148 KiB" in run("diff", one, two)
+
+
+def test_two_times_in_one_case(tmp_path: Path) -> None:
+    file = tmp_path / "three.case"
+    with running([compiled("own_layers.c"), "anon", "13", str(ODD)]) as child:
+        meta = new_meta("watch", child.pid)
+        with Recorder(meta, file) as recorder, contextlib.closing(open_process(child.pid)) as process:
+            for minute in range(3):
+                taken, _ = take_snapshot(process)
+                t_ns = meta.anchor.monotonic_ns + minute * 60 * NS_PER_S
+                recorder.put([dataclasses.replace(taken, t_ns=t_ns)])
+                child.tell("again")
+                child.wait_for("ready")
+    counts = {
+        words: tuple(run("diff", file, *words, "--json")["groups"][0][f"count_{side}"] for side in ("before", "after"))
+        for words in ((), ("--to", "1m"), ("--from", "50s", "--to", "1h"))
+    }
+    assert list(counts.values()) == [(13, 39), (13, 26), (26, 39)]
+    assert "three.case, at 1 m →" in run("diff", file, "--from", "50s")
+
+
+@pytest.mark.parametrize(
+    "words", [("1", "--from", "1s"), ("a.case", "b.case", "--to", "1s"), ("1", "2", "--over", "1s")]
+)
+def test_options_at_the_wrong_place_are_said_so(words: tuple[str, ...]) -> None:
+    done = subprocess.run([str(MEMFORENSICS), "diff", *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "take" in done.stderr
 
 
 def test_words_that_cannot_be_compared_are_said_so() -> None:

@@ -81,6 +81,22 @@ def test_without_resident_bytes_sizes_are_compared() -> None:
     assert group.change_bytes == -3 * PAGE
 
 
+def test_what_moved_as_a_whole_is_no_change() -> None:
+    before = snapshot(*(anonymous(1000 * i, 256) for i in range(3)))
+    after = snapshot(*(anonymous(1000 * i + 500, 256) for i in range(3)))
+    (group,) = diff(before, after)
+    assert (group.what, group.moved, group.change_bytes) == ("same", True, 0)
+    assert not any(g.moved for g in diff(before, before))
+    assert not any(g.moved for g in diff(before, after, same_process=False)), "addresses mean nothing between two"
+
+
+def test_what_is_summed_says_how_many() -> None:
+    after = snapshot(*(anonymous(1000 * i, 1 + i, path=f"/m/{i}") for i in range(7)))
+    groups = diff(snapshot(), after, limit=3)
+    assert [group.summed for group in groups] == [0, 0, 5]
+    assert groups[-1].change_bytes == sum(range(1, 6)) * PAGE
+
+
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
     mappings, at = [], 1
@@ -98,6 +114,21 @@ def test_changes_sum_to_the_total_whatever_is_cut(before: Snapshot, after: Snaps
     assert sum(group.change_bytes for group in groups) == total_change(before, after)
     assert len(groups) <= limit
     assert sum(group.count_after for group in groups) == len({m.start for m in after.mappings})
+
+
+@given(snapshots(), snapshots(), st.integers(1, 50))
+def test_backwards_the_signs_are_turned(before: Snapshot, after: Snapshot, limit: int) -> None:
+    there, back = diff(before, after, limit=limit), diff(after, before, limit=limit)
+    assert sum(g.change_bytes for g in there) == -sum(g.change_bytes for g in back)
+    turned = {"grew": "shrank", "shrank": "grew", "appeared": "went", "went": "appeared", "same": "same"}
+    if limit == 50:
+        assert sorted(g.what for g in there) == sorted(turned[g.what] for g in back)
+
+
+@given(snapshots(), snapshots())
+def test_the_largest_change_comes_first(before: Snapshot, after: Snapshot) -> None:
+    changes = [abs(group.change_bytes) for group in diff(before, after, limit=50)]
+    assert changes == sorted(changes, reverse=True)
 
 
 @given(snapshots())
