@@ -99,7 +99,9 @@ class Symbolizer:
         if found is None:
             return Frame(kind="native", function=self._space.jitted(pc - is_return), guessed=guessed)
         frame = self.frame(found[0], found[1] + is_return, guessed, is_return=is_return)
-        if self._space.elf(found[0]) is None:  # a memfd that a just-in-time compiler writes to, say
+        if (
+            frame.function is None and self._space.elf(found[0]) is None
+        ):  # a memfd that a just-in-time compiler writes to, say
             return replace(frame, function=self._space.jitted(pc - is_return))
         return frame
 
