@@ -35,6 +35,15 @@ def rate_text(bytes_per_minute: float) -> str:
     return f"{change_text(bytes_per_minute)}/min"
 
 
+def count_text(count: int) -> str:
+    """A number in at most seven columns: 999,999, 1.5 M, 12 G."""
+    for factor, unit in ((10**9, "G"), (10**6, "M")):
+        if count >= factor:
+            value = count / factor
+            return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
+    return f"{count:,}"
+
+
 def duration_text(seconds: float) -> str:
     """Seconds to text in at most two units: 350 ms, 12 s, 3 m 20 s, 5 h 2 m, 4 d 3 h."""
     if seconds < 0.9995:

@@ -94,7 +94,7 @@ class _Run:
 
         failed: MemforensicsError | None = None
         try:
-            yield self._tick("learning the stacks", self.seconds)
+            yield self._tick("starting", self.seconds)
             self.began = time.monotonic()
             probe = self._open()
             self.began = time.monotonic()
@@ -170,11 +170,9 @@ class _Run:
                 self._audit(record.pid)
 
     def _audit(self, pid: int) -> None:
-        from memforensics.jobs.diagnose import audit_of
-
         if pid not in self._audited:
             self._audited.add(pid)
-            self.beside.run(partial(audit_of, pid))
+            self.beside.run(partial(_audit_of, pid))
 
     def _tick(self, phase: str, left: float) -> TraceTick:
         """With the last view, or a new one where sites came or a second went by; but making views may not take more
@@ -211,6 +209,12 @@ def _roots(pids: Sequence[int], children: bool) -> list[int]:
         return named
     below = {child for pid in named for child in descendants(pid)}
     return [pid for pid in named if pid not in below] or named[:1]
+
+
+def _audit_of(pid: int) -> Sequence[Record]:
+    from memforensics.jobs.diagnose import audit_of  # takes a while to import: not in the way of the first sites
+
+    return audit_of(pid)
 
 
 def _probe(family: TracedFamily, engine: EngineName) -> Probe:

@@ -18,16 +18,17 @@ from memforensics.report.trace_words import (
     coverage_text,
     kind_text,
     loss_text,
+    matter_short,
     matter_text,
     observed_text,
 )
-from memforensics.units import change_text, duration_text, rate_text, size_text
+from memforensics.units import change_text, count_text, duration_text, rate_text, size_text
 
 SortWord = Literal["outstanding", "rate", "count", "age"]
 SORTS: tuple[SortWord, ...] = get_args(SortWord)
 STACKS_SHOWN = 3  # without --stacks
 FILE_ROWS = 5
-_FRAMES_OPEN = 16  # of the stack that is open on the live screen
+FRAMES_SHOWN = 12  # of a stack without --stacks, but always to the application's function and its caller
 _WIDE = 110  # from this width there is room for resident, allocations and kind
 
 
@@ -85,8 +86,8 @@ def live_screen(
 ) -> RenderableType:
     """One line a group, in the order given, no wider and no taller than the screen, with the same columns each time.
     `keys`: whether there is somebody to press them."""
-    room = max(3, height - 6 - (_FRAMES_OPEN + 2 if screen.open else 0))
-    shown = groups[: min(top, room)]
+    room = height - 6
+    shown = groups[: min(top, max(3, room // 3 if screen.open else room))]
     at = min(screen.at, max(len(shown) - 1, 0))
     head = Text(visible(title), style="bold")
     state = f"  {phase} {duration_text(elapsed_s)}, {duration_text(seconds_left)} left"
@@ -107,43 +108,52 @@ def live_screen(
         note = f"stack {nth + 1} of {len(shown[at].sites)}, {_held_text(site, words)}"
         parts += [
             heading(f"site {at + 1}", note),
-            stack_table(site.stack, frames=_FRAMES_OPEN - 1, width=width),
+            stack_table(site.stack, frames=max(3, room - len(shown) - 3), width=width),
         ]
-    if keys:
-        pause = "p resumes (the account goes on)" if screen.paused else "p pauses the screen"
-        stack = "e closes, n next stack" if screen.open else "e stack"
-        means = f"{pause}   s sorts (now by {screen.sort})   j, k choose   {stack}   q ends"
-        parts.append(_one_line(Text(means, style="bold yellow" if screen.paused else "dim"), width))
-    else:
-        parts.append(_one_line(Text("Ctrl-C ends", style="dim"), width))
+    parts.append(_one_line(_keys_line(screen, words) if keys else Text("Ctrl-C ends", style="dim"), width))
     return Lines(*parts)
+
+
+def _keys_line(screen: Screen, words: Words) -> Text:
+    if screen.paused:
+        return Text("PAUSED, the account goes on   p resumes   e stack   j, k choose   q ends", style="bold yellow")
+    by = words.held if screen.sort == "outstanding" else screen.sort
+    stack = "e closes, n next" if screen.open else "e stack"
+    return Text(f"p pauses   s sorts (by {by})   j, k choose   {stack}   q ends", style="dim")
 
 
 def _live_table(
     groups: Sequence[Group], at: int | None, screen: Screen, words: Words, several: bool, width: int
 ) -> Table:
-    sorted_by = words.held if screen.sort == "outstanding" else screen.sort
-    columns: list[tuple[str, int]] = [("", 1), *([("pid", 7)] if several else [])]
-    columns += [(words.held, max(11, len(words.held))), ("rate", 15), ("count", 9), ("age", 9)]
-    site_width = max(10, width - sum(size + 2 for _, size in columns) - 1)
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
-    for name, size in columns:
-        table.add_column(
-            Text(name, style="bold not dim" if name == sorted_by else ""), width=size, justify="right", no_wrap=True
-        )
+    gap = 2 if width >= _WIDE else 1
+    columns: list[tuple[str, str, int]] = [("", "", 1), *([("", "pid", 7)] if several else [])]
+    columns += [("outstanding", words.column, 11), ("rate", "per minute", 10), ("count", "count", 7), ("age", "age", 9)]
+    site_width = max(10, width - sum(size + gap for *_, size in columns) - 1)
+    table = Table(box=None, padding=(0, gap, 0, 0), show_edge=False, header_style="dim")
+    for key, name, size in columns:
+        style = "bold not dim" if key == screen.sort else ""
+        table.add_column(Text(name, style=style), width=size, justify="right", no_wrap=True)
     table.add_column("site", width=site_width, no_wrap=True)
     for number, group in enumerate(groups):
         chosen = number == at
         table.add_row(
             "▸" if chosen else "",
             *([f"{group.pid}"] if several else []),
-            *_figures(group),
-            Text(fit_end(visible(_with_stacks(group)), site_width)),
+            size_text(group.outstanding_bytes),
+            change_text(group.bytes_per_minute) if group.bytes_per_minute is not None else "",
+            count_text(group.outstanding_count),
+            _age_text(group),
+            Text(_in_columns(group, site_width)),
             style="bold" if chosen else "",
         )
     if not groups:
         table.add_row(*([""] * len(columns)), Text(f"nothing {words.held} yet", style="dim"))
     return table
+
+
+def _in_columns(group: Group, width: int) -> str:
+    stacks = _stacks_text(group)
+    return fit_end(visible(matter_short(group, width - len(stacks))), max(1, width - len(stacks))) + stacks
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
@@ -214,7 +224,7 @@ def sites_table(groups: Sequence[Group], more: int, words: Words, several: bool,
             *([f"{group.pid}"] if several else []),
             *_figures(group),
             *(_more_figures(group, words) if wide else ()),
-            Text(visible(_with_stacks(group))),
+            Text(visible(matter_text(group, plain=True) + _stacks_text(group))),
         )
     if more:
         cells = [""] * (1 + several + len(figures) + wide)
@@ -234,7 +244,17 @@ def stacks(groups: Sequence[Group], words: Words, all_of_each: bool, width: int)
                 note += "; Python and native frames did not match one to one"
             yield Text()
             yield heading(f"site {number}", note)
-            yield stack_table(site.stack, width=width)
+            yield stack_table(site.stack, frames=None if all_of_each else _enough(group, site), width=width)
+
+
+def _enough(group: Group, site: AllocationSite) -> int:
+    """Frames of a stack, leaf first, that tell who asked."""
+    of_application = (
+        at
+        for at, frame in enumerate(site.stack.frames)
+        if group.caller is not None and (frame.file, frame.function) == (group.caller.file, group.caller.function)
+    )
+    return max(FRAMES_SHOWN, next(of_application, 0) + 2)
 
 
 def trust(found: Found) -> Table:
@@ -265,8 +285,12 @@ def _figures(group: Group) -> tuple[str, str, str, str]:
         size_text(group.outstanding_bytes),
         rate_text(group.bytes_per_minute) if group.bytes_per_minute is not None else "",
         f"{group.outstanding_count:,}",
-        duration_text(group.age_s) if group.age_s is not None else "",
+        _age_text(group),
     )
+
+
+def _age_text(group: Group) -> str:
+    return duration_text(group.age_s) if group.age_s is not None else ""
 
 
 def _more_figures(group: Group, words: Words) -> tuple[str, str, str]:
@@ -277,9 +301,8 @@ def _more_figures(group: Group, words: Words) -> tuple[str, str, str]:
     return second, f"{group.allocated_count:,}", kind_text(group.sites)
 
 
-def _with_stacks(group: Group) -> str:
-    several = f" ({len(group.sites)} stacks)" if len(group.sites) > 1 else ""
-    return matter_text(group) + several
+def _stacks_text(group: Group) -> str:
+    return f" ({len(group.sites)} stacks)" if len(group.sites) > 1 else ""
 
 
 def _held_text(site: AllocationSite, words: Words) -> str:

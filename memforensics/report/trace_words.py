@@ -1,5 +1,6 @@
 """Sentences about a trace that the screen and the exports share. Pure text: each renderer escapes it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -8,6 +9,13 @@ from memforensics.case.model import AllocationSite, Caller, Frame, Loss
 from memforensics.report import observed as say
 from memforensics.report.text import library_name
 from memforensics.units import duration_text
+
+# Brackets and spaces of a function's own name, which open nothing and end nothing
+_OPERATORS = re.compile(
+    r"\boperator *(?:\(\)|->\*?|<=>|<<=?|>>=?|[<>]=?|new\b|delete\b)|\(anonymous namespace\)|\{[^{}]*\}|->"
+)
+_HIDE = {ord(bracket): chr(0xE000 + at) for at, bracket in enumerate("()<> ")}
+_SHOW = {ord(hidden): chr(bracket) for bracket, hidden in _HIDE.items()}
 
 COVERAGE_NOISE = 0.02  # above 1, that needs no explanation
 
@@ -20,6 +28,7 @@ class Words:
     """What the figures of a family of sites are called."""
 
     held: str  # what a site's outstanding bytes are
+    column: str  # the same, where there is little room
     pieces: str  # what is counted of it
     got: str  # what its allocated bytes are
     gets: str  # what its allocations are
@@ -33,6 +42,7 @@ class Words:
 WORDS: dict[Family, Words] = {
     "mappings": Words(
         held="outstanding",
+        column="outstanding",
         pieces="blocks",
         got="allocated",
         gets="allocations",
@@ -45,6 +55,7 @@ WORDS: dict[Family, Words] = {
     ),
     "malloc": Words(
         held="outstanding",
+        column="outstanding",
         pieces="blocks",
         got="allocated",
         gets="allocations",
@@ -57,6 +68,7 @@ WORDS: dict[Family, Words] = {
     ),
     "faults": Words(
         held="still resident",
+        column="resident",
         pieces="touches",
         got="touched",
         gets="faults",
@@ -106,18 +118,47 @@ class Group(Protocol):
     def resident_bytes(self) -> int | None: ...
 
 
-def matter_text(group: Group) -> str:
-    """ucs_mpool_grow (mpool.c:266) inside munmap <- Model.stage_tensor (service.py:101): the frame that matters, and
-    the application's innermost Python function where that is another."""
+def matter_text(group: Group, *, plain: bool = False, places: bool = True) -> str:
+    """ucs_mpool_grow (libucs.so.0) inside munmap <- Model.stage_tensor (service.py:101): the frame that matters, and
+    the application's innermost Python function where that is another. `plain`: without C++ parameters; `places`: with
+    files and lines."""
     named, caller = group.named, group.caller
-    parts = [_frame_text(named)] if named is not None else []
+    parts = [_frame_text(named, plain, places)] if named is not None else []
     if parts and group.inside is not None:
         parts[0] += f" inside {group.inside}"
     if caller is not None and (named is None or (named.file, named.function) != (caller.file, caller.function)):
-        parts.append(f"{caller.function} ({say.place(library_name(caller.file), caller.line)})")
+        place = f" ({say.place(library_name(caller.file), caller.line)})" if places else ""
+        parts.append(caller.function + place)
     if not parts:
-        parts = [_frame_text(frame) for frame in group.sites[0].stack.frames[:2]]
+        parts = [_frame_text(frame, plain, places) for frame in group.sites[0].stack.frames[:2]]
     return " <- ".join(parts) or "unknown"
+
+
+def matter_short(group: Group, width: int) -> str:
+    """The same in so many columns: who asked matters more than with which parameters, or in which file; and last goes
+    the beginning of what was asked."""
+    for plain, places in ((False, True), (True, True), (True, False)):
+        text = matter_text(group, plain=plain, places=places)
+        if len(text) <= width:
+            return text
+    asked, arrow, by = text.partition(" <- ")
+    room = width - len(arrow + by)
+    return f"…{asked[1 - room :]}{arrow}{by}" if arrow and room >= 8 else text
+
+
+def plain_function(name: str) -> str:
+    """at::native::fill for `void at::native::fill<float>(at::Tensor&, float)`: a C++ function without its result's
+    type, template arguments and parameters. Names that are no such thing stay as they are."""
+    if name.startswith("<") or not re.search(r"[<(]", name):
+        return name
+    out, depth = "", 0
+    for character in _OPERATORS.sub(lambda found: found[0].translate(_HIDE), name):
+        if character == "(" and depth == 0:
+            break
+        depth += {"<": 1, ">": -1}.get(character, 0)
+        if depth == 0 and character != ">":
+            out += character
+    return out.strip().rpartition(" ")[2].translate(_SHOW) or name
 
 
 def kind_text(sites: Sequence[AllocationSite]) -> str:
@@ -156,7 +197,13 @@ def loss_text(loss: Loss) -> str:
     return f"{loss.count:,} {loss.what}" + (f" (less with: {loss.reduce})" if loss.reduce else "")
 
 
-def _frame_text(frame: Frame) -> str:
-    place = library_name(frame.module if frame.kind != "python" and frame.module else frame.file or "")
-    line = f":{frame.line}" if frame.line is not None and frame.kind == "python" else ""
-    return f"{say.frame_name(frame)} ({place}{line})" if place else say.frame_name(frame)
+def _frame_text(frame: Frame, plain: bool, places: bool) -> str:
+    is_python = frame.kind == "python"
+    name = say.frame_name(frame)
+    if plain and not is_python:
+        name = plain_function(name)
+    place = library_name(frame.module if not is_python and frame.module else frame.file or "")
+    if not place or (not places and frame.function):
+        return name
+    line = f":{frame.line}" if frame.line is not None and is_python else ""
+    return f"{name} ({place}{line})"

@@ -225,7 +225,7 @@ def test_the_live_screen(tmp_path: Path) -> None:
         screen.press("p")
         screen.wait_for(r"▸ +252 KiB .* 21 ")
         screen.press("s", "s", "j")
-        screen.wait_for(r" 21 .*▸ +100 KiB .* 5 .*grow_one.*now by count")
+        screen.wait_for(r" 21 .*▸ +100 KiB .* 5 .*grow_one.*by count")
         screen.press("q")
         ended = screen.wait_for(r"coverage.*exit code 0")[0]
         assert "q ends" not in screen.screen()

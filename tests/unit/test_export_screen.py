@@ -12,7 +12,8 @@ from memforensics.analysis.sites import SiteGroup, group_by_frame
 from memforensics.case.model import Cost, Loss, TraceSummary
 from memforensics.cli.keys import split_keys
 from memforensics.report.terminal_trace import SORTS, Screen, live_screen, pressed, result
-from memforensics.report.trace_words import WORDS, Words, matter_text
+from memforensics.report.trace_words import WORDS, Words, matter_short, matter_text, plain_function
+from memforensics.units import count_text
 
 
 @pytest.mark.parametrize(
@@ -146,3 +147,49 @@ def test_the_frame_that_matters_in_words() -> None:
     assert matter_text(own) == "Server.serve (service.py:101)"
     (strange,) = group_by_frame([site(41, 1, 5, 1, STRANGE)], (), 0)
     assert matter_text(strange).startswith(HOSTILE)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("c10::alloc_cpu(unsigned long)", "c10::alloc_cpu"),
+        ("void at::native::fill<float, 2>(at::Tensor&, float)", "at::native::fill"),
+        ("std::vector<int>::push_back(int&&) const", "std::vector::push_back"),
+        ("at::(anonymous namespace)::grow(int)", "at::(anonymous namespace)::grow"),
+        (
+            "void c10::function_ref<void (char**, long)>::callback_fn<f(int)::{lambda()#1}>(long)",
+            "c10::function_ref::callback_fn",
+        ),
+        ("operator new(unsigned long)", "operator new"),
+        ("bool ns::operator< <int>(ns::A<int> const&)", "ns::operator<"),
+        ("void run<f()::{lambda(int)#1}>::operator()(char) const", "run::operator()"),
+        ("auto f(int)::{lambda(int)#2}::operator()(int) const", "f"),
+        ("<T as core::ops::Fn>::call", "<T as core::ops::Fn>::call"),
+        ("ucs_mpool_grow", "ucs_mpool_grow"),
+        ("(weird)", "(weird)"),
+        ("", ""),
+    ],
+)
+def test_functions_without_their_parameters(name: str, plain: str) -> None:
+    assert plain_function(name) == plain
+
+
+def test_what_is_long_loses_parameters_first_then_places() -> None:
+    grow = replace(GROW, function="pool::grow<float>(unsigned long, int)")
+    (both,) = group_by_frame([site(41, 1, 5, 1, grow, SERVE, MAIN, START)], (), 0)
+    assert matter_short(both, 90) == matter_text(both)
+    assert matter_short(both, 70) == "pool::grow (libpool.so.1) <- Server.serve (service.py:101)"
+    assert matter_short(both, 30) == "pool::grow <- Server.serve"
+    assert matter_short(both, 25) == "…ol::grow <- Server.serve"
+    assert matter_short(both, 10) == "pool::grow <- Server.serve"
+
+
+def test_a_site_s_line_names_the_application_on_eighty_columns() -> None:
+    assert any("tiny <- Server.serve" in line for line in drawn(80))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0"), (999_999, "999,999"), (1_500_000, "1.5 M"), (2 * 10**8, "200 M"), (10**9, "1.0 G")]
+)
+def test_counts_fit_their_column(count: int, text: str) -> None:
+    assert count_text(count) == text

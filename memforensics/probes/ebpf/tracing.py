@@ -22,7 +22,8 @@ from memforensics.target import Process
 from memforensics.target.tree import descendants
 from memforensics.units import MIB, NS_PER_S
 
-LOOK_NS = NS_PER_S  # between two looks, at least
+LOOK_NS = NS_PER_S  # between two looks, at least; sooner in the first second, for the first sites on a screen
+FIRST_LOOK_NS = LOOK_NS // 5
 LOOK_SHARE = 0.05  # of the time, at most, is spent looking
 WARM_UP_S = 1.5  # at most: stacks are learned before anything is booked
 WARM_UP_QUIET_S = 0.2  # ... and until no stack was unknown for this long
@@ -63,6 +64,12 @@ class Totals(NamedTuple):
     resident_bytes: int | None
 
 
+def pause_ns(since_ns: int, took_ns: int) -> int:
+    """From a look to the next one: as long as the trace has lasted, which is soon at first, up to LOOK_NS; but so long
+    that looks keep to their share of the time."""
+    return max(min(max(since_ns, FIRST_LOOK_NS), LOOK_NS), int(took_ns / LOOK_SHARE) - took_ns)
+
+
 class TreeTrace(ABC, Generic[P, S]):
     """A probe that traces one process or several, and the children that these fork.
 
@@ -75,7 +82,7 @@ class TreeTrace(ABC, Generic[P, S]):
         self.python, self.clock = python, clock
         self.members: Members[S] = Members(self._make_space, clock)
         self._programs: P | None = None
-        self._next_look_ns = 0
+        self._began_ns = self._next_look_ns = 0
         self._governor = Governor(None, self._thin)
         self._next_govern_ns = 0
         self.sampled_one_in = 1  # one of so many, at the most
@@ -134,8 +141,7 @@ class TreeTrace(ABC, Generic[P, S]):
         self._look_at_members(now)
         self._look(now)
         self._check_that_we_see()
-        took = self.clock() - now
-        self._next_look_ns = now + max(LOOK_NS, int(took / LOOK_SHARE))
+        self._next_look_ns = self.clock() + pause_ns(now - self._began_ns, self.clock() - now)
         yield from self._news(now)
 
     def close(self) -> Iterable[Evidence]:
@@ -243,7 +249,8 @@ class TreeTrace(ABC, Generic[P, S]):
         self.programs.begin()
         for member in self.members:
             self._account_begins(member)
-        self._next_look_ns = self.clock()
+        self._began_ns = self.clock()
+        self._next_look_ns = self._began_ns + FIRST_LOOK_NS
 
     # --- events
 
