@@ -6,7 +6,6 @@ of it, and the target notices nothing.
 
 import contextlib
 import ctypes
-import errno
 import importlib.util
 import os
 import platform
@@ -21,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, ToolMissing
+from memforensics.probes.ebpf import objects
+from memforensics.probes.ebpf.compiled import compiled, linked
+from memforensics.probes.ebpf.objects import Table
 
 SOURCES = Path(__file__).parent
 DIST_PACKAGES = "/usr/lib/python3/dist-packages"
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 MOUNT_TRACEFS = "mount -t tracefs nodev /sys/kernel/tracing"
 
-_BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
-_BPF_MAP_UPDATE_ELEM = 2
-_BPF_ENABLE_STATS = 32  # include/uapi/linux/bpf.h, enum bpf_cmd; since Linux 5.8
 _INIT_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 
 
@@ -108,64 +107,6 @@ def hash_flags() -> int:
     return 1 if release and (int(release[1]), int(release[2])) >= (6, 1) else 0
 
 
-class Table:
-    """A BPF hash or array with fixed-size keys and values, in batches of bytes."""
-
-    def __init__(self, bcc: Any, table: Any, key_size: int, value_size: int) -> None:
-        self._lib, self._fd = bcc.libbcc.lib, int(table.map_fd)
-        self.key_size, self.value_size, self.capacity = key_size, value_size, int(table.max_entries)
-
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All entries, in no order. Entries that come or go meanwhile may or may not be among them."""
-        for keys, values in self.batches():
-            for i in range(len(keys) // self.key_size):
-                yield (
-                    keys[i * self.key_size : (i + 1) * self.key_size],
-                    values[i * self.value_size : (i + 1) * self.value_size],
-                )
-
-    def batches(self, batch: int = 4096) -> Iterator[tuple[bytes, bytes]]:
-        """The same in large pieces: keys end to end, and their values."""
-        token_in, token_out = (ctypes.c_uint32 * 16)(), (ctypes.c_uint32 * 16)()
-        pointer, first = ctypes.POINTER(ctypes.c_uint32), True
-        while True:
-            keys = ctypes.create_string_buffer(batch * self.key_size)
-            values = ctypes.create_string_buffer(batch * self.value_size)
-            count = ctypes.c_uint32(batch)
-            resume = None if first else ctypes.cast(token_in, pointer)
-            failed = self._lib.bpf_lookup_batch(
-                self._fd, resume, ctypes.cast(token_out, pointer), keys, values, ctypes.byref(count)
-            )
-            why = ctypes.get_errno()
-            if failed and why == errno.ENOSPC:  # one hash bucket holds more than a batch
-                batch *= 2
-                continue
-            if failed and why != errno.ENOENT:
-                raise ProbeFailed("a BPF table cannot be read", why=os.strerror(why))
-            yield keys.raw[: count.value * self.key_size], values.raw[: count.value * self.value_size]
-            if failed:
-                return
-            first = False
-            ctypes.memmove(token_in, token_out, 64)
-
-    def get(self, key: bytes) -> bytes | None:
-        value = ctypes.create_string_buffer(self.value_size)
-        return value.raw if self._lib.bpf_lookup_elem(self._fd, key, value) == 0 else None
-
-    def put(self, key: bytes, value: bytes, *, new: bool = False) -> bool:
-        """False when the table is full or, with `new`, when there is such an entry."""
-        return bool(self._lib.bpf_update_elem(self._fd, key, value, int(new)) == 0)
-
-    def take(self, key: bytes) -> bytes | None:
-        """Looks up and removes in one step (Linux 5.14 for hashes). None when it was not there (any more)."""
-        value = ctypes.create_string_buffer(self.value_size)
-        return value.raw if self._lib.bpf_lookup_and_delete(self._fd, key, value) == 0 else None
-
-    def remove(self, key: bytes) -> bool:
-        """False when it was not there (any more)."""
-        return bool(self._lib.bpf_delete_elem(self._fd, key) == 0)
-
-
 class _Meter:
     """The kernel's counters of runs (`read`), switched on all of the first seconds and then at intervals."""
 
@@ -173,7 +114,7 @@ class _Meter:
 
     def __init__(self, count: Callable[[], RunStats]) -> None:
         self._count = count
-        self._descriptor = _enable_stats()
+        self._descriptor = objects.enable_stats()
         self._able = self._descriptor is not None
         self._since = time.monotonic()
         self._first = True
@@ -217,7 +158,7 @@ class _Meter:
     def _resume(self, idle: float) -> None:
         self._estimated = (self._estimated[0] + idle * self._rate[0], self._estimated[1] + idle * self._rate[1])
         self._before = self._count()
-        self._descriptor = _enable_stats()
+        self._descriptor = objects.enable_stats()
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -237,76 +178,92 @@ class Engine:
             raise _forbidden()
         self._bcc = import_bcc()
         flags = [f"-D{name}={value}" for name, value in defines.items()]
-        flags += ["-I/usr/include", f"-I/usr/include/{platform.machine()}-linux-gnu", "-w"]
+        flags += ["-I/usr/include", f"-I/usr/include/{platform.machine()}-linux-gnu", "-w", "-g0"]
         with _environment("BCC_KERNEL_SOURCE", str(SOURCES)), _captured_stderr() as said:
             try:
-                self._bpf = self._bcc.BPF(text=one_text(source), cflags=flags)
+                self._code = compiled(self._bcc, one_text(source), flags)
             except Exception as error:
                 raise _explained(error, said(), source) from error
-        self._program_fds: list[int] = []
-        self._attached: list[str] = []
+        self._lib = self._bcc.libbcc.lib
+        self._maps: dict[str, Table] = {}
+        self._loaded: dict[str, int] = {}
+        self._attached: list[int] = []
         self._events: list[bytes] = []
+        self._ring: Any = None
         self._ring_callback: Any = None
-        self._meter = _Meter(self._count_runs)
         self._open = True
+        objects.lift_memory_limit()
+        try:
+            for spec in self._code.maps:
+                self._maps[spec.name] = Table(self._lib, objects.create_map(spec), spec)
+        except OSError as error:
+            self._close_descriptors()
+            raise _explained(error, "", source) from error
+        self._meter = _Meter(self._count_runs)
 
     def attach(self, programs: Mapping[str, str]) -> None:
         """Tracepoint ("syscalls:sys_exit_mmap") -> function."""
         for event, function in programs.items():
+            program = self._load(function)
+            category, name = event.split(":")
             with _captured_stderr() as said:
-                try:
-                    self._program_fds.append(self._load(function))
-                    self._bpf.attach_tracepoint(tp=event.encode(), fn_name=function.encode())
-                except Exception as error:
-                    raise _explained(error, said(), event) from error
-            self._attached.append(event)
+                descriptor = int(self._lib.bpf_attach_tracepoint(program, category.encode(), name.encode()))
+            if descriptor < 0:
+                why = OSError(ctypes.get_errno(), f"{event}: {os.strerror(ctypes.get_errno())}")
+                raise _explained(why, said(), event)
+            self._attached.append(descriptor)
 
     def tail_call(self, table: str, index: int, function: str) -> None:
         """Puts a program into a table of programs that others go on to."""
-        with _captured_stderr() as said:
-            try:
-                descriptor = self._load(function)
-            except Exception as error:
-                raise _explained(error, said(), function) from error
-        programs = self._bpf[table.encode()]
-        programs[ctypes.c_int(index)] = ctypes.c_int(descriptor)
+        self._maps[table].put(struct.pack("<I", index), struct.pack("<I", self._load(function)))
 
     def _load(self, function: str) -> int:
-        return int(self._bpf.load_func(function.encode(), self._bcc.BPF.TRACEPOINT).fd)
+        if function not in self._loaded:
+            descriptors = {index: self._maps[spec.name].descriptor for index, spec in enumerate(self._code.maps)}
+            try:
+                code = linked(self._code.functions[function], descriptors)
+                self._loaded[function] = objects.load_program(function, code)
+            except OSError as error:
+                raise _explained(error, "", function) from error
+        return self._loaded[function]
 
     def table(self, name: str, key: struct.Struct, value: struct.Struct) -> Table:
         return self.raw_table(name, key.size, value.size)
 
     def raw_table(self, name: str, key_size: int, value_size: int) -> Table:
-        table = self._bpf[name.encode()]
-        declared = (ctypes.sizeof(table.Key), ctypes.sizeof(table.Leaf))
+        table = self._maps[name]
+        declared = (table.key_size, table.value_size)
         if declared != (key_size, value_size):
             raise ProbeFailed(f"BPF table {name} has sizes {declared}, not {(key_size, value_size)}")
-        return Table(self._bcc, table, key_size, value_size)
-
-    def set_array(self, name: str, index: int, value: int) -> None:
-        table = self._bpf[name.encode()]
-        table[table.Key(index)] = table.Leaf(value)
+        return table
 
     def per_cpu_sums(self, name: str, count: int) -> list[int]:
         """The sums over all CPUs of a per-CPU array of counters."""
-        table = self._bpf[name.encode()]
-        return [sum(table[table.Key(i)]) for i in range(count)]
+        each = (self._maps[name].get(struct.pack("<I", i)) or b"" for i in range(count))
+        return [sum(value for (value,) in struct.iter_unpack("<q", values)) for values in each]
 
     def open_ring(self, name: str) -> None:
         def take(_context: Any, data: Any, size: int) -> int:
             self._events.append(ctypes.string_at(data, size))
             return 0
 
-        self._ring_callback = take
-        self._bpf[name.encode()].open_ring_buffer(take)
+        if self._ring_callback is None:
+            self._ring_callback = self._bcc.libbcc._RINGBUF_CB_TYPE(take)
+        descriptor = self._maps[name].descriptor
+        if self._ring is None:
+            self._ring = self._lib.bpf_new_ringbuf(descriptor, self._ring_callback, None)
+            opened = bool(self._ring)
+        else:
+            opened = self._lib.bpf_add_ringbuf(self._ring, descriptor, self._ring_callback, None) >= 0
+        if not opened:
+            raise ProbeFailed(f"ring buffer {name} cannot be opened", why=os.strerror(ctypes.get_errno()))
 
     def events(self, timeout_s: float = 0.0) -> list[bytes]:
         """What the programs told since the last call, in order; waits up to `timeout_s` when there is nothing."""
         if timeout_s > 0:
-            self._bpf.ring_buffer_poll(max(1, int(timeout_s * 1000)))
+            self._lib.bpf_poll_ringbuf(self._ring, max(1, int(timeout_s * 1000)))
         else:
-            self._bpf.ring_buffer_consume()
+            self._lib.bpf_consume_ringbuf(self._ring)
         out, self._events = self._events, []
         return out
 
@@ -329,7 +286,7 @@ class Engine:
 
     def _count_runs(self) -> RunStats:
         runs = run_ns = missed = 0
-        for descriptor in self._program_fds:
+        for descriptor in self._loaded.values():
             fields = dict(
                 line.split(":\t", 1)
                 for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
@@ -343,17 +300,23 @@ class Engine:
     def detach(self) -> None:
         """No program runs any more; tables can still be read."""
         attached, self._attached = self._attached, []
-        for event in attached:
-            with contextlib.suppress(Exception):
-                self._bpf.detach_tracepoint(tp=event.encode())
+        for descriptor in attached:
+            self._lib.bpf_close_perf_event_fd(descriptor)
 
     def close(self) -> None:
         if not self._open:
             return
-        self._open = False
         self.detach()
         self._meter.close()
-        self._bpf.cleanup()
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        self._open = False
+        if self._ring is not None:
+            self._lib.bpf_free_ringbuf(self._ring)
+            self._ring = None
+        for descriptor in (*self._loaded.values(), *(table.descriptor for table in self._maps.values())):
+            os.close(descriptor)
         self._events = []
 
 
@@ -364,17 +327,6 @@ def one_text(source: str) -> bytes:
         return (SOURCES / match[1]).read_text()
 
     return re.sub(r'^#include "([\w.]+)"$', included, (SOURCES / source).read_text(), flags=re.MULTILINE).encode()
-
-
-def _enable_stats() -> int | None:
-    """Has the kernel count run time while the descriptor is open (bpf(2), BPF_ENABLE_STATS, BPF_STATS_RUN_TIME)."""
-    number = _BPF_SYSCALL.get(platform.machine())
-    if number is None:
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    attributes = ctypes.create_string_buffer(struct.pack("<I", 0), 128)
-    descriptor = int(libc.syscall(number, _BPF_ENABLE_STATS, attributes, 4))
-    return descriptor if descriptor >= 0 else None
 
 
 def _has_bpf_capability() -> bool:

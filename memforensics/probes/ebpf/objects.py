@@ -1,0 +1,164 @@
+"""BPF maps and programs as file descriptors, by bpf(2)."""
+
+import contextlib
+import ctypes
+import errno
+import os
+import platform
+import re
+import resource
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memforensics.errors import ProbeFailed
+
+_SYSCALL = {"x86_64": 321, "aarch64": 280}
+_MAP_CREATE, _PROG_LOAD, _ENABLE_STATS = 0, 5, 32  # include/uapi/linux/bpf.h, enum bpf_cmd
+_TRACEPOINT = 5  # enum bpf_prog_type
+_PER_CPU = {5, 6, 10}  # enum bpf_map_type: PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
+_ATTRIBUTES = 128  # bytes of union bpf_attr; what follows the fields we know is zero
+_LOG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """What a map is created from. `kind`: enum bpf_map_type; `flags`: BPF_F_*."""
+
+    name: str
+    kind: int
+    key_size: int
+    value_size: int
+    capacity: int
+    flags: int
+
+
+def _bpf(command: int, attributes: bytearray, size: int = _ATTRIBUTES) -> int:
+    number = _SYSCALL.get(platform.machine())
+    if number is None:
+        raise OSError(errno.ENOSYS, f"bpf(2) is not known on {platform.machine()}")
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = (ctypes.c_char * len(attributes)).from_buffer(attributes)
+    result = int(libc.syscall(ctypes.c_long(number), ctypes.c_long(command), buffer, ctypes.c_long(size)))
+    if result < 0:
+        why = ctypes.get_errno()
+        raise OSError(why, os.strerror(why))
+    return result
+
+
+def enable_stats() -> int | None:
+    """Has the kernel count run time while the descriptor is open (Linux 5.8). None where it does not, or not for us."""
+    try:
+        return _bpf(_ENABLE_STATS, bytearray(_ATTRIBUTES), 4)  # BPF_STATS_RUN_TIME
+    except OSError:
+        return None
+
+
+def create_map(spec: MapSpec) -> int:
+    """OSError."""
+    attributes = bytearray(_ATTRIBUTES)
+    struct.pack_into("<IIIII", attributes, 0, spec.kind, spec.key_size, spec.value_size, spec.capacity, spec.flags)
+    struct.pack_into("15s", attributes, 28, re.sub(r"\W", "_", spec.name).encode()[:15])  # map_name
+    return _bpf(_MAP_CREATE, attributes)
+
+
+def load_program(name: str, code: bytes) -> int:
+    """A program for tracepoints. OSError, with the verifier's last words."""
+    try:
+        return _load(name, code, None)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOSYS):
+            raise
+        log = ctypes.create_string_buffer(_LOG_BYTES)
+        with contextlib.suppress(OSError):
+            return _load(name, code, log)
+        said = log.value.decode(errors="replace").strip().splitlines()[-3:]
+        raise OSError(error.errno, f"{error.strerror}: {' / '.join(said)}"[:400]) from None
+
+
+def _load(name: str, code: bytes, log: Any) -> int:
+    license_, text = ctypes.create_string_buffer(b"GPL"), ctypes.create_string_buffer(code, len(code))
+    attributes = bytearray(_ATTRIBUTES)
+    struct.pack_into(
+        "<IIQQ", attributes, 0, _TRACEPOINT, len(code) // 8, ctypes.addressof(text), ctypes.addressof(license_)
+    )
+    if log is not None:
+        struct.pack_into("<IIQ", attributes, 24, 1, len(log), ctypes.addressof(log))
+    struct.pack_into("15s", attributes, 48, name.encode()[:15])  # prog_name
+    return _bpf(_PROG_LOAD, attributes)
+
+
+def lift_memory_limit() -> None:
+    """Before Linux 5.11 BPF memory counts against RLIMIT_MEMLOCK."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def possible_cpus() -> int:
+    """How many values a per-CPU map has for a key (Documentation/admin-guide/cputopology.rst)."""
+    text = Path("/sys/devices/system/cpu/possible").read_text()
+    return int(re.split(r"[-,]", text.strip())[-1]) + 1
+
+
+class Table:
+    """A BPF hash or array with fixed-size keys and values, in batches of bytes. `lib`: bcc's libbcc."""
+
+    def __init__(self, lib: Any, descriptor: int, spec: MapSpec) -> None:
+        self._lib, self.descriptor, self.spec = lib, descriptor, spec
+        self.key_size, self.value_size, self.capacity = spec.key_size, spec.value_size, spec.capacity
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All entries, in no order. Entries that come or go meanwhile may or may not be among them."""
+        for keys, values in self.batches():
+            for i in range(len(keys) // self.key_size):
+                yield (
+                    keys[i * self.key_size : (i + 1) * self.key_size],
+                    values[i * self.value_size : (i + 1) * self.value_size],
+                )
+
+    def batches(self, batch: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+        """The same in large pieces: keys end to end, and their values."""
+        token_in, token_out = (ctypes.c_uint32 * 16)(), (ctypes.c_uint32 * 16)()
+        pointer, first = ctypes.POINTER(ctypes.c_uint32), True
+        while True:
+            keys = ctypes.create_string_buffer(batch * self.key_size)
+            values = ctypes.create_string_buffer(batch * self.value_size)
+            count = ctypes.c_uint32(batch)
+            resume = None if first else ctypes.cast(token_in, pointer)
+            failed = self._lib.bpf_lookup_batch(
+                self.descriptor, resume, ctypes.cast(token_out, pointer), keys, values, ctypes.byref(count)
+            )
+            why = ctypes.get_errno()
+            if failed and why == errno.ENOSPC:  # one hash bucket holds more than a batch
+                batch *= 2
+                continue
+            if failed and why != errno.ENOENT:
+                raise ProbeFailed("a BPF table cannot be read", why=os.strerror(why))
+            yield keys.raw[: count.value * self.key_size], values.raw[: count.value * self.value_size]
+            if failed:
+                return
+            first = False
+            ctypes.memmove(token_in, token_out, 64)
+
+    def get(self, key: bytes) -> bytes | None:
+        """All CPUs' values end to end, each on 8 bytes, where there is one a CPU."""
+        size = self.value_size
+        if self.spec.kind in _PER_CPU:
+            size = (size + 7 & ~7) * possible_cpus()
+        value = ctypes.create_string_buffer(size)
+        return value.raw if self._lib.bpf_lookup_elem(self.descriptor, key, value) == 0 else None
+
+    def put(self, key: bytes, value: bytes, *, new: bool = False) -> bool:
+        """False when the table is full or, with `new`, when there is such an entry."""
+        return bool(self._lib.bpf_update_elem(self.descriptor, key, value, int(new)) == 0)
+
+    def take(self, key: bytes) -> bytes | None:
+        """Looks up and removes in one step (Linux 5.14 for hashes). None when it was not there (any more)."""
+        value = ctypes.create_string_buffer(self.value_size)
+        return value.raw if self._lib.bpf_lookup_and_delete(self.descriptor, key, value) == 0 else None
+
+    def remove(self, key: bytes) -> bool:
+        """False when it was not there (any more)."""
+        return bool(self._lib.bpf_delete_elem(self.descriptor, key) == 0)
