@@ -96,8 +96,8 @@ class Cgroup:
     path: str
     limit_bytes: int | None = None
     usage_bytes: int | None = None
-    anon_bytes: int | None = None
-    file_bytes: int | None = None
+    anon_bytes: int | None = None  # anonymous and shared memory: what stays until it is freed
+    file_bytes: int | None = None  # page cache: what the kernel takes back before it kills
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,8 +98,8 @@ def _read_v2(path: str, levels: list[Path]) -> Cgroup | None:
         path=path,
         limit_bytes=limit,
         usage_bytes=usage,
-        anon_bytes=stat.get("anon"),
-        file_bytes=stat.get("file"),
+        anon_bytes=_sum(stat.get("anon"), stat.get("shmem")),
+        file_bytes=_sum(stat.get("file"), -stat.get("shmem", 0)),
     )
 
 
@@ -115,6 +115,7 @@ def _read_v1(path: str, levels: list[Path]) -> Cgroup | None:
     if beyond is not None and beyond < _NO_LIMIT_V1:
         limit = beyond if limit is None else min(limit, beyond)
     usage = _number(level / "memory.usage_in_bytes")
+    shmem = stat.get("total_shmem", stat.get("shmem"))
     if limit is None and usage is None and not stat:
         return None
     return Cgroup(
@@ -122,9 +123,15 @@ def _read_v1(path: str, levels: list[Path]) -> Cgroup | None:
         path=path,
         limit_bytes=limit,
         usage_bytes=usage,
-        anon_bytes=stat.get("total_rss", stat.get("rss")),
-        file_bytes=stat.get("total_cache", stat.get("cache")),
+        anon_bytes=_sum(stat.get("total_rss", stat.get("rss")), shmem),
+        file_bytes=_sum(stat.get("total_cache", stat.get("cache")), -(shmem or 0)),
     )
+
+
+def _sum(of_kind: int | None, shmem: int | None) -> int | None:
+    """Shared memory is page cache in the books of the kernel ("file" of v2, "cache" of v1; admin-guide/cgroup-v2.rst),
+    yet it cannot be dropped: it counts to what stays."""
+    return None if of_kind is None else max(of_kind + (shmem or 0), 0)
 
 
 def _number(path: Path) -> int | None:

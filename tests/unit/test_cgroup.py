@@ -57,3 +57,66 @@ def test_none_where_there_is_nothing_to_read(tmp_path: Path) -> None:
     assert read_cgroup("0::/gone\n", V2, fs_root=tmp_path) is None
     assert read_cgroup("", V2, fs_root=tmp_path) is None
     assert read_cgroup("0::/a\n", "", fs_root=tmp_path) is None
+
+
+def test_shared_memory_is_no_page_cache_that_could_be_dropped(tmp_path: Path) -> None:
+    stat = f"anon {3 * GIB}\nfile {5 * GIB}\nkernel 70000\nshmem {2 * GIB}\nfile_mapped {4 * GIB}"
+    put(tmp_path / "sys/fs/cgroup/a", memory__max=str(16 * GIB), memory__current=str(8 * GIB), memory__stat=stat)
+    found = read_cgroup("0::/a\n", V2, fs_root=tmp_path)
+    assert found is not None
+    assert (found.anon_bytes, found.file_bytes) == (5 * GIB, 3 * GIB)
+
+
+# As read on a host with the hybrid layout (v1 controllers, the v2 hierarchy without any): Linux 6.18.
+HYBRID_MOUNTS = """\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
+33 31 0:30 / /sys/fs/cgroup/cpuacct rw,relatime - cgroup cgroup rw,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+39 31 0:36 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+"""
+HYBRID_CGROUP = """\
+9:name=systemd:/
+8:pids:/
+4:memory:/jobs/461d6431
+2:cpuacct:/
+1:cpu:/
+0::/
+"""
+HYBRID_STAT = """\
+cache 153165824
+rss 111542272
+rss_huge 0
+shmem 9068544
+mapped_file 7647232
+swap 0
+pgpgin 130168
+pgpgout 123553
+inactive_anon 0
+active_anon 1531904
+inactive_file 40960
+active_file 1134592
+unevictable 24387584
+hierarchical_memory_limit 9223372036854771712
+hierarchical_memsw_limit 9223372036854771712
+total_cache 153165824
+total_rss 111542272
+total_shmem 9068544
+total_mapped_file 7647232
+total_swap 0"""
+
+
+def test_the_hybrid_layout_is_v1_where_memory_is(tmp_path: Path) -> None:
+    put(
+        tmp_path / "sys/fs/cgroup/memory/jobs/461d6431",
+        memory__limit_in_bytes="9223372036854771712",
+        memory__usage_in_bytes="285810688",
+        memory__stat=HYBRID_STAT,
+    )
+    (tmp_path / "sys/fs/cgroup/unified").mkdir()
+    found = read_cgroup(HYBRID_CGROUP, HYBRID_MOUNTS, fs_root=tmp_path)
+    assert found is not None
+    assert (found.version, found.path, found.limit_bytes, found.usage_bytes) == (1, "/jobs/461d6431", None, 285810688)
+    assert (found.anon_bytes, found.file_bytes) == (111542272 + 9068544, 153165824 - 9068544)
