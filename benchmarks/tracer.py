@@ -36,6 +36,7 @@ from tracer_workloads import KINDS
 MAPPINGS = ("churn", "ucx", "serve", "torch", "torch-trim")
 FAULTS = ("faults", "ucx", "serve", "torch", "torch-trim")
 BYSTANDERS = ("getppid", "churn", "faults")
+QUIET_LOAD = 0.5
 PARTS = ("mappings", "faults", "others", "first")
 
 
@@ -108,6 +109,17 @@ def about() -> dict[str, Any]:
         "cpu": model[1] if model else "?",
         "versions": versions,
     }
+
+
+def strangers() -> list[str]:
+    """Other processes that hold BPF programs. Besides their cost: a program that returns 0 at a tracepoint, as they all
+    do, takes the event from every perf on the host (kernel/trace/trace_syscalls.c, perf_syscall_enter)."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if "bpf-prog" in os.readlink(link):
+                found.add(f"{link.parts[2]} ({Path('/proc', link.parts[2], 'comm').read_text().strip()})")
+    return sorted(found)
 
 
 def firsts() -> list[First]:
@@ -229,6 +241,11 @@ def main() -> int:
             sys.exit("benchmarks/tracer.py needs root: it loads eBPF programs")
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # what was started is ended on the way
         began = time.monotonic()
+        if others := strangers():
+            say(f"WARNING: BPF programs of others are loaded, perf may see nothing: {', '.join(others)}")
+        if (load := os.getloadavg()[0]) > QUIET_LOAD:
+            say(f"WARNING: the machine is not quiet (load {load:.1f})")
+        results.data["load"] = load
         with own_folder():
             measure(options, results)
         say(f"took {(time.monotonic() - began) / 60:.0f} minutes")

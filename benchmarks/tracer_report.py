@@ -38,7 +38,7 @@ def report(results: Json) -> str:
 
 def _head(results: Json) -> str:
     host = f"Linux {results['kernel']}, {results['machine']}, {results['cpus']} CPUs ({results['cpu']})"
-    lines = [f"Measured {results['date']} on {host}."]
+    lines = [f"Measured {results['date']} on {host}; load when the last part began: {results.get('load', 0.0):.1f}."]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(results.get("versions", {}).items()))
     if versions:
         lines.append(f"Versions: {versions}.")
