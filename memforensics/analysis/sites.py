@@ -20,6 +20,7 @@ K = TypeVar("K")
 GroupKey = tuple[object, ...]
 
 SETTLE_MARGIN = 0.2  # a row rises only above one that it exceeds by this share
+SMOOTHING = 0.5  # of the way to a new value is gone at each view
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,18 @@ def settled(order: Sequence[K], scores: Mapping[K, float], margin: float = SETTL
         )
         out.insert(place, key)
     return out
+
+
+def smoothed(before: Mapping[K, float], now: Mapping[K, float]) -> dict[K, float]:
+    """Values to rank by: each on its way from what it was (nothing, when it is new among others) to what it is, so
+    that a row that comes and goes does not jump up and down. What is gone is remembered until it is next to nothing."""
+    if not before:
+        return dict(now)
+    out = {
+        key: before.get(key, 0.0) + (now.get(key, 0.0) - before.get(key, 0.0)) * SMOOTHING for key in {**before, **now}
+    }
+    least = max(0.001, max(map(abs, out.values()), default=0.0) / 1000)
+    return {key: value for key, value in out.items() if key in now or abs(value) > least}
 
 
 # --- filters ----------------------------------------------------------------------------------------------------------

@@ -7,8 +7,10 @@ from exported import GROW, LOAD, MAIN, SITES, TOTAL, S, site
 
 from memforensics.analysis.sites import parse_filter
 from memforensics.case.model import AllocationSite, Anchor, Case, CaseMeta, Target, TraceSummary
+from memforensics.cli.trace_table import LiveTable
 from memforensics.errors import CaseError
 from memforensics.jobs.trace_view import Wanted, export_view, view_of, view_of_case
+from memforensics.report.terminal_trace import Screen
 
 META = CaseMeta(
     memforensics_version="1",
@@ -71,3 +73,24 @@ def test_sorted_as_wanted(sort: str, first: int) -> None:
     many = replace(site(41, 2, 50, 9, LOAD, MAIN), age_quantiles_s=(0.1, 8.0, 9.0))
     view = view_of(case(many, large), "bcc", 10.0, Wanted(sort=sort))  # type: ignore[arg-type]
     assert view.groups[0].sites[0].site_id == first
+
+
+def test_the_chosen_row_of_the_live_table_stays_chosen() -> None:
+    table = LiveTable(Screen())
+
+    def look(**held: int) -> list[tuple[str, bool]]:
+        frames = {"grow": GROW, "load": LOAD, "main": MAIN}
+        sites = [site(41, n, size, 1, frames[name]) for n, (name, size) in enumerate(held.items())]
+        table.take(view_of(case(*sites), "bcc", 10.0))
+        return [(str(g.named and g.named.function), at == table.screen.at) for at, g in enumerate(table.groups)]
+
+    assert look(grow=50, load=40, main=30) == [("pool_grow", True), ("load", False), ("main", False)]
+    table.press("j")
+    look(grow=50, load=400, main=30)
+    assert look(grow=50, load=400, main=30) == [("load", True), ("pool_grow", False), ("main", False)]
+    table.press("p")
+    assert look(grow=5000, load=1, main=1)[0] == ("load", True)
+    table.press("p")
+    table.press("k")
+    look(grow=5000, load=1, main=1)
+    assert look(grow=5000, load=1, main=1)[0] == ("pool_grow", True)

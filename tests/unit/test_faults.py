@@ -50,8 +50,8 @@ def runs(pages: set[int]) -> list[tuple[int, int]]:
         (Touch(5, 1, 1, 1), 5, 6),
         (Touch(512, 512, 1, 1), 512, 1024),
         (Touch(21, 1, 1, 1, anonymous=False), 21, 22),
-        (Touch(21, 3, 1, 1, anonymous=False), 16, 32),
-        (Touch(70, 40, 1, 1, anonymous=False), 64, 128),
+        (Touch(21, 3, 1, 1, anonymous=False), 16, 37),
+        (Touch(70, 40, 1, 1, anonymous=False), 64, 134),
         (Touch(7, 3, 1, 1, window=100), 7, 107),
     ],
 )
@@ -71,6 +71,13 @@ def test_of_a_file_no_more_than_came() -> None:
     found = places(Touch(17, 3, 1, 10, anonymous=False), Touch(30, 1, 2, 20, anonymous=False))
     there, gone = still_there(found, runs({16, 17, 18, 19, 30}))
     assert {site: one.bytes // PAGE for site, one in there.items()} == {1: 3, 2: 1}
+    assert len(gone) == 0
+
+
+def test_pages_of_a_mapping_that_begins_late_in_the_window() -> None:
+    """The window then begins with the mapping and is no shorter for that."""
+    there, gone = still_there(places(Touch(31, 8, 1, 10, anonymous=False)), runs(set(range(31, 39))))
+    assert there[1].bytes == 8 * PAGE
     assert len(gone) == 0
 
 

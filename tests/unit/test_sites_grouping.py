@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.analysis.sites import group_by_frame, parse_filter, score, settled
+from memforensics.analysis.sites import group_by_frame, parse_filter, score, settled, smoothed
 from memforensics.case.model import AllocationSite, Frame, Hook, SitePoint, Stack
 
 LIBC = Frame(kind="native", function="mmap", module="/lib/x86_64-linux-gnu/libc.so.6")
@@ -163,3 +163,29 @@ def test_rows_of_nearly_equal_size_do_not_swap() -> None:
     assert settled(first, {"a": 100.0, "b": 110.0, "c": 10.0}) == ["a", "b", "c"]
     assert settled(first, {"a": 100.0, "b": 130.0, "c": 10.0}) == ["b", "a", "c"]
     assert settled(first, {"b": 50.0, "c": 55.0, "d": 57.0}) == ["b", "c", "d"]
+
+
+@given(SCORES, SCORES)
+def test_what_is_ranked_by_goes_to_where_it_is_and_stays_between(
+    before: dict[int, float], now: dict[int, float]
+) -> None:
+    ranks = smoothed(before, now)
+    assert set(now) <= set(ranks)
+    for key in now if before else ():
+        low, high = sorted((before.get(key, 0.0), now[key]))
+        assert low <= ranks[key] <= high
+    for _ in range(60):
+        ranks = smoothed(ranks, now)
+    assert all(abs(ranks[key] - value) <= 1e-6 * (1 + abs(value)) for key, value in now.items())
+    assert not before or set(ranks) == set(now)
+
+
+def test_what_comes_and_goes_does_not_jump() -> None:
+    """A buffer of 300 that is there every second time, beside 200 that stay: it keeps its place below them."""
+    ranks, order, seen = {}, [], set()
+    for step in range(20):
+        now = {"steady": 200.0, **({"buffer": 300.0} if step % 2 else {})}
+        ranks = smoothed(ranks, now)
+        order = settled(order, {key: ranks[key] for key in now})
+        seen.add(tuple(order))
+    assert seen == {("steady",), ("steady", "buffer")}

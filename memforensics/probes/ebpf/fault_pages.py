@@ -35,7 +35,8 @@ class StillThere:
 def touched(at: Any, pages: Any, window: Any, anonymous: Any, site: Any, t_ns: Any) -> Touched:
     """Touches, from an array of each, with the place where the pages that one fault at the address `at` brought can be.
     Anonymous folios are aligned to their size and whole; of a file, those that were in the page cache come, anywhere in
-    the aligned window around the fault. `window`: bytes from `at` on, where a system call named the range."""
+    a window around the fault, which begins where it is aligned or, later, where the mapping begins (do_fault_around(),
+    mm/memory.c). `window`: bytes from `at` on, where a system call named the range."""
     out = np.zeros(len(at), dtype=TOUCHED)
     out["pages"], out["site"], out["t_ns"], out["at"] = pages, site, t_ns, at
     count, length = out["pages"], np.asarray(window).astype(np.int64)
@@ -44,7 +45,8 @@ def touched(at: Any, pages: Any, window: Any, anonymous: Any, site: Any, t_ns: A
     whole = by_window | np.asarray(anonymous, dtype=bool) | (count == 1)
     start = np.asarray(at).astype(np.int64)
     out["start"] = np.where(whole, start, start & ~(around - 1))
-    out["end"] = out["start"] + np.where(by_window, length, np.where(whole, count * PAGE, around))
+    size = np.where(by_window, length, np.where(whole, count * PAGE, around))
+    out["end"] = np.where(whole, out["start"], np.asarray(at).astype(np.int64)) + size
     return out[np.argsort(out["start"], kind="stable")]
 
 
