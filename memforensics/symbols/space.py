@@ -17,6 +17,7 @@ from memforensics.symbols.debugfiles import debug_files_for
 from memforensics.symbols.elf import BadElf, ElfFile
 from memforensics.symbols.jitmap import JitMap
 from memforensics.symbols.lines import LineReader
+from memforensics.symbols.source import Source
 from memforensics.target.memory import Memory, read_u64
 from memforensics.target.parse import ParsedMaps
 
@@ -272,12 +273,28 @@ class AddressSpace:
         self._keys[module.identity] = key
         return _FILES.put(key, opened)
 
+    def _mapped_elf(self, module: MappedModule) -> ElfFile | None:
+        """The file as it is mapped, where it cannot be opened (deleted, and its inode is not for us): enough to know
+        it by, but no word of what its code was before somebody patched it."""
+        try:
+            return ElfFile(MappedSource(self._process.memory, module.mappings))
+        except MemforensicsError:
+            return None
+
+    def build_id(self, module: MappedModule) -> str | None:
+        """Of the file, or of what is mapped of it. None: it has none, or cannot be read."""
+        elf = self.elf(module) or self._mapped_elf(module)
+        try:
+            return elf.build_id() if elf is not None else None
+        except BadElf:
+            return None
+
     def bias(self, module: MappedModule) -> int | None:
-        """run-time address = address in the file + bias. None without an ELF."""
+        """run-time address = address in the file + bias. None where no ELF header can be read."""
         try:
             return self._biases[module.identity]
         except KeyError:
-            elf = self.elf(module)
+            elf = self.elf(module) or self._mapped_elf(module)
             bias = _bias(elf, _first_code(module)) if elf is not None else None
             self._biases[module.identity] = bias
             return bias
@@ -330,6 +347,23 @@ class AddressSpace:
         """Where the function around an address of the file begins. None: not known."""
         extent = self.extent(module, vaddr)
         return extent[0] if extent is not None else None
+
+
+class MappedSource(Source):
+    """A mapped file by its offsets, from the process's memory; of parts that are not mapped there is nothing."""
+
+    def __init__(self, memory: Memory, mappings: Sequence[Mapping]) -> None:
+        self._memory, self._mappings = memory, mappings
+        self.size = max(mapping.offset + mapping.size for mapping in mappings)
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        for mapping in self._mappings:
+            if mapping.offset <= offset and offset + size <= mapping.offset + mapping.size:
+                try:
+                    return self._memory.read(mapping.start + offset - mapping.offset, size)
+                except MemforensicsError as error:
+                    raise BadElf(str(error)) from error
+        return b""
 
 
 def _first_code(module: MappedModule) -> Mapping:

@@ -73,17 +73,15 @@ class Symbolizer:
         return frame
 
     def _make(self, module: MappedModule, vaddr: int, guessed: bool, lookup: int) -> Frame:
-        build_id, named = None, Named()
+        named = Named()
         elf, lines = self._space.elf(module), self._space.lines(module)
         if elf is not None and lines is not None:
-            with contextlib.suppress(BadElf):  # damaged notes: the address and the module still stand
-                build_id = elf.build_id()
             named = name_at(elf, lines, lookup, self._budget)
         frame = Frame(
             kind="native",
             function=named.function,
             module=module.path,
-            build_id=build_id,
+            build_id=self._space.build_id(module),
             file=named.file,
             line=named.line,
             offset=vaddr,

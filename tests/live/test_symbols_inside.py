@@ -6,11 +6,14 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from processes import compiled, running
 
-from memforensics.symbols.space import AddressSpace
+from memforensics.case.model import Mapping
+from memforensics.symbols.space import AddressSpace, RecordedProcess
+from memforensics.symbols.symbolize import Symbolizer
 from memforensics.target import open_process
 
 pytestmark = pytest.mark.live
@@ -63,3 +66,24 @@ def test_in_the_root_of_a_container(tmp_path: Path) -> None:
     shutil.move(debug, there)
     assert not os.path.exists("/opt/program")
     assert names_keep(["chroot", tmp_path, "/opt/program"])
+
+
+def test_a_file_that_cannot_be_opened_is_still_known(tmp_path: Path) -> None:
+    """By build-id and by the address in the file, so that its frames can be named later."""
+    program, _ = stripped(tmp_path)
+    with running([program]) as child, contextlib.closing(open_process(child.pid)) as process:
+        mappings = process.maps().mappings
+
+        def refused(_: Mapping) -> contextlib.AbstractContextManager[BinaryIO]:
+            raise PermissionError("Operation not permitted")
+
+        whole, blind = AddressSpace(process), AddressSpace(RecordedProcess(mappings, refused, process.memory))
+        module = whole.module_named("program")
+        assert module is not None
+        code = next(m for m in module.mappings if "x" in m.perms)
+        pcs = range(code.start, code.end, 97)
+        known = [Symbolizer(whole).frame_at(pc) for pc in pcs]
+        found = [Symbolizer(blind).frame_at(pc) for pc in pcs]
+        assert blind.elf(module) is None
+    assert known[0].build_id is not None
+    assert [(f.module, f.build_id, f.offset) for f in found] == [(f.module, f.build_id, f.offset) for f in known]
