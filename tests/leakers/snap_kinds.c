@@ -1,6 +1,6 @@
 /* Memory whose resident bytes are easily counted wrong, then "ready": snap_kinds FILE (of 64 pages at least).
 
-   Apart by inaccessible pages: 3 GiB of address space of which every 7th page of 4 MiB in its middle is touched; 1 GiB
+   Apart by inaccessible pages: 3 GiB of address space of which every 3rd page of 16 MiB in its middle is touched; 1 GiB
    touched at either end; a region that was touched and given back; pages that were only read (the zero page); two huge
    pages; a touched region that is inaccessible now; the file privately with 5 pages changed, and shared; memfd, private
    with 3 pages changed and shared; and a huge page of a memfd where the kernel has one to give. */
@@ -47,7 +47,7 @@ int main(int argc, char **argv)
     if (argc != 2)
         return 2;
     char *sparse = region(3072 * MIB, MAP_PRIVATE, -1), *ends = region(1024 * MIB, MAP_PRIVATE, -1);
-    touch(sparse + 1500 * MIB, 4 * MIB, 7 * PAGE);
+    touch(sparse + 1500 * MIB, 16 * MIB, 3 * PAGE);
     touch(ends, 3 * PAGE, PAGE);
     touch(ends + 1024 * MIB - 5 * PAGE, 5 * PAGE, PAGE);
     char *given = region(16 * MIB, MAP_PRIVATE, -1);
