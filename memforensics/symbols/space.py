@@ -338,8 +338,8 @@ class AddressSpace:
         with contextlib.suppress(BadElf):
             symbol = elf.symbol_at(vaddr)
             if symbol is not None:
-                whole = symbol.name.partition(".")[0]
-                symbol = (elf.find_symbol(whole) if whole != symbol.name else None) or symbol
+                whole, cold, _ = symbol.name.partition(".cold")
+                symbol = (elf.find_symbol(whole) if cold else None) or symbol
                 return symbol.start, symbol.start + symbol.size
         return cfi.function_range(vaddr)
 

@@ -1,10 +1,11 @@
 """From registers and a piece of stack to frames, by CFI; where code has none, by guesses that must prove themselves."""
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from memforensics.symbols.calls import call_before, call_doubt
+from memforensics.symbols.calls import Call, call_before, call_doubt
 from memforensics.symbols.cfi import SIGNAL_RULE, Rule, Saved, is_sigreturn_code
 from memforensics.symbols.expression import CannotEvaluate, evaluate
 from memforensics.symbols.rules import DWARF_REGISTERS
@@ -21,10 +22,15 @@ WhyEnded = Literal[
 ]
 
 _FRAME_POINTER_RULE = Rule(cfa_base="rbp", cfa_offset=16, rbp_offset=-16, guessed=True)
+_OUTERMOST_RULE = Rule(
+    cfa_base="rsp", cfa_offset=8, end=True, guessed=True
+)  # by a frame pointer of zero (psABI, 3.4.1)
 _SCANNED_BYTES = 16 * 1024
 _MAX_CANDIDATES = 48
 _MAX_GUESS_STEPS = 1500  # steps of all attempts of one unwinding together
 _MIN_PROOF_FRAMES = 2  # by CFI, where the end of the stack is not in the copy
+_MIN_CHAIN = 2  # frame pointers in a row, each of which led to a call, before a zero is believed to be the end
+_CHUNK = 4096  # of the stack, looked through for return addresses in one go
 _MAX_FRAME_BYTES = 1 << 30
 
 
@@ -82,10 +88,20 @@ class _State:
     registers: Registers
     is_return: bool
     guessed: bool
+    chained: int = 0  # frame pointers followed in a row to come here
 
     @property
     def lookup_pc(self) -> int:
         return self.registers.rip - self.is_return
+
+
+@dataclass(frozen=True, slots=True)
+class _ReturnSlot:
+    """A word of the stack that can be a return address, and the word below it where that was read with it."""
+
+    address: int
+    call: Call
+    below: int | None
 
 
 @dataclass(slots=True)
@@ -113,6 +129,8 @@ class _Walker:
         self._steps_left = _MAX_GUESS_STEPS
         self._guessing = 0
         self._dead_ends: set[Registers] = set()
+        self._chunks: dict[int, list[_ReturnSlot]] = {}
+        self._bottom: int | None = None  # of the stack that guesses look at
 
     def walk(self, state: _State, frames_left: int) -> _Walk:
         walk = _Walk()
@@ -123,6 +141,8 @@ class _Walker:
                     walk.why = "no-rule"
                     return walk
             rule = self._rule(state)
+            if rule is None and state.chained >= _MIN_CHAIN and state.registers.rbp == 0:
+                rule = _OUTERMOST_RULE
             if rule is None:
                 rest = self._guess(state, frames_left - len(walk.frames) - 1)
                 if rest is None:
@@ -184,7 +204,10 @@ class _Walker:
         except CannotEvaluate:
             raise _NoStep("no-rule") from None
         return _State(
-            replace(registers, rip=pc, rsp=cfa, **restored), is_return=not rule.signal_frame, guessed=rule.guessed
+            replace(registers, rip=pc, rsp=cfa, **restored),
+            is_return=not rule.signal_frame,
+            guessed=rule.guessed,
+            chained=state.chained + 1 if rule is _FRAME_POINTER_RULE else 0,
         )
 
     def _cfa(self, registers: Registers, rule: Rule) -> int:
@@ -241,23 +264,38 @@ class _Walker:
             doubt = self._doubt(registers.rbp + 8, state.lookup_pc)
             if doubt is not None:
                 ranked.append((min(doubt, 1), 0, _FRAME_POINTER_RULE))
-        stack = self._read_up_to(registers.rsp, _SCANNED_BYTES)
-        for at in range(0, len(stack) - 7, 8):
-            word = int.from_bytes(stack[at : at + 8], "little")
-            if not self._space.executable(word - 1):
-                continue
-            call = call_before(self._space, word)
-            if call is None:
-                continue
+        for slot in self._return_slots(registers.rsp):
+            at = slot.address - registers.rsp
             rule = Rule(cfa_base="rsp", cfa_offset=at + 8, guessed=True)
-            doubt = call_doubt(self._space, call, state.lookup_pc)
+            doubt = call_doubt(self._space, slot.call, state.lookup_pc)
             ranked.append((doubt, 2 * at + 1, rule))
-            if at >= 8 and self._looks_like_stack(int.from_bytes(stack[at - 8 : at], "little"), registers.rsp + at):
+            if at >= 8 and slot.below is not None and self._looks_like_stack(slot.below, slot.address):
                 ranked.append((doubt, 2 * at + 2, replace(rule, rbp_offset=-16)))
             if len(ranked) >= _MAX_CANDIDATES:
                 break
         ranked.sort(key=lambda entry: entry[:2])
         return (rule for _, _, rule in ranked)
+
+    def _return_slots(self, rsp: int) -> Iterator[_ReturnSlot]:
+        """Words of the stack that can be return addresses, from `rsp` on. Each part of the stack is looked at once."""
+        if self._bottom is None or rsp < self._bottom:
+            self._bottom, self._chunks = rsp, {}
+        first = (rsp - self._bottom) // _CHUNK
+        for index in range(first, first + _SCANNED_BYTES // _CHUNK + 1):
+            if index not in self._chunks:
+                self._chunks[index] = self._slots_in(self._bottom + index * _CHUNK)
+            for slot in self._chunks[index]:
+                if rsp <= slot.address < rsp + _SCANNED_BYTES:
+                    yield slot
+
+    def _slots_in(self, start: int) -> list[_ReturnSlot]:
+        stack = self._read_up_to(start, _CHUNK)
+        words = struct.unpack(f"<{len(stack) // 8}Q", stack[: len(stack) // 8 * 8])
+        out = []
+        for i, word in enumerate(words):
+            if self._space.executable(word - 1) and (call := call_before(self._space, word)) is not None:
+                out.append(_ReturnSlot(start + 8 * i, call, words[i - 1] if i else None))
+        return out
 
     def _doubt(self, slot: int, pc: int) -> int | None:
         try:
