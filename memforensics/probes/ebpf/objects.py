@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import resource
+import signal
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ _TRACEPOINT = 5  # enum bpf_prog_type
 _PER_CPU = {5, 6, 10}  # enum bpf_map_type: PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
 _ATTRIBUTES = 128  # bytes of union bpf_attr; what follows the fields we know is zero
 _LOG_BYTES = 1 << 20
+_LOAD_ATTEMPTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,25 @@ def _load(name: str, code: bytes, log: Any) -> int:
     if log is not None:
         struct.pack_into("<IIQ", attributes, 24, 1, len(log), ctypes.addressof(log))
     struct.pack_into("15s", attributes, 48, name.encode()[:15])  # prog_name
-    return _bpf(_PROG_LOAD, attributes)
+    with _no_signals():
+        for _ in range(_LOAD_ATTEMPTS - 1):
+            try:
+                return _bpf(_PROG_LOAD, attributes)
+            except OSError as error:
+                if error.errno != errno.EAGAIN:
+                    raise
+        return _bpf(_PROG_LOAD, attributes)
+
+
+@contextlib.contextmanager
+def _no_signals() -> Iterator[None]:
+    """The verifier gives up with EAGAIN when a signal waits (kernel/bpf/verifier.c, do_check); so none may. A debugger
+    or a stop still can: hence the attempts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def lift_memory_limit() -> None:
