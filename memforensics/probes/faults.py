@@ -71,7 +71,7 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
                 if crowded:
                     self.programs.forget_pages(member.space.number, gone)
             for site in member.space.sites.values():
-                site.note(member.began_ns, now)
+                site.note(member.began_ns, now, member.space.most_points)
 
     def _news(self, now: int) -> Iterator[AllocationSite]:
         for member in self.members.alive:
@@ -111,6 +111,8 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
         sites = (site for member in self.members for site in _touched(member))
         cut_short = sum(site.touched.faults for site in sites if not site.stack.complete)
         yield "faults whose stack could not be followed to its end", "a longer trace", cut_short
+        left_out = sum(space.left_out for member in self.members for space in member.spaces)
+        yield "stacks not told apart: too many different ones", "a shorter trace", left_out
         unwalked = sum(self.programs.unwalked(member.pid) or 0 for member in self.members)
         yield "faults whose stack was not looked at, to keep --overhead: others count for them", "more of it", unwalked
 

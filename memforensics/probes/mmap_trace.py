@@ -127,7 +127,7 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         """Those that changed, most outstanding first: names of all of them may take longer than a look may."""
         for member in self.members.alive:
             for record in member.space.book.sites.values():
-                if record.now.allocated_count and record.note(now):
+                if record.now.allocated_count and record.note(now, member.space.book.most_points):
                     self._untold[record] = member.pid
         until = time.monotonic() + SYMBOLIZE_S
         for record in sorted(self._untold, key=lambda record: -record.outstanding_bytes):
@@ -160,7 +160,7 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
             live = space.settle_now(self.programs.live().get(space.number, []))
             self._standing[member.pid] = standing(member.process, space.book, live)
             for record in space.book.sites.values():
-                record.note(ended_ns)
+                record.note(ended_ns, space.book.most_points)
 
     def _sites(self, member: Member[TracedSpace], ended_ns: int) -> Iterator[AllocationSite]:
         return (site for space in member.spaces for site in space.sites(ended_ns))
@@ -179,6 +179,7 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         cut_short = sum(r.now.allocated_count for book in books for r in book.sites.values() if not r.complete)
         yield "mappings whose stack could not be followed to its end", "a longer trace", cut_short
         unwalked = sum(one.unwalked for one in self._standing.values())
+        yield "stacks not told apart: too many different ones", "a shorter trace", sum(book.left_out for book in books)
         yield self._why_unwalked(), "--overhead with more" if self.is_thinned else "", unwalked
         if stats is not None:
             yield "program runs left out by the kernel: another was running on that CPU", "", stats.missed

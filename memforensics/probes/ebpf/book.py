@@ -11,6 +11,8 @@ from memforensics.probes.ebpf.layout import EventType, Kind, LiveRange, RangeEve
 from memforensics.probes.ebpf.ledger import Block, Ledger, Piece, freed_by_site, union, without
 
 MAX_POINTS = 1200  # of one site's timeline; beyond, every second one goes
+ALL_POINTS = 1 << 19  # of all sites of a process together
+MAX_KERNEL_SITES = 1 << 15  # that are told apart: twice what the kernel keeps, for stacks that were completed later
 MAX_RECENT = 4096  # removals that are remembered, should they fail or be moves
 
 
@@ -73,13 +75,13 @@ class SiteRecord:
     def outstanding_count(self) -> int:
         return max(0, self.now.allocated_count - self.now.freed_count)
 
-    def note(self, t_ns: int) -> bool:
-        """Adds a point to the timeline; whether anything changed since the last."""
+    def note(self, t_ns: int, most: int = MAX_POINTS) -> bool:
+        """Adds a point to the timeline, of `most` points; whether anything changed since the last."""
         last = self.points[-1] if self.points else None
         here = (self.outstanding_bytes, self.outstanding_count)
         changed = last is None or (last.outstanding_bytes, last.outstanding_count) != here
         self.points.append(SitePoint(t_ns=t_ns, outstanding_bytes=here[0], outstanding_count=here[1]))
-        if len(self.points) > MAX_POINTS:
+        if len(self.points) > most:
             del self.points[1:-1:2]
         return changed
 
@@ -134,6 +136,7 @@ class Book:
         self._take, self._numbers = take, numbers
         self._recent: OrderedDict[tuple[int, int, int], Cut] = OrderedDict()  # tid, start, end -> its last removal
         self._late: list[LiveRange] = []
+        self.left_out = 0  # stacks, of too many
         self._attached: dict[int, tuple[int, Block]] = {}  # start -> end, block: shmat
 
     def new_site(
@@ -147,6 +150,9 @@ class Book:
         stack: Callable[[], Stack],
     ) -> None:
         """Notes which stack a site of the kernel has. `stack` is called when it was not met before and is asked for."""
+        if len(self._by_kernel) >= MAX_KERNEL_SITES and kernel_site not in self._by_kernel:
+            self.left_out += 1
+            return
         record = self.sites.get(key)
         if record is None:
             record = SiteRecord(next(self._numbers), kind, shared, file_backed, complete, stack)
@@ -154,6 +160,11 @@ class Book:
         before = self._by_kernel.get(kernel_site)
         if before is None or not before.complete:  # a copy of the stack may come after its first part
             self._by_kernel[kernel_site] = record
+
+    @property
+    def most_points(self) -> int:
+        """That one site's timeline may have."""
+        return max(16, min(MAX_POINTS, ALL_POINTS // max(1, len(self.sites))))
 
     # --- events, in the order of the ring buffer
 

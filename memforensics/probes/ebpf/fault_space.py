@@ -8,6 +8,7 @@ from itertools import takewhile
 
 from memforensics.case.model import AllocationSite, SitePoint, Stack
 from memforensics.errors import MemforensicsError
+from memforensics.probes.ebpf.book import ALL_POINTS, MAX_KERNEL_SITES, MAX_POINTS
 from memforensics.probes.ebpf.fault_pages import Touched, spans, still_there
 from memforensics.probes.ebpf.fault_programs import FaultPrograms, SiteCounts
 from memforensics.probes.ebpf.layout import Ended, NativePc, StackEvent
@@ -20,7 +21,6 @@ from memforensics.target.pagemap import Pagemap
 
 KIND = "fault"
 UNSCANNABLE_LIMIT = 8 << 30  # of address space, on kernels without PAGEMAP_SCAN
-MAX_POINTS = 1200  # of one site's timeline; beyond, every second one goes
 NOTHING = SiteCounts(0, 0, 0, 0)
 
 
@@ -37,13 +37,13 @@ class FaultSite:
     resident_touches: int = 0
     points: list[SitePoint] = field(default_factory=list)
 
-    def note(self, began_ns: int, t_ns: int) -> None:
+    def note(self, began_ns: int, t_ns: int, most: int = MAX_POINTS) -> None:
         if not self.points:
             self.points.append(SitePoint(t_ns=began_ns, outstanding_bytes=0, outstanding_count=0))
         self.points.append(
             SitePoint(t_ns=t_ns, outstanding_bytes=self.resident_bytes, outstanding_count=self.resident_touches)
         )
-        if len(self.points) > MAX_POINTS:
+        if len(self.points) > most:
             del self.points[1:-1:2]
 
     def site(self, pid: int) -> AllocationSite:
@@ -77,6 +77,7 @@ class FaultSpace:
         self.sites: dict[object, FaultSite] = {}
         self._by_kernel: dict[int, FaultSite] = {}
         self._weights: dict[int, int] = {}  # of the kernel's sites
+        self.left_out = 0  # stacks, of too many
         self._numbers = numbers
         self._modules = AddressSpace(process)
         self._symbolizer = Symbolizer(self._modules)
@@ -89,6 +90,9 @@ class FaultSpace:
 
     def stack(self, event: StackEvent) -> None:
         """A stack met for the first time: learned from, symbolized and noted."""
+        if len(self._by_kernel) >= MAX_KERNEL_SITES and event.site not in self._by_kernel:
+            self.left_out += 1
+            return
         native, complete = event.native, event.ended is Ended.COMPLETE
         if event.registers is not None and not self.ended:
             with contextlib.suppress(MemforensicsError):  # it is leaving: the kernel's part of the stack stands
@@ -115,6 +119,11 @@ class FaultSpace:
         frames = [(pc, self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)) for pc in native]
         spliced = self.python.spliced(frames, event.python, event.python_flags, complete)
         return self._symbolizer.expanded(spliced)
+
+    @property
+    def most_points(self) -> int:
+        """That one site's timeline may have."""
+        return max(16, min(MAX_POINTS, ALL_POINTS // max(1, len(self.sites))))
 
     def update(self, counts: Iterable[tuple[int, SiteCounts]]) -> None:
         """Takes the kernel's counters."""

@@ -417,7 +417,7 @@ class TreeTrace(ABC, Generic[P, S]):
             *((what, "", count) for what, count in of_python.items()),
             *self._own_losses(stats),
             *self._governor.losses(stats is not None),
-            ("unwind rules not stored: the table was full", "", not_stored),
+            ("unwind rules not stored: the table was full", "a shorter trace", not_stored),
         ]
         for what, reduce, count in rows:
             if count:

@@ -1,0 +1,85 @@
+"""Tables of the kernel that are full: counted, told with what reduces it, and the traced process goes on."""
+
+import pytest
+from processes import compiled, running
+
+from memforensics.case.model import AllocationSite, Loss
+from memforensics.probes.base import Budget
+from memforensics.probes.ebpf.fault_programs import FaultPrograms
+from memforensics.probes.ebpf.loaded import Sizes
+from memforensics.probes.ebpf.programs import MmapPrograms
+from memforensics.probes.faults import FaultTrace
+from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.target import open_process
+
+pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
+
+COMMANDS = ("leak 300 4096", "churn 100 8192", "partial 5", "failing 5", "fixed 5", "threads 3 4096")
+FEW_STACKS = Sizes(sites=2, rules=3, rules_preallocated=3, misses=64, event_pages=1, miss_pages=16)
+
+
+class SmallMmapTrace(MmapTrace):
+    sizes, most = Sizes(), 64
+
+    def _load(self) -> MmapPrograms:
+        return MmapPrograms(files=False, python=self.python, sizes=self.sizes, max_live=self.most)
+
+
+class SmallFaultTrace(FaultTrace):
+    sizes, most = Sizes(), 64
+
+    def _load(self) -> FaultPrograms:
+        return FaultPrograms(python=self.python, sizes=self.sizes, max_pages=self.most)
+
+
+def losses(probe: MmapTrace | FaultTrace) -> dict[str, Loss]:
+    """What was lost, on a program that goes on after it."""
+    with running([compiled("trace_leaker.c", "-fomit-frame-pointer")]) as child:
+        process = open_process(child.pid)
+        try:
+            probe.open(process, Budget(seconds=4))
+            for command in COMMANDS:
+                child.tell(command)
+                child.wait_for("done")
+                list(probe.poll())
+            evidence = list(probe.close())
+        finally:
+            probe.close()
+            process.close()
+        child.tell("leak 3 4096")
+        child.wait_for("done")
+    assert [e for e in evidence if isinstance(e, AllocationSite)]
+    return {e.what: e for e in evidence if isinstance(e, Loss)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (SmallMmapTrace, "mappings not booked: the table of live mappings was full"),
+        (SmallFaultTrace, "pages not kept: the table of touched pages was full"),
+    ],
+    ids=["mappings", "faults"],
+)
+def test_more_memory_than_fits(kind: type[SmallMmapTrace | SmallFaultTrace], what: str) -> None:
+    lost = losses(kind())
+    assert lost[what].count > 200
+    assert lost[what].reduce
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (SmallMmapTrace, "mappings not booked: too many different stacks"),
+        (SmallFaultTrace, "faults not booked: too many different stacks"),
+    ],
+    ids=["mappings", "faults"],
+)
+def test_more_stacks_and_rules_than_fit(kind: type[SmallMmapTrace | SmallFaultTrace], what: str) -> None:
+    probe = kind()
+    probe.sizes, probe.most = FEW_STACKS, 1 << 16
+    lost = losses(probe)
+    assert lost[what].count > 0
+    assert lost[what].reduce
+    rules = lost["unwind rules not stored: the table was full"]
+    assert rules.count > 0
+    assert rules.reduce
