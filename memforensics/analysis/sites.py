@@ -191,8 +191,8 @@ def _with_stack(site: AllocationSite, frames: tuple[Frame, ...]) -> AllocationSi
 
 
 def _frame_key(named: Frame | None, site: AllocationSite) -> tuple[object, ...]:
-    if named is None:
-        return (None, site.site_id)  # nothing in common to group by
+    if named is None:  # by what it is then called
+        return (None, *((f.module or f.file, f.function or f.offset) for f in site.stack.frames[:2]))
     if named.kind == "python":
         return ("python", named.file, named.function)
     return (named.module, named.function or named.offset)

@@ -96,6 +96,7 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
 
     def _all_gone(self, space: TracedSpace) -> None:
         space.book.all_gone()
+        self._untold |= {record: space.pid for record in space.book.sites.values() if record.now.allocated_count}
 
     # --- looking
 

@@ -171,8 +171,7 @@ def test_exec_ends_one_account_and_begins_another() -> None:
 def test_what_was_collected_outlives_the_target() -> None:
     with traced(toucher(), FaultTrace()) as it:
         it.do("own 997")
-        it.trace._next_look_ns = 0
-        it.poll()
+        it.look()
         it.child.popen.kill()
         it.child.popen.wait()
         result = it.result()

@@ -152,9 +152,10 @@ def test_exec_ends_one_account_and_begins_another() -> None:
     before = KEEP.format(name="before", size=65536, count=7)
     with traced(execs(before, KEEP.format(name="after", size=131072, count=5)), MmapTrace()) as it:
         it.do("")
+        assert (7 * 65536, 7, 7) in [sizes(s) for s in it.look() if "keep_before" in functions(s)]
         it.child.tell("")
         it.child.wait_for("again")
-        it.poll()
+        assert (0, 0, 7) in [sizes(s) for s in it.look() if "keep_before" in functions(s)]
         it.do("")
         result = it.result()
     assert sizes(result.only("keep_after")) == (5 * 131072, 5, 5)

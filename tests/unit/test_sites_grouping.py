@@ -65,8 +65,9 @@ def test_processes_are_not_mixed_and_what_holds_nothing_is_no_group() -> None:
     assert names(sites) == [("grow", [1]), ("grow", [1])]
 
 
-def test_without_a_frame_that_matters_each_stack_stands_alone() -> None:
-    assert names([site(1, LIBC), site(2, LIBC, held=1)]) == [(None, [1]), (None, [2])]
+def test_without_a_frame_that_matters_it_is_grouped_by_the_innermost_two() -> None:
+    other = Frame(kind="native", function="brk", module=LIBC.module)
+    assert names([site(1, LIBC), site(2, LIBC, held=2), site(3, other, held=1)]) == [(None, [1, 2]), (None, [3])]
 
 
 def test_memory_asked_for_inside_an_interposer_s_munmap() -> None:
