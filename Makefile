@@ -3,7 +3,7 @@ BIN := .venv/bin
 DURATION ?= 30s
 PLAN ?= full
 
-.PHONY: demo test lint setup setup-test calibrate bench-tracer readme docs clean
+.PHONY: demo test lint setup setup-test calibrate bench-tracer bench-snapshot readme docs clean
 
 demo: setup
 	@$(BIN)/memforensics demo --duration $(DURATION)
@@ -28,6 +28,9 @@ calibrate: setup
 
 bench-tracer: setup
 	@$(BIN)/python benchmarks/tracer.py --plan $(PLAN) --json .make/tracer.json $(BENCH)
+
+bench-snapshot: setup
+	@$(BIN)/python benchmarks/snapshot.py
 
 readme: setup
 	@$(BIN)/python scripts/readme_session.py
