@@ -51,7 +51,10 @@ class NamedFile:
 
     @property
     def has_names(self) -> bool:
-        return len(self.elf.symbols()) > 0 or self.lines.has_any
+        try:
+            return self.lines.has_any or len(self.elf.symbols()) > 0
+        except BadElf:
+            return False
 
     def name(self, vaddr: int, budget: TimeBudget) -> Named:
         return name_at(self.elf, self.lines, vaddr, budget)

@@ -188,3 +188,16 @@ def test_a_file_without_any_symbols_is_not_enough(library: tuple[Path, Path, str
     subprocess.run(["objcopy", "--strip-all", "--remove-section=.gnu_debuglink", stripped, bare], check=True)
     found = Finder([bare]).find("/opt/program", build_id)
     assert found is None or not has_keep(found.elf)
+
+
+def test_a_damaged_file_with_the_right_build_id_names_nothing(library: tuple[Path, Path, str], tmp_path: Path) -> None:
+    _, debug, build_id = library
+    elf = ElfFile(debug.read_bytes())
+    data = bytearray(debug.read_bytes())
+    for number, section in enumerate(elf.sections):
+        if section.name == ".symtab" or section.name.startswith(".debug_"):
+            at = elf._shoff + 64 * number
+            data[at + 32 : at + 40] = (1 << 40).to_bytes(8, "little")  # its size
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(data)
+    assert Finder([damaged]).find("/opt/program", build_id) is None
