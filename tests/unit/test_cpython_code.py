@@ -100,6 +100,40 @@ def test_the_table_is_the_measured_one() -> None:
 
 @given(st.binary(min_size=700, max_size=800))
 def test_debug_offsets_are_checked(data: bytes) -> None:
-    for head in (b"", b"xdebugpy", b"xdebugpy" + struct.pack("<QQ", 0x030D00F0, 0)):
-        with pytest.raises(UnsupportedPython):
-            debug_offsets(BytesMemory(0, head + data), 0, (3, 13))
+    for version in ((3, 13), (3, 14)):
+        about = struct.pack("<QQ", version[0] << 24 | version[1] << 16 | 0xF0, 0)
+        for head in (b"", b"xdebugpy", b"xdebugpy" + about):
+            with pytest.raises(UnsupportedPython):
+                debug_offsets(BytesMemory(0, head + data), 0, version)
+
+
+def of_3_14(*, free_threaded: int = 0) -> bytes:
+    """What a 3.14 says of itself, group by group as pycore_debug_offsets.h has them; 0 for what we do not ask."""
+    words = [
+        *(0x030E00F0, free_threaded),
+        *(0, 0, 808),  # runtime: size, finalizing, interpreters_head
+        *(0, 7272, 7264, 7344, *[0] * 10),  # interpreter: size, id, next, threads_head, ...
+        *(0, 0, 8, 16, 72, 152, 160, 0, 0),  # thread: size, prev, next, interp, current_frame, thread_id, native, ...
+        *(0, 8, 0, 56, 80, 74, 64),  # frame: size, previous, executable, instr_ptr, localsplus, owner, stackpointer
+        *(0, 112, 120, 128, 136, 68, 0, 0, 0, 208),  # code: size, filename, name, qualname, linetable, firstlineno, ...
+        *(16, 8),  # object: size, type
+        *([0] * (4 + 3 + 3 + 4 + 3 + 2 + 3)),  # type, tuple, list, set, dict, float, long
+        *(0, 16, 32),  # bytes: size, ob_size, ob_sval
+        *(0, 32, 16, 40),  # str: size, state, length, the size of an ASCII one
+    ]
+    return b"xdebugpy" + struct.pack(f"<{len(words)}Q", *words) + bytes(64)
+
+
+def test_3_14_by_what_it_says_of_itself() -> None:
+    found = debug_offsets(BytesMemory(0x1000, of_3_14()), 0x1000, (3, 14))
+    places = (found.interpreters_head, found.interpreter_id, found.interpreter_next, found.threads_head)
+    assert places == (808, 7272, 7264, 7344)
+    assert (found.thread_next, found.thread_frame, found.thread_ident, found.native_thread_id) == (8, 72, 152, 160)
+    assert (found.frame_previous, found.frame_code, found.frame_instruction, found.frame_mark) == (8, 0, 56, 74)
+    code = (found.code_filename, found.code_qualname, found.code_linetable, found.code_firstlineno, found.code_start)
+    assert code == (112, 128, 136, 68, 208)
+    assert (found.bytes_size, found.bytes_data, found.unicode_length, found.unicode_state) == (16, 32, 16, 32)
+    text = struct.pack("<QQqqII", 1, 0, 3, -1, (1 | 1 << 3 | 1 << 4) << 16, 0) + b"abc"
+    assert read_text(BytesMemory(0x1000, text.ljust(64, b"\0")), found, 0x1000) == "abc"
+    with pytest.raises(UnsupportedPython, match="free-threaded"):
+        debug_offsets(BytesMemory(0x1000, of_3_14(free_threaded=1)), 0x1000, (3, 14))

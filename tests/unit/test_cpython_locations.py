@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from memforensics.runtimes.cpython.locations import LineRange, line_at, ranges
 
 VERSION = sys.version_info[:2]
-TABLES = [(3, 8), (3, 9), (3, 10), (3, 11), (3, 12), (3, 13)]
+TABLES = [(3, 8), (3, 9), (3, 10), (3, 11), (3, 12), (3, 13), (3, 14)]
 
 
 def codes_of(code: CodeType) -> list[CodeType]:

@@ -9,6 +9,7 @@ from memforensics.symbols.cfi import Cfi
 from memforensics.symbols.elf import ElfFile, Symbol
 
 EVAL = "_PyEval_EvalFrameDefault"
+TAIL_CALLS = "_TAIL_CALL_"  # 3.14 as clang may build it: a function an instruction, each a tail call of the one before
 MAX_CODE_BYTES = 1 << 20
 ENTRY_CFA = 8  # rsp + 8 is the CFA at the first instruction of a function (x86-64 psABI, 3.2.2)
 
@@ -22,7 +23,7 @@ def eval_ranges(elf: ElfFile, cfi: Cfi | None) -> Ranges:
     """The function, and the parts of it that the compiler put elsewhere (.cold, .part.0, .lto_priv.0): by their
     symbols, or where these are stripped (Debian's python3.11: 14 KB of it) by the function's own jumps."""
     try:
-        parts = [symbol for symbol in elf.symbols() if symbol.name == EVAL or symbol.name.startswith(EVAL + ".")]
+        parts = [s for s in elf.symbols() if s.name == EVAL or s.name.startswith((EVAL + ".", TAIL_CALLS))]
     except MemforensicsError:
         parts = []
     found = {_extent(symbol) for symbol in parts}

@@ -2,12 +2,12 @@
 
 `offsets.json` is generated from the headers of each version by scripts/gen_cpython_offsets.py. From 3.13 on the
 target carries its own (struct _Py_DebugOffsets, Include/internal/pycore_runtime.h, at the start of _PyRuntime), and
-those are believed.
+those are believed. 3.14 is known by them alone, from its sources: no such interpreter was at hand to try it on.
 """
 
 import json
 import struct
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -18,6 +18,38 @@ from memforensics.target.memory import Memory
 COOKIE = b"xdebugpy"
 MAX_OFFSET = 1 << 20  # _PyRuntime itself has 460 KB in 3.12
 MAX_FRAME_BYTES = 128  # PY_RAW_BYTES of pyframes.bpf.h
+COMPACT_BEHIND_ASCII = 16  # utf8_length and utf8: PyCompactUnicodeObject, Include/cpython/unicodeobject.h
+
+# Where 3.14 has what it says of itself: struct _Py_DebugOffsets, Include/internal/pycore_debug_offsets.h (3.14), which
+# has threads_main, stackpointer and set_object more than 3.13's.
+DEBUG_3_14 = {
+    "version": 8,
+    "free_threaded": 16,
+    "interpreters_head": 40,
+    "interpreter_id": 56,
+    "interpreter_next": 64,
+    "threads_head": 72,
+    "thread_next": 176,
+    "thread_frame": 192,
+    "thread_ident": 200,
+    "native_thread_id": 208,
+    "frame_previous": 240,
+    "frame_code": 248,
+    "frame_instruction": 256,
+    "frame_mark": 272,
+    "code_filename": 296,
+    "code_qualname": 312,
+    "code_linetable": 320,
+    "code_firstlineno": 328,
+    "code_start": 360,
+    "object_type": 376,
+    "bytes_size": 568,
+    "bytes_data": 576,
+    "unicode_state": 592,
+    "unicode_length": 600,
+    "ascii_data": 608,
+}
+KIND_SHIFT_3_14 = 16  # `interned` is a uint16_t before it
 
 
 class UnsupportedPython(MemforensicsError):
@@ -70,21 +102,22 @@ def known_versions() -> tuple[tuple[int, int], ...]:
 
 @lru_cache(maxsize=16)
 def offsets_for(version: tuple[int, int]) -> Offsets:
-    """From the generated table. UnsupportedPython when the version is not in it."""
+    """From the generated table. UnsupportedPython when the version is not in it (3.14: debug_offsets)."""
     entry = _table().get(f"{version[0]}.{version[1]}")
     if entry is None:
         newest = max(known_versions())
         raise UnsupportedPython(
             f"CPython {version[0]}.{version[1]} is not known",
-            why=f"its structures are known for 3.8 to {newest[0]}.{newest[1]}",
+            why=f"its structures are known for 3.8 to {newest[0]}.{newest[1]}, and for 3.14 as it tells them",
         )
     return Offsets(version=version, **{name: value for name, value in entry.items() if name != "debug_offsets"})
 
 
 def debug_offsets(memory: Memory, runtime: int, version: tuple[int, int]) -> Offsets:
     """What the target itself says, 3.13 on. UnsupportedPython when it says nothing, or something that cannot be."""
-    base = offsets_for(version)
-    places: dict[str, int] = _table()[f"{version[0]}.{version[1]}"]["debug_offsets"]
+    is_3_14 = version == (3, 14)
+    base = None if is_3_14 else offsets_for(version)
+    places: dict[str, int] = DEBUG_3_14 if is_3_14 else _table()[f"{version[0]}.{version[1]}"]["debug_offsets"]
     raw = memory.read(runtime, max(places.values()) + 8)
     if raw[:8] != COOKIE:
         raise UnsupportedPython("this CPython's debug offsets are not where its version has them")
@@ -96,8 +129,11 @@ def debug_offsets(memory: Memory, runtime: int, version: tuple[int, int]) -> Off
         raise UnsupportedPython(f"this CPython's debug offsets are of version {hexversion:#x}")
     if not _plausible(said):
         raise UnsupportedPython("this CPython's debug offsets make no sense")
-    table = {field.name: getattr(base, field.name) for field in fields(base)}
-    return Offsets(**(table | said))
+    known: dict[str, Any] = dict(said)
+    if base is not None:
+        return replace(base, **known)
+    known |= {"unicode_kind_shift": KIND_SHIFT_3_14, "compact_data": said["ascii_data"] + COMPACT_BEHIND_ASCII}
+    return Offsets(version=version, runtime_size=0, **known)
 
 
 def _plausible(said: dict[str, int]) -> bool:
@@ -112,4 +148,5 @@ def _plausible(said: dict[str, int]) -> bool:
         and all(value < MAX_FRAME_BYTES - 8 for value in frame)
         and said["object_type"] == 8
         and 40 <= said["ascii_data"] <= 64
+        and said.get("bytes_size", 16) < said.get("bytes_data", 32) <= 64
     )
