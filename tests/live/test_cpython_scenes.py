@@ -4,12 +4,14 @@ one that the interpreter said, or has frames less, and that is counted: never a 
 import contextlib
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Child, python, running
+from processes import Child, compiled, python, running
 from test_cpython_shapes import Named, of_python
 from test_cpython_stacks import interpreters
 
@@ -90,6 +92,64 @@ def test_several_interpreters_of_one_thread_and_of_another() -> None:
     assert len(hidden) <= losses[SEVERAL] + losses[DISAGREE] + sum(not site.stack.complete for site in hidden)
     if any(name is None for _, stack in found for name, _, _ in stack):  # code that was gone when it was read
         assert losses[NAMELESS]
+
+
+def libraries() -> list[Path]:
+    """The shared libpythons of the interpreters here."""
+    found = []
+    for path in map(Path, interpreters()):
+        for folder in (path.parents[1] / "lib", *path.parents[1].glob("lib/*-linux-gnu")):
+            found += sorted(folder.glob(f"lib{path.name}.so.1.0"))
+    return found
+
+
+SETUP = """
+def outer(size): return inner(size)
+def inner(size): kept.append(mmap.mmap(-1, size))
+kept = []
+""".strip()
+
+
+@pytest.mark.parametrize("library", libraries(), ids=lambda path: f"{path.parts[-3]}-{path.name}")
+def test_python_inside_of_another_program(library: Path) -> None:
+    """Initialized, finalized and initialized again. A thread that takes a new thread state for each call, some ten
+    microseconds after the last, may be seen without its Python frames; that is counted."""
+    setup = f"run import builtins, mmap; builtins.mmap = mmap; exec({SETUP!r}, builtins.__dict__)"
+    home = str(library).partition("/lib/")[0]
+    of_main_thread = 0
+    with contextlib.ExitStack() as stack:
+        child = stack.enter_context(running([compiled("cpy_embed.c"), library], env={"PYTHONHOME": home}))
+        process = stack.enter_context(contextlib.closing(open_process(child.pid)))
+        trace = MmapTrace()
+        stack.callback(trace.close)
+        trace.open(process, Budget(seconds=4))
+
+        def do(*orders: str) -> None:
+            for order in orders:
+                child.tell(order)
+                child.wait_for("done")
+                list(trace.poll())
+
+        do("init", setup)
+        for _ in range(200):  # until it is noticed that there is a CPython now
+            if trace.members[child.pid].space.python.found:
+                break
+            do("run outer(4096)")
+            time.sleep(0.05)
+        for size in (1001 * 4096, 1003 * 4096, 1005 * 4096):
+            do(f"run outer({size})", f"run outer({size})", f"ensure 7 outer({size + 4096})")
+            do("finalize", "init", setup)
+            of_main_thread += 2 * size
+        sites, losses = told(trace)
+    right = 0
+    for site in sites:
+        names = [name for name, _, _ in of_python(site.stack.frames)]
+        if names:
+            assert names in (["inner", "outer", "<module>"], ["inner", "outer", None]), site.stack
+            right += site.allocated_bytes
+        else:
+            assert losses[DISAGREE]
+    assert right >= of_main_thread
 
 
 def test_forked_children_and_their_threads() -> None:

@@ -29,7 +29,11 @@
 #define PY_MAX_THREADS 256  /* thread states looked at to find the one of an unknown thread */
 #define PY_MAX_STATES 4     /* thread states of one thread; a power of two */
 #define PY_RAW_BYTES 128    /* the largest frame structure that is read, a power of two */
-#define PY_RETRY_NS 1000000 /* a thread that was none of Python's is looked up again after this time */
+#define PY_RETRY_NS 1000000 /* where there are several interpreters, a thread is looked up again after this time */
+/* One that was none of Python's, or had no frames, is looked up again after this time and more for each step that it took:
+ * C++ threads take a new thread state for each call (PyGILState_Ensure). */
+#define PY_RETRY_EMPTY_NS 20000
+#define PY_RETRY_STEP_NS 2000
 #define PY_RETRY_MANY_NS 100000000 /* the same, where PY_MAX_THREADS were looked at in vain */
 
 /* struct py_frame.flags. One native _PyEval_EvalFrameDefault stands for the frames up to one that is PY_ENTRY,
@@ -101,6 +105,8 @@ struct py_threads {
     u64 checked_ns;
     u32 several;    /* there were several interpreters */
     u32 too_many;
+    u32 steps; /* that the look-up took */
+    u32 unused;
 };
 
 BPF_HASH(py_processes, u32, struct py_process, 1024);
@@ -173,6 +179,7 @@ static __always_inline void py_look_up(struct py_process *process, u32 tid, stru
     found->states[3] = fourth;
     found->several = py_read_u64(found->head + process->interpreter_next) != 0;
     found->too_many = base != 0 && (first == 0 || found->several);
+    found->steps = steps;
 }
 
 static __always_inline u64 py_top_frame(struct py_process *process, u64 state) {
@@ -220,17 +227,18 @@ static __always_inline void py_thread(struct py_process *process, u32 tgid, u32 
     u64 head = py_read_u64(process->runtime + process->interpreters_head);
     struct py_threads *known = py_thread_states.lookup(&key);
     if (known && known->head == head) {
-        int fresh = now - known->checked_ns < (known->too_many ? PY_RETRY_MANY_NS : PY_RETRY_NS);
+        u64 age = now - known->checked_ns;
+        u64 wait = known->too_many ? PY_RETRY_MANY_NS : PY_RETRY_EMPTY_NS + known->steps * PY_RETRY_STEP_NS;
         *found = *known;
         if (known->states[0] == 0) {
-            if (fresh)
+            if (age < wait)
                 return;
-        } else if ((fresh || !known->several) && py_is_of(process, found->states[0], wanted) &&
+        } else if ((age < PY_RETRY_NS || !known->several) && py_is_of(process, found->states[0], wanted) &&
                    (found->states[1] == 0 || py_is_of(process, found->states[1], wanted)) &&
                    (found->states[2] == 0 || py_is_of(process, found->states[2], wanted)) &&
                    (found->states[3] == 0 || py_is_of(process, found->states[3], wanted))) {
             py_tops(process, found, tops);
-            if (fresh || tops[0])
+            if (tops[0] || age < wait)
                 return;
         }
     }

@@ -56,6 +56,11 @@ class PythonSide:
         self.lost: Counter[str] = Counter()
         self.look()
 
+    @property
+    def found(self) -> bool:
+        """Whether there is a CPython, and the kernel knows it."""
+        return self._runtime is not None
+
     def look(self) -> None:
         """Looks for a CPython, once a second at most, until there is one, and whether it still is."""
         if not self._programs.python or time.monotonic() < self._look_again:
