@@ -17,6 +17,11 @@ MAX_FRAMES = 256
 SPARING = 50.0  # between two readings of the mappings for an unknown pc, so many times what one takes
 
 
+TRIES = 4  # in vain, from one pc, before most of its misses are left alone
+MOST_LEFT_ALONE = 256
+_MAX_HOPELESS = 1 << 16
+
+
 @dataclass(frozen=True, slots=True)
 class LearnedStack:
     """A miss's whole stack, leaf first, as far as user space could follow it."""
@@ -25,8 +30,28 @@ class LearnedStack:
     complete: bool
 
 
+@dataclass(slots=True)
+class _Hopeless:
+    """A pc from which nothing was learned, so many times in a row."""
+
+    failures: int = 1
+    left: int = 0  # misses to be left alone before the next try
+
+    def failed(self) -> None:
+        self.failures += 1
+        if self.failures >= TRIES:
+            self.left = min(1 << (self.failures - TRIES), MOST_LEFT_ALONE)
+
+    def leave_alone(self) -> bool:
+        if not self.left:
+            return False
+        self.left -= 1
+        return True
+
+
 class Learner:
-    """Rules of one address space. A pc that could not be unwound is never noted: the next miss there tries again."""
+    """Rules of one address space. A pc that could not be unwound is never noted: a later miss there tries again. To try
+    in vain is the dearest (guesses are made to the end), so from a pc where that goes on, ever fewer are tried."""
 
     def __init__(self, space: AddressSpace, put: PutRule, drop: DropRule) -> None:
         self.space = space
@@ -34,7 +59,9 @@ class Learner:
         self._known: dict[int, bytes] = {}
         self._stale = True
         self._not_before = 0.0
+        self._hopeless: dict[int, _Hopeless] = {}
         self.misses = 0
+        self.left_alone = 0  # misses of which nothing was to be learned
         self.not_stored = 0  # the table was full
 
     @property
@@ -45,6 +72,12 @@ class Learner:
         """Unwinds from the frame where the kernel stopped, and puts a rule for each pc passed on the way."""
         assert event.registers is not None
         self.misses += 1
+        stopped_at = event.native[-1].pc if event.native else event.registers.rip
+        hopeless = self._hopeless.get(stopped_at)
+        if hopeless is not None and hopeless.leave_alone():
+            self.left_alone += 1
+            return LearnedStack(event.native, False)
+        known = len(self._known)
         memory = BytesMemory(event.registers.rsp, event.copy)
         if self.space.find(event.registers.rip) is None:
             self.look_again()
@@ -65,6 +98,12 @@ class Learner:
             rule = self.space.rule(last.lookup_pc)  # that there is no caller must be known too
             if rule is not None:
                 self._note(last.lookup_pc, rule)
+        if unwound.complete or len(self._known) > known:
+            self._hopeless.pop(stopped_at, None)
+        elif hopeless is not None:
+            hopeless.failed()
+        elif len(self._hopeless) < _MAX_HOPELESS:
+            self._hopeless[stopped_at] = _Hopeless()
         return LearnedStack((*above, *rest), unwound.complete)
 
     def _note(self, pc: int, rule: Rule) -> None:
@@ -79,6 +118,7 @@ class Learner:
     def replaced(self, start: int, end: int) -> None:
         """New code was mapped there."""
         self._stale = True
+        self._hopeless.clear()
         self._forget(lambda pc: start <= pc < end)
 
     def look_again(self) -> None:
