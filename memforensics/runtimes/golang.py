@@ -7,7 +7,7 @@ answers: no symbols, so stripped programs too. Where `spans` stands in a heapAre
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from memforensics.runtimes.page_tries import Static, pointers_in
@@ -22,6 +22,7 @@ _PAGE = 8 * KIB
 _SPANS = (0, 2 * MIB, MIB + 16 * KIB)
 _SPANS_BYTES = 8 * (ARENA // _PAGE)
 _MSPAN = struct.Struct("<24x2Q")  # next, prev, list; startAddr, npages
+_TRIED_ARENAS = 256  # the lowest: Go's begin at 0xc000000000
 _TRIED_PAGES = 64  # of an arena, from its start
 _NEAR = 16 * KIB  # mspans come from chunks of that size (runtime/mfixalloc.go)
 
@@ -35,18 +36,21 @@ class GoHeap:
     records: list[Run]
 
 
-def find_go_heaps(reading: Reading, statics: Sequence[Static], samples: Iterable[Run]) -> Iterator[GoHeap]:
-    """One a module whose static data knows an arena that begins in one of `samples` (anonymous mappings)."""
-    starts = [at for start, end in samples for at in range(-(-start // ARENA) * ARENA, end, ARENA)]
-    for static in statics if starts else ():
-        table = _find_table(reading, static, starts)
+def find_go_heaps(reading: Reading, statics: Sequence[Static], memory: Sequence[Run]) -> Iterator[GoHeap]:
+    """One a module whose static data knows an arena that begins in `memory` (ranges of private anonymous memory)."""
+    starts = [at for start, end in memory for at in range(-(-start // ARENA) * ARENA, end, ARENA)][:_TRIED_ARENAS]
+    rooms = [run for run in memory if run[1] - run[0] >= _TABLE]
+    for static in statics if starts and rooms else ():
+        table = _find_table(reading, static, starts, rooms)
         if table is not None:
-            yield _read(reading, static.module, table)
+            yield _read(reading, static.mapping.path, table)
 
 
-def _find_table(reading: Reading, static: Static, starts: Sequence[int]) -> int | None:
-    for _, table in pointers_in(reading, static.start, static.end):
-        if table % 4096 == 0 and any(_spans_of(reading, _entry(reading, table, at), at) for at in starts):
+def _find_table(reading: Reading, static: Static, starts: Sequence[int], rooms: Sequence[Run]) -> int | None:
+    tables = {word for _, word in static.pointers if word % 4096 == 0}
+    for table in sorted(tables):
+        is_possible = any(start <= table <= end - _TABLE for start, end in rooms)
+        if is_possible and any(_spans_of(reading, _entry(reading, table, at), at) for at in starts):
             return table
     return None
 

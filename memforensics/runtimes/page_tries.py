@@ -15,9 +15,10 @@ Not known: jemalloc 4, jemalloc for 57 address bits, and Google's newer tcmalloc
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from memforensics.case.model import Mapping
 from memforensics.runtimes.reading import Reading, Run, joined
 from memforensics.units import KIB, MIB
 
@@ -30,7 +31,9 @@ _MAX_RECORD_BYTES = 256 * MIB  # of records read a snapshot; 128 bytes an extent
 _MAX_STATIC_PAGES = 4096  # of one module looked at for the root
 _MAX_SAMPLES = 64  # pieces of memory that a trie is asked for
 _TRIED_A_SLOT = 4  # of them
-_MAX_TRIES = 4096  # of slots with addresses, a module and kind
+_MAX_TRIES = 1024  # of slots with addresses, a module and kind
+_LEAST_TABLE = 512 * KIB  # a leaf of any trie
+_MUCH = 64 * KIB  # of words, for which numpy is worth its loading
 _NEAR = 256 * KIB  # records this close lie in one piece of memory
 
 
@@ -83,10 +86,14 @@ class PageTrie:
 class Static:
     """Writable data of one module, .bss included."""
 
-    module: str
-    start: int
-    bss: int  # where the file's part ends; `end` where there is none
+    mapping: Mapping  # of its file's writable part
+    zeros: int  # from which page on it is .bss, or may be; `end` where nothing of it can be
     end: int
+    pointers: tuple[Run, ...] = ()  # (address, word) in that part: words that could be addresses of tables
+
+    @property
+    def start(self) -> int:
+        return self.mapping.start
 
 
 def find_tries(reading: Reading, statics: Sequence[Static], memory: Sequence[Run]) -> Iterator[PageTrie]:
@@ -97,55 +104,78 @@ def find_tries(reading: Reading, statics: Sequence[Static], memory: Sequence[Run
     for static in statics:
         found: set[str] = set()
         for trie in TRIES:
-            if trie.kind not in found and 8 << trie.root_bits <= static.end - static.bss:
-                root = _find_root(reading, trie, static, pages, memory)
+            if trie.kind not in found and 8 << trie.root_bits <= static.end - static.zeros:
+                leaves = [each for each in static.pointers if _lies_in(memory, each[1], 8 << trie.leaf_bits)]
+                root = _find_root(reading, trie, static, leaves, pages)
                 if root is not None:
                     found.add(trie.kind)
-                    yield PageTrie(trie, root, static.module)
+                    yield PageTrie(trie, root, static.mapping.path)
 
 
-def _find_root(reading: Reading, trie: Trie, static: Static, pages: Sequence[int], memory: Sequence[Run]) -> int | None:
+def _find_root(reading: Reading, trie: Trie, static: Static, leaves: Sequence[Run], pages: Sequence[int]) -> int | None:
     """Each slot that holds what may be the address of a leaf is tried with each address that it could stand for."""
     by_index: dict[int, list[int]] = {}
     for page in pages:
         known = by_index.setdefault(trie.root_index(page), [])
         if len(known) < _TRIED_A_SLOT:
             known.append(page)
-    lowest, highest = static.bss, static.end - (8 << trie.root_bits)
-    low, high = lowest + 8 * min(by_index, default=0), highest + 8 * max(by_index, default=-1) + 8
+    lowest, highest = static.zeros, static.end - (8 << trie.root_bits)
     tries = _MAX_TRIES
-    for slot, leaf in pointers_in(reading, low, min(high, static.end)):
-        if not _lies_in(memory, leaf, 8 << trie.leaf_bits):
-            continue
+    for slot, leaf in leaves:
         for index, addresses in by_index.items():
             root = slot - 8 * index
-            if lowest <= root <= highest:
+            if lowest <= root <= highest and tries > 0:
                 tries -= len(addresses)
                 if any(_knows(reading, trie, leaf, address) for address in addresses):
                     return root
-        if tries <= 0:
-            return None
     return None
 
 
+def with_pointers(reading: Reading, statics: Sequence[Static], memory: Sequence[Run]) -> list[Static]:
+    """With the words in their .bss that point to where a table could be: into large pieces of `memory`. Many words of
+    large libraries are looked at, so this is for what numpy can."""
+    large = [run for run in memory if run[1] - run[0] >= _LEAST_TABLE]
+    if not large:
+        return []
+    return [replace(static, pointers=tuple(_pointers_to(reading, static, large))) for static in statics]
+
+
+def _pointers_to(reading: Reading, static: Static, large: Sequence[Run]) -> Iterator[Run]:
+    lowest, highest = large[0][0], large[-1][1]
+    seen: set[int] = set()
+    for slot, word in pointers_in(reading, static.zeros, static.end, (lowest, highest - _LEAST_TABLE)):
+        if word not in seen:
+            seen.add(word)
+            if _lies_in(large, word, _LEAST_TABLE):
+                yield slot, word
+
+
 def _lies_in(memory: Sequence[Run], start: int, size: int) -> bool:
-    index = bisect_right(memory, start, key=lambda run: run[0]) - 1
+    index = bisect_right(memory, (start, _USER)) - 1
     return index >= 0 and start + size <= memory[index][1]
 
 
-def pointers_in(reading: Reading, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """(address, word) of the words in present pages that could be addresses of leaves."""
+def pointers_in(reading: Reading, start: int, end: int, among: Run = (PAGE, _USER)) -> Iterator[Run]:
+    """(address, word) of the words in present pages that could be addresses of records, `among` those."""
     left = _MAX_STATIC_PAGES
     for first, last in reading.present(start & -PAGE, end) if start < end else ():
         last = min(last, first + left * PAGE)
         left -= (last - first) // PAGE
         first, last = max(first, start), min(last, end)
         data = reading.read(first, last - first & -8) or b""
-        for index, (word,) in enumerate(struct.iter_unpack("<Q", data)):
-            if PAGE < word < _USER and not word & 15:
+        for index, word in _likely(data, among) if len(data) > _MUCH else enumerate(memoryview(data).cast("Q")):
+            if among[0] <= word < among[1] and not word & 15:
                 yield first + 8 * index, word
         if not left:
             return
+
+
+def _likely(data: bytes, among: Run) -> Iterator[Run]:
+    import numpy as np
+
+    words = np.frombuffer(data, "<u8")
+    at = np.flatnonzero((words >= among[0]) & (words < among[1]) & (words & np.uint64(15) == 0))
+    yield from zip(at.tolist(), words[at].tolist(), strict=True)
 
 
 def _knows(reading: Reading, trie: Trie, leaf: int, address: int) -> bool:

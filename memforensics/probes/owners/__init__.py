@@ -53,7 +53,7 @@ def find_owners(
         look = Look(memory, pagemap, can_scan=pagemap.can_scan())
         ground, spans = Ground(), Spans(anonymous)
         ground.claim(jvm(look, process, snapshot))
-        ground.claim(allocators(look, snapshot))
+        ground.claim(allocators(look, process, snapshot))
         ground.claim(remembered_chunks(look, spans, known))
         ground.claim(glibc_arenas(look, private))
         ground.claim(thread_stacks(look, process, snapshot))

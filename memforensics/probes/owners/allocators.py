@@ -1,28 +1,40 @@
 """Memory of allocators and heaps that keep records of it which can be read: jemalloc, tcmalloc, mimalloc, Go."""
 
+import contextlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from memforensics.case.model import Mapping, OwnerMark, Snapshot
+from memforensics.errors import MemforensicsError
 from memforensics.probes.looking import Look, is_private_anonymous
 from memforensics.runtimes.golang import find_go_heaps
 from memforensics.runtimes.mimalloc import segments
-from memforensics.runtimes.page_tries import Static, find_tries, owned
+from memforensics.runtimes.page_tries import PAGE, Static, find_tries, owned, with_pointers
 from memforensics.runtimes.reading import Run, joined
+from memforensics.symbols.elf import ElfFile
+from memforensics.target import Process
+from memforensics.units import KIB
+
+_LEAST_TABLES = 64 * KIB  # of .bss: that of a Go program is at least as large, that of an allocator with a trie larger
 
 
-def allocators(look: Look, snapshot: Snapshot) -> Iterator[OwnerMark]:
+def allocators(look: Look, process: Process, snapshot: Snapshot) -> Iterator[OwnerMark]:
     """What their own records say that they own, those records included."""
     memory = _spans([m for m in snapshot.mappings if (is_private_anonymous(m) or m.path == "[heap]") and m.rss != 0])
     statics = static_data(snapshot.mappings)
-    for found in find_tries(look, statics, memory):
+    large = [
+        exactly for each in statics if each.end - each.zeros > _LEAST_TABLES for exactly in _bounded(process, each)
+    ]
+    pointing = with_pointers(look, large, memory)
+    for found in find_tries(look, pointing, memory):
         its = owned(look, found)
         look.unread_records += its.unread
         where = f"its records are in {found.module}"
         yield from _marks(memory, its.heap, found.trie.kind, where)
         yield from _marks(memory, its.records, found.trie.kind, f"{where}: the records themselves")
-    for heap in find_go_heaps(look, statics, memory):
+    for heap in find_go_heaps(look, pointing, memory):
         yield from _marks(memory, heap.arenas, "go-heap", f"arenas known to {heap.module}")
         yield from _marks(memory, heap.records, "go-runtime", f"records of the heap of {heap.module}")
     found_segments = segments(look, memory, lambda: _contents(look, statics))
@@ -35,11 +47,22 @@ def static_data(mappings: Sequence[Mapping]) -> list[Static]:
     last: Mapping | None = None
     for mapping in mappings:
         if mapping.path.startswith("/") and mapping.inode != 0 and mapping.perms == "rw-p":
-            out.append(Static(mapping.path, mapping.start, mapping.end, mapping.end))
-        elif out and last is not None and out[-1].bss == last.end == mapping.start and is_private_anonymous(mapping):
-            out[-1] = Static(out[-1].module, out[-1].start, mapping.start, mapping.end)
+            out.append(Static(mapping, max(mapping.start, mapping.end - PAGE), mapping.end))
+        elif out and last is not None and last.path and out[-1].end == mapping.start and is_private_anonymous(mapping):
+            out[-1] = replace(out[-1], end=mapping.end)  # its .bss; what comes behind that is another's
         last = mapping
     return out
+
+
+def _bounded(process: Process, static: Static) -> Iterator[Static]:
+    """To where its .bss ends by its program headers: any anonymous memory may follow directly. Nothing where its file
+    cannot be had."""
+    with contextlib.suppress(OSError, MemforensicsError), process.open_mapped(static.mapping) as stream:
+        start, offset = static.start, static.mapping.offset
+        for segment in ElfFile(stream).load_segments:
+            if segment.offset & -PAGE <= offset < segment.offset + segment.filesz:
+                end = start + segment.offset - offset + segment.memsz
+                yield replace(static, end=min(static.end, -(-end // PAGE) * PAGE))
 
 
 def _contents(look: Look, statics: Sequence[Static]) -> Iterator[bytes]:

@@ -15,6 +15,8 @@ from memforensics.units import GIB, KIB, MIB
 
 _TCB_WINDOW = 16 * KIB
 _TCB_SEARCH = MIB
+_BLOCK = 64 * KIB
+_LEAST = 12 * KIB  # PTHREAD_STACK_MIN is 16 KiB with its guard page
 
 
 def thread_stacks(look: Look, process: Process, snapshot: Snapshot) -> Iterator[OwnerMark]:
@@ -26,7 +28,7 @@ def thread_stacks(look: Look, process: Process, snapshot: Snapshot) -> Iterator[
     seen: set[int] = set()
     for guard, mapping in pairwise(mappings):
         guarded = guard.end == mapping.start and guard.perms == "---p" and guard.path == ""
-        if guarded and is_private_anonymous(mapping):
+        if guarded and mapping.size >= _LEAST and is_private_anonymous(mapping):
             found = _descriptor(look, max(mapping.start, mapping.end - _TCB_WINDOW), mapping.end)
             bounds: Run | None = (mapping.start, mapping.end)
             if found is None and mapping.rss is not None and mapping.rss <= _TCB_SEARCH:  # merged with what lies above
@@ -59,10 +61,17 @@ def _descriptor(look: Look, start: int, end: int) -> int | None:
         data = look.read_present(first, last - first)
         if data is None:
             continue
-        words: tuple[int, ...] = struct.unpack(f"<{len(data) // 8}Q", data)
-        for index in range(len(words) - 3, -1, -1):
-            if words[index] == first + 8 * index == words[index + 2] and words[index] % 16 == 0:
-                return words[index]
+        for block in range(last - 1 & -_BLOCK, (first & -_BLOCK) - 1, -_BLOCK):
+            high = (block // _BLOCK).to_bytes(6, "little")  # what all addresses of the block end with
+            low, top = max(first, block) - first, min(last, block + _BLOCK) - first
+            at = data.rfind(high, low, top)
+            while at >= 0:
+                place = at - 2
+                address = first + place
+                own = address.to_bytes(8, "little")
+                if address % 16 == 0 and place >= 0 and data[place : place + 8] == own == data[place + 16 : place + 24]:
+                    return address
+                at = data.rfind(high, low, at + 5)
     return None
 
 
