@@ -22,6 +22,7 @@
 
 static uint32_t taken_ns[KEPT];
 static atomic_long taken;
+static atomic_long epoch, rounds; /* a measurement that began before a restart does not count */
 
 static int64_t now_ns(void) {
     struct timespec t;
@@ -42,15 +43,17 @@ static void *measure(void *unused) {
     int schedstat = open("/proc/thread-self/schedstat", O_RDONLY);
     for (;;) {
         nanosleep(&pause, NULL);
+        long its_epoch = atomic_load(&epoch);
         int64_t queued = queued_ns(schedstat), began = now_ns();
         void *page = mmap(NULL, 16384, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         int64_t took = now_ns() - began;
         took -= queued_ns(schedstat) - queued;
         if (took < 0) took = 0;
+        atomic_fetch_add(&rounds, 1);
         if (page == MAP_FAILED) continue;
         munmap(page, 16384);
         long place = atomic_load(&taken);
-        if (place < KEPT) {
+        if (place < KEPT && its_epoch == atomic_load(&epoch)) {
             taken_ns[place] = took > UINT32_MAX ? UINT32_MAX : (uint32_t)took;
             atomic_compare_exchange_strong(&taken, &place, place + 1);
         }
@@ -68,10 +71,20 @@ void begin(void) {
     pthread_create(&thread, NULL, measure, NULL);
 }
 
-void restart(void) { atomic_store(&taken, 0); }
+void restart(void) {
+    atomic_fetch_add(&epoch, 1);
+    atomic_store(&taken, 0);
+}
+
+/* Until the mmap that is under way, perhaps still held up, has been measured. */
+static void settle(void) {
+    struct timespec pause = {0, PAUSE_NS};
+    for (long seen = atomic_load(&rounds); atomic_load(&rounds) < seen + 2;) nanosleep(&pause, NULL);
+}
 
 void report(void) {
     static uint32_t sorted[KEPT];
+    settle();
     long n = atomic_load(&taken);
     if (n == 0) {
         puts("measured 0 0 0 0");
