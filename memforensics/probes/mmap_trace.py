@@ -181,7 +181,7 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         yield "mappings whose stack could not be followed to its end", "a longer trace", cut_short
         unwalked = sum(one.unwalked for one in self._standing.values())
         yield "stacks not told apart: too many different ones", "a shorter trace", sum(book.left_out for book in books)
-        yield self._why_unwalked(), "--overhead with more" if self.is_thinned else "", unwalked
+        yield self._why_unwalked(), "a higher --overhead" if self.is_thinned else "", unwalked
         if stats is not None:
             yield "program runs left out by the kernel: another was running on that CPU", "", stats.missed
 

@@ -276,8 +276,7 @@ static __always_inline u64 signature_of(struct scratch *scratch) {
     u32 i, step;
 
     for (step = 0; step < SIGNATURE_BYTES / SIGNATURE_STEP; step++) {
-        if (bpf_probe_read_user(scratch->step, SIGNATURE_STEP, (void *)at) != 0)
-            break;
+        bpf_probe_read_user(scratch->step, SIGNATURE_STEP, (void *)at); /* zeros, beyond the top of the stack */
         for (i = 0; i < SIGNATURE_STEP / 8; i++) {
             word = scratch->step[i];
             may = (top - at - 1) >> 63; /* not below the top */
