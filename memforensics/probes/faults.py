@@ -114,7 +114,11 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
         left_out = sum(space.left_out for member in self.members for space in member.spaces)
         yield "stacks not told apart: too many different ones", "a shorter trace", left_out
         unwalked = sum(self.programs.unwalked(member.pid) or 0 for member in self.members)
-        yield "faults whose stack was not looked at, to keep --overhead: others count for them", "a higher --overhead", unwalked
+        yield (
+            "faults whose stack was not looked at, to keep --overhead: others count for them",
+            "a higher --overhead",
+            unwalked,
+        )
 
 
 def _touched(member: Member[FaultSpace]) -> Iterator[FaultSite]:
