@@ -3,7 +3,7 @@ BIN := .venv/bin
 DURATION ?= 30s
 PLAN ?= full
 
-.PHONY: demo test lint setup setup-test calibrate bench-tracer bench-snapshot readme docs clean
+.PHONY: demo test lint setup setup-test calibrate bench-tracer bench-snapshot bench-watch readme docs clean
 
 demo: setup
 	@$(BIN)/memforensics demo --duration $(DURATION)
@@ -31,6 +31,9 @@ bench-tracer: setup
 
 bench-snapshot: setup
 	@$(BIN)/python benchmarks/snapshot.py
+
+bench-watch: setup
+	@$(BIN)/python benchmarks/watch.py $(WATCH_ARGS)
 
 readme: setup
 	@$(BIN)/python scripts/readme_session.py

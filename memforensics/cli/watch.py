@@ -1,6 +1,5 @@
 """watch PID: live, RSS by layer, growth with its interval, time to the limit, verdict."""
 
-import json
 from typing import Annotated, Literal
 
 import typer
@@ -11,6 +10,7 @@ EXAMPLES = (
     "memforensics watch 4711",
     "memforensics watch 4711 --duration 2m --record leak.case",
     "memforensics watch --cmdline 'vllm serve' --json --until growing",
+    "memforensics watch --name vllm --prometheus 9105 --on-leak 'systemctl restart vllm'",
 )
 
 
@@ -18,55 +18,54 @@ def watch(
     pid: PidArgument = None,
     name: NameOption = None,
     cmdline: CmdlineOption = None,
+    container: Annotated[str | None, typer.Option(help="Choose a container by its ID or name.")] = None,
     children: Annotated[bool, typer.Option(help="Follow its child processes too.")] = True,
+    restarts: Annotated[
+        bool, typer.Option(help="With --name, --cmdline or --container: when it exits, wait until it is back.")
+    ] = False,
     interval: Annotated[float, duration_option("Time between two readings.", "--interval")] = "1s",  # type: ignore[assignment]
     duration: Annotated[float | None, duration_option("How long; without it, until Ctrl-C or its exit.")] = None,
     record: RecordOption = None,
     until: Annotated[
         Literal["growing", "leak"] | None, typer.Option(help="End as soon as this is the verdict.")
     ] = None,
+    on_leak: Annotated[
+        str | None,
+        typer.Option(metavar="CMD", help="Run this once when it is a leak; MEMFORENSICS_PID and others tell it more."),
+    ] = None,
+    prometheus: Annotated[int | None, typer.Option(metavar="PORT", help="Serve metrics at this port.")] = None,
+    address: Annotated[str, typer.Option(help="Where --prometheus listens.")] = "127.0.0.1",
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line, one line a reading.")] = False,
 ) -> int:
     """Watch a process and its children: RSS by layer, growth with its interval, time to the limit, verdict.
 
+    Made to be left running: memory, CPU time and the case file stay small, older readings are thinned.
     Ends with the exit code of the verdict: 0 steady or bounded, 1 leak, 4 growing or too little seen."""
-    target = choose_pid(pid, name, cmdline)
-
-    from rich.console import RenderableType
-
-    from memforensics.cli import live
     from memforensics.errors import Interrupted, UsageError
-    from memforensics.jobs.watch import WatchTick
-    from memforensics.jobs.watch import watch as job
-    from memforensics.report.watch_line import watch_object, watch_text
 
     if interval <= 0:
         raise UsageError("--interval must be more than 0", enable="--interval 1s")
-    ticks = job(target, children=children, interval_s=interval, seconds=duration, record=record, until=until)
+    if restarts and pid is not None:
+        raise UsageError("a PID does not come back", enable="--restarts with --name, --cmdline or --container")
 
-    def draw(tick: WatchTick, width: int) -> RenderableType:
-        from memforensics.report.terminal_watch import watch_screen
+    from memforensics.cli.watch_out import beside, show
+    from memforensics.jobs.again import back, only_root
+    from memforensics.jobs.watch import watch as job
 
-        kept = f", kept in {record}" if record else ""
-        return watch_screen(
-            tick.case,
-            tick.diagnosis,
-            line=tick.line,
-            events=[(event.pid, event.what) for event in tick.events],
-            elapsed_s=tick.elapsed_s,
-            footer=f"ended: {tick.ended}{kept}" if tick.ended else f"a reading each {interval:g} s{kept}; Ctrl-C ends",
-            width=width,
-        )
-
+    target = only_root(container) if container is not None else choose_pid(pid, name, cmdline)
+    ticks = job(
+        target,
+        children=children,
+        interval_s=interval,
+        seconds=duration,
+        record=record,
+        until=until,
+        again=(lambda: back(name, cmdline, container)) if restarts else None,
+    )
+    listen = (address, prometheus) if prometheus is not None else None
+    ticks = beside(ticks, on_leak=on_leak, record=record, prometheus=listen)
     try:
-        if json_lines or not live.is_terminal():
-            line = (lambda **k: json.dumps(watch_object(**k))) if json_lines else watch_text
-            last = live.show_lines(
-                ticks,
-                lambda t: line(case=t.case, diagnosis=t.diagnosis, elapsed_s=t.elapsed_s, ended=t.ended),
-            )
-        else:
-            last = live.show_live(ticks, draw)
+        last = show(ticks, json_lines=json_lines, interval_s=interval, record=record)
     except KeyboardInterrupt:
         raise Interrupted(str(record) if record else None) from None
     return last.diagnosis.exit_code if last is not None else 4

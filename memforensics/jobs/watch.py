@@ -5,13 +5,14 @@ reading the mappings and judging whenever the allowance has room for it.
 """
 
 import time
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from memforensics.analysis.series import total_series
+from memforensics.analysis.series import Series, total_series
 from memforensics.case.model import Case, CaseMeta, Diagnosis, Loss, ProbeStatus
 from memforensics.errors import MemforensicsError, TargetError
 from memforensics.jobs.conclude import conclude_case
@@ -30,9 +31,11 @@ MAPPINGS_KEPT = 40_000  # of a process, in all its snapshots
 LEFT_KEPT = 64  # processes that left
 SNAPSHOT_EVERY_S = 5.0  # at the soonest
 CPU_SHARE = 0.006  # of a core: the most that we take in the long run
-CPU_CREDIT_S = 1.0  # CPU seconds that may be taken beyond it: the first minutes are the ones looked at
+CPU_CREDIT_S = 1.5  # CPU seconds that may be taken beyond it: the first minutes are the ones looked at
 PATIENCE_S = 60.0  # a judgement and a snapshot come at least so often, whatever they cost
+PATIENCE_SHARE = 0.15  # of the time seen; sooner in the beginning: at 8 s, 9 s, 10.5 s, 12 s, ...
 RESCAN_SHARE = 0.002  # of the time, in looking for new children
+LINE_POINTS = 160
 SEEK_S = 1.0  # how often to look for a target that went and should come back
 
 
@@ -181,12 +184,12 @@ class _Watch:
         judged = judge or self.diagnosis is None
         if self.diagnosis is None or judged:
             self.diagnosis = conclude_case(case, self.catalogue)
-            self.judging_overdue_ns = now + int(PATIENCE_S * NS_PER_S)
+            self.judging_overdue_ns = now + self._patience_ns(now)
         return WatchTick(
             elapsed_s=(now - self.began_ns) / NS_PER_S,
             case=case,
             diagnosis=self.diagnosis,
-            line=total_series(case.samples).values,
+            line=_evenly(total_series(case.samples)),
             alive=len(self.observer.members),
             events=tuple(self.observer.events),
             ended=ended,
@@ -211,4 +214,17 @@ class _Watch:
         for gone in self.earlier.keys() - self.observer.members.keys():
             del self.earlier[gone]
         self.next_snapshot_ns = now + int(max(SNAPSHOT_EVERY_S, self.observer.interval_s) * NS_PER_S)
-        self.snapshot_overdue_ns = now + int(PATIENCE_S * NS_PER_S)
+        self.snapshot_overdue_ns = now + self._patience_ns(now)
+
+    def _patience_ns(self, now: int) -> int:
+        return min(int(PATIENCE_SHARE * (now - self.began_ns)), int(PATIENCE_S * NS_PER_S))
+
+
+def _evenly(line: Series) -> tuple[int, ...]:
+    """Its values at LINE_POINTS even times: older samples are thinned, and would take too little room of a picture."""
+    if len(line.values) < 3:
+        return line.values
+    begin, end = line.times_s[0], line.times_s[-1]
+    count = min(LINE_POINTS, len(line.values))
+    times = [begin + (end - begin) * i / (count - 1) for i in range(count)]
+    return tuple(line.values[max(bisect_right(line.times_s, t) - 1, 0)] for t in times)

@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from memforensics.case.model import Case, Diagnosis, LayerRow
+from memforensics.case.model import Case, Diagnosis, LayerRow, MappingGroup, Rate
 from memforensics.report import observed as say
 from memforensics.report import terminal_parts as parts
 from memforensics.report.text import visible
@@ -17,6 +17,8 @@ from memforensics.units import change_text, duration_text, rate_text, size_text
 _BARS = "▁▂▃▄▅▆▇█"
 _MEMBERS_SHOWN = 6
 _EVENTS_SHOWN = 4
+_GROUPS_SHOWN = 5
+_WIDE = 100  # columns from which intervals have one of their own
 
 
 def watch_screen(
@@ -92,7 +94,12 @@ def _parts(
         "Layers", "those in RSS sum to the kernel's figure" if known else "mappings not read: totals only"
     )
     rows = [r for r in diagnosis.layers if r.bytes or r.change_bytes] if known else fallback_rows(case)
-    yield Padding(parts.layers_table(rows), (0, 0, 0, 2))
+    yield Padding(_waterfall(rows, sum(s.rss for s in living(case).values()), width), (0, 0, 0, 2))
+    grown = [group for group in diagnosis.groups if group.change_bytes > 0][:_GROUPS_SHOWN]
+    if grown:
+        yield Text()
+        yield parts.heading("Mappings that grew", "since the first look at them, the most first")
+        yield Padding(_groups(grown, width), (0, 0, 0, 2))
     if len(case.targets) > 1:
         yield Text()
         yield parts.heading("Processes", "the quickest growing first")
@@ -130,23 +137,83 @@ def _facts(
         yield "not seen", f"{loss.count} {loss.what}" + (f"; less with {loss.reduce}" if loss.reduce else "")
 
 
-def _members(case: Case, diagnosis: Diagnosis, width: int) -> Table:
+def _waterfall(rows: Sequence[LayerRow], rss: int, width: int) -> Table:
+    """The layers, those in RSS first, and their sum beside the kernel's figure of now (read later than they were)."""
+    wide = width >= _WIDE
+    table = _table("layer", "now", "change", "rate", *(("its interval",) if wide else ()))
+    table.columns[0].justify = "left"
+    table.add_column("verdict", no_wrap=True)
+    for row in sorted(rows, key=lambda row: not row.in_rss):
+        grows = row.verdict in ("leak", "growing")
+        cells: list[Text | str] = [
+            Text(row.layer if row.in_rss else f"{row.layer} (beside RSS)", style="bold" if grows else ""),
+            size_text(row.bytes) if row.bytes is not None else "not read",
+            change_text(row.change_bytes) if row.change_bytes is not None else "",
+            rate_text(row.rate.estimate) if row.rate is not None else "",
+        ]
+        style = "bold red" if row.verdict == "leak" else "yellow" if grows else "dim"
+        word = Text("" if row.bytes is None or row.verdict == "insufficient-data" else row.verdict, style=style)
+        table.add_row(*cells, *((_interval(row.rate),) if wide else ()), word)
+    total = sum(row.bytes or 0 for row in rows if row.in_rss)
+    table.add_row(Text("sum, in RSS", style="dim"), size_text(total), Text(f"of {size_text(rss)} now", style="dim"))
+    return table
+
+
+def _interval(rate: Rate | None) -> str:
+    return f"{change_text(rate.low)} to {change_text(rate.high)}" if rate is not None else ""
+
+
+def _groups(grown: Sequence[MappingGroup], width: int) -> Table:
+    table = _table("now", "change")
+    table.add_column("what", no_wrap=True)
+    for group in grown:
+        name = f"{group.name}, {group.count_after}" + (" (the start moves down, the end stays)" if group.moved else "")
+        table.add_row(
+            size_text(group.after_bytes) if group.after_bytes is not None else "",
+            change_text(group.change_bytes),
+            Text(parts.fit_end(visible(name), max(20, width - 28))),
+        )
+    return table
+
+
+def _table(*names: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
-    for name in ("pid", "RSS", "change", "rate"):
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _members(case: Case, diagnosis: Diagnosis, width: int) -> Table:
+    table = _table("pid", "RSS", "change", "rate")
     table.add_column("command", no_wrap=True, ratio=1)
     now = living(case)
     alive = [m for m in diagnosis.members if m.pid in now]
     for member in alive[:_MEMBERS_SHOWN]:
         target = case.target(member.pid)
         command = " ".join(target.cmdline) or target.comm if target else ""
+        if target is not None and target.role:
+            command = f"{target.role}: {command}"
         table.add_row(
             str(member.pid),
             size_text(now[member.pid].rss),
             change_text(member.change_bytes),
             rate_text(member.rate.estimate) if member.rate else "",
-            Text(parts.fit_end(visible(command), max(20, width - 52))),
+            Text(parts.fit_end(visible(command), max(20, width - 48))),
         )
-    if len(alive) > _MEMBERS_SHOWN:
-        table.add_row("", "", "", "", Text(f"and {len(alive) - _MEMBERS_SHOWN} more", style="dim"))
+    rest = alive[_MEMBERS_SHOWN:]
+    if rest:
+        table.add_row(
+            "",
+            size_text(sum(now[member.pid].rss for member in rest)),
+            change_text(sum(member.change_bytes for member in rest)),
+            "",
+            Text(f"{len(rest)} more", style="dim"),
+        )
+    table.add_row(
+        Text("sum", style="dim"),
+        size_text(sum(now[member.pid].rss for member in alive)),
+        change_text(sum(member.change_bytes for member in alive)),
+        "",
+        Text(f"{len(alive)} processes", style="dim"),
+    )
     return table

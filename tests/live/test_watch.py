@@ -44,11 +44,10 @@ def test_a_leak_is_growing_at_its_rate() -> None:
 
 def test_what_does_not_go_on_growing_is_healthy() -> None:
     kinds = ("flat", "saw", "fill")
+    words = ("--json", "--interval", "500ms", "--duration", "12s")
     with contextlib.ExitStack() as stack:
         pids = [stack.enter_context(running(python("watch_grower.py", kind, "120"))).pid for kind in kinds]
-        watchers = [
-            subprocess.Popen([*WATCH, str(pid), "--json", "--duration", "12s"], stdout=subprocess.PIPE) for pid in pids
-        ]
+        watchers = [subprocess.Popen([*WATCH, str(pid), *words], stdout=subprocess.PIPE) for pid in pids]
         told = [watcher.communicate(timeout=60)[0].splitlines() for watcher in watchers]
     assert {kind: watcher.returncode for kind, watcher in zip(kinds, watchers, strict=True)} == dict.fromkeys(kinds, 0)
     assert all(json.loads(lines[-1])["verdict"] in ("steady", "bounded") for lines in told)

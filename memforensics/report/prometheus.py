@@ -1,0 +1,63 @@
+"""What watch knows, as Prometheus metrics. Pure: names, help and values out of a case and its conclusion.
+
+Sizes are bytes and rates bytes a second, as Prometheus has it. What was not read has no series.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from memforensics.case.model import EXIT_CODES, Case, Diagnosis
+from memforensics.report.text import utf8
+from memforensics.report.watch_line import living
+
+
+def metrics(case: Case, diagnosis: Diagnosis) -> Iterator[Metric]:
+    """All metrics of one tick."""
+    now = living(case)
+    root = case.target(case.meta.root_pid) if case.meta.root_pid is not None else None
+    if root is not None:
+        who = {"pid": str(root.pid), "comm": utf8(root.comm), "role": root.role or ""}
+        yield InfoMetricFamily("memforensics_target", "The process that is watched.", value=who)
+    yield _gauge("memforensics_processes", "Processes of the tree.", len(now))
+    yield _gauge("memforensics_rss_bytes", "Resident memory of the tree.", sum(s.rss for s in now.values()))
+    each = GaugeMetricFamily(
+        "memforensics_process_rss_bytes", "Resident memory of one process.", labels=["pid", "comm"]
+    )
+    for pid, sample in now.items():
+        target = case.target(pid)
+        each.add_metric([str(pid), utf8(target.comm) if target else ""], sample.rss)
+    yield each
+    layers = GaugeMetricFamily(
+        "memforensics_layer_bytes", "Memory by layer; those in RSS sum to it.", labels=["layer", "in_rss"]
+    )
+    for row in diagnosis.layers:
+        if row.bytes is not None:
+            layers.add_metric([row.layer, "true" if row.in_rss else "false"], row.bytes)
+    yield layers
+    growth = diagnosis.growth
+    if growth is not None and growth.rate is not None:
+        edges = (("estimate", growth.rate.estimate), ("low", growth.rate.low), ("high", growth.rate.high))
+        rate = GaugeMetricFamily(
+            "memforensics_growth_bytes_per_second",
+            f"Growth of {growth.metric}, with the edges of its {growth.rate.confidence:.0%} interval.",
+            labels=["edge"],
+        )
+        for edge, bytes_per_minute in edges:
+            rate.add_metric([edge], bytes_per_minute / 60.0)
+        yield rate
+    verdict = GaugeMetricFamily("memforensics_verdict", "1 for the word that is the verdict now.", labels=["verdict"])
+    for word in EXIT_CODES:
+        verdict.add_metric([word], float(word == diagnosis.verdict))
+    yield verdict
+    if growth is not None and growth.limit_bytes is not None:
+        yield _gauge("memforensics_limit_bytes", "The lowest memory limit of the cgroup.", growth.limit_bytes)
+    if growth is not None and growth.seconds_to_limit is not None:
+        yield _gauge(
+            "memforensics_seconds_to_limit", "Until the limit is reached at this rate.", growth.seconds_to_limit
+        )
+
+
+def _gauge(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, about, value=value)
