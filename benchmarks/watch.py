@@ -12,7 +12,6 @@ Two runs, as Markdown:
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -196,7 +195,7 @@ def live(minutes: float) -> Iterator[str]:
                 )
             later = (cpu_of(watcher.pid) - half_cpu) / max(time.monotonic() - began - half_at, 0.1)
             beside = longest_ms()
-            watcher.send_signal(signal.SIGINT)
+            watcher.terminate()
             watcher.wait(timeout=30)
             reader.join(timeout=10)
             last = json.loads(seen[-1])

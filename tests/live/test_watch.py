@@ -93,7 +93,7 @@ def test_a_case_is_readable_however_the_watch_ends(tmp_path: Path, number: signa
         words = [str(child.pid) if word == "PID" else word for word in command]
         watcher = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert watcher.stdout is not None
-        for _ in range(15):
+        for _ in range(30):
             watcher.stdout.readline()
         os.kill(watcher.pid, number)
         _, said = watcher.communicate(timeout=20)
