@@ -94,6 +94,12 @@ class _State:
     def lookup_pc(self) -> int:
         return self.registers.rip - self.is_return
 
+    @property
+    def ends_a_chain(self) -> bool:
+        """Frame pointers led here, and the last is zero: the outermost frame, whose return address need not be one (Go
+        puts runtime.goexit + 1 there)."""
+        return self.chained >= _MIN_CHAIN and self.registers.rbp == 0
+
 
 @dataclass(frozen=True, slots=True)
 class _ReturnSlot:
@@ -141,7 +147,7 @@ class _Walker:
                     walk.why = "no-rule"
                     return walk
             rule = self._rule(state)
-            if rule is None and state.chained >= _MIN_CHAIN and state.registers.rbp == 0:
+            if rule is None and state.ends_a_chain:
                 rule = _OUTERMOST_RULE
             if rule is None:
                 rest = self._guess(state, frames_left - len(walk.frames) - 1)
@@ -165,7 +171,12 @@ class _Walker:
             if state.registers.rip == 0:
                 walk.why = "outermost"
                 return walk
-            if self._guessing and state.is_return and call_before(self._space, state.registers.rip) is None:
+            if (
+                self._guessing
+                and state.is_return
+                and not state.ends_a_chain
+                and call_before(self._space, state.registers.rip) is None
+            ):
                 walk.why = "no-rule"  # the guess was wrong
                 return walk
         return walk
@@ -262,6 +273,8 @@ class _Walker:
         ranked: list[tuple[int, int, Rule]] = []
         if registers.rbp % 8 == 0 and 0 <= registers.rbp - registers.rsp < _MAX_FRAME_BYTES:
             doubt = self._doubt(registers.rbp + 8, state.lookup_pc)
+            if doubt is None and state.chained + 1 >= _MIN_CHAIN and self._ends(registers.rbp):
+                doubt = 1
             if doubt is not None:
                 ranked.append((min(doubt, 1), 0, _FRAME_POINTER_RULE))
         for slot in self._return_slots(registers.rsp):
@@ -304,6 +317,13 @@ class _Walker:
             return None
         call = call_before(self._space, word) if self._space.executable(word - 1) else None
         return call_doubt(self._space, call, pc) if call is not None else None
+
+    def _ends(self, record: int) -> bool:
+        """Whether the frame record there (the caller's rbp, the return address) is the last one."""
+        try:
+            return self._word(record) == 0 and self._space.executable(self._word(record + 8) - 1)
+        except Unreadable:
+            return False
 
     @staticmethod
     def _looks_like_stack(word: int, slot: int) -> bool:
