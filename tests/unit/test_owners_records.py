@@ -1,0 +1,96 @@
+"""Records of allocators and files that are not at hand, laid out as their sources say, and what only looks alike."""
+
+import struct
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memforensics.probes.owners.files import weights_format
+from memforensics.runtimes.mimalloc import segments
+from memforensics.runtimes.reading import Run, joined
+from memforensics.units import KIB, MIB
+
+BASE = 0x7F0000000000
+KEY = 0xDB0E942FB775263E  # as src/random.c makes one
+
+
+class Buffer:
+    """Memory at an address, all present."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def read(self, address: int, size: int) -> bytes | None:
+        inside = address >= BASE and address + size <= BASE + len(self.data)
+        return self.data[address - BASE : address - BASE + size] if inside else None
+
+    def present(self, start: int, end: int) -> list[Run]:
+        return [(max(start, BASE), min(end, BASE + len(self.data)))]
+
+
+def words(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}Q", *values)
+
+
+# mi_segment_t from the cookie on, and how many words stand before it.
+V1 = (14, lambda size: (size, 8 * KIB), (16, 0x7F00AA, 0))  # 1.7: segment_size, info size; page_shift, thread_id
+V2 = (27, lambda size: (), (512, 1, 0, 512, 0x7F00AA))  # 2.0 and 2.1
+V2_2 = (27, lambda size: (), (0, 0, 512, 1, 0, 512, 0x7F00AA))  # two pointers more
+
+
+@pytest.mark.parametrize(("form", "size"), [(V1, 4 * MIB), (V2, 32 * MIB), (V2_2, 32 * MIB)])
+def test_segments_of_each_version(form: tuple, size: int) -> None:
+    before, sizes, after = form
+    head = words(*[3] * (before - len(sizes(size))), *sizes(size), KEY ^ BASE, *after)
+    memory = Buffer(head.ljust(size, b"\0"))
+    statics = [bytes(4096), words(1, KEY, 2)]
+    assert segments(memory, [(BASE, BASE + size)], lambda: iter(statics)) == [(BASE, BASE + size)]
+    assert segments(memory, [(BASE, BASE + size)], lambda: iter(statics[:1])) == [], "no module knows that cookie"
+
+
+@given(st.binary(min_size=1024, max_size=1024))
+def test_other_memory_is_no_segment(data: bytes) -> None:
+    assert segments(Buffer(data), [(BASE, BASE + 1024)], lambda: iter([words(KEY)])) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)).map(lambda run: (run[0], sum(run)))))
+def test_joined_runs_cover_the_same_and_lie_apart(runs: list[Run]) -> None:
+    out = joined(runs)
+    assert {at for start, end in out for at in range(start, end)} == {at for a, b in runs for at in range(a, b)}
+    assert all(before[1] < after[0] for before, after in pairwise(out))
+
+
+def head(data: bytes) -> bytes:
+    return data.ljust(64, b"\1")[:64]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"GGUF" + struct.pack("<I", 3), "GGUF"),
+        (b"GGUF" + struct.pack(">I", 3), "GGUF"),  # big-endian files exist since version 3
+        (b"GGUFfile", None),
+        (struct.pack("<Q", 1000) + b'{"__metadata__":{}', "safetensors"),
+        (struct.pack("<Q", 2) + b"{}", "safetensors"),
+        (struct.pack("<Q", 1 << 40) + b'{"a":1', None),  # a header larger than the file
+        (struct.pack("<Q", 1000) + b"{a: 1", None),
+        (b'{"a": 1}', None),
+        (b"tjgg" + struct.pack("<I", 3), "GGML"),
+        (b"PK\x03\x04" + bytes(26) + b"archive/data.pklFB", "PyTorch"),
+        (b"PK\x03\x04" + bytes(26) + b"META-INF/MANIFEST.MF", None),
+        (b"\x93NUMPY\x01\x00", "NumPy"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"\x1c\x00\x00\x00TFL3", "TensorFlow Lite"),
+        (b"\x7fELF\x02\x01\x01", None),
+        (b"", None),
+    ],
+)
+def test_weights_by_their_first_bytes(data: bytes, expected: str | None) -> None:
+    assert weights_format(head(data), 10 * MIB) == expected
+
+
+@given(st.binary(max_size=64), st.integers(0, 1 << 50))
+def test_no_bytes_are_too_strange(data: bytes, size: int) -> None:
+    weights_format(data, size)
