@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def libc() -> Path:
 
 def python_code() -> Path:
     """libpython, or the program that has it inside."""
-    return mapped_files()[-1]
+    return next((path for path in mapped_files() if path.name.startswith("libpython3")), Path(sys.executable).resolve())
 
 
 def open_elf(path: Path) -> ElfFile:
