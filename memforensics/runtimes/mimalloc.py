@@ -1,9 +1,10 @@
-"""mimalloc 1.6 to 2.x, wherever its code lies (its own library, a program, CPython 3.13's free-threaded build).
+"""mimalloc 1.6 to 3.x, wherever its code lies (its own library, a program, CPython 3.13's free-threaded build).
 
 Its memory comes in segments, at multiples of 32 MiB (2.x; of 4 MiB in 1.x), each with a header (mi_segment_t, in
 include/mimalloc/types.h). What makes a header sure is its cookie: the segment's address XOR a random word that stands
 in the static data of the module that holds mimalloc (`_mi_heap_main.cookie`, src/segment.c). The fields beside it tell
-the size. No symbols and no names are needed. Not known: 3.x, which keeps pages without segments.
+the size. No symbols and no names are needed. 3.x has no segments: its memory comes in
+arenas, whose headers begin with their own address and size (mi_arena_t), and which that module's static data lists.
 """
 
 import struct
@@ -68,7 +69,24 @@ def segments(reading: Reading, memory: Iterable[Run], statics: Callable[[], Iter
         if known is not None:
             found = [candidate for at in places for candidate in _candidates(reading, form, at)]
             return sorted({(each.start, each.start + each.size) for each in found if each.key == known})
-    return []
+    return list(_arenas(reading, runs, statics))
+
+
+def _arenas(reading: Reading, runs: Iterable[Run], statics: Callable[[], Iterator[bytes]]) -> Iterator[Run]:
+    """Of 3.x: memid {base, size, ...}, subproc, ..., slice_count; each also in the list of its subprocess. They are
+    looked for where a range begins, and one behind the other."""
+    for at, end in runs:
+        while at < end and (size := _arena_size(reading, at)) and _standing_in({at}, statics) is not None:
+            yield at, at + size
+            at += size
+
+
+def _arena_size(reading: Reading, at: int) -> int:
+    """0 where there is no header."""
+    head = reading.read(at, 64)
+    base, size, *_, fourth, fifth, sixth, seventh = struct.unpack("<8Q", head or bytes(64))
+    fits = base == at and size % SLICE == 0 and 0 < size < 1 << 47
+    return size if fits and size // SLICE in (fourth, fifth, sixth, seventh) else 0
 
 
 def _candidates(reading: Reading, form: _Form, start: int) -> Iterator[_Candidate]:

@@ -50,6 +50,14 @@ def test_segments_of_each_version(form: tuple, size: int) -> None:
     assert segments(memory, [(BASE, BASE + size)], lambda: iter(statics[:1])) == [], "no module knows that cookie"
 
 
+def test_arenas_of_version_3() -> None:
+    head = words(BASE, 64 * MIB, 0x1010000000004, 0x7F0B0E7060C0, 0, 1024, 31)
+    memory = Buffer(head.ljust(64 * MIB, b"\0"))
+    run = (BASE, BASE + 64 * MIB)
+    assert segments(memory, [run], lambda: iter([words(1, BASE)])) == [run]
+    assert segments(memory, [run], lambda: iter([words(1, 2)])) == [], "no module lists it"
+
+
 @given(st.binary(min_size=1024, max_size=1024))
 def test_other_memory_is_no_segment(data: bytes) -> None:
     assert segments(Buffer(data), [(BASE, BASE + 1024)], lambda: iter([words(KEY)])) == []
