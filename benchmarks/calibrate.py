@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from math import exp, pi, sin
 from pathlib import Path
 
-from memforensics.analysis.trend import growth_word, judge
-from memforensics.units import KIB, MIB
+from memforensics.analysis.trend import MIN_RISE, growth_word, judge, least_effect
+from memforensics.units import KIB, MIB, duration_text
 
 Series = tuple[list[float], list[float]]
 BASE = 300 * MIB
@@ -80,6 +80,19 @@ def _both(*parts: Callable[[float], float]) -> Callable[[float], float]:
 def _warm_up(rng: random.Random, window: float, constants: tuple[float, float]) -> Callable[[float], float]:
     tau, height = window / rng.uniform(*constants), rng.uniform(5, 2000) * MIB
     return lambda t: BASE + height * (1.0 - exp(-t / tau))
+
+
+def _logistic(rng: random.Random, window: float) -> Callable[[float], float]:
+    """A warm-up that starts slowly: an S, over by 60% of the window."""
+    middle, height = rng.uniform(0.1, 0.35) * window, rng.uniform(5, 2000) * MIB
+    tau = rng.uniform(0.02, 0.05) * window
+    return lambda t: BASE + height / (1.0 + exp(-min((t - middle) / tau, 500.0)))
+
+
+def _full_cache(rng: random.Random, window: float) -> Callable[[float], float]:
+    """A cache that fills in a line and is full after 5 to 45% of the window; then its entries are exchanged."""
+    end, height, churn = rng.uniform(0.05, 0.45) * window, rng.uniform(20, 2000) * MIB, rng.uniform(0.001, 0.02)
+    return lambda t: BASE + height * (min(t / end, 1.0) - churn * rng.random())
 
 
 def _steps(rng: random.Random, window: float, count: int) -> Callable[[float], float]:
@@ -150,6 +163,18 @@ KINDS: tuple[Kind, ...] = (
         "straight up for 5 to 45% of the window, then flat",
         False,
         lambda r, w: _both(_load(r, w), _white(r, r.uniform(0.01, 1) * MIB)),
+    ),
+    Kind(
+        "warm-up, S-shaped",
+        "logistic, over by 60% of the window, noise",
+        False,
+        lambda r, w: _both(_logistic(r, w), _white(r, r.uniform(0.01, 1) * MIB)),
+    ),
+    Kind(
+        "cache, then full",
+        "fills in a line for 5 to 45% of the window, then 0.1 to 2% of churn",
+        False,
+        lambda r, w: _full_cache(r, w),
     ),
     Kind(
         "one step",
@@ -266,11 +291,53 @@ def table(count: int) -> Iterator[str]:
             yield f"| {kind.name} | {kind.what} | {found['linear'] / count:.2%} | {others} |"
 
 
+# --- detection, by size of the effect and length of the look ----------------------------------------------------------
+
+EFFECTS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # the rise in the window over the standard deviation of the noise
+LENGTHS = ((10.0, 0.5), (20.0, 0.5), (60.0, 1.0), (600.0, 1.0), (7200.0, 10.0))
+
+
+def leak(effect: float, window: float, interval: float, seed: int) -> Series:
+    """A straight leak under white noise, whose rate is above the least effect in all cases: at an effect of 0.1 it is
+    twice as much, so that what is missed is missed by the noise."""
+    rng = random.Random(f"{effect}/{window}/{seed}")
+    noise = 20.0 * max(MIN_RISE, least_effect(BASE, window) * window / 60.0)
+    times = [i * interval * rng.uniform(0.98, 1.02) for i in range(int(window / interval) + 1)]
+    times.sort()
+    return times, [10 * BASE + effect * noise * t / window + rng.gauss(0.0, noise) for t in times]
+
+
+def _detected(task: tuple[float, float, float, int]) -> float:
+    effect, window, interval, count = task
+    return (
+        sum(judge(*leak(effect, window, interval, seed), seed=seed).shape == "linear" for seed in range(count)) / count
+    )
+
+
+def detection(count: int) -> Iterator[str]:
+    yield "| rise / noise | " + " | ".join(f"{duration_text(window)}" for window, _ in LENGTHS) + " |"
+    yield "|---|" + "---|" * len(LENGTHS)
+    tasks = [(effect, window, interval, count) for effect in EFFECTS for window, interval in LENGTHS]
+    with ProcessPoolExecutor() as pool:
+        found = list(pool.map(_detected, tasks))
+    for row, effect in enumerate(EFFECTS):
+        cells = found[row * len(LENGTHS) : (row + 1) * len(LENGTHS)]
+        yield f"| {effect:g} | " + " | ".join(f"{share:.0%}" for share in cells) + " |"
+
+
+def _between(page: str, name: str, body: str) -> str:
+    """The page with what stands between its markers replaced."""
+    head, begin, rest = page.partition(f"<!-- {name} -->\n")
+    _, end, tail = rest.partition("<!-- end -->")
+    return f"{head}{begin}{body}\n{end}{tail}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", type=int, default=2000, help="series a kind")
     parser.add_argument("--markdown", type=Path, help="replace the table between the markers of this page")
     parser.add_argument("--show", metavar="KIND", help="print the series of this kind that are judged wrongly")
+    parser.add_argument("--detection-only", action="store_true", help="only the table by effect and length")
     options = parser.parse_args()
     if options.show:
         for kind in (k for k in KINDS if k.name == options.show):
@@ -281,17 +348,18 @@ def main() -> None:
                     print(seed, kind.windows[seed % len(kind.windows)], trend)
         return
     began = time.monotonic()
-    lines = list(table(options.series))
+    count = max(options.series // 10, 20)
+    found = list(detection(count))
+    print("\n".join(found), flush=True)
+    lines = [] if options.detection_only else list(table(options.series))
     print("\n".join(lines))
     print(f"{options.series} series a kind, {time.monotonic() - began:.0f} s", file=sys.stderr)
     if options.markdown:
         page = options.markdown.read_text()
-        head, _, rest = page.partition("<!-- table -->\n")
-        _, _, tail = rest.partition("<!-- end -->")
-        body = "\n".join(lines)
-        options.markdown.write_text(
-            f"{head}<!-- table -->\n{options.series} series a kind.\n\n{body}\n<!-- end -->{tail}"
-        )
+        page = _between(page, "detection", f"{count} series a cell.\n\n" + "\n".join(found))
+        if lines:
+            page = _between(page, "table", f"{options.series} series a kind.\n\n" + "\n".join(lines))
+        options.markdown.write_text(page)
 
 
 if __name__ == "__main__":

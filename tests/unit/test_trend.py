@@ -163,3 +163,25 @@ def test_a_short_line_of_a_few_points_is_a_line() -> None:
 def test_a_step_of_a_few_points_is_a_step(at: int) -> None:
     trend = judge([float(n) for n in range(9)], [100 * MIB + (20 * MIB if n >= at else 0) for n in range(9)], seed=1)
     assert trend.shape == "step"
+
+
+def test_detection_grows_with_the_effect() -> None:
+    """Ten times the noise is seen at any length; a tenth of it at none."""
+    for window, interval in ((20.0, 0.5), (60.0, 1.0), (600.0, 1.0)):
+        shapes = {
+            effect: [judge(*calibrate.leak(effect, window, interval, seed), seed=seed).shape for seed in range(20)]
+            for effect in (0.1, 10.0)
+        }
+        assert shapes[10.0].count("linear") >= 18
+        assert shapes[0.1].count("linear") <= 1
+
+
+def test_a_late_line_in_a_long_look_needs_to_pass_all_that_was_before() -> None:
+    """Two hours of slow waves whose last quarter of an hour rises in a line, as it did before; then a leak does."""
+    times = [i * 10.0 for i in range(720)]
+    waves = [300 * MIB + 40 * MIB * abs((t / 1700) % 2 - 1) for t in times]
+    assert growth_word(judge(times, waves, seed=1)) != "growing"
+    leaks = [300 * MIB + (t % 90) * 20_000 + max(t - 6300, 0) * 6 * MIB / 60 for t in times]
+    late = judge(times, leaks, seed=1)
+    assert growth_word(late) == "growing"
+    assert late.cut_seconds >= 6000
