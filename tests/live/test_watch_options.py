@@ -155,7 +155,7 @@ def test_page_cache_of_a_mapped_file_is_no_growth(tmp_path: Path) -> None:
     )
     with running([sys.executable, "-c", scan, weights]) as child:
         done = subprocess.run(
-            [*WATCH, str(child.pid), "--json", "--interval", "250ms", "--duration", "10s"],
+            [*WATCH, str(child.pid), "--json", "--interval", "250ms", "--duration", "8500ms"],
             stdout=subprocess.PIPE,
             timeout=60,
             check=False,
@@ -168,7 +168,7 @@ def test_page_cache_of_a_mapped_file_is_no_growth(tmp_path: Path) -> None:
 
 def test_stopped_for_a_while_it_goes_on_and_the_gap_is_no_step() -> None:
     with running(python("watch_grower.py", "leak", "120")) as child:
-        with watching(child.pid, "--interval", "200ms", "--duration", "12s") as watcher:
+        with watching(child.pid, "--interval", "200ms", "--duration", "10s") as watcher:
             told = lines(watcher)
             seen = [next(told)["seconds"] for _ in range(10)]
             os.kill(watcher.pid, signal.SIGSTOP)
