@@ -10,9 +10,16 @@ from pathlib import Path
 
 import pytest
 from consumers import chromium, pprof, speedscope, trace_processor
+from hypothesis import HealthCheck, settings
 from processes import EXAMPLE
 
 REQUIRE_ALL = os.environ.get("MEMFORENSICS_REQUIRE_ALL") == "1"
+
+# No property test is timed. The gate draws the same examples each time; at a desk they are new ones.
+settings.register_profile(
+    "memforensics", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=REQUIRE_ALL
+)
+settings.load_profile("memforensics")
 
 
 def _why_no_bpf() -> str | None:
