@@ -160,10 +160,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--workload", metavar="NAME,...", help=f"of {', '.join(dict.fromkeys(MAPPINGS + FAULTS + BYSTANDERS))}"
     )
-    names = dict.fromkeys(name for _, name in tools.TOOLS)
-    parser.add_argument(
-        "--tool", metavar="NAME;...", help=f"with semicolons (or commas) between, of: {'; '.join(names)}"
-    )
+    names = "; ".join(dict.fromkeys(name for _, name in tools.TOOLS)).replace("%", "%%")
+    parser.add_argument("--tool", metavar="NAME;...", help=f"with semicolons (or commas) between, of: {names}")
     parser.add_argument("--pairs", type=int, help="of every tool, in the place of the plan's")
     parser.add_argument("--seconds", type=float, help="of one measurement, in the place of the plan's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures there; what is there stays")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import tracer_stacks as stacks  # a script's folder, no package
+from tracer import parse
 from tracer_statistics import estimate, estimate_ratio
 from tracer_workloads import KINDS
 
@@ -115,3 +116,10 @@ def test_what_a_tool_gave_is_judged_by_its_stacks() -> None:
     assert found.words(UCX) == "1 frame; the leak's: 5 frames, whole 100%, Python line 100%"
     assert stacks.judged([(["mmap", "?"], 9)], UCX).words(UCX) == "1 frame; the leak's: not seen"
     assert stacks.judged([], CHURN).words(CHURN) == "no stack"
+
+
+def test_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--help"])
+    assert ended.value.code == 0
+    assert "--overhead 1%;" in capsys.readouterr().out
