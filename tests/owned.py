@@ -13,7 +13,8 @@ from processes import LEAKERS, Child
 
 from memforensics.analysis.ownership import kernel_rss, layers, pieces
 from memforensics.case.model import OwnerMark, Snapshot
-from memforensics.probes.snapshots import take_snapshot
+from memforensics.errors import TargetError
+from memforensics.probes.snapshots import Reader, take_snapshot
 from memforensics.target import Process
 from memforensics.target.pagemap import PAGE
 
@@ -37,19 +38,29 @@ def told_by(child: Child) -> Told:
     return told
 
 
-def quiet_snapshot(process: Process) -> Snapshot:
+def settle(process: Process) -> None:
+    """Until each of its threads waits: "ready" is said on the way there, and more pages are touched behind it."""
+    while any(state(process, tid) not in "SZ" for tid in process.threads()):
+        os.sched_yield()
+
+
+def quiet_snapshot(process: Process, reader: Reader = "auto") -> Snapshot:
     """Taken while the process is stopped: the figures and the mappings are of one moment."""
     os.kill(process.pid, signal.SIGSTOP)
     try:
         while any(state(process, tid) not in "TZ" for tid in process.threads()):
-            pass
-        return take_snapshot(process)[0]
+            os.sched_yield()
+        return take_snapshot(process, reader)[0]
     finally:
         os.kill(process.pid, signal.SIGCONT)
 
 
 def state(process: Process, tid: int) -> str:
-    return process.read_text(f"task/{tid}/stat").rpartition(")")[2].split()[0]
+    """As the kernel spells it; "Z" of a thread that ended meanwhile."""
+    try:
+        return process.read_text(f"task/{tid}/stat").rpartition(")")[2].split()[0]
+    except TargetError:
+        return "Z"
 
 
 def slack(process: Process) -> int:
@@ -61,7 +72,8 @@ def slack(process: Process) -> int:
 
 
 def adds_up(process: Process, seen: Snapshot) -> None:
-    """The rows in RSS sum to RssAnon + RssFile + RssShmem: not by what is left over alone, the mappings do so too."""
+    """Of a `quiet_snapshot`: the rows in RSS sum to RssAnon + RssFile + RssShmem, and not by what is left over alone:
+    the mappings do so too."""
     assert seen.rollup is not None
     figure, off = kernel_rss(seen.rollup), slack(process)
     rows = layers(None, seen)

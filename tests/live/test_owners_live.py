@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from owned import settle
 from processes import compiled, python, running
 
 from memforensics.analysis.ownership import pieces
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.live
 @contextlib.contextmanager
 def snapshot_of(command: list[str | Path]) -> Iterator[Snapshot]:
     with running(command) as child, contextlib.closing(open_process(child.pid)) as process:
+        settle(process)
         yield take_snapshot(process)[0]
 
 

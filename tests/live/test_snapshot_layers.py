@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from owned import settle
 from processes import compiled, running
 
 from memforensics.analysis.ownership import layers, pieces
@@ -34,6 +35,7 @@ def memforensics(*words: object) -> subprocess.CompletedProcess[str]:
 def layered(*words: object) -> Iterator[Process]:
     command = [compiled("own_layers.c"), *map(str, words)]
     with running(command) as child, contextlib.closing(open_process(child.pid)) as process:
+        settle(process)
         yield process
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from owned import settle
 from processes import compiled, running
 
 from memforensics.case.model import Mapping, Snapshot
@@ -30,12 +31,6 @@ def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     with running([compiled("snap_kinds.c"), file]) as child, contextlib.closing(open_process(child.pid)) as process:
         settle(process)
         yield process
-
-
-def settle(process: Process) -> None:
-    """It has said "ready", and is on its way to wait for a line."""
-    while process.stat().state != "S":
-        os.sched_yield()
 
 
 def taken(process: Process, reader: Reader) -> Snapshot:
