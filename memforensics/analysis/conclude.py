@@ -9,11 +9,12 @@ from functools import cached_property
 from memforensics.analysis import series
 from memforensics.analysis.blame import MINIMUM_BYTES_PER_MINUTE, draft_findings
 from memforensics.analysis.diff import diff
-from memforensics.analysis.ownership import layers
+from memforensics.analysis.ownership import beside, layers
 from memforensics.analysis.trend import growth_word
 from memforensics.analysis.verdict import Decision
 from memforensics.case.model import (
     LAYERS,
+    Beside,
     Case,
     Diagnosis,
     EvidenceItem,
@@ -48,6 +49,7 @@ class Draft:
     groups: tuple[MappingGroup, ...]
     members: tuple[MemberGrowth, ...]
     findings: tuple[Finding, ...]
+    beside: Beside
 
 
 def draft(case: Case) -> Draft:
@@ -66,7 +68,8 @@ def draft(case: Case) -> Draft:
         findings.append(_more_processes(case, multiplying, growth))
     if growth is not None and growth_word(growth.trend) == "growing":
         findings += _residue(case, growth, members, rows, findings)
-    return Draft(growth, rows, groups, members, tuple(findings))
+    last = beside(member.taken[-1] for member in tree.values())
+    return Draft(growth, rows, groups, members, tuple(findings), last)
 
 
 def finish(case: Case, drafted: Draft, decision: Decision) -> Diagnosis:
@@ -81,6 +84,7 @@ def finish(case: Case, drafted: Draft, decision: Decision) -> Diagnosis:
         members=drafted.members,
         findings=decision.findings,
         hooks=case.hooks,
+        beside=drafted.beside,
         hook_meanings=hook_meanings(case.hooks, case.hook_audits),
         not_seen=_not_seen(case),
         next_step=decision.next_step,

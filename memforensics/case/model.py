@@ -191,6 +191,8 @@ class Mapping(msgspec.Struct, frozen=True, gc=False):
     swap: int | None = None
     locked: int | None = None
     anon_huge: int | None = None
+    shmem_huge: int | None = None  # ShmemPmdMapped
+    file_huge: int | None = None  # FilePmdMapped
     flags: str | None = None  # VmFlags
     read_ns: int | None = None  # when its figures were read; None: with the snapshot
 
@@ -220,6 +222,8 @@ class Rollup:
     locked: int | None = None
     pss: int | None = None  # smaps_rollup's from here on
     anon_huge: int | None = None
+    shmem_huge: int | None = None
+    file_huge: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -550,6 +554,20 @@ class LayerRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """Sums of the kernel's that are no rows of the waterfall, in bytes; None: not read. `swap` (of private memory) and
+    `hugetlb` lie outside RSS. The others are a part of it, whoever owns that: transparent huge pages, anonymous, of
+    shared memory and of files; `locked` is counted as address space (VmLck)."""
+
+    swap: int | None = None
+    hugetlb: int | None = None
+    locked: int | None = None
+    anon_huge: int | None = None
+    shmem_huge: int | None = None
+    file_huge: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """The application's innermost Python function on the stack."""
 
@@ -666,6 +684,7 @@ class Diagnosis:
     members: tuple[MemberGrowth, ...]
     findings: tuple[Finding, ...]
     hooks: tuple[Hook, ...]
+    beside: Beside = Beside()  # of the tree, at its members' last snapshots
     hook_meanings: MappingOf[str, str] = field(default_factory=dict)  # function -> what that hook means
     not_seen: tuple[NotSeen, ...] = ()
     next_step: str | None = None  # what would decide it, and how long that takes

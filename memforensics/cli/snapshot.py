@@ -55,7 +55,7 @@ def snapshot(
     if as_json:
         from memforensics.report.snapshot_json import snapshot_json
 
-        print_json(snapshot_json(seen.snapshot, seen.layers, seen.groups, seen.mappings, seen.losses))
+        print_json(snapshot_json(seen.snapshot, seen.layers, seen.groups, seen.mappings, seen.beside, seen.losses))
     else:
         _show(seen, top)
 
@@ -68,7 +68,7 @@ def _show(seen: "SnapshotView", top: int) -> None:
     console = Console(highlight=False)
     console.print(show.title(seen.target, seen.snapshot))
     console.print()
-    console.print(show.waterfall(seen.layers))
+    console.print(show.waterfall(seen.layers, seen.beside))
     console.print()
     console.print(show.owned_table(seen.groups, top))
     console.print(show.footnotes(seen.losses))

@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path
 
 from memforensics.analysis.diff import LOOSE, diff, size_classes, total_change
-from memforensics.analysis.ownership import Piece, layers, owner_of, pieces
-from memforensics.case.model import Case, Layer, LayerRow, Loss, Mapping, MappingGroup, Snapshot, Target
+from memforensics.analysis.ownership import Piece, beside, layers, owner_of, pieces
+from memforensics.case.model import Beside, Case, Layer, LayerRow, Loss, Mapping, MappingGroup, Snapshot, Target
 from memforensics.case.store import CaseFile
 from memforensics.errors import CaseError, UsageError
 from memforensics.jobs.identity import identify
@@ -37,6 +37,7 @@ class SnapshotView:
     target: Target | None
     snapshot: Snapshot
     layers: tuple[LayerRow, ...]
+    beside: Beside
     groups: tuple[OwnedGroup, ...]  # the largest first
     mappings: tuple[tuple[Mapping, str, Layer], ...]  # with the group and layer of most of its bytes
     losses: tuple[Loss, ...] = ()
@@ -87,6 +88,7 @@ def view(taken: Snapshot, target: Target | None = None, losses: tuple[Loss, ...]
         target=target,
         snapshot=taken,
         layers=layers(None, taken),
+        beside=beside([taken]),
         groups=_groups(owned),
         mappings=tuple((mapping, owner.group, owner.layer) for mapping, owner in each),
         losses=losses,

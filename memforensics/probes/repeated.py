@@ -5,7 +5,7 @@ long as the sum over the mappings follows the kernel's own figure; an eighth of 
 new at once. Where the sum does not follow, everything is read.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import cast
 
@@ -93,8 +93,8 @@ def _counted(
 
     columns = columns_of(maps)
     apart = hugetlb_devices(process, columns)
-    found = count_resident(pagemap, columns, is_whole=is_whole, apart=apart)
-    counted = {"rss": found.rss, "anonymous": found.anonymous, "anon_huge": found.anon_huge}
+    found = count_resident(pagemap, columns, is_whole=is_whole, apart=apart, tmpfs=process.tmpfs_devices())
+    counted = {field.name: getattr(found, field.name) for field in fields(found)}
     if read_ns is not None:
         counted["read_ns"] = [read_ns] * len(columns)
     mappings = columns.mappings(**counted)

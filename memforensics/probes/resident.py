@@ -31,6 +31,7 @@ _GAP_OF_SOME = 1 << 20  # the same, where others may lie between
 _TOP = np.uint64((1 << 63) - 1)
 
 _NONE, _PLAIN, _KINDS = 0, 1, 2
+_SHMEM = ("/dev/zero", "/dev/shm/", "/memfd:", "/SYSV")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +41,34 @@ class Resident:
     rss: list[int]
     anonymous: list[int]
     anon_huge: list[int]
+    shmem_huge: list[int]
+    file_huge: list[int]
 
 
 def count_resident(
-    pagemap: Pagemap, columns: Columns, *, is_whole: bool = True, apart: Collection[str] = ()
+    pagemap: Pagemap,
+    columns: Columns,
+    *,
+    is_whole: bool = True,
+    apart: Collection[str] = (),
+    tmpfs: Collection[str] = (),
 ) -> Resident:
     """Of these mappings; is_whole: they are all that there are. `apart`: devices whose pages are not of the kernel's
-    count (`hugetlb_devices`). TargetGone, ProbeFailed (no PAGEMAP_SCAN)."""
+    count (`hugetlb_devices`); `tmpfs`: those whose files are shared memory. TargetGone, ProbeFailed (no
+    PAGEMAP_SCAN)."""
     start, end = _addresses(columns.start), _addresses(columns.end)
     kinds = np.full(len(columns), _PLAIN)
-    shared = np.zeros(len(columns), bool)
+    shared, shmem = np.zeros(len(columns), bool), np.zeros(len(columns), bool)
     for place, (path, perms) in enumerate(zip(columns.path, columns.perms, strict=True)):
         if path:
             shared[place] = perms[3:4] == "s"
+            shmem[place] = path.startswith(_SHMEM) or columns.device[place] in tmpfs
             kinds[place] = _NONE if columns.device[place] in apart else _kind(path, shared=bool(shared[place]))
     scan = _Scan(pagemap)
     for first, last in _spans(start, end, kinds, _GAP if is_whole else _GAP_OF_SOME):
         look = scan.by_kind if kinds[first] == _KINDS else scan.plain
         look(int(start[first]), int(end[last - 1]))
-    return scan.of(start, end, shared, (kinds == _KINDS) & shared)
+    return scan.of(start, end, shared, shmem, (kinds == _KINDS) & shared)
 
 
 def hugetlb_devices(process: Process, columns: Columns) -> frozenset[str]:
@@ -102,23 +112,27 @@ class _Scan:
                 is_dense = len(found) > 0
             at = last
 
-    def of(self, start: Ints, end: Ints, shared: Bools, of_device: Bools) -> Resident:
+    def of(self, start: Ints, end: Ints, shared: Bools, shmem: Bools, of_device: Bools) -> Resident:
         """Sums by mapping."""
         first, last, categories = _columns(self._present)
         is_file, is_huge = categories & IS_FILE != 0, categories & IS_HUGE != 0
         of_file = _within(first[is_file], last[is_file], start, end)
         present = _within(first, last, start, end)
         huge = _within(first[is_huge & ~is_file], last[is_huge & ~is_file], start, end)
+        mapped_huge = _within(first[is_huge & is_file], last[is_huge & is_file], start, end)
         first, last, categories = _columns(self._absent)
         is_huge = categories & (IS_HUGE | IS_PFNZERO) == IS_HUGE
         huge += _within(first[is_huge], last[is_huge], start, end)
         windows = np.array(self._dense, np.int64).reshape(-1, 2)
         present += _within(windows[:, 0], windows[:, 1], start, end)
         present -= _within(first[~is_huge], last[~is_huge], start, end)
+        mapped_huge += np.where(shared, huge, 0)  # looked at without its kind
         return Resident(
             rss=np.where(of_device, of_file, present).tolist(),
             anonymous=np.where(shared, 0, present - of_file).tolist(),
             anon_huge=np.where(shared, 0, huge).tolist(),
+            shmem_huge=np.where(shmem, mapped_huge, 0).tolist(),
+            file_huge=np.where(shmem, 0, mapped_huge).tolist(),
         )
 
 

@@ -2,7 +2,7 @@
 
 One result, None for what a reader cannot know:
 
-- pagemap: maps + PAGEMAP_SCAN (kernel 6.7+), rss, anonymous and anon_huge, in calls of less than half a millisecond;
+- pagemap: maps + PAGEMAP_SCAN (kernel 6.7+), rss, anonymous and huge pages, in calls of less than half a millisecond;
 - smaps: every field; holds the target's mmap lock while it walks the page tables of a mapping, 9 ms a resident GiB
   (FACTS.md), so beyond small processes only by name, or where the kernel has no PAGEMAP_SCAN;
 - rollup: sizes and names, and the kernel's sums of smaps_rollup, PSS among them; stalls the target as smaps does;
@@ -107,7 +107,8 @@ def _rollup(process: Process, reader: Reader) -> Rollup | None:
     if reader != "rollup" or rollup is None:
         return rollup
     sums = parse_smaps_rollup(process.read_text("smaps_rollup"))
-    return replace(rollup, pss=sums.pss, anon_huge=sums.anon_huge)
+    huge = {name: getattr(sums, name) for name in ("anon_huge", "shmem_huge", "file_huge")}
+    return replace(rollup, pss=sums.pss, **huge)
 
 
 def _by_pagemap(process: Process, earlier: Earlier | None, now_ns: int) -> tuple[str, tuple[Mapping, ...], int]:

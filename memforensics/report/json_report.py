@@ -21,6 +21,7 @@ from memforensics.case.model import (
 from memforensics.report.observed import observed, runtimes
 from memforensics.report.sites import (
     Json,
+    beside_json,
     group_json,
     hook_json,
     layer_json,
@@ -72,6 +73,7 @@ def report_object(case: Case, diagnosis: Diagnosis) -> Json:
         },
         "growth": growth_json(diagnosis.growth),
         "layers": [layer_json(row) for row in diagnosis.layers],
+        "beside": beside_json(diagnosis.beside),
         "groups": [group_json(group) for group in diagnosis.groups],
         "hooks": [hook_json(hook, diagnosis.hook_meanings.get(hook.function)) for hook in diagnosis.hooks],
         "findings": [_finding(finding) for finding in diagnosis.findings],

@@ -143,6 +143,10 @@ def _layers(diagnosis: Diagnosis) -> Iterator[str]:
         outside = "" if row.in_rss else " (not in RSS)"
         verdict = row.verdict if row.bytes is not None else ""
         yield f"| {row.layer}{outside} | {size} | {change} | {rate} | {verdict} |"
+    sums = say.beside_sentence(diagnosis.beside)
+    if sums is not None:
+        yield ""
+        yield sums
 
 
 def _list(title: str, texts: Iterable[str], level: int = 2) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memforensics.case.model import (
+    Beside,
     Case,
     Culprit,
     Diagnosis,
@@ -66,6 +67,23 @@ def limit_sentence(growth: Growth | None) -> str | None:
     if growth is None or growth.limit_bytes is None or growth.seconds_to_limit is None:
         return None
     return f"the limit of {size_text(growth.limit_bytes)} is reached in {duration_text(growth.seconds_to_limit)}"
+
+
+def beside_facts(beside: Beside) -> list[tuple[str, int]]:
+    """(what, bytes) of the kernel's sums that are no rows of the waterfall, those that are not zero."""
+    named = (
+        ("swapped out, not in RSS", beside.swap),
+        ("of RSS in huge pages", beside.anon_huge),
+        ("of RSS in huge pages, shared", beside.shmem_huge),
+        ("of RSS in huge pages, files", beside.file_huge),
+        ("locked address space", beside.locked),
+    )
+    return [(name, size) for name, size in named if size]
+
+
+def beside_sentence(beside: Beside) -> str | None:
+    """The same in one line; None where all are zero, or were not read."""
+    return "; ".join(f"{name}: {size_text(size)}" for name, size in beside_facts(beside)) or None
 
 
 def runtimes(case: Case, target: Target) -> list[tuple[str, str | None]]:

@@ -6,10 +6,12 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from memforensics.case.model import (
     AllocationSite,
+    Beside,
     CapturedStack,
     Cost,
     FindingSite,
@@ -145,6 +147,11 @@ def layer_json(row: LayerRow) -> Json:
     }
 
 
+def beside_json(beside: Beside) -> Json:
+    """{swap, hugetlb, locked, anon_huge, shmem_huge, file_huge}: sums that are no rows of layers; null: not read."""
+    return {field.name: getattr(beside, field.name) for field in fields(beside)}
+
+
 def group_json(group: MappingGroup) -> Json:
     """{group, layer, before_bytes, after_bytes, change_bytes, what, ...}: what `diff` prints."""
     return {
@@ -179,6 +186,8 @@ def mapping_json(mapping: Mapping, *, layer: str | None = None, group: str | Non
         "swap": mapping.swap,
         "locked": mapping.locked,
         "anon_huge": mapping.anon_huge,
+        "shmem_huge": mapping.shmem_huge,
+        "file_huge": mapping.file_huge,
     }
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from memforensics.case.model import Layer, LayerRow, Loss, Mapping, MappingGroup, Snapshot
-from memforensics.report.sites import Json, group_json, layer_json, losses_json, mapping_json
+from memforensics.case.model import Beside, Layer, LayerRow, Loss, Mapping, MappingGroup, Snapshot
+from memforensics.report.sites import Json, beside_json, group_json, layer_json, losses_json, mapping_json
 from memforensics.report.text import utf8
 
 
@@ -28,9 +28,11 @@ def snapshot_json(
     layers: Iterable[LayerRow],
     groups: Iterable[Group],
     mappings: Iterable[tuple[Mapping, str, Layer]],
+    beside: Beside,
     losses: Iterable[Loss] = (),
 ) -> Json:
-    """{pid, reader, read_ms, rss, layers, groups, mappings, losses}; `rss` is the kernel's figure, null when unread."""
+    """{pid, reader, read_ms, rss, beside, layers, groups, mappings, losses}; `rss` is the kernel's figure, null when
+    unread."""
     rollup = taken.rollup
     return {
         "pid": taken.pid,
@@ -40,7 +42,7 @@ def snapshot_json(
         "rss_anon": rollup and rollup.rss_anon,
         "rss_file": rollup and rollup.rss_file,
         "rss_shmem": rollup and rollup.rss_shmem,
-        "swap": rollup and rollup.swap,
+        "beside": beside_json(beside),
         "layers": [layer_json(row) for row in layers],
         "groups": [
             {"group": utf8(g.name), "layer": g.layer, "in_rss": g.in_rss, "count": g.count, "bytes": g.bytes}

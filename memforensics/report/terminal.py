@@ -55,6 +55,9 @@ def _screen(case: Case, diagnosis: Diagnosis, width: int) -> Iterator[Renderable
         yield Text()
         yield parts.heading("Layers", "those in RSS sum to the kernel's figure")
         yield _indent(parts.layers_table(diagnosis.layers))
+        sums = say.beside_sentence(diagnosis.beside)
+        if sums is not None:
+            yield _indent(Text(sums, style="dim"))
     yield from _limits(case, diagnosis)
 
 

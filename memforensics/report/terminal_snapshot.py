@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from memforensics.case.model import LayerRow, Loss, MappingGroup, Snapshot, Target
+from memforensics.case.model import Beside, LayerRow, Loss, MappingGroup, Snapshot, Target
+from memforensics.report.observed import beside_facts
 from memforensics.report.snapshot_json import Group
 from memforensics.report.text import visible
 from memforensics.units import change_text, size_text
@@ -46,8 +47,8 @@ def footnotes(losses: Iterable[Loss]) -> Text:
     )
 
 
-def waterfall(rows: Sequence[LayerRow]) -> Table:
-    """A row a layer, a bar by its share of RSS, and the sum as the last row."""
+def waterfall(rows: Sequence[LayerRow], beside: Beside) -> Table:
+    """A row a layer, a bar by its share of RSS, the sum, and what the kernel counts across the layers."""
     total = sum(row.bytes or 0 for row in rows if row.in_rss)
     table = _table(("layer", "left"), ("bytes", "right"), ("share", "right"), ("", "left"))
     shown = [row for row in rows if row.bytes or row.layer == "unattributed"]
@@ -61,6 +62,8 @@ def waterfall(rows: Sequence[LayerRow]) -> Table:
             table.add_row(Text(f"{row.layer}, not in RSS", style="dim"), Text(size_text(size), style="dim"))
     table.add_section()
     table.add_row(Text("RSS", style="bold"), Text(size_text(total), style="bold"), "", "")
+    for name, size in beside_facts(beside):
+        table.add_row(Text(name, style="dim"), Text(size_text(size), style="dim"))
     return table
 
 

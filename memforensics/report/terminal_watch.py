@@ -95,6 +95,9 @@ def _parts(
     )
     rows = [r for r in diagnosis.layers if r.bytes or r.change_bytes] if known else fallback_rows(case)
     yield Padding(_waterfall(rows, sum(s.rss for s in living(case).values()), width), (0, 0, 0, 2))
+    sums = say.beside_sentence(diagnosis.beside)
+    if sums is not None:
+        yield Padding(Text(sums, style="dim"), (0, 0, 0, 2))
     grown = [group for group in diagnosis.groups if group.change_bytes > 0][:_GROUPS_SHOWN]
     if grown:
         yield Text()

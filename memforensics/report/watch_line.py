@@ -3,7 +3,7 @@
 from memforensics.case.model import Case, Diagnosis, Sample
 from memforensics.report.json_report import growth_json, iso_time
 from memforensics.report.observed import limit_sentence
-from memforensics.report.sites import Json, layer_json, losses_json, rate_json
+from memforensics.report.sites import Json, beside_json, layer_json, losses_json, rate_json
 from memforensics.report.text import utf8, visible
 from memforensics.units import duration_text, rate_text, size_text
 
@@ -20,6 +20,7 @@ def watch_object(case: Case, diagnosis: Diagnosis, *, elapsed_s: float, ended: s
         "rss_bytes": sum(s.rss for s in last.values()),
         "growth": growth_json(diagnosis.growth),
         "layers": [layer_json(row) for row in diagnosis.layers],
+        "beside": beside_json(diagnosis.beside),
         "verdict": diagnosis.verdict,
         "exit_code": diagnosis.exit_code,
         "headline": utf8(diagnosis.headline),

@@ -16,7 +16,7 @@ from memforensics.target.memory import ProcessMemory
 from memforensics.target.parse import ParsedMaps, StatLine, parse_maps, parse_stat, parse_status, status_bytes
 from memforensics.target.procfs import ProcFS
 from memforensics.target.rooted import open_in_root
-from memforensics.target.smaps import ParsedSmaps, parse_smaps
+from memforensics.target.smaps import ParsedSmaps, parse_smaps, tmpfs_devices
 from memforensics.units import KIB
 
 _FEW_SMAPS = 256 * KIB  # some 350 mappings: read line by line in the time that numpy takes to be imported
@@ -99,6 +99,12 @@ class Process:
                 return read_smaps(file.readinto, begun)
             except OSError as error:
                 raise self.proc.explain(error, self.pid, "smaps") from error
+
+    def tmpfs_devices(self) -> frozenset[str]:
+        """Devices, as maps spells them, of the tmpfs mounts that it sees; none where its mounts may not be read."""
+        with contextlib.suppress(PermissionNeeded, OSError):  # EINVAL: it is exiting
+            return tmpfs_devices(self.read_text("mountinfo"))
+        return frozenset()
 
     def status(self) -> dict[str, str]:
         return parse_status(self.read_text("status"))

@@ -20,6 +20,8 @@ FIELDS = {
     "Swap": "swap",
     "Locked": "locked",
     "AnonHugePages": "anon_huge",
+    "ShmemPmdMapped": "shmem_huge",
+    "FilePmdMapped": "file_huge",
 }
 _KEY_VALUE = re.compile(r"([A-Za-z][A-Za-z_]*): *(\d+)(?: kB)?")
 
@@ -73,6 +75,8 @@ class ParsedRollup:
     swap: int | None = None
     locked: int | None = None
     anon_huge: int | None = None
+    shmem_huge: int | None = None
+    file_huge: int | None = None
     unparsed_lines: int = 0
 
 

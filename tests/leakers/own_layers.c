@@ -3,13 +3,15 @@
  *   own_layers [anon COUNT BYTES] [merged COUNT BYTES] [malloc COUNT BYTES] [arenas COUNT BYTES] [threads COUNT BYTES]
  *              [memfd COUNT BYTES] [shm COUNT BYTES] [zero COUNT BYTES] [file COUNT BYTES PATH] [ended COUNT 0]
  *              [unjoined COUNT BYTES] [sysv COUNT BYTES] [locked COUNT BYTES] [thp COUNT BYTES]
- *              [huge COUNT BYTES] [hugememfd COUNT BYTES] [hugesysv COUNT BYTES]
+ *              [thpmemfd COUNT BYTES] [thpfile COUNT BYTES PATH] [swapped COUNT BYTES] [huge COUNT BYTES]
+ *              [hugememfd COUNT BYTES] [hugesysv COUNT BYTES]
  *
  * All BYTES are touched. anon: separate private mappings, an inaccessible page on either side; merged: each directly below
  * the one before, so that the kernel makes one mapping of them; malloc: blocks (of their own mapping from 128 KiB on);
  * arenas: threads that stay and malloc BYTES in blocks of 1,000; threads: threads that touch BYTES of their stacks; ended:
- * threads that ended and were joined; unjoined: that touched BYTES of their stacks, ended, and were not. thp: with huge
- * pages, whole ones, where the system gives them on advice; huge...: of hugetlb pages of 2 MiB.
+ * threads that ended and were joined; unjoined: that touched BYTES of their stacks, ended, and were not. thp...: in
+ * transparent huge pages of 2 MiB, where the kernel makes them at once; swapped: written to swap, where there is some;
+ * huge...: of hugetlb pages of 2 MiB.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -106,6 +108,27 @@ static char *mapped(size_t bytes, int flags, int fd)
     return at;
 }
 
+static char *at_huge_page(size_t bytes, int prot, int flags, int fd)
+{
+    size_t huge = 2 << 20;
+    char *room = mmap(NULL, bytes + 2 * huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *at = (char *)(((unsigned long)room + huge) & -huge);
+    check(mmap(at, bytes, prot, flags | MAP_FIXED, fd, 0) == at, "mmap");
+    return at;
+}
+
+static void collapse(char *at, size_t bytes)
+{
+    touch(at, bytes);
+    madvise(at, bytes, 25); /* MADV_COLLAPSE, Linux 6.1 */
+}
+
+static void read_all(const char *at, size_t bytes)
+{
+    for (size_t offset = 0; offset < bytes; offset += 4096)
+        (void)*(const volatile char *)(at + offset);
+}
+
 static void add(const char *kind, long count, size_t bytes, const char *path)
 {
     static char *below;
@@ -158,12 +181,22 @@ static void add(const char *kind, long count, size_t bytes, const char *path)
             else if (strcmp(kind, "locked") == 0) {
                 char *at = mapped(bytes, MAP_PRIVATE | MAP_ANONYMOUS, -1);
                 check(mlock(at, bytes) == 0, "mlock");
-            } else if (strcmp(kind, "thp") == 0) {
-                size_t huge = 2 << 20;
-                char *at = mapped(bytes + huge, MAP_PRIVATE | MAP_ANONYMOUS, -1);
-                at = (char *)(((unsigned long)at + huge - 1) & -huge);
-                check(madvise(at, bytes, MADV_HUGEPAGE) == 0, "madvise");
+            } else if (strcmp(kind, "thp") == 0)
+                collapse(at_huge_page(bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1), bytes);
+            else if (strcmp(kind, "thpmemfd") == 0) {
+                int fd = memfd_create("pool", 0);
+                check(fd >= 0 && ftruncate(fd, bytes) == 0, "memfd");
+                collapse(at_huge_page(bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd), bytes);
+            } else if (strcmp(kind, "thpfile") == 0) {
+                int fd = open(path, O_RDONLY);
+                check(fd >= 0, path);
+                char *at = at_huge_page(bytes, PROT_READ, MAP_PRIVATE, fd);
+                madvise(at, bytes, MADV_HUGEPAGE);
+                read_all(at, bytes);
+            } else if (strcmp(kind, "swapped") == 0) {
+                char *at = mapped(bytes, MAP_PRIVATE | MAP_ANONYMOUS, -1);
                 touch(at, bytes);
+                madvise(at, bytes, 21); /* MADV_PAGEOUT, Linux 5.4 */
             } else if (strcmp(kind, "sysv") == 0 || strcmp(kind, "hugesysv") == 0) {
                 int id = shmget(IPC_PRIVATE, bytes, IPC_CREAT | 0600 | (kind[0] == 'h' ? SHM_HUGETLB : 0));
                 check(id >= 0, "shmget");
@@ -185,8 +218,7 @@ static void add(const char *kind, long count, size_t bytes, const char *path)
                 check(fd >= 0, path);
                 char *at = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
                 check(at != MAP_FAILED, "mmap");
-                for (size_t offset = 0; offset < bytes; offset += 4096)
-                    (void)*(volatile char *)(at + offset);
+                read_all(at, bytes);
             } else
                 check(0, kind);
         }
@@ -199,7 +231,7 @@ int main(int argc, char **argv)
     mallopt(M_MMAP_THRESHOLD, 128 * 1024); /* fixed: it would rise with the first free */
     do {
         for (int i = 1; i + 2 < argc; i += 3) {
-            int has_path = strcmp(argv[i], "file") == 0;
+            int has_path = strstr(argv[i], "file") != NULL;
             add(argv[i], atol(argv[i + 1]), strtoul(argv[i + 2], NULL, 10), has_path ? argv[i + 3] : NULL);
             i += has_path;
         }

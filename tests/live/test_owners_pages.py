@@ -1,25 +1,31 @@
 """Kinds of pages whose amounts are known to the byte, and stacks that outlive their threads."""
 
 import contextlib
+import json
 import os
+import shutil
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cli import memforensics
 from owned import adds_up, group, kinds, quiet_snapshot
 from processes import compiled, running
 
-from memforensics.analysis.ownership import HUGE_PAGES, layers
+from memforensics.analysis.ownership import HUGE_PAGES, beside, layers
 from memforensics.case.model import Snapshot
 from memforensics.probes.snapshots import Reader
 from memforensics.target import Process, open_process
+from memforensics.target.smaps import parse_smaps_rollup
 from memforensics.units import KIB, MIB
 
 pytestmark = pytest.mark.live
 
 HUGE = 2 * MIB
 POOL = Path("/proc/sys/vm/nr_hugepages")
+ZRAM = Path("/sys/class/zram-control")
 
 
 @contextlib.contextmanager
@@ -29,7 +35,7 @@ def program(*words: object) -> Iterator[Process]:
         yield process
 
 
-def beside(seen: Snapshot) -> dict[str, int]:
+def outside(seen: Snapshot) -> dict[str, int]:
     """Layers outside RSS."""
     return {row.layer: row.bytes or 0 for row in layers(None, seen) if not row.in_rss and row.bytes}
 
@@ -57,22 +63,81 @@ def test_hugetlb_pages_lie_beside_rss(huge_pages: None, reader: Reader) -> None:
     assert seen.rollup is not None
     assert seen.rollup.hugetlb == 4 * HUGE
     assert group(seen, HUGE_PAGES, in_rss=False) == 4 * HUGE
-    assert beside(seen) == {"anon-mmap": 2 * HUGE, "shmem": 2 * HUGE}
+    assert outside(seen) == {"anon-mmap": 2 * HUGE, "shmem": 2 * HUGE}
     assert group(seen, "memfd pool") == MIB
 
 
-def test_shared_memory_locked_memory_and_huge_pages_on_advice() -> None:
-    with program("sysv", 3, MIB, "shm", 2, MIB, "memfd", 1, MIB, "locked", 2, 3 * MIB, "thp", 1, 2 * HUGE) as process:
+def test_shared_memory_and_locked_memory() -> None:
+    with program("sysv", 3, MIB, "shm", 2, MIB, "memfd", 1, MIB, "locked", 2, 3 * MIB) as process:
         seen = quiet_snapshot(process)
         adds_up(process, seen)
     assert group(seen, "SysV shared memory") == 3 * MIB
     assert group(seen, "POSIX shared memory (/dev/shm)") == 2 * MIB
     assert group(seen, "memfd pool") == MIB
-    assert seen.rollup is not None
-    assert seen.rollup.locked == 6 * MIB == sum(mapping.locked or 0 for mapping in seen.mappings)
-    huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if huge.exists() and "[never]" not in huge.read_text():
-        assert sum(mapping.anon_huge or 0 for mapping in seen.mappings) in (0, HUGE, 2 * HUGE), "as memory allows"
+    assert beside([seen]).locked == 6 * MIB == sum(mapping.locked or 0 for mapping in seen.mappings)
+
+
+@pytest.mark.parametrize("reader", ["smaps", "pagemap"])
+def test_transparent_huge_pages_of_each_kind(reader: Reader, tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(os.urandom(HUGE))
+    with file.open("rb") as stream:  # a folio is as large as what reads it first asks for
+        os.fsync(stream.fileno())
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with program("thp", 1, 3 * HUGE, "thpmemfd", 1, 2 * HUGE, "thpfile", 1, HUGE, file, "anon", 1, MIB) as process:
+        seen = quiet_snapshot(process, reader)
+        adds_up(process, seen)
+        kernels = parse_smaps_rollup(process.read_text("smaps_rollup"))
+    sums = beside([seen])
+    assert (sums.anon_huge, sums.shmem_huge, sums.file_huge) == (
+        kernels.anon_huge,
+        kernels.shmem_huge,
+        kernels.file_huge,
+    )
+    assert group(seen, "memfd pool") == 2 * HUGE, "in RSS, whatever pages it is in"
+    if not kernels.anon_huge or not kernels.shmem_huge:
+        pytest.skip("needs a kernel that makes huge pages at once (MADV_COLLAPSE, 6.1+), and has 10 MiB for them")
+    assert (sums.anon_huge, sums.shmem_huge) == (3 * HUGE, 2 * HUGE)
+    assert sums.file_huge in (0, HUGE), "where the file system has folios that large (ext4: 6.16+)"
+
+
+@pytest.fixture
+def swap() -> Iterator[None]:
+    """Some compressed memory to swap to, where the machine swaps to nothing."""
+    if len(Path("/proc/swaps").read_text().splitlines()) > 1:
+        yield
+        return
+    tools = [shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin") for name in ("mkswap", "swapon", "swapoff")]
+    if os.geteuid() != 0 or not (ZRAM / "hot_add").exists() or None in tools:
+        pytest.skip("needs root, and zram to swap to")
+    number = int((ZRAM / "hot_add").read_text())
+    device = Path(f"/dev/zram{number}")
+    try:
+        Path(f"/sys/block/zram{number}/disksize").write_text(str(64 * MIB))
+        for tool in tools[:2]:
+            subprocess.run([str(tool), device], check=True, capture_output=True)
+        yield
+        subprocess.run([str(tools[2]), device], check=True, capture_output=True)
+    finally:
+        (ZRAM / "hot_remove").write_text(str(number))
+
+
+@pytest.mark.parametrize("reader", ["smaps", "pagemap"])
+def test_what_is_swapped_out_lies_beside_rss(swap: None, reader: Reader) -> None:
+    size = 16 * MIB
+    with program("anon", 1, MIB, "swapped", 1, size) as process:
+        seen = quiet_snapshot(process, reader)
+        adds_up(process, seen)
+        swapped = beside([seen]).swap or 0
+        if not swapped:
+            pytest.skip("nothing is swapped out on advice here (MADV_PAGEOUT, Linux 5.4)")
+        assert [mapping.rss for mapping in seen.mappings if mapping.size == size] == [size - swapped]
+        if reader == "smaps":
+            assert sum(mapping.swap or 0 for mapping in seen.mappings) == swapped
+        assert group(seen, "anonymous") < size - swapped + 2 * MIB
+        shown = json.loads(memforensics("snapshot", str(process.pid), "--json").stdout)
+        assert shown["beside"]["swap"] == swapped
+        assert "swapped out, not in RSS" in memforensics("snapshot", str(process.pid)).stdout
 
 
 def test_stacks_of_threads_that_ended_and_nobody_joined() -> None:

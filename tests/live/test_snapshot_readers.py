@@ -20,7 +20,8 @@ from memforensics.units import MIB
 pytestmark = pytest.mark.live
 
 IDENTITY = ("start", "end", "perms", "offset", "device", "inode", "path")
-COUNTED = ("rss", "pss", "anonymous", "private_dirty", "swap", "locked", "anon_huge", "flags")
+HUGE = ("anon_huge", "shmem_huge", "file_huge")
+COUNTED = ("rss", "pss", "anonymous", "private_dirty", "swap", "locked", *HUGE, "flags")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_every_reader_against_every_other(still: Process) -> None:
     seen = {reader: taken(still, reader) for reader in READERS}
     first = seen["smaps"]
     assert known(first) == set(COUNTED)
-    assert known(seen["pagemap"]) == {"rss", "anonymous", "anon_huge"}
+    assert known(seen["pagemap"]) == {"rss", "anonymous", *HUGE}
     for reader, other in seen.items():
         assert fields(other.mappings, IDENTITY) == fields(first.mappings, IDENTITY), reader
         names = sorted(known(other) - {"pss"})  # of libraries: others come and go that share the page

@@ -24,6 +24,8 @@ Private_Clean:         8 kB
 Private_Dirty:         4 kB
 Anonymous:             4 kB
 AnonHugePages:         0 kB
+ShmemPmdMapped:        0 kB
+FilePmdMapped:      2048 kB
 Swap:                 12 kB
 Locked:                0 kB
 THPeligible:           0
@@ -37,6 +39,7 @@ def test_fields_in_bytes() -> None:
     assert (mapping.start, mapping.end, mapping.path) == (0x560259133000, 0x560259135000, "/usr/bin/a name")
     assert (mapping.rss, mapping.pss, mapping.private_dirty) == (8 * KIB, 6 * KIB, 4 * KIB)
     assert (mapping.anonymous, mapping.swap, mapping.locked, mapping.anon_huge) == (4 * KIB, 12 * KIB, 0, 0)
+    assert (mapping.shmem_huge, mapping.file_huge) == (0, 2048 * KIB)
     assert mapping.flags == "rd mr mw me"
     assert parsed.unparsed_lines == 0
 

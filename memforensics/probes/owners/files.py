@@ -8,7 +8,6 @@ from memforensics.errors import MemforensicsError
 from memforensics.probes.looking import Look
 from memforensics.target import Process
 from memforensics.target.hugetlb import hugetlb_devices
-from memforensics.target.smaps import tmpfs_devices
 from memforensics.units import MIB
 
 _LEAST_BYTES = MIB  # mapped: of smaller files nobody needs to know
@@ -20,10 +19,7 @@ _MAX_SAFETENSORS_HEADER = 100_000_000  # its own limit
 def special_files(process: Process, snapshot: Snapshot) -> Iterator[OwnerMark]:
     """`tmpfs-file`: its pages are RssShmem, not page cache. `weights-file`, `tmpfs-weights-file`: it begins as a
     model's weights do; the detail says as which. POSIX shared memory is told by its path (/dev/shm)."""
-    try:
-        devices = tmpfs_devices(process.read_text("mountinfo"))
-    except (MemforensicsError, OSError):
-        devices = frozenset()
+    devices = process.tmpfs_devices()
     weights = _weights(process, snapshot)
     for mapping in snapshot.mappings:
         if not mapping.path.startswith("/"):
