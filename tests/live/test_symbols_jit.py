@@ -51,11 +51,11 @@ def natives(site: AllocationSite) -> list[str]:
 
 
 @pytest.mark.needs_bpf
-def test_node_tells_its_functions() -> None:
+def test_node_tells_its_functions(tmp_path: Path) -> None:
     """--always-sparkplug: every function is compiled at its first call."""
     if shutil.which("node") is None:
         pytest.skip("needs node")
-    flags = ["--perf-basic-prof", "--always-sparkplug", "--no-opt"]
+    flags = ["--perf-basic-prof", "--always-sparkplug", "--no-opt", f"--logfile={tmp_path / 'v8.log'}"]
     if subprocess.run(["node", *flags[1:], "-e", "0"], capture_output=True, check=False).returncode:
         pytest.skip("this node has not these flags")
     with mapped(["node", *flags, LEAKERS / "sym_jit.js"]) as child:
