@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from processes import LEAKERS, compiled, python, running
+from terminal import terminal
 from tracing import PAGE, execs, functions, line_of, pythons, traced, tracer
 
 from memforensics.case.store import CaseFile
@@ -240,6 +241,29 @@ def test_the_screen_says_what_it_means() -> None:
     assert "who touches new memory, not of who leaks" in text
     assert "touch_own (fault_touch" in text
     assert "3.9 MiB" in text
+
+
+def test_the_live_screen(tmp_path: Path) -> None:
+    def touch(command: str) -> None:
+        child.tell(command)
+        child.wait_for("done")
+
+    with running(toucher()) as child, terminal(tmp_path, "trace-faults", child.pid, "--duration", "60s") as screen:
+        screen.wait_for(r"tracing \d.*q ends")
+        touch("own 997")
+        screen.wait_for(r"▸ +3\.9 MiB .* 997 .*touch_own")
+        screen.press("e")
+        screen.wait_for(r"site 1.*touch_own.* main ")
+        screen.press("e", "p")
+        screen.wait_for("p resumes")
+        touch("shared 2003")
+        touch("own 3")
+        assert "3.9 MiB" in screen.wait_for(r"▸.*?\n")[0]
+        screen.press("p")
+        screen.wait_for(r"▸ +7\.8 MiB .* 2,?003 .*touch_shared.* 1,?000 .*touch_own")
+        screen.press("q")
+        screen.wait_for(r"who touches new memory, not of who leaks.*exit code 0")
+        assert "q ends" not in screen.screen()
 
 
 def test_it_lists_targets_without_a_pid() -> None:

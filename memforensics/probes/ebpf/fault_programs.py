@@ -11,7 +11,6 @@ import numpy as np
 
 from memforensics.case.model import Sample
 from memforensics.errors import ProbeFailed
-from memforensics.probes.ebpf import layout
 from memforensics.probes.ebpf.engine import event_field_offset, hash_flags
 from memforensics.probes.ebpf.fault_pages import PAGE, Touched, touched
 from memforensics.probes.ebpf.loaded import Sizes, StackPrograms
@@ -105,7 +104,7 @@ class FaultPrograms(StackPrograms):
         first = (-1, -1, -1, -1)
         if now is not None:
             first = (now.rss_file // PAGE, now.rss_anon // PAGE, (now.swap or 0) // PAGE, now.rss_shmem // PAGE)
-        return self._targets.put(layout.TARGET_KEY.pack(pid), _TARGET.pack(space, 0, *first, 0))
+        return self._targets.enter(pid, _TARGET.pack(space, 0, *first, 0))
 
     def thin(self, level: int) -> None:
         """Walks less, where it costs too much (overhead.py): at n, for one of 2**n pages, at the most."""
@@ -118,7 +117,7 @@ class FaultPrograms(StackPrograms):
 
     def unwalked(self, pid: int) -> int | None:
         """Faults of a process whose stack was not looked at. None: it is no target (any more)."""
-        value = self._targets.get(layout.TARGET_KEY.pack(pid))
+        value = self._targets.get(pid)
         return int(_TARGET.unpack(value)[-1]) if value is not None else None
 
     # --- the account

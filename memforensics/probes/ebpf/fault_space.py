@@ -1,21 +1,16 @@
-"""One traced address space: its symbols and learned rules, who touched what in it, and what of that is still there."""
+"""One traced address space: who touched what in it, and what of that is still there."""
 
-import contextlib
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from memforensics.case.model import AllocationSite, SitePoint, Stack
-from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.book import ALL_POINTS, MAX_KERNEL_SITES, MAX_POINTS
 from memforensics.probes.ebpf.fault_pages import Touched, spans, still_there
 from memforensics.probes.ebpf.fault_programs import FaultPrograms, SiteCounts
-from memforensics.probes.ebpf.layout import Ended, NativePc, StackEvent
-from memforensics.probes.ebpf.learn import Learner
-from memforensics.probes.ebpf.python import PythonSide
-from memforensics.symbols.space import AddressSpace
-from memforensics.symbols.symbolize import Symbolizer
+from memforensics.probes.ebpf.layout import NativePc, StackEvent
+from memforensics.probes.ebpf.walked import WalkedSpace
 from memforensics.target import Process
 from memforensics.target.pagemap import Pagemap
 
@@ -68,37 +63,26 @@ class FaultSite:
         )
 
 
-class FaultSpace:
-    """One traced address space: symbols, learned rules, and its sites. Made while the process lives."""
+class FaultSpace(WalkedSpace):
+    """With who touched what in it, and what of that is still there."""
 
     def __init__(self, number: int, process: Process, programs: FaultPrograms, numbers: "itertools.count[int]") -> None:
-        self.number, self.process = number, process
-        self.ended = False
+        super().__init__(number, process, programs)
         self.sites: dict[object, FaultSite] = {}
         self._by_kernel: dict[int, FaultSite] = {}
         self._weights: dict[int, int] = {}  # of the kernel's sites
         self.left_out = 0  # stacks, of too many
         self._numbers = numbers
-        self._modules = AddressSpace(process)
-        self._symbolizer = Symbolizer(self._modules)
-        self.python = PythonSide(process, self._modules, programs)
-        self.learner = Learner(
-            self._modules,
-            lambda pc, packed: programs.put_rule(number, pc, packed),
-            lambda pc: programs.drop_rule(number, pc),
-        )
 
     def stack(self, event: StackEvent) -> None:
         """A stack met for the first time: learned from, symbolized and noted."""
         if len(self._by_kernel) >= MAX_KERNEL_SITES and event.site not in self._by_kernel:
             self.left_out += 1
             return
-        native, complete = event.native, event.ended is Ended.COMPLETE
-        if event.registers is not None and not self.ended:
-            with contextlib.suppress(MemforensicsError):  # it is leaving: the kernel's part of the stack stands
-                learned = self.learner.learn(event)
-                native, complete = learned.native, learned.complete
-        stack = self._symbolized(native, event, complete)
+        native, complete = self.learned(event)
+        frames = [(pc, self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)) for pc in native]
+        spliced = self.python.spliced(frames, event.python, event.python_flags, complete)
+        stack = self._symbolizer.expanded(spliced)
         key = (event.shared, event.file_backed, complete, _leaf(stack, native), native[1:], event.python)
         site = self.sites.get(key)
         if site is None:
@@ -109,16 +93,6 @@ class FaultSpace:
         before = self._by_kernel.get(event.site)
         if before is None or not before.stack.complete:  # a copy of the stack may come after its first part
             self._by_kernel[event.site] = site
-
-    def _symbolized(self, native: tuple[NativePc, ...], event: StackEvent, complete: bool) -> Stack:
-        if not self.ended:
-            if any(self._modules.find(pc.pc) is None for pc in native):
-                with contextlib.suppress(MemforensicsError):  # it is leaving
-                    self.learner.look_again()
-            self.python.look()
-        frames = [(pc, self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)) for pc in native]
-        spliced = self.python.spliced(frames, event.python, event.python_flags, complete)
-        return self._symbolizer.expanded(spliced)
 
     @property
     def most_points(self) -> int:
@@ -158,13 +132,6 @@ class FaultSpace:
         """Another program runs in the process: nothing of this space is there any more."""
         for site in self.sites.values():
             site.resident_bytes = site.resident_touches = 0
-
-    def end(self) -> None:
-        """The process left or runs another program: its rules in the kernel are freed, what is known stays."""
-        if not self.ended:
-            self.ended = True
-            self.learner.forget_all()
-            self.python.end()
 
 
 def _leaf(stack: Stack, native: Sequence[NativePc]) -> object:

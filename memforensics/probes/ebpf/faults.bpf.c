@@ -129,7 +129,7 @@ static __always_inline void note_fault(u64 id, u64 address, u32 code, s64 syscal
 int on_user_fault(void *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
-    if (targets.lookup(&tgid))
+    if (target_of(tgid))
         note_fault(id, FIELD(u64, FAULT_ADDRESS), FIELD(u64, FAULT_CODE), NO_SYSTEM_CALL);
     return 0;
 }
@@ -139,7 +139,7 @@ int on_kernel_fault(void *ctx) {
     u32 tgid = id >> 32;
     struct pt_regs *regs;
     s64 syscall = 0;
-    if (!targets.lookup(&tgid))
+    if (!target_of(tgid))
         return 0;
     regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
     bpf_probe_read_kernel(&syscall, sizeof(syscall), &regs->orig_ax);
@@ -228,7 +228,7 @@ int on_rss(void *ctx) {
     u32 member = FIELD(u32, RSS_MEMBER), mm_id = FIELD(u32, RSS_MM_ID), is_current = FIELD(u32, RSS_CURR);
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *target = targets.lookup(&tgid);
+    struct target *target = target_of(tgid);
     struct scratch *scratch;
     struct request *request;
     struct fault *mine;
@@ -317,7 +317,7 @@ int on_book(void *ctx) {
 int on_mmap_exit(struct sys_exit *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *target = targets.lookup(&tgid);
+    struct target *target = target_of(tgid);
     if (!target)
         return 0;
     u64 start = ctx->ret;

@@ -18,7 +18,7 @@ LIVE = struct.Struct("<QQQII")  # length, site, born_ns, weight, gone
 SITE_KEY = struct.Struct("<QQ")  # address space, site
 SITE = struct.Struct("<QQQQQQ")
 INDEX = struct.Struct("<I")  # of an array
-SETTINGS = struct.Struct("<IIII")  # booking, free, rarity, grain
+SETTINGS = struct.Struct("<IIIII")  # booking, free, rarity, grain, exact
 RULE_KEY = struct.Struct("<QQ")  # address space, pc
 RULE = struct.Struct("<iiiBBH")
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from memforensics.probes.ebpf.layout import NativePc, StackEvent, pack_rule
 from memforensics.symbols.cfi import Rule
@@ -22,8 +23,7 @@ MOST_LEFT_ALONE = 256
 _MAX_HOPELESS = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class LearnedStack:
+class LearnedStack(NamedTuple):
     """A miss's whole stack, leaf first, as far as user space could follow it."""
 
     native: tuple[NativePc, ...]

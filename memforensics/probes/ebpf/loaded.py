@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass, replace
 from memforensics.probes.ebpf import layout
 from memforensics.probes.ebpf.engine import Engine, RunStats, event_field_offset, hash_flags, pid_namespace
 from memforensics.probes.ebpf.layout import RangeEvent, StackEvent
+from memforensics.probes.ebpf.targets import SLOTS, Targets
 from memforensics.runtimes.cpython.kernel import PROCESS as PYTHON_PROCESS
 
 
@@ -32,6 +33,7 @@ class Settings:
     free: int = 0
     rarity: int = 1
     grain: int = 0
+    exact: int = 0
 
 
 class StackPrograms:
@@ -55,6 +57,7 @@ class StackPrograms:
                 "MAX_SITES": sizes.sites,
                 "MAX_RULES": sizes.rules if flags else sizes.rules_preallocated,
                 "MAX_MISSES": sizes.misses,
+                "SLOTS": SLOTS,
                 "MAX_TARGETS": sizes.targets,
                 "EVENT_PAGES": sizes.event_pages,
                 "MISS_PAGES": sizes.miss_pages,
@@ -70,7 +73,7 @@ class StackPrograms:
                 self.engine.tail_call("programs", index, function)
             self.engine.open_ring("events")
             self.engine.open_ring("copies")
-            self._targets = self.engine.table("targets", layout.TARGET_KEY, target)
+            self._targets = Targets(self.engine, target)
             self._rules = self.engine.table("rules", layout.RULE_KEY, layout.RULE)
             self._settings_table = self.engine.table("settings", layout.INDEX, layout.SETTINGS)
             self._pythons = (
@@ -110,7 +113,7 @@ class StackPrograms:
     # --- targets
 
     def remove_target(self, pid: int) -> None:
-        self._targets.remove(layout.TARGET_KEY.pack(pid))
+        self._targets.remove(pid)
 
     def add_python(self, pid: int, packed: bytes) -> None:
         if self._pythons is not None:

@@ -62,6 +62,10 @@
 #define FIRST_HOLD_NS (WINDOW_NS * 64)
 #define QUIET_NS (WINDOW_NS * 4096)
 
+/* The birth of a mapping is told from removals by its time: exactly, where one was told to user space less than this
+ * before. */
+#define NEAR_NS 32000000ULL
+
 struct target {
     u64 as;
     u64 brk;
@@ -228,16 +232,15 @@ static __always_inline void count_class(u64 as, u64 length) {
 /* The weight of a new mapping's stack; 0: it is not walked. All of what grows or is rare are walked; of a class that is
  * busy and whose mappings go as they come, some in each window and then a few by lot, each of which stands for many.
  * Where walks have to be few (`grain`), a large mapping stands for less than a small one. */
-static __always_inline u32 deserves_walk(u64 as, u64 length, u64 now, int is_booking) {
+static __always_inline u32 deserves_walk(struct settings *how, u64 as, u64 length, u64 now) {
     struct size_class *class = class_of(as, length);
-    struct settings *how = my_settings();
-    if (!class || !how)
+    if (!class)
         return 1;
     if (class->bytes < class->low)
         class->low = class->bytes;
     if (now >= class->window_ends_ns)
         begin_window(class, now, how->free);
-    if (is_booking)
+    if (how->booking)
         __sync_fetch_and_add(&class->bytes, length);
     u32 by_size = rarity_of(how, length);
     if (now < class->walk_until_ns)
@@ -306,50 +309,42 @@ int on_book(void *ctx) {
     return 0;
 }
 
-/* What the user's registers held at the system call, of those that carry its arguments: struct pt_regs from r10 on. */
-struct arguments {
-    u64 r10, r9, r8, ax, cx, dx, si, di;
-};
-
-static __always_inline void read_arguments(struct arguments *out) {
-    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-    bpf_probe_read_kernel(out, sizeof(*out), (char *)regs + __builtin_offsetof(struct pt_regs, r10));
-}
-
 int on_mmap_exit(struct sys_exit *ctx) {
     u64 ret = ctx->ret;
     if (FAILED(ret))
         return 0;
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *target = targets.lookup(&tgid);
-    if (!target)
+    struct target *target = target_of(tgid);
+    struct settings *how = my_settings();
+    if (!target || !how)
         return 0;
-    struct arguments args;
-    read_arguments(&args);
-    u64 flags = args.r10, as = target->as;
-    u64 length = PAGE_UP(args.si);
+    void *user = user_registers();
+    u64 asked = user_register(user, si), flags = user_register(user, r10), as = target->as;
+    u64 length = PAGE_UP(asked);
     if (flags & MAP_HUGETLB) {
         u64 shift = (flags >> 26) & 63;
         u64 huge = 1ULL << (shift ? shift : 21);
-        length = (args.si + huge - 1) & ~(huge - 1);
+        length = (asked + huge - 1) & ~(huge - 1);
     }
-    int booking = is_booking();
-    u64 now = bpf_ktime_get_ns();
-    if ((flags & MAP_FIXED) && !(flags & MAP_FIXED_NOREPLACE) && booking)
+    int replaces = (flags & MAP_FIXED) && !(flags & MAP_FIXED_NOREPLACE) && how->booking;
+    u64 now = about_now();
+    if (replaces || how->exact || now < target->cut_ns + NEAR_NS)
+        now = bpf_ktime_get_ns();
+    if (replaces)
         take((u32)id, target, now - 1, ret, length);
     u32 kind = KIND_MMAP;
     if (!(flags & MAP_ANONYMOUS)) {
-        if (args.dx & PROT_EXEC)
+        if (user_register(user, dx) & PROT_EXEC)
             tell(EVENT_CODE, (u32)id, as, now, ret, ret + length, 0, 0, 0, 0);
         if (!TRACK_FILES)
             return 0;
         kind |= KIND_FILE;
     }
-    u32 weight = deserves_walk(as, length, now, booking);
+    u32 weight = deserves_walk(how, as, length, now);
     if (weight == 0) {
         target->unwalked += 1;
-        if (booking)
+        if (how->booking)
             open_live((u32)id, as, ret, length, 0, now, 0);
         return 0;
     }
@@ -360,7 +355,7 @@ int on_mmap_exit(struct sys_exit *ctx) {
         kind |= KIND_SHARED;
     read_registers(scratch);
     scratch->request.as = as;
-    scratch->request.t_ns = now;
+    scratch->request.t_ns = bpf_ktime_get_ns();
     scratch->request.addr = ret;
     scratch->request.length = length;
     scratch->request.kind = kind;
@@ -373,7 +368,7 @@ int on_mmap_exit(struct sys_exit *ctx) {
 int on_munmap_enter(struct sys_enter *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *target = targets.lookup(&tgid);
+    struct target *target = target_of(tgid);
     if (!target || !is_booking())
         return 0;
     u64 addr = ctx->args[0], length = PAGE_UP(ctx->args[1]);
@@ -387,20 +382,20 @@ int on_munmap_exit(struct sys_exit *ctx) {
         return 0;
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *target = targets.lookup(&tgid);
+    struct target *target = target_of(tgid);
     if (!target || !is_booking())
         return 0;
-    struct arguments args;
-    read_arguments(&args);
-    if (removable(args.di, PAGE_UP(args.si)))
-        give_back((u32)id, target->as, args.di, PAGE_UP(args.si));
+    void *user = user_registers();
+    u64 addr = user_register(user, di), length = PAGE_UP(user_register(user, si));
+    if (removable(addr, length))
+        give_back((u32)id, target->as, addr, length);
     return 0;
 }
 
 int on_mremap_enter(struct sys_enter *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *target = targets.lookup(&tgid);
+    struct target *target = target_of(tgid);
     if (!target || !is_booking())
         return 0;
     struct pending mine = {.addr = ctx->args[0], .length = PAGE_UP(ctx->args[1])};
@@ -414,7 +409,7 @@ int on_mremap_exit(struct sys_exit *ctx) {
     u64 ret = ctx->ret;
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *target = targets.lookup(&tgid);
+    struct target *target = target_of(tgid);
     struct scratch *scratch = my_scratch();
     if (!target || !scratch || !is_booking())
         return 0;
@@ -452,7 +447,7 @@ int on_mremap_exit(struct sys_exit *ctx) {
 int on_brk_exit(struct sys_exit *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *target = targets.lookup(&tgid);
+    struct target *target = target_of(tgid);
     if (!target)
         return 0;
     u64 now = PAGE_UP((u64)ctx->ret), before = target->brk;
@@ -484,7 +479,7 @@ int on_shmat_exit(struct sys_exit *ctx) {
     u64 ret = ctx->ret;
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *target = targets.lookup(&tgid);
+    struct target *target = target_of(tgid);
     struct scratch *scratch = my_scratch();
     if (FAILED(ret) || !target || !scratch)
         return 0;
@@ -503,7 +498,7 @@ int on_shmat_exit(struct sys_exit *ctx) {
 int on_shmdt_enter(struct sys_enter *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *target = targets.lookup(&tgid);
+    struct target *target = target_of(tgid);
     if (target && is_booking()) /* what is in `live` there, if anything, was mapped over it: it stays */
         tell(EVENT_DETACH, (u32)id, target->as, bpf_ktime_get_ns(), ctx->args[0], 0, 0, 0, 0, 0);
     return 0;

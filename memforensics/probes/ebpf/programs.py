@@ -1,5 +1,6 @@
 """The loaded programs of mmap.bpf.c, and their tables as values."""
 
+import contextlib
 from collections.abc import Iterator
 
 from memforensics.probes.ebpf import layout
@@ -65,7 +66,16 @@ class MmapPrograms(StackPrograms):
         return self.settings.rarity
 
     def add_target(self, pid: int, space: int, brk: int) -> bool:
-        return self._targets.put(layout.TARGET_KEY.pack(pid), layout.TARGET.pack(space, brk, 0, 0, 0))
+        return self._targets.enter(pid, layout.TARGET.pack(space, brk, 0, 0, 0))
+
+    @contextlib.contextmanager
+    def exact_births(self) -> Iterator[None]:
+        """Else a mapping that is not walked may be born earlier by the account than by the clock."""
+        self.set(exact=1)
+        try:
+            yield
+        finally:
+            self.set(exact=0)
 
     # --- the account
 
@@ -110,7 +120,7 @@ class MmapPrograms(StackPrograms):
 
     def unwalked(self, pid: int) -> int | None:
         """Mappings of a process whose stack was not looked at. None: it is no target (any more)."""
-        value = self._targets.get(layout.TARGET_KEY.pack(pid))
+        value = self._targets.get(pid)
         return layout.TARGET.unpack(value)[3] if value is not None else None
 
     def counts(self) -> Iterator[tuple[int, int, Counts]]:

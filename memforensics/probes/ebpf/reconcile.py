@@ -73,6 +73,10 @@ class Account:
 
     def reconcile(self, programs: MmapPrograms, take_in: Callable[[], None]) -> Repaired:
         """`take_in` has the book handle all events that were told. TargetGone, PermissionNeeded."""
+        with programs.exact_births():
+            return self._reconcile(programs, take_in)
+
+    def _reconcile(self, programs: MmapPrograms, take_in: Callable[[], None]) -> Repaired:
         before_ns = time.monotonic_ns()  # the clock of bpf_ktime_get_ns()
         first = mapped(self._process.read_text("maps"))
         take_in()

@@ -6,7 +6,7 @@
  *
  * The including program defines before: struct target (with `as` and `parent`), struct request (with `as` and `t_ns`),
  * struct site (with `first_ns`); LOSS_RING_FULL, _SITES_FULL, _TRUNCATED, _UNREADABLE, _NO_COPY, _TARGETS_FULL and
- * LOSSES; and by -D HASH_FLAGS, MAX_TARGETS, MAX_SITES, MAX_MISSES, EVENT_PAGES, MISS_PAGES, FORK_CHILD_PID (offset of
+ * LOSSES; and by -D HASH_FLAGS, SLOTS, MAX_TARGETS, MAX_SITES, MAX_MISSES, EVENT_PAGES, MISS_PAGES, FORK_CHILD_PID (offset of
  * child_pid in the sched_process_fork event), WITH_PYTHON, PIDNS_DEVICE, PIDNS_INODE (0: the kernel's own numbers).
  * After: on_book, and forked(), execed() and thread_left() for what more it keeps of a process or thread.
  *
@@ -88,10 +88,24 @@ struct settings {
     u32 free;    /* mmap.bpf.c: walks of one class in a window without drawing lots, saved up for SAVED_WINDOWS; */
     u32 rarity;  /* ... and beyond, in a balanced class, one of so many: a power of two */
     u32 grain;   /* pages: of what is smaller, that share is walked, by lot; 0: all is */
+    u32 exact;   /* mmap.bpf.c: user space holds times of birth against its own clock now */
 };
 
 struct site_key {
     u64 as, site;
+};
+
+/* A target that user space entered, where its tgid says. A look-up in a hash is a call or two, which cost more than all
+ * else that is done for most events; so `targets` has only those that have no slot, and children of fork. */
+struct slot {
+    struct target target;
+    u32 tgid, unused; /* 0: free; written last */
+};
+
+/* A CPU's own: the time at the beginning of this jiffy, and its dice */
+struct desk {
+    u64 jiffies, ns;
+    u64 dice;
 };
 
 /* struct scratch.miss */
@@ -108,11 +122,14 @@ struct scratch {
     struct stack_event out;
 };
 
+BPF_ARRAY(slots, struct slot, SLOTS);
+BPF_ARRAY(crowd, u64, SLOTS); /* whether `targets` had any that belongs there */
 BPF_HASH(targets, u32, struct target, MAX_TARGETS);
 BPF_F_TABLE("hash", struct site_key, struct site, sites, MAX_SITES, HASH_FLAGS);
 BPF_TABLE("lru_hash", struct rule_key, struct miss, misses, MAX_MISSES);
 BPF_PERCPU_ARRAY(cpu_tokens, struct tokens, 1);
 BPF_PERCPU_ARRAY(scratches, struct scratch, 1);
+BPF_PERCPU_ARRAY(desks, struct desk, 1);
 BPF_PERCPU_ARRAY(losses, u64, LOSSES);
 BPF_ARRAY(settings, struct settings, 1);
 BPF_ARRAY(generation, u64, 1); /* numbers address spaces */
@@ -168,6 +185,43 @@ static __always_inline struct scratch *my_scratch(void) {
     return scratches.lookup(&zero);
 }
 
+/* 0: it is not traced. */
+static __always_inline struct target *target_of(u32 tgid) {
+    u32 at = tgid & (SLOTS - 1);
+    struct slot *slot = slots.lookup(&at);
+    u64 *any = crowd.lookup(&at);
+    if (!slot || !any)
+        return 0;
+    if (slot->tgid == tgid)
+        return &slot->target;
+    return *any ? targets.lookup(&tgid) : 0;
+}
+
+static __always_inline int enter_target(u32 tgid, struct target *target) {
+    u32 at = tgid & (SLOTS - 1);
+    u64 *any = crowd.lookup(&at);
+    if (targets.update(&tgid, target) != 0)
+        return -1;
+    if (any)
+        *any = 1;
+    return 0;
+}
+
+/* Not later than now, and not before this jiffy began, by a clock that may lag where a virtual CPU is not scheduled;
+ * without a call. */
+static __always_inline u64 about_now(void) {
+    u32 zero = 0;
+    struct desk *desk = desks.lookup(&zero);
+    u64 jiffies = bpf_jiffies64();
+    if (!desk)
+        return bpf_ktime_get_ns();
+    if (desk->jiffies != jiffies) {
+        desk->jiffies = jiffies;
+        desk->ns = bpf_ktime_get_ns();
+    }
+    return desk->ns;
+}
+
 static __always_inline u64 new_address_space(u32 tgid) {
     u32 zero = 0;
     u64 number = 0;
@@ -190,8 +244,16 @@ static __always_inline void tell(u32 type, u32 tid, u64 as, u64 t_ns, u64 a, u64
         lose(LOSS_RING_FULL);
 }
 
+/* The user's registers at a system call or fault, some of which are its arguments; read in place, without a call. */
+static __always_inline void *user_registers(void) {
+    return (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+}
+
+#define user_register(registers, name) \
+    (*(volatile unsigned long *)((char *)(registers) + __builtin_offsetof(struct pt_regs, name)))
+
 static __always_inline void read_registers(struct scratch *scratch) {
-    bpf_probe_read_kernel(&scratch->regs, sizeof(scratch->regs), (void *)bpf_task_pt_regs(bpf_get_current_task_btf()));
+    bpf_probe_read_kernel(&scratch->regs, sizeof(scratch->regs), user_registers());
 }
 
 int on_walk(void *ctx) {
@@ -213,7 +275,7 @@ int on_walk(void *ctx) {
 static __always_inline void inherit_python(u32 tgid) {
     if (py_processes.lookup(&tgid))
         return;
-    struct target *target = targets.lookup(&tgid);
+    struct target *target = target_of(tgid);
     if (!target || target->parent == 0)
         return;
     u32 parent = target->parent;
@@ -469,6 +531,8 @@ static __always_inline struct site *my_site(struct scratch *scratch) {
 
 /* One of how many of such a length is to be walked: a power of two. */
 static __always_inline u32 rarity_of(struct settings *how, u64 length) {
+    if (!how->grain)
+        return 1;
     u64 pages = length >> 12;
     u64 many = how->grain / (pages + !pages);
     many |= many >> 1;
@@ -480,9 +544,25 @@ static __always_inline u32 rarity_of(struct settings *how, u64 length) {
     return many | !many;
 }
 
-/* The lot does not look at the stack: so the sums of a site's weights are unbiased. */
+/* The lot does not look at the stack: so the sums of a site's weights are unbiased. Marsaglia's xorshift, which is
+ * cheaper than a call. */
 static __always_inline u32 weight_of(u32 one_of) {
-    return one_of == 1 || (bpf_get_prandom_u32() & (one_of - 1)) == 0 ? one_of : 0;
+    u32 zero = 0;
+    struct desk *desk;
+    u64 dice;
+    if (one_of == 1)
+        return 1;
+    desk = desks.lookup(&zero);
+    if (!desk)
+        return 0;
+    dice = desk->dice;
+    if (!dice)
+        dice = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32() | 1;
+    dice ^= dice << 13;
+    dice ^= dice >> 7;
+    dice ^= dice << 17;
+    desk->dice = dice;
+    return (dice >> 32 & (one_of - 1)) == 0 ? one_of : 0;
 }
 
 /* Threads are new tasks too. A tid is never another process's tgid, and goes when the thread exits: so the child is
@@ -494,7 +574,7 @@ static __always_inline void thread_left(u64 id);
 int on_fork(void *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *parent = targets.lookup(&tgid);
+    struct target *parent = target_of(tgid);
     if (!parent)
         return 0;
 #if PIDNS_INODE
@@ -503,7 +583,7 @@ int on_fork(void *ctx) {
     u32 child = *(u32 *)((char *)ctx + FORK_CHILD_PID);
     struct target fresh = {.as = new_address_space(child), .parent = tgid};
     forked(&fresh, parent);
-    if (targets.update(&child, &fresh) != 0)
+    if (enter_target(child, &fresh) != 0)
         lose(LOSS_TARGETS_FULL);
     tell(EVENT_FORK, (u32)id, parent->as, bpf_ktime_get_ns(), child, fresh.as, 0, 0, 0, 0);
     return 0;
@@ -513,7 +593,7 @@ int on_fork(void *ctx) {
 int on_exec(void *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *target = targets.lookup(&tgid);
+    struct target *target = target_of(tgid);
     if (!target)
         return 0;
     u64 before = target->as;
@@ -530,7 +610,7 @@ int on_exec(void *ctx) {
 int on_exit(void *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32, tid = (u32)id;
-    struct target *target = targets.lookup(&tgid);
+    struct target *target = target_of(tgid);
     if (!target)
         return 0;
     thread_left(id);

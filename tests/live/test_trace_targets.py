@@ -1,0 +1,56 @@
+"""Processes whose numbers share a slot of the kernel's table: each is still traced as itself."""
+
+import pytest
+from processes import compiled
+from tracing import traced
+
+from memforensics.probes.ebpf import layout
+from memforensics.probes.ebpf.programs import MmapPrograms
+from memforensics.probes.ebpf.targets import SLOTS
+from memforensics.probes.mmap_trace import MmapTrace
+
+pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
+
+FAR = 1 << 22  # above every PID (PID_MAX_LIMIT)
+
+
+def test_two_of_one_slot() -> None:
+    programs = MmapPrograms(files=False, python=False)
+    try:
+        targets = programs._targets
+        one, two, three = ((FAR + n * SLOTS, layout.TARGET.pack(n, 0, 0, n * 7, 0)) for n in (1, 2, 3))
+        for pid, value in (one, two):
+            assert targets.enter(pid, value)
+            assert targets.get(pid) == value
+        assert targets.get(one[0]) == one[1]
+        assert targets.get(three[0]) is None
+        programs.remove_target(one[0])
+        assert targets.get(one[0]) is None
+        assert programs.unwalked(two[0]) == 14
+        assert targets.enter(*three)
+        assert targets.enter(*two)
+        programs.remove_target(two[0])
+        assert targets.get(two[0]) is None
+        assert programs.unwalked(three[0]) == 21
+    finally:
+        programs.close()
+
+
+class Crowded(MmapTrace):
+    """Every slot is another's."""
+
+    def _load(self) -> MmapPrograms:
+        programs = super()._load()
+        for pid in range(FAR, FAR + SLOTS):
+            assert programs._targets.enter(pid, layout.TARGET.pack(1, 0, 0, 0, 0))
+        return programs
+
+
+def test_a_process_without_a_slot() -> None:
+    with traced([compiled("trace_leaker.c", "-fomit-frame-pointer")], Crowded()) as it:
+        it.do("leak 13 12288")
+        it.do("churn 307 8192")
+        result = it.result()
+    kept = result.only("leak_many")
+    assert (kept.outstanding_bytes, kept.outstanding_count) == (13 * 12288, 13)
+    assert result.only("churn_many").allocated_count == 307
