@@ -14,7 +14,8 @@ Not known: jemalloc 4, jemalloc for 57 address bits, and Google's newer tcmalloc
 
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,7 @@ PAGE = 4096
 _USER = 1 << 47
 _MAX_RECORD_BYTES = 256 * MIB  # of records read a snapshot; 128 bytes an extent
 _MAX_STATIC_PAGES = 4096  # of one module looked at for the root
-_MAX_SAMPLES = 64  # pieces of memory that a trie is asked for
-_TRIED_A_SLOT = 4  # of them
+_TRIED_A_SLOT = 24  # pages
 _MAX_TRIES = 1024  # of slots with addresses, a module and kind
 _LEAST_TABLE = 512 * KIB  # a leaf of any trie
 _MUCH = 64 * KIB  # of words, for which numpy is worth its loading
@@ -96,29 +96,36 @@ class Static:
         return self.mapping.start
 
 
-def find_tries(reading: Reading, statics: Sequence[Static], memory: Sequence[Run]) -> Iterator[PageTrie]:
-    """Those in `statics` that know the beginning or the end of some of `memory` (ranges of private anonymous memory,
-    ascending): one a static and kind."""
-    largest = sorted(memory, key=lambda run: run[0] - run[1])[:_MAX_SAMPLES]
-    pages = [page for start, end in largest for page in (start, end - PAGE)]
+def find_tries(
+    reading: Reading, statics: Sequence[Static], memory: Sequence[Run], pages: Iterable[int]
+) -> Iterator[PageTrie]:
+    """Those in `statics` that know of an extent which begins or ends at one of `pages`: one a static and kind.
+    `memory`: ranges of private anonymous memory, ascending."""
+    by_root = {trie: _by_root_index(trie, pages) for trie in TRIES}
     for static in statics:
         found: set[str] = set()
         for trie in TRIES:
             if trie.kind not in found and 8 << trie.root_bits <= static.end - static.zeros:
                 leaves = [each for each in static.pointers if _lies_in(memory, each[1], 8 << trie.leaf_bits)]
-                root = _find_root(reading, trie, static, leaves, pages)
+                root = _find_root(reading, trie, static, leaves, by_root[trie])
                 if root is not None:
                     found.add(trie.kind)
                     yield PageTrie(trie, root, static.mapping.path)
 
 
-def _find_root(reading: Reading, trie: Trie, static: Static, leaves: Sequence[Run], pages: Sequence[int]) -> int | None:
-    """Each slot that holds what may be the address of a leaf is tried with each address that it could stand for."""
-    by_index: dict[int, list[int]] = {}
+def _by_root_index(trie: Trie, pages: Iterable[int]) -> dict[int, list[int]]:
+    out: dict[int, list[int]] = {}
     for page in pages:
-        known = by_index.setdefault(trie.root_index(page), [])
+        known = out.setdefault(trie.root_index(page), [])
         if len(known) < _TRIED_A_SLOT:
             known.append(page)
+    return out
+
+
+def _find_root(
+    reading: Reading, trie: Trie, static: Static, leaves: Sequence[Run], by_index: MappingOf[int, list[int]]
+) -> int | None:
+    """Each slot that holds what may be the address of a leaf is tried with each page that it could stand for."""
     lowest, highest = static.zeros, static.end - (8 << trie.root_bits)
     tries = _MAX_TRIES
     for slot, leaf in leaves:

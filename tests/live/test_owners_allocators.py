@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from owned import Told, adds_up, group, kinds, owners_of, quiet_snapshot, told_by
+from owned import Told, adds_up, group, kinds, owners_of, quiet_snapshot, settle, told_by
 from processes import compiled, running
 
 from memforensics.case.model import Snapshot
@@ -62,3 +62,20 @@ def test_what_is_glibcs_is_no_other_allocators() -> None:
             told.of_itself["kept"] <= sum(group(seen, name) for name in heap) <= told.of_itself["made"] * 1.1 + 8 * MIB
         )
         assert OWN <= group(seen, "anonymous") <= OWN + MIB
+
+
+@pytest.mark.parametrize("kind", PRELOADED)
+def test_a_small_heap(kind: str) -> None:
+    """Whose extents begin and end where no mapping does."""
+    if not has(PRELOADED[kind]):
+        pytest.skip(f"needs {PRELOADED[kind]}: make setup-test")
+    command = [compiled("own_layers.c"), "malloc", "30", "40000", "threads", "3", "30000"]
+    with (
+        running(command, env={"LD_PRELOAD": PRELOADED[kind]}) as child,
+        contextlib.closing(open_process(child.pid)) as process,
+    ):
+        settle(process)
+        seen = quiet_snapshot(process)
+        adds_up(process, seen)
+    assert group(seen, kind) >= 30 * 40_000
+    assert group(seen, "anonymous") < MIB // 4

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from owned import settle
+from owned import adds_up, quiet_snapshot, settle
 from processes import compiled, python, running
 
 from memforensics.analysis.ownership import pieces
@@ -17,6 +17,8 @@ from memforensics.target import open_process
 from memforensics.units import MIB
 
 pytestmark = pytest.mark.live
+
+OBJECTS = 300_000  # of 100 bytes: in blocks of 112, or with the debug hooks' 24 bytes more, of 128
 
 
 @contextlib.contextmanager
@@ -70,15 +72,43 @@ def _interpreters() -> list[str]:
     return [sys.executable, *(str(path) for path in others if path.parts[-3].split(".")[1] in ("9", "10", "12", "13"))]
 
 
-@pytest.mark.parametrize("interpreter", _interpreters(), ids=lambda path: Path(path).parts[-3])
-def test_object_arenas_of_cpython(interpreter: str) -> None:
-    count = 300_000  # of 100 bytes: blocks of 112
-    command = python("own_objects.py", str(count), interpreter=interpreter)
-    with running(command) as child, contextlib.closing(open_process(child.pid)) as process:
-        before, _ = take_snapshot(process)
+every_python = pytest.mark.parametrize("interpreter", _interpreters(), ids=lambda path: Path(path).parts[-3])
+
+
+def with_more_objects(interpreter: str, allocator: str) -> tuple[Snapshot, Snapshot]:
+    """Before and after OBJECTS more are made; the waterfall adds up at both times."""
+    command = python("own_objects.py", str(OBJECTS), interpreter=interpreter)
+    env = {"PYTHONMALLOC": allocator}
+    with running(command, env=env) as child, contextlib.closing(open_process(child.pid)) as process:
+        settle(process)
+        before = quiet_snapshot(process)
+        adds_up(process, before)
         child.tell("again")
         child.wait_for("ready")
-        after, _ = take_snapshot(process)
-    grown = group(after, "Python object arenas") - group(before, "Python object arenas")
-    assert count * 112 <= grown <= count * 112 * 1.05 + 2 * MIB
+        settle(process)
+        after = quiet_snapshot(process)
+        adds_up(process, after)
+    return before, after
+
+
+def growth(before: Snapshot, after: Snapshot, *names: str) -> int:
+    return sum(group(after, name) - group(before, name) for name in names)
+
+
+@every_python
+@pytest.mark.parametrize(("allocator", "block"), [("pymalloc", 112), ("pymalloc_debug", 128)])
+def test_object_arenas_of_cpython(interpreter: str, allocator: str, block: int) -> None:
+    before, after = with_more_objects(interpreter, allocator)
+    grown = growth(before, after, "Python object arenas")
+    assert OBJECTS * block <= grown <= OBJECTS * block * 1.05 + 2 * MIB
     assert group(after, "anonymous") < MIB, "what is no object is known too: the list's own block, stacks"
+
+
+@every_python
+@pytest.mark.parametrize("allocator", ["malloc", "malloc_debug"])
+def test_objects_that_malloc_made_are_in_no_object_arena(interpreter: str, allocator: str) -> None:
+    before, after = with_more_objects(interpreter, allocator)
+    assert group(after, "Python object arenas") == 0
+    heap = ("program heap ([heap])", "glibc arenas", "malloc'ed blocks with their own mapping")
+    assert OBJECTS * 112 <= growth(before, after, *heap) <= OBJECTS * 160 + 8 * MIB
+    assert group(after, "anonymous") < MIB

@@ -4,7 +4,7 @@ import contextlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, zip_longest
 
 from memforensics.case.model import Mapping, OwnerMark, Snapshot
 from memforensics.errors import MemforensicsError
@@ -15,20 +15,24 @@ from memforensics.runtimes.page_tries import PAGE, Static, find_tries, owned, wi
 from memforensics.runtimes.reading import Run, joined
 from memforensics.symbols.elf import ElfFile
 from memforensics.target import Process
-from memforensics.units import KIB
+from memforensics.units import KIB, MIB
 
+_MAX_SAMPLES = 64  # mappings whose pages an allocator's records are asked for, those with most resident bytes first
+_SAMPLE_STEP = 2 * MIB  # where extents like to begin, behind the allocator's own records
+_STEPS = 16  # of one mapping
 _LEAST_TABLES = 64 * KIB  # of .bss: that of a Go program is at least as large, that of an allocator with a trie larger
 
 
 def allocators(look: Look, process: Process, snapshot: Snapshot) -> Iterator[OwnerMark]:
     """What their own records say that they own, those records included."""
-    memory = _spans([m for m in snapshot.mappings if (is_private_anonymous(m) or m.path == "[heap]") and m.rss != 0])
+    private = [m for m in snapshot.mappings if (is_private_anonymous(m) or m.path == "[heap]") and m.rss != 0]
+    memory = _spans(private)
     statics = static_data(snapshot.mappings)
     large = [
         exactly for each in statics if each.end - each.zeros > _LEAST_TABLES for exactly in _bounded(process, each)
     ]
     pointing = with_pointers(look, large, memory)
-    for found in find_tries(look, pointing, memory):
+    for found in find_tries(look, pointing, memory, _samples(private)):
         its = owned(look, found)
         look.unread_records += its.unread
         where = f"its records are in {found.module}"
@@ -39,6 +43,18 @@ def allocators(look: Look, process: Process, snapshot: Snapshot) -> Iterator[Own
         yield from _marks(memory, heap.records, "go-runtime", f"records of the heap of {heap.module}")
     found_segments = segments(look, memory, lambda: _contents(look, statics))
     yield from _marks(memory, found_segments, "mimalloc", "segments by their cookies")
+
+
+def _samples(private: Sequence[Mapping]) -> list[int]:
+    """Pages at which an extent may well begin or end."""
+    fullest = sorted(private, key=lambda mapping: -(mapping.rss or 0))[:_MAX_SAMPLES]
+    edges = [page for mapping in fullest for page in (mapping.start, mapping.end - PAGE)]
+    steps = [
+        page
+        for mapping in fullest
+        for page in range(-(-mapping.start // _SAMPLE_STEP) * _SAMPLE_STEP, mapping.end, _SAMPLE_STEP)[:_STEPS]
+    ]
+    return [page for pair in zip_longest(edges, steps) for page in pair if page is not None]
 
 
 def static_data(mappings: Sequence[Mapping]) -> list[Static]:
