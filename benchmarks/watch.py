@@ -1,12 +1,12 @@
 """What `watch` costs when it is left running: itself, its case file, and the target's longest mmap.
 
-    python benchmarks/watch.py [--minutes 10] [--hours 72] [--case FILE]
+    python benchmarks/watch.py [--minutes 10] [--hours 72] [--case FILE] [--targets torch,mappings,region]
 
 Two runs, as Markdown:
 - played back: a recorded case (or, without --case, a recorded series of tests/fixtures) again and again for --hours on
   a clock that is 100 times as fast: memory and CPU of days in minutes, the same code on the same path but for /proc;
-- live: `memforensics watch --json --record` for --minutes beside a server (threads, a few hundred mappings, work that
-  comes and goes) that also times an mmap and munmap of its own each millisecond or so.
+- live: `memforensics watch --json --record` for --minutes beside real processes that time their own mmap each 50 us,
+  and beside a twin of each that is not watched. The start is told apart from what follows.
 """
 
 import argparse
@@ -15,18 +15,22 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 
-from memforensics.case.model import Anchor, Case, Loss, Sample, Snapshot, Target
+from snapshot import Target, native, with_torch
+
+from memforensics.case.model import Anchor, Case, Loss, Sample, Snapshot
+from memforensics.case.model import Target as Identity
 from memforensics.case.store import CaseFile
 from memforensics.jobs.observe import Event, Record, new_meta
 from memforensics.jobs.watch import recorder_for, watch_with
 from memforensics.target import Process
-from memforensics.units import KIB, MIB, NS_PER_S
+from memforensics.units import GIB, KIB, MIB, NS_PER_S
 
 ROOT = Path(__file__).parent.parent
 SPEED = 100.0
@@ -86,7 +90,7 @@ def recorded(path: Path | None) -> Case:
         Sample(pid=1, t_ns=i * NS_PER_S, rss_anon=int(a) * KIB, rss_file=int(f) * KIB, rss_shmem=int(s) * KIB)
         for i, (_, a, f, s) in enumerate(rows)
     )
-    return Case(meta=meta, samples=samples, targets=(Target(pid=1, start_ticks=1, start_wall_ns=0),))
+    return Case(meta=meta, samples=samples, targets=(Identity(pid=1, start_ticks=1, start_wall_ns=0),))
 
 
 def play(case: Case, hours: float) -> Iterator[str]:
@@ -119,26 +123,45 @@ def play(case: Case, hours: float) -> Iterator[str]:
 
 # --- live -------------------------------------------------------------------------------------------------------------
 
-SERVER = r"""
-import mmap, random, sys, threading, time
-kept = [bytes(random.randint(1000, 400_000)) for _ in range(2000)]
-maps = [mmap.mmap(-1, 64 * 1024, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(300)]
-threads = [threading.Thread(target=time.sleep, args=(1e9,), daemon=True) for _ in range(30)]
-for thread in threads: thread.start()
-print("ready", flush=True)
-longest = [0.0]
-def told():
-    for _ in sys.stdin: print(longest[0] * 1e3, flush=True); longest[0] = 0.0
-threading.Thread(target=told, daemon=True).start()
-while True:
-    batch = [bytes(random.randint(1000, 400_000)) for _ in range(40)]
-    until = time.monotonic() + 0.2
-    while time.monotonic() < until:
-        began = time.monotonic()
-        mmap.mmap(-1, 16384).close()
-        longest[0] = max(longest[0], time.monotonic() - began)
-        time.sleep(0.001)
-"""
+WINDOW_S = 20.0  # of the target's own measurement
+START_S = 15.0  # imports, the first readings
+SETTLED_S = 60.0
+
+Make = Callable[[argparse.Namespace], AbstractContextManager[Target]]
+TARGETS: dict[str, tuple[str, Make]] = {
+    "torch": ("Python with torch and a model", lambda options: with_torch(options.torch_python)),
+    "mappings": ("60,000 mappings of 16 KiB", lambda _: native(60_000, 16 * KIB)),
+    "region": ("One region of 6 GiB", lambda _: native(1, 6 * GIB)),
+}
+
+
+def twin_of(name: str, options: argparse.Namespace) -> AbstractContextManager[Target]:
+    """The same process, but for the size of its one region: that does not matter to an mmap."""
+    return native(1, 256 * MIB) if name == "region" else TARGETS[name][1](options)
+
+
+@dataclass
+class Latency:
+    """Of the target's own mmap: windows of (p50, p99, longest), in microseconds."""
+
+    windows: list[tuple[float, float, float]] = field(default_factory=list)
+
+    def measured(self, target: Target) -> None:
+        """Takes up the window that ends now, and begins the next."""
+        _, count, *figures = target.ask("report", "measured")
+        if int(count):
+            p50, p99, longest = (int(figure) / 1e3 for figure in figures)
+            self.windows.append((p50, p99, longest))
+        target.ask("restart", "restarted")
+
+    def row(self, name: str) -> str:
+        if not self.windows:
+            return f"| {name} | - | - | - | - |"
+        p50, p99, longest = (list(column) for column in zip(*self.windows, strict=True))
+        return (
+            f"| {name} | {median(p50):.1f} us | {median(p99):.0f} us | {median(longest) / 1e3:.2f} ms"
+            f" | {max(longest) / 1e3:.2f} ms |"
+        )
 
 
 def rss_of(pid: int | str) -> int:
@@ -149,79 +172,91 @@ def rss_of(pid: int | str) -> int:
 
 
 def cpu_of(pid: int) -> float:
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / float(os.sysconf("SC_CLK_TCK"))
+    """Seconds, of all threads (Documentation/scheduler/sched-stats.rst: exact, where stat counts in ticks)."""
+    return sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
 
 
-def live(minutes: float) -> Iterator[str]:
-    """The target's longest mmap is asked for half of the time without us, and then with us."""
-    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert server.stdin is not None
-    assert server.stdout is not None
-
-    def longest_ms() -> float:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        server.stdin.write("\n")
-        server.stdin.flush()
-        return float(server.stdout.readline())
-
-    with tempfile.TemporaryDirectory() as folder:
+def live(name: str, minutes: float, options: argparse.Namespace) -> Iterator[str]:
+    """`watch` beside a target, and its twin, which nobody watches: what the machine does to both is not our doing."""
+    title, make = TARGETS[name]
+    before, watched, beside = Latency(), Latency(), Latency()
+    with make(options) as target, twin_of(name, options) as twin, tempfile.TemporaryDirectory() as folder:
+        maps = Path(f"/proc/{target.pid}/maps").read_bytes().count(b"\n")
+        resident = rss_of(target.pid)
+        for one in (target, twin):
+            one.ask("restart", "restarted")
+        for _ in range(2):
+            time.sleep(WINDOW_S)
+            before.measured(target)
+        case, lines = Path(folder) / "live.case", Path(folder) / "lines"
+        words = ["watch", str(target.pid), "--json", "--interval", "1s", "--record", str(case)]
+        with lines.open("wb") as out:
+            watcher = subprocess.Popen([sys.executable, "-m", "memforensics", *words], stdout=out)
         try:
-            server.stdout.readline()
-            time.sleep(2)
-            longest_ms()
-            alone_s = min(60.0, minutes * 20)
-            time.sleep(alone_s)
-            alone = longest_ms()
-            case = Path(folder) / "live.case"
-            words = ["watch", str(server.pid), "--json", "--interval", "1s", "--record", str(case)]
-            watcher = subprocess.Popen(
-                [sys.executable, "-m", "memforensics", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
-            assert watcher.stdout is not None
-            seen: list[bytes] = []
-            reader = threading.Thread(target=lambda out: seen.extend(out), args=(watcher.stdout,), daemon=True)
-            reader.start()
-            began, rows, half_cpu = time.monotonic(), [], 0.0
-            for name, at in (("start", 15.0), ("middle", minutes * 30), ("end", minutes * 60)):
-                time.sleep(max(0.0, began + at - time.monotonic()))
-                passed, used = time.monotonic() - began, cpu_of(watcher.pid)
-                if name == "middle":
-                    half_cpu, half_at = used, passed
-                size = sum(p.stat().st_size for p in Path(folder).iterdir())
-                rows.append(
-                    f"| {name} | {rss_of(watcher.pid) / MIB:.1f} MiB | {used / passed:.2%} | {size / MIB:.2f} MiB |"
-                )
-            later = (cpu_of(watcher.pid) - half_cpu) / max(time.monotonic() - began - half_at, 0.1)
-            beside = longest_ms()
+            began, parts = time.monotonic(), [(0.0, 0.0, 0)]
+            twin.ask("restart", "restarted")
+            for until in (START_S, *_windows(minutes * 60.0)):
+                time.sleep(max(0.0, began + until - time.monotonic()))
+                parts.append((time.monotonic() - began, cpu_of(watcher.pid), rss_of(watcher.pid)))
+                watched.measured(target)
+                beside.measured(twin)
+            size = sum(file.stat().st_size for file in Path(folder).glob("live.case*"))
+        finally:
             watcher.terminate()
             watcher.wait(timeout=30)
-            reader.join(timeout=10)
-            last = json.loads(seen[-1])
-        finally:
-            server.kill()
-            server.wait()
-    yield f"Live: {minutes:g} minutes at 1 s beside a server with 30 threads and some 300 mappings of its own."
+        told = [json.loads(line) for line in lines.read_bytes().splitlines()]
+    yield f"### {title} ({maps:,} mappings, {resident / MIB:,.0f} MiB resident), {minutes:g} minutes at 1 s"
     yield ""
-    yield "| at | own RSS | own CPU since the start | case file |"
-    yield "|---|---|---|---|"
-    yield from rows
+    yield "| part | own CPU, of a core | own RSS at its end |"
+    yield "|---|---|---|"
+    settled = min(SETTLED_S, parts[-1][0] / 2)
+    for label, first, last in (
+        ("start (imports, first readings)", 0.0, START_S),
+        ("first minute", START_S, settled),
+        ("steady: all that follows", settled, float("inf")),
+    ):
+        inside = [part for part in parts if first <= part[0] + 0.5 and part[0] <= last + 0.5]
+        if len(inside) > 1:
+            (t0, cpu0, _), (t1, cpu1, rss) = inside[0], inside[-1]
+            yield f"| {label}, {t0:.0f} to {t1:.0f} s | {(cpu1 - cpu0) / (t1 - t0):.2%} | {rss / MIB:.1f} MiB |"
     yield ""
-    yield f"CPU in the second half: {later:.2%} of a core. Lines: {len(seen)}; the last verdict: {last['verdict']}."
-    yield f"The target's longest mmap: {beside:.2f} ms while watched, {alone:.2f} ms in {alone_s:.0f} s before it."
+    yield "| the target's own mmap | p50 | p99 | longest, of a window | longest of all |"
+    yield "|---|---|---|---|---|"
+    yield before.row("before it was watched")
+    yield watched.row("watched")
+    yield beside.row("its twin at the same time, not watched")
+    ages = sorted(line["age_s"]["layers"] for line in told if line["age_s"]["layers"] is not None)
+    yield ""
+    yield (
+        f"{len(told)} lines; age of the layers: median {median(ages) if ages else 0:.0f} s, at most"
+        f" {ages[-1] if ages else 0:.0f} s; the last verdict: {told[-1]['verdict']}; the case: {size / MIB:.2f} MiB."
+    )
+
+
+def _windows(seconds: float) -> list[float]:
+    """Ends of the windows after the start: each a WINDOW_S long, one of them at SETTLED_S."""
+    return [START_S + (SETTLED_S - START_S) * i / 2 for i in (1, 2)] + [
+        SETTLED_S + WINDOW_S * i for i in range(1, max(int((seconds - SETTLED_S) / WINDOW_S), 1) + 1)
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="of the live run; 0: none")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of the live run on each target; 0: none")
+    parser.add_argument("--targets", default=",".join(TARGETS), help="with commas between")
+    parser.add_argument("--torch-python", type=Path, help="a Python that has torch (default: one in the cache folder)")
     parser.add_argument("--hours", type=float, default=10.0, help="of readings played back; 0: none")
     parser.add_argument("--case", type=Path, help="the case to play back")
     options = parser.parse_args()
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(
+        f"{time.strftime('%Y-%m-%d %H:%M')}, Linux {os.uname().release}, {os.cpu_count()} CPUs, load average {load},"
+        f" Python {sys.version.split()[0]}\n"
+    )
     if options.hours:
         print("\n".join(play(recorded(options.case), options.hours)), end="\n\n", flush=True)
-    if options.minutes:
-        print("\n".join(live(options.minutes)))
+    for name in options.targets.split(",") if options.minutes else ():
+        print("\n".join(live(name, options.minutes, options)), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

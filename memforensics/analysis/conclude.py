@@ -9,7 +9,7 @@ from functools import cached_property
 from memforensics.analysis import series
 from memforensics.analysis.blame import MINIMUM_BYTES_PER_MINUTE, draft_findings
 from memforensics.analysis.diff import diff
-from memforensics.analysis.ownership import beside, layers
+from memforensics.analysis.ownership import Totals, beside, totals, waterfall
 from memforensics.analysis.trend import growth_word
 from memforensics.analysis.verdict import Decision
 from memforensics.case.model import (
@@ -52,11 +52,45 @@ class Draft:
     beside: Beside
 
 
-def draft(case: Case) -> Draft:
+class Seen:
+    """What snapshots told, each gone through once: a watch concludes again and again, mostly from the same ones, and
+    tens of thousands of mappings are common. Holds those of the last conclusion."""
+
+    def __init__(self) -> None:
+        self._totals: dict[int, tuple[Snapshot, Totals]] = {}  # by id, which is a snapshot's own while it is held
+        self._groups: dict[tuple[int, int], tuple[Snapshot, Snapshot, tuple[MappingGroup, ...]]] = {}
+        self._beside: tuple[list[Snapshot], Beside] | None = None
+
+    def keep(self, snapshots: Iterable[Snapshot]) -> None:
+        """Forgets all others."""
+        held = {id(snapshot) for snapshot in snapshots}
+        self._totals = {key: value for key, value in self._totals.items() if key in held}
+        self._groups = {key: value for key, value in self._groups.items() if held.issuperset(key)}
+
+    def totals(self, snapshot: Snapshot) -> Totals:
+        if id(snapshot) not in self._totals:
+            self._totals[id(snapshot)] = snapshot, totals(snapshot)
+        return self._totals[id(snapshot)][1]
+
+    def groups(self, before: Snapshot, after: Snapshot) -> tuple[MappingGroup, ...]:
+        key = id(before), id(after)
+        if key not in self._groups:
+            self._groups[key] = before, after, diff(before, after)
+        return self._groups[key][2]
+
+    def beside(self, snapshots: list[Snapshot]) -> Beside:
+        if self._beside is None or [*map(id, self._beside[0])] != [*map(id, snapshots)]:
+            self._beside = snapshots, beside(snapshots)
+        return self._beside[1]
+
+
+def draft(case: Case, seen: Seen | None = None) -> Draft:
     """Lines, layers, groups, and findings without cause and word."""
+    seen = seen or Seen()
+    seen.keep(case.snapshots)
     growth = series.growth(case)
     members = series.members(case)
-    tree = _members_of(case)
+    tree = _members_of(case, seen)
     rows = _layers(tree)
     groups = _groups(tree)
     line = series.tree_series(case.samples, began=series.began(case))
@@ -68,7 +102,7 @@ def draft(case: Case) -> Draft:
         findings.append(_more_processes(case, multiplying, growth))
     if growth is not None and growth_word(growth.trend) == "growing":
         findings += _residue(case, growth, members, rows, findings)
-    last = beside(member.taken[-1] for member in tree.values())
+    last = seen.beside([member.taken[-1] for member in tree.values()])
     return Draft(growth, rows, groups, members, tuple(findings), last)
 
 
@@ -95,26 +129,27 @@ def finish(case: Case, drafted: Draft, decision: Decision) -> Diagnosis:
 
 
 class _Member:
-    """One process's snapshots, each gone through once: tens of thousands of mappings are common."""
+    """One process's snapshots."""
 
-    def __init__(self, case: Case, taken: list[Snapshot]) -> None:
-        self.taken = taken
+    def __init__(self, case: Case, taken: list[Snapshot], seen: Seen) -> None:
+        self.taken, self.seen = taken, seen
         self.heaps = [h for h in case.heaps if h.pid == taken[-1].pid]
 
     @cached_property
     def rows(self) -> tuple[LayerRow, ...]:
         """The waterfall at the last snapshot, with the change since the first."""
-        return layers(self.taken[0] if len(self.taken) > 1 else None, self.taken[-1], heaps=self.heaps)
+        first = self.seen.totals(self.taken[0]) if len(self.taken) > 1 else None
+        return waterfall(first, self.seen.totals(self.taken[-1]), heaps=self.heaps)
 
     @cached_property
     def groups(self) -> tuple[MappingGroup, ...]:
-        return diff(self.taken[0], self.taken[-1]) if len(self.taken) > 1 else ()
+        return self.seen.groups(self.taken[0], self.taken[-1]) if len(self.taken) > 1 else ()
 
     def lines(self) -> dict[tuple[Layer, bool], _Line]:
         """Each layer's bytes at each snapshot."""
         found: dict[tuple[Layer, bool], _Line] = defaultdict(lambda: ([], []))
         for snapshot in self.taken:
-            for row in layers(None, snapshot):
+            for row in waterfall(None, self.seen.totals(snapshot)):
                 if row.bytes is not None:
                     times, values = found[row.layer, row.in_rss]
                     times.append((snapshot.t_ns - self.taken[0].t_ns) / NS_PER_S)
@@ -125,11 +160,11 @@ class _Member:
 _Members = dict[int, _Member]
 
 
-def _members_of(case: Case) -> _Members:
+def _members_of(case: Case, seen: Seen) -> _Members:
     taken: dict[int, list[Snapshot]] = defaultdict(list)
     for snapshot in sorted(case.snapshots, key=lambda s: s.t_ns):
         taken[snapshot.pid].append(snapshot)
-    return {pid: _Member(case, snapshots) for pid, snapshots in taken.items()}
+    return {pid: _Member(case, snapshots, seen) for pid, snapshots in taken.items()}
 
 
 def _layers(tree: _Members) -> tuple[LayerRow, ...]:

@@ -69,6 +69,9 @@ _DEVICES: tuple[tuple[str, str, Layer], ...] = (
 )
 
 
+Totals = MappingOf[tuple[Layer, bool], int]
+
+
 class Piece(msgspec.Struct, frozen=True, gc=False):
     """The bytes of one mapping that one owner has. `bytes` None: not read. in_rss False: mapped, but outside the
     kernel's RSS (device memory, hugetlb). A Struct for the same reason as Mapping."""
@@ -122,17 +125,20 @@ def library_paths(snapshot: Snapshot) -> frozenset[str]:
 
 
 def layers(before: Snapshot | None, after: Snapshot, *, heaps: Sequence[HeapState] = ()) -> tuple[LayerRow, ...]:
-    """The waterfall at `after`, with the change since `before` (None: no change told). Rows with in_rss sum to
-    rss_anon + rss_file + rss_shmem of the rollup, exactly; without a rollup, to the sum over mappings.
+    """The waterfall at `after`, with the change since `before` (None: no change told)."""
+    return waterfall(totals(before) if before is not None else None, totals(after), heaps=heaps)
+
+
+def waterfall(then: Totals | None, now: Totals, *, heaps: Sequence[HeapState] = ()) -> tuple[LayerRow, ...]:
+    """The waterfall. Rows with in_rss sum to rss_anon + rss_file + rss_shmem of the rollup, exactly; without a rollup,
+    to the sum over mappings.
 
     `allocator-retention` has bytes (and counts, carved out of its heap) where `heaps` tell it; else it is a row of
     None that is in no sum: its bytes lie in the heaps' rows. Changes are of the rows before carving: what an allocator
     retained earlier was not read.
     """
-    now = _totals(after)
-    then = _totals(before) if before is not None else None
     shown = _carved(now, heaps)
-    rows: list[LayerRow] = []
+    found: list[LayerRow] = []
     keys = {*shown, *(then or {}), ("unattributed", True)}
     for layer in LAYERS:
         for in_rss in (True, False):
@@ -142,10 +148,10 @@ def layers(before: Snapshot | None, after: Snapshot, *, heaps: Sequence[HeapStat
             change = None
             if then is not None and layer != "allocator-retention":
                 change = now.get((layer, in_rss), 0) - then.get((layer, in_rss), 0)
-            rows.append(LayerRow(layer=layer, in_rss=in_rss, bytes=size, change_bytes=change))
+            found.append(LayerRow(layer=layer, in_rss=in_rss, bytes=size, change_bytes=change))
         if layer == "allocator-retention" and (layer, True) not in keys:
-            rows.append(LayerRow(layer=layer, in_rss=False, bytes=None))
-    return tuple(rows)
+            found.append(LayerRow(layer=layer, in_rss=False, bytes=None))
+    return tuple(found)
 
 
 def kernel_rss(rollup: Rollup) -> int:
@@ -178,21 +184,22 @@ def _sums_beside(snapshot: Snapshot) -> dict[str, int | None]:
 # --- sums ---------------------------------------------------------------------------------------------------------
 
 
-def _totals(snapshot: Snapshot) -> dict[tuple[Layer, bool], int]:
-    totals: dict[tuple[Layer, bool], int] = {}
+def totals(snapshot: Snapshot) -> Totals:
+    """Bytes by layer and in_rss, settled to the kernel's figure (rule 5 above)."""
+    sums: dict[tuple[Layer, bool], int] = {}
     huge = 0
     for piece in pieces(snapshot):
         if piece.bytes:
             huge += piece.bytes if piece.group == HUGE_PAGES else 0
             key = (piece.layer, piece.in_rss)
-            totals[key] = totals.get(key, 0) + piece.bytes
+            sums[key] = sums.get(key, 0) + piece.bytes
     if snapshot.rollup is not None:
-        _settle(totals, kernel_rss(snapshot.rollup))
+        _settle(sums, kernel_rss(snapshot.rollup))
         rest = (snapshot.rollup.hugetlb or 0) - huge
         if rest > 0:  # of no mapping that could be told
             key = ("anon-mmap", False)
-            totals[key] = totals.get(key, 0) + rest
-    return totals
+            sums[key] = sums.get(key, 0) + rest
+    return sums
 
 
 def _settle(totals: dict[tuple[Layer, bool], int], figure: int) -> None:

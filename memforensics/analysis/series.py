@@ -18,6 +18,7 @@ which ended there. Samples may be thinned: dense at the end, sparse before.
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from memforensics.analysis.trend import judge
@@ -125,22 +126,28 @@ def population(case: Case) -> Population | None:
     if not heads.values or heads.change_bytes < MORE_PROCESSES:
         return None
     line = population_series(case.samples)
-    trend = judge(line.times_s, line.values, seed=case.meta.seed)
+    trend = judge_line(line, case.meta.seed)
     return Population(heads.values[0], heads.values[-1], trend) if trend.shape == "linear" else None
+
+
+@lru_cache(maxsize=4)
+def judge_line(line: Series, seed: int) -> Trend:
+    """Its trend. A process without children is its own tree: the same line is asked for twice."""
+    return judge(line.times_s, line.values, seed=seed)
 
 
 def judge_tree(case: Case, *, pids: Collection[int] | None = None) -> Trend:
     """The trend of the tree's growth, since its root is the program that it is."""
     since = began(case).get(case.meta.root_pid, 0) if case.meta.root_pid is not None else 0
     line = tree_series((s for s in case.samples if s.t_ns >= since), pids=pids, began=began(case))
-    return judge(line.times_s, line.values, seed=case.meta.seed)
+    return judge_line(line, case.meta.seed)
 
 
 def members(case: Case) -> tuple[MemberGrowth, ...]:
     """Each process of the tree with its own growth, the quickest first."""
     found = []
     for pid, line in member_series(case.samples, began=began(case)).items():
-        trend = judge(line.times_s, line.values, seed=case.meta.seed)
+        trend = judge_line(line, case.meta.seed)
         found.append(MemberGrowth(pid=pid, change_bytes=line.change_bytes, rate=trend.rate))
     return tuple(sorted(found, key=lambda m: -(m.rate.estimate if m.rate else m.change_bytes)))
 
@@ -158,7 +165,7 @@ def growth(case: Case) -> Growth | None:
     trend, metric = judge_tree(case), METRIC
     if population(case) is not None:
         line = total_series(case.samples)
-        trend, metric = judge(line.times_s, line.values, seed=case.meta.seed), METRIC_WITH_JOINED
+        trend, metric = judge_line(line, case.meta.seed), METRIC_WITH_JOINED
     limit, used = _limit(case)
     left = None
     if limit is not None and trend.shape == "linear" and trend.rate is not None and trend.rate.estimate > 0:

@@ -15,6 +15,7 @@ from memforensics.units import GIB, MIB, NS_PER_S, duration_text, rate_text, siz
 OUTLASTED_SECONDS = 6 * 3600.0  # no warm-up, and few caches, still fill in a straight line after this
 OUTLASTED_SIZE = 1 * GIB  # nor is a smaller process worth the word
 OUTLASTED_SHARE = (0.6, 1.6)  # rate x age over size: below, it grew by something else; above, it was quicker before
+PAST_SECONDS = 60.0  # after its end a trace tells what grew, and only the line what grows
 EXPLAINED_SHARE = 0.7  # of the growth, by findings that are bounded, for the whole to be bounded
 
 
@@ -30,7 +31,7 @@ def decide(case: Case, growth: Growth | None, findings: Sequence[Finding]) -> De
     cause's nature, its verdict ("leak", "bounded", "retention"); without a cause theirs is "growing"."""
     line: VerdictWord = growth_word(growth.trend) if growth else "insufficient-data"
     outlasted = growth is not None and line == "growing" and _outlasted(case, growth)
-    judged = [_judge(finding, line, outlasted=outlasted) for finding in findings]
+    judged = [_judge(finding, line, outlasted=outlasted, past=_is_past(case, finding)) for finding in findings]
     judged.sort(key=lambda f: (f.verdict != "leak", -(f.share or 0.0)))
     if any(finding.verdict == "leak" for finding in judged):
         return Decision("leak", tuple(judged))
@@ -44,9 +45,9 @@ def decide(case: Case, growth: Growth | None, findings: Sequence[Finding]) -> De
     return Decision(line, tuple(judged), _next_step(case, growth, line))
 
 
-def _judge(finding: Finding, line: VerdictWord, *, outlasted: bool) -> Finding:
+def _judge(finding: Finding, line: VerdictWord, *, outlasted: bool, past: bool) -> Finding:
     word: VerdictWord = finding.verdict
-    grows = _grows(finding, line)
+    grows = _grows(finding, line) and (line == "growing" or not past)
     if word == "leak" and not grows:
         # The mechanism is there, but its memory does not grow now: another setting holds it, or it stands still.
         word = "steady" if line in ("steady", "bounded") else "growing"
@@ -60,6 +61,13 @@ def _judge(finding: Finding, line: VerdictWord, *, outlasted: bool) -> Finding:
             ),
         )
     return replace(finding, verdict=word, confidence=_confidence(finding, word, grows=grows))
+
+
+def _is_past(case: Case, finding: Finding) -> bool:
+    """Whether the trace that it rests on ended long before the last reading, as where a watch goes on after it."""
+    ended = max((trace.ended_ns for trace in case.traces if trace.pid == finding.pid), default=None)
+    last = max((sample.t_ns for sample in case.samples), default=None)
+    return ended is not None and last is not None and last - ended > PAST_SECONDS * NS_PER_S
 
 
 def _grows(finding: Finding, line: VerdictWord) -> bool:

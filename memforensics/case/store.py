@@ -10,7 +10,7 @@ import os
 import sqlite3
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby, repeat
 from operator import itemgetter
@@ -212,14 +212,15 @@ class CaseFile:
                 marks = ", ".join("?" * len(ids))
                 self._db.execute(f"DELETE FROM mapping WHERE snapshot_id IN ({marks})", [row_id for (row_id,) in ids])
 
-    def load(self) -> model.Case:
-        """Everything in it, as of one commit, though a writer may go on appending. CaseError when it is damaged."""
+    def load(self, *, kinds: Collection[type] = tuple(KINDS)) -> model.Case:
+        """Everything in it, or these kinds of evidence, as of one commit, though a writer may go on appending.
+        CaseError when it is damaged."""
         try:
             self._db.execute("BEGIN")
             try:
                 meta = self.meta()
                 fields: dict[str, tuple[Any, ...]] = {
-                    field: tuple(self._load_kind(kind)) for kind, (_, field) in KINDS.items()
+                    field: tuple(self._load_kind(kind)) for kind, (_, field) in KINDS.items() if kind in kinds
                 }
             finally:
                 self._db.execute("ROLLBACK")

@@ -1,12 +1,10 @@
 """Screen refresh: a live view on a terminal, quiet lines on a pipe, and one line of progress with the time left."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Protocol, TypeVar
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -25,21 +23,8 @@ class Progress(Protocol):
 
 
 def is_terminal() -> bool:
-    return sys.stdout.isatty()
-
-
-def show_live(ticks: Generator[T, None, None], draw: "Callable[[T, int], RenderableType]") -> T | None:
-    """Draws each tick in place; `draw` gets the tick and the width. The last tick's screen stays. Gives the last
-    tick. However it ends, the generator is closed, and with it what it holds."""
-    from rich.console import Console
-    from rich.live import Live
-
-    console = Console()
-    last: T | None = None
-    with contextlib.closing(ticks), Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
-        for last in ticks:
-            screen.update(draw(last, console.width), refresh=True)
-    return last
+    """Whether there is a screen that can be drawn over."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def show_lines(ticks: Generator[T, None, None], text: Callable[[T], str]) -> T | None:

@@ -31,7 +31,7 @@ def watch(
     ] = None,
     on_leak: Annotated[
         str | None,
-        typer.Option(metavar="CMD", help="Run this once when it is a leak; MEMFORENSICS_PID and others tell it more."),
+        typer.Option(metavar="CMD", help="Run this once, when it is a leak."),
     ] = None,
     prometheus: Annotated[int | None, typer.Option(metavar="PORT", help="Serve metrics at this port.")] = None,
     address: Annotated[str, typer.Option(help="Where --prometheus listens.")] = "127.0.0.1",
@@ -40,6 +40,10 @@ def watch(
     """Watch a process and its children: RSS by layer, growth with its interval, time to the limit, verdict.
 
     Made to be left running: memory, CPU time and the case file stay small, older readings are thinned.
+    A line that rises is no leak by itself: with --until leak or --on-leak, growth starts a search for its cause
+    (diagnose, for 12 to 60 s, again after 10 minutes and then ever more rarely).
+    CMD finds in its environment MEMFORENSICS_PID, MEMFORENSICS_VERDICT and MEMFORENSICS_HEADLINE, and where known
+    MEMFORENSICS_CASE, _CAUSE, _LAYER, _BYTES_PER_MINUTE and _SECONDS_TO_LIMIT; no shell runs it.
     Ends with the exit code of the verdict: 0 steady or bounded, 1 leak, 4 growing or too little seen."""
     from memforensics.errors import Interrupted, UsageError
 
@@ -60,6 +64,7 @@ def watch(
         seconds=duration,
         record=record,
         until=until,
+        search=until == "leak" or on_leak is not None,
         again=(lambda: back(name, cmdline, container)) if restarts else None,
     )
     listen = (address, prometheus) if prometheus is not None else None

@@ -4,13 +4,9 @@ import contextlib
 import json
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memforensics.cli import live
-from memforensics.jobs.watch import WatchTick
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from memforensics.report.watch_line import WatchTick
 
 Ticks = Generator[WatchTick, None, None]
 
@@ -33,35 +29,31 @@ def beside(ticks: Ticks, *, on_leak: str | None, record: Path | None, prometheus
             if alarm is not None:
                 alarm.notice(tick.case, tick.diagnosis)
             if server is not None:
-                server.show(tick.case, tick.diagnosis)
+                server.show(tick)
             yield tick
 
 
 def show(ticks: Ticks, *, json_lines: bool, interval_s: float, record: Path | None) -> WatchTick | None:
     """Shows them as the place allows; the last one."""
     if not json_lines and live.is_terminal():
-        return live.show_live(ticks, lambda tick, width: _screen(tick, width, interval_s, record))
+        return _show_live(ticks, interval_s, record)
     from memforensics.report.watch_line import watch_object, watch_text
 
-    def line(tick: WatchTick) -> str:
-        words = {"elapsed_s": tick.elapsed_s, "ended": tick.ended}
-        if json_lines:
-            return json.dumps(watch_object(tick.case, tick.diagnosis, **words))  # type: ignore[arg-type]
-        return watch_text(tick.case, tick.diagnosis, **words)  # type: ignore[arg-type]
-
-    return live.show_lines(ticks, line)
+    return live.show_lines(ticks, (lambda tick: json.dumps(watch_object(tick))) if json_lines else watch_text)
 
 
-def _screen(tick: WatchTick, width: int, interval_s: float, record: Path | None) -> "RenderableType":
-    from memforensics.report.terminal_watch import watch_screen
+def _show_live(ticks: Ticks, interval_s: float, record: Path | None) -> WatchTick | None:
+    """Draws each tick in place; the last one's screen stays. However it ends, the generator is closed."""
+    from memforensics.cli.screen import Screen
+    from memforensics.report.terminal_watch import WatchScreen
 
     kept = f", kept in {record}" if record else ""
-    return watch_screen(
-        tick.case,
-        tick.diagnosis,
-        line=tick.line,
-        events=[(event.pid, event.what) for event in tick.events],
-        elapsed_s=tick.elapsed_s,
-        footer=f"ended: {tick.ended}{kept}" if tick.ended else f"a reading each {interval_s:g} s{kept}; Ctrl-C ends",
-        width=width,
-    )
+    last: WatchTick | None = None
+    with contextlib.closing(ticks), Screen() as screen:
+        content = WatchScreen()
+        for last in ticks:
+            footer = (
+                f"ended: {last.ended}{kept}" if last.ended else f"a reading each {interval_s:g} s{kept}; Ctrl-C ends"
+            )
+            screen.show(content.parts(last, footer=footer, width=screen.width), last=last.ended is not None)
+    return last

@@ -54,14 +54,16 @@ class Alarm:
 
 
 def environment(case: Case, diagnosis: Diagnosis, record: Path | None) -> dict[str, str]:
-    """MEMFORENSICS_PID, _VERDICT, _HEADLINE, and where known _CASE, _LAYER, _BYTES_PER_MINUTE, _SECONDS_TO_LIMIT."""
-    growth = diagnosis.growth
+    """MEMFORENSICS_PID, _VERDICT, _HEADLINE, and where known _CASE, _CAUSE (its name in the catalogue), _LAYER,
+    _BYTES_PER_MINUTE, _SECONDS_TO_LIMIT."""
+    growth, first = diagnosis.growth, next(iter(diagnosis.findings), None)
     told = {
         "PID": case.meta.root_pid,
         "VERDICT": diagnosis.verdict,
         "HEADLINE": visible(diagnosis.headline),
         "CASE": record.absolute() if record is not None else None,
-        "LAYER": diagnosis.findings[0].layer if diagnosis.findings else None,
+        "CAUSE": first.cause if first is not None else None,
+        "LAYER": first.layer if first is not None else None,
         "BYTES_PER_MINUTE": round(growth.rate.estimate) if growth and growth.rate else None,
         "SECONDS_TO_LIMIT": round(growth.seconds_to_limit) if growth and growth.seconds_to_limit is not None else None,
     }

@@ -9,10 +9,10 @@ from memforensics.remedies.catalogue import Catalogue, load_catalogue
 from memforensics.remedies.match import match
 
 
-def conclude_case(case: Case, catalogue: Catalogue | None = None) -> Diagnosis:
-    """The diagnosis of a case. Pure but for reading the packaged catalogue."""
+def conclude_case(case: Case, catalogue: Catalogue | None = None, seen: analysis.Seen | None = None) -> Diagnosis:
+    """The diagnosis of a case. Pure but for reading the packaged catalogue. `seen`: of an earlier state of it."""
     catalogue = catalogue or load_catalogue()
-    draft = analysis.draft(case)
+    draft = analysis.draft(case, seen)
     matched = [match(finding, case, catalogue) for finding in draft.findings]
     decision = decide(case, draft.growth, matched)
     return analysis.finish(case, replace(draft, findings=decision.findings), decision)

@@ -8,9 +8,9 @@ from prometheus_client import start_http_server
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from memforensics.case.model import Case, Diagnosis
 from memforensics.errors import UsageError
 from memforensics.report.prometheus import metrics
+from memforensics.report.watch_line import WatchTick
 
 LOCAL = "127.0.0.1"
 
@@ -19,7 +19,7 @@ class MetricsServer(Collector):
     """Serves what `show` was given last; nothing before that. UsageError when the port cannot be had."""
 
     def __init__(self, port: int, address: str = LOCAL) -> None:
-        self._last: tuple[Case, Diagnosis] | None = None
+        self._last: WatchTick | None = None
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
         self._server: WSGIServer
@@ -35,11 +35,11 @@ class MetricsServer(Collector):
     def port(self) -> int:
         return self._server.server_port
 
-    def show(self, case: Case, diagnosis: Diagnosis) -> None:
-        self._last = case, diagnosis
+    def show(self, tick: WatchTick) -> None:
+        self._last = tick
 
     def collect(self) -> Iterable[Metric]:
-        return metrics(*self._last) if self._last is not None else ()
+        return metrics(self._last) if self._last is not None else ()
 
     def close(self) -> None:
         self._server.shutdown()

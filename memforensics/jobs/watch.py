@@ -1,25 +1,29 @@
 """watch: a tree of processes, looked at for as long as wanted, and judged again and again.
 
-Made to be left running: memory is bounded (`Recorder`), and so is our CPU time: readings of sizes come each interval,
-reading the mappings and judging whenever the allowance has room for it.
+Made to be left running: memory is bounded (`Recorder`), and so is our CPU time. Each interval only sizes are read;
+reading the mappings and judging come whenever the allowance has room for them, and rarer the dearer they are. How old
+each of them is, is told with it.
 """
 
 import time
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from memforensics.analysis.conclude import Seen
 from memforensics.analysis.series import Series, total_series
-from memforensics.case.model import Case, CaseMeta, Diagnosis, Loss, ProbeStatus
+from memforensics.case.model import Case, CaseMeta, Diagnosis, Loss, ProbeStatus, Sample, Snapshot, Target
 from memforensics.errors import MemforensicsError, TargetError
 from memforensics.jobs.conclude import conclude_case
 from memforensics.jobs.observe import Event, Record, Recorder, TreeObserver, new_meta
+from memforensics.jobs.watch_cause import CauseSearch
 from memforensics.probes.repeated import Earlier
 from memforensics.probes.snapshots import take_snapshot
 from memforensics.remedies.catalogue import load_catalogue
+from memforensics.report.watch_line import Ages, WatchTick
 from memforensics.target import Process
 from memforensics.units import NS_PER_S
 
@@ -32,26 +36,12 @@ LEFT_KEPT = 64  # processes that left
 SNAPSHOT_EVERY_S = 5.0  # at the soonest
 CPU_SHARE = 0.006  # of a core: the most that we take in the long run
 CPU_CREDIT_S = 1.5  # CPU seconds that may be taken beyond it: the first minutes are the ones looked at
-PATIENCE_S = 60.0  # a judgement and a snapshot come at least so often, whatever they cost
-PATIENCE_SHARE = 0.15  # of the time seen; sooner in the beginning: at 8 s, 9 s, 10.5 s, 12 s, ...
-RESCAN_SHARE = 0.002  # of the time, in looking for new children
+PATIENCE_S = 60.0  # a judgement and a snapshot come at least so often ...
+PATIENCE_SHARE = 0.15  # ... and sooner in the beginning: of the time seen, at 8 s, 9 s, 10.5 s, 12 s, ...
+PATIENCE_CPU = 0.0025  # ... but later where one is dear: the most of a core that either takes without room for it
+RESCAN_SHARE = 0.001  # of the time, in looking for new children
 LINE_POINTS = 160
 SEEK_S = 1.0  # how often to look for a target that went and should come back
-
-
-@dataclass(frozen=True, slots=True)
-class WatchTick:
-    """What is known at one tick. `judged` is False where the diagnosis is that of an earlier tick. `ended`: why this is
-    the last one of the process."""
-
-    elapsed_s: float
-    case: Case
-    diagnosis: Diagnosis
-    line: tuple[int, ...]  # bytes of the growth metric over time, the whole tree
-    alive: int
-    events: tuple[Event, ...]  # the newest
-    ended: str | None = None
-    judged: bool = True
 
 
 class Observer(Protocol):
@@ -79,11 +69,13 @@ def watch(
     seconds: float | None = None,
     record: Path | None = None,
     until: Until | None = None,
+    search: bool = False,
     seed: int | None = None,
     again: Callable[[], int | None] | None = None,
 ) -> Generator[WatchTick, None, None]:
     """Ticks until the time is over, the root has left, or the verdict is reached. The last one has `ended`.
 
+    `search`: where it grows, look for the cause too (`CauseSearch`): a line alone is never a leak.
     With `again`, which gives the PID of a target that came back (None: not yet), a root that left is waited for: it is
     a new target then, with a series and (leak-2.case beside leak.case) a case of its own.
     NoSuchProcess, NotATarget, PermissionNeeded at once; CaseError when the case cannot be written.
@@ -96,7 +88,8 @@ def watch(
             first = observer.open()
             with recorder_for(new_meta("watch", pid, seed=seed), file) as recorder:
                 recorder.put(first)
-                yield from watch_with(observer, recorder, seconds=left, until=until)
+                looking = CauseSearch(pid, children=children) if search else None
+                yield from watch_with(observer, recorder, seconds=left, until=until, search=looking)
         if again is None or observer.root_left is None:
             return
         while (found := again()) is None:
@@ -127,10 +120,15 @@ def watch_with(
     *,
     seconds: float | None = None,
     until: Until | None = None,
+    search: CauseSearch | None = None,
     cpu: Callable[[], float] = time.process_time,
 ) -> Generator[WatchTick, None, None]:
     """The same of an observer that is open, on its clock. `cpu`: the CPU seconds that we have used."""
-    yield from _Watch(observer, recorder, cpu).run(seconds, until)
+    running = _Watch(observer, recorder, search, cpu)
+    try:
+        yield from running.run(seconds, until)
+    finally:
+        running.close()
 
 
 @dataclass(slots=True)
@@ -150,58 +148,125 @@ class _Allowance:
         return self.cpu() - self.cpu_began <= CPU_CREDIT_S + CPU_SHARE * passed
 
 
+@dataclass(slots=True)
+class _Turn:
+    """Something dear that is done when there is room for it, and at the latest when it is overdue."""
+
+    allowance: _Allowance
+    every_s: float = 0.0  # at the soonest
+    next_ns: int = 0
+    overdue_ns: int = 0
+
+    def is_due(self, now: int) -> bool:
+        return now >= self.next_ns and (now >= self.overdue_ns or self.allowance.has_room())
+
+    def done(self, now: int, cpu_s: float) -> None:
+        """It took so much of our CPU time."""
+        seen_s = (now - self.allowance.began_ns) / NS_PER_S
+        patience_s = max(min(PATIENCE_SHARE * seen_s, PATIENCE_S), cpu_s / PATIENCE_CPU)
+        self.next_ns, self.overdue_ns = now + int(self.every_s * NS_PER_S), now + int(patience_s * NS_PER_S)
+
+
 class _Watch:
-    def __init__(self, observer: Observer, recorder: Recorder, cpu: Callable[[], float]) -> None:
-        self.observer, self.recorder = observer, recorder
+    def __init__(
+        self, observer: Observer, recorder: Recorder, search: CauseSearch | None, cpu: Callable[[], float]
+    ) -> None:
+        self.observer, self.recorder, self.search, self.cpu = observer, recorder, search, cpu
         self.catalogue = load_catalogue()
         self.began_ns = observer.clock()
-        self.allowance = _Allowance(observer.clock, cpu)
-        self.next_snapshot_ns = self.snapshot_overdue_ns = 0
-        self.judging_overdue_ns = 0
+        allowance = _Allowance(observer.clock, cpu)
+        self.reading = _Turn(allowance, max(SNAPSHOT_EVERY_S, observer.interval_s))
+        self.judging = _Turn(allowance)
+        self.seen = Seen()
         self.earlier: defaultdict[int, Earlier] = defaultdict(Earlier)  # of each member's snapshots
+        self.read_ns: dict[int, tuple[int, int]] = {}  # of each member's last snapshot: taken, and its oldest figure
+        self.now: dict[int, Sample] = {}  # the newest of each living member
+        self.is_news = True
+        self.case: Case | None = None
         self.diagnosis: Diagnosis | None = None
+        self.line: tuple[int, ...] = ()
+        self.judged_ns = 0
 
     def run(self, seconds: float | None, until: Until | None) -> Generator[WatchTick, None, None]:
         for records in self.observer.ticks(seconds):
-            self.recorder.put(records)
+            self._take(records)
             if self.observer.root_left is not None:
                 break
             now = self.observer.clock()
-            if now >= self.next_snapshot_ns and (now >= self.snapshot_overdue_ns or self.allowance.has_room()):
+            if self.reading.is_due(now):
                 self._snapshot(now)
-            tick = self._tick(judge=now >= self.judging_overdue_ns or self.allowance.has_room())
+            tick = self._tick(judge=self.judging.is_due(now))
             if until is not None and tick.judged and tick.diagnosis.verdict in ("leak", until):
-                self.recorder.put(self.observer.losses())
-                yield self._tick(ended=f"the verdict is {tick.diagnosis.verdict}")
+                yield self._last(f"the verdict is {tick.diagnosis.verdict}")
                 return
             yield tick
-        self.recorder.put(self.observer.losses())
         left = self.observer.root_left
-        yield self._tick(ended=f"process {self.observer.pid}: {left}" if left else "the time is over")
+        yield self._last(f"process {self.observer.pid}: {left}" if left else "the time is over")
 
-    def _tick(self, *, judge: bool = True, ended: str | None = None) -> WatchTick:
-        case, now = self.recorder.case(), self.observer.clock()
+    def close(self) -> None:
+        """However it ends: what the search found is kept."""
+        if self.search is not None:
+            search, self.search = self.search, None
+            self.recorder.put(search.close())
+
+    def _take(self, records: Iterable[Record]) -> None:
+        self.recorder.put(records)
+        for record in records:
+            if isinstance(record, Sample):
+                self.now[record.pid] = record
+                continue
+            self.is_news = True
+            if isinstance(record, Target) and record.exited_ns is not None:
+                self.now.pop(record.pid, None)
+                self.read_ns.pop(record.pid, None)
+
+    def _last(self, ended: str) -> WatchTick:
+        self._take(self.observer.losses())
+        return self._tick(judge=True, ended=ended)
+
+    def _tick(self, *, judge: bool, ended: str | None = None) -> WatchTick:
+        now, is_news = self.observer.clock(), self.is_news
+        if self.case is None or judge or is_news:
+            self.case = self.recorder.case()
+            if self.search is not None:
+                self.case = self.search.added_to(self.case)
         judged = judge or self.diagnosis is None
-        if self.diagnosis is None or judged:
-            self.diagnosis = conclude_case(case, self.catalogue)
-            self.judging_overdue_ns = now + self._patience_ns(now)
+        if self.diagnosis is None or judge:
+            began = self.cpu()
+            self.diagnosis = conclude_case(self.case, self.catalogue, self.seen)
+            self.line, self.judged_ns = _evenly(total_series(self.case.samples)), now
+            self.judging.done(now, self.cpu() - began)
+        if self.search is not None and not ended and self.search.follow(self.diagnosis, now):
+            self.judging.overdue_ns, is_news = 0, True
+        total = sum(sample.growth_metric for sample in self.now.values())
+        self.is_news = False
         return WatchTick(
+            t_ns=now,
             elapsed_s=(now - self.began_ns) / NS_PER_S,
-            case=case,
+            case=self.case,
             diagnosis=self.diagnosis,
-            line=_evenly(total_series(case.samples)),
-            alive=len(self.observer.members),
-            events=tuple(self.observer.events),
+            now=dict(self.now),
+            ages=Ages(
+                verdict_ns=self.judged_ns,
+                layers_ns=min((taken for taken, _ in self.read_ns.values()), default=None),
+                oldest_ns=min((oldest for _, oldest in self.read_ns.values()), default=None),
+            ),
+            line=(*self.line[:-1], total) if self.now else self.line,
+            events=tuple((event.pid, event.what) for event in self.observer.events),
+            search=self.search.state if self.search is not None else None,
             ended=ended,
             judged=judged,
+            is_news=judged or is_news,
         )
 
     def _snapshot(self, now: int) -> None:
+        began = self.cpu()
         for process in list(self.observer.members.values()):
             found: list[Record]
             try:
                 snapshot, losses = take_snapshot(process, earlier=self.earlier[process.pid])
                 found = [snapshot, *losses]
+                self.read_ns[process.pid] = snapshot.t_ns, _oldest_ns(snapshot)
             except TargetError:
                 continue  # the next tick tells how it left
             except MemforensicsError as error:
@@ -213,11 +278,11 @@ class _Watch:
             self.recorder.put(found)
         for gone in self.earlier.keys() - self.observer.members.keys():
             del self.earlier[gone]
-        self.next_snapshot_ns = now + int(max(SNAPSHOT_EVERY_S, self.observer.interval_s) * NS_PER_S)
-        self.snapshot_overdue_ns = now + self._patience_ns(now)
+        self.reading.done(now, self.cpu() - began)
 
-    def _patience_ns(self, now: int) -> int:
-        return min(int(PATIENCE_SHARE * (now - self.began_ns)), int(PATIENCE_S * NS_PER_S))
+
+def _oldest_ns(snapshot: Snapshot) -> int:
+    return min((m.read_ns for m in snapshot.mappings if m.read_ns is not None), default=snapshot.t_ns)
 
 
 def _evenly(line: Series) -> tuple[int, ...]:

@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from memforensics.case.model import EXIT_CODES, Case, Diagnosis
+from memforensics.case.model import EXIT_CODES
 from memforensics.report.text import utf8
-from memforensics.report.watch_line import living
+from memforensics.report.watch_line import WatchTick
 
 
-def metrics(case: Case, diagnosis: Diagnosis) -> Iterator[Metric]:
+def metrics(tick: WatchTick) -> Iterator[Metric]:
     """All metrics of one tick."""
-    now = living(case)
+    case, diagnosis, now = tick.case, tick.diagnosis, tick.now
     root = case.target(case.meta.root_pid) if case.meta.root_pid is not None else None
     if root is not None:
         who = {"pid": str(root.pid), "comm": utf8(root.comm), "role": root.role or ""}
         yield InfoMetricFamily("memforensics_target", "The process that is watched.", value=who)
     yield _gauge("memforensics_processes", "Processes of the tree.", len(now))
-    yield _gauge("memforensics_rss_bytes", "Resident memory of the tree.", sum(s.rss for s in now.values()))
+    yield _gauge("memforensics_rss_bytes", "Resident memory of the tree.", tick.rss)
     each = GaugeMetricFamily(
         "memforensics_process_rss_bytes", "Resident memory of one process.", labels=["pid", "comm"]
     )
@@ -36,6 +36,9 @@ def metrics(case: Case, diagnosis: Diagnosis) -> Iterator[Metric]:
         if row.bytes is not None:
             layers.add_metric([row.layer, "true" if row.in_rss else "false"], row.bytes)
     yield layers
+    read_s = tick.age_s(tick.ages.layers_ns)
+    if read_s is not None:
+        yield _gauge("memforensics_layer_age_seconds", "How long ago the layers were read.", read_s)
     growth = diagnosis.growth
     if growth is not None and growth.rate is not None:
         edges = (("estimate", growth.rate.estimate), ("low", growth.rate.low), ("high", growth.rate.high))

@@ -170,7 +170,8 @@ def group_json(group: MappingGroup) -> Json:
 
 
 def mapping_json(mapping: Mapping, *, layer: str | None = None, group: str | None = None) -> Json:
-    """One line of /proc/PID/maps; addresses as hexadecimal text, sizes in bytes, null = this reader cannot know."""
+    """One line of /proc/PID/maps; addresses as hexadecimal text, sizes in bytes, null = this reader cannot know.
+    `read_ns`: when its figures were read, on the clock of the snapshot's `t_ns`; null: with the snapshot."""
     return {
         "start": f"{mapping.start:#x}",
         "end": f"{mapping.end:#x}",
@@ -188,6 +189,7 @@ def mapping_json(mapping: Mapping, *, layer: str | None = None, group: str | Non
         "anon_huge": mapping.anon_huge,
         "shmem_huge": mapping.shmem_huge,
         "file_huge": mapping.file_huge,
+        "read_ns": mapping.read_ns,
     }
 
 

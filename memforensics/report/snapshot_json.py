@@ -31,11 +31,12 @@ def snapshot_json(
     beside: Beside,
     losses: Iterable[Loss] = (),
 ) -> Json:
-    """{pid, reader, read_ms, rss, beside, layers, groups, mappings, losses}; `rss` is the kernel's figure, null when
-    unread."""
+    """{pid, t_ns, reader, read_ms, rss, beside, layers, groups, mappings, losses}; `rss` is the kernel's figure, null
+    when unread."""
     rollup = taken.rollup
     return {
         "pid": taken.pid,
+        "t_ns": taken.t_ns,
         "reader": taken.reader,
         "read_ms": taken.read_ms,
         "rss": rollup and rollup.rss_anon + rollup.rss_file + rollup.rss_shmem,

@@ -1,17 +1,17 @@
-"""The live screen of watch. Pure: a case, its conclusion and some words in, a rich renderable out."""
+"""The live screen of watch. Pure: a tick in, rich renderables out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from memforensics.case.model import Case, Diagnosis, LayerRow, MappingGroup, Rate
+from memforensics.case.model import Case, Diagnosis, Layer, LayerRow, MappingGroup, Rate, Sample
 from memforensics.report import observed as say
 from memforensics.report import terminal_parts as parts
 from memforensics.report.text import visible
-from memforensics.report.watch_line import living
+from memforensics.report.watch_line import WatchTick
 from memforensics.units import change_text, duration_text, rate_text, size_text
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -19,20 +19,30 @@ _MEMBERS_SHOWN = 6
 _EVENTS_SHOWN = 4
 _GROUPS_SHOWN = 5
 _WIDE = 100  # columns from which intervals have one of their own
+_WIDEST = 140
+_LABEL = 9  # columns of a fact's label
+_OLD_S = 2.0  # from which an age is told
 
 
-def watch_screen(
-    case: Case,
-    diagnosis: Diagnosis,
-    *,
-    line: Sequence[int],
-    events: Sequence[tuple[int, str]],
-    elapsed_s: float,
-    footer: str,
-    width: int = 100,
-) -> RenderableType:
-    """The whole screen. `line`: the tree's growth metric over time; `events`: (pid, what happened)."""
-    return Group(*_parts(case, diagnosis, line, events, elapsed_s, footer, min(width, 120)))
+class WatchScreen:
+    """The screen as parts, top to bottom. What a tick did not change is the very object of before, so that it need not
+    be drawn again: most ticks bring new sizes and nothing else."""
+
+    def __init__(self) -> None:
+        self._width = 0
+        self._fixed: tuple[list[RenderableType], list[RenderableType], list[RenderableType]] = ([], [], [])
+
+    def parts(self, tick: WatchTick, *, footer: str, width: int) -> list[RenderableType]:
+        width = min(width, _WIDEST)
+        if tick.is_news or width != self._width:
+            self._width = width
+            self._fixed = (
+                list(_who(tick, width)),
+                [_facts(_growth(tick.case, tick.diagnosis)), Text()],
+                list(_where(tick, footer, width)),
+            )
+        above, middle, below = self._fixed
+        return [*above, *_sizes(tick, width), *middle, _layers_heading(tick), *below]
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -47,54 +57,84 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(_BARS[min(int((v - low) / (high - low) * len(_BARS)), len(_BARS) - 1)] for v in shown)
 
 
-def fallback_rows(case: Case) -> tuple[LayerRow, ...]:
+def fallback_rows(tick: WatchTick) -> tuple[LayerRow, ...]:
     """RssAnon, RssFile and RssShmem of the tree, for when the mappings cannot be read: a layer of the anonymous part
     is then not known."""
-    now = list(living(case).values())
+    now = list(tick.now.values())
     if not now:
         return ()
-    first = {s.pid: s for s in reversed(case.samples)}
-    return (
+    first = {s.pid: s for s in reversed(tick.case.samples)}
+    kinds: tuple[tuple[Layer, Callable[[Sample], int]], ...] = (
+        ("unattributed", lambda s: s.rss_anon),
+        ("shmem", lambda s: s.rss_shmem),
+        ("file", lambda s: s.rss_file),
+    )
+    return tuple(
         LayerRow(
-            layer="unattributed",
+            layer=layer,
             in_rss=True,
-            bytes=sum(s.rss_anon for s in now),
-            change_bytes=sum(s.rss_anon - first[s.pid].rss_anon for s in now),
-        ),
-        LayerRow(
-            layer="shmem",
-            in_rss=True,
-            bytes=sum(s.rss_shmem for s in now),
-            change_bytes=sum(s.rss_shmem - first[s.pid].rss_shmem for s in now),
-        ),
-        LayerRow(
-            layer="file",
-            in_rss=True,
-            bytes=sum(s.rss_file for s in now),
-            change_bytes=sum(s.rss_file - first[s.pid].rss_file for s in now),
-        ),
+            bytes=sum(map(size, now)),
+            change_bytes=sum(size(s) - size(first.get(s.pid, s)) for s in now),
+        )
+        for layer, size in kinds
     )
 
 
-def _parts(
-    case: Case,
-    diagnosis: Diagnosis,
-    line: Sequence[int],
-    events: Sequence[tuple[int, str]],
-    elapsed_s: float,
-    footer: str,
-    width: int,
-) -> Iterator[RenderableType]:
+def _who(tick: WatchTick, width: int) -> Iterator[RenderableType]:
+    case, diagnosis = tick.case, tick.diagnosis
     yield parts.headline(diagnosis.verdict, diagnosis.headline)
     yield Text()
-    yield Padding(parts.facts_table(_facts(case, diagnosis, line, elapsed_s, width)), (0, 0, 0, 2))
-    yield Text()
-    known = bool(diagnosis.layers)
-    yield parts.heading(
-        "Layers", "those in RSS sum to the kernel's figure" if known else "mappings not read: totals only"
-    )
-    rows = [r for r in diagnosis.layers if r.bytes or r.change_bytes] if known else fallback_rows(case)
-    yield Padding(_waterfall(rows, sum(s.rss for s in living(case).values()), width), (0, 0, 0, 2))
+    root = case.target(case.meta.root_pid) if case.meta.root_pid is not None else None
+    if root is not None:
+        command = parts.fit_end(visible(" ".join(root.cmdline) or root.comm), width - _LABEL - 4)
+        yield _facts([("process", say.target_sentence(case, root)), ("command", command)])
+
+
+def _sizes(tick: WatchTick, width: int) -> Iterator[RenderableType]:
+    """What every tick changes."""
+    words = [size_text(tick.rss) + (f" in {len(tick.now)} processes" if len(tick.now) > 1 else "")]
+    words.append(f"seen for {duration_text(round(tick.elapsed_s))}")
+    judged_s = tick.age_s(tick.ages.verdict_ns) or 0.0
+    if judged_s >= _OLD_S:
+        words.append(f"judged {duration_text(round(judged_s))} ago")
+    if tick.search:
+        words.append(tick.search)
+    rows: list[tuple[str, Text | str]] = [("RSS", ", ".join(words))]
+    if tick.line:
+        bars = Text(sparkline(tick.line, max(10, width - _LABEL - 40)), style="cyan")
+        bars.append(f"  {size_text(min(tick.line))} to {size_text(max(tick.line))} anonymous", style="dim")
+        rows.append(("", bars))
+    yield _facts(rows)
+
+
+def _growth(case: Case, diagnosis: Diagnosis) -> Iterator[tuple[str, Text | str]]:
+    yield "growth", say.growth_sentence(diagnosis.growth)
+    limit = diagnosis.growth.limit_bytes if diagnosis.growth else None
+    if limit is not None:
+        yield "limit", say.limit_sentence(diagnosis.growth) or f"{size_text(limit)} for the cgroup"
+    if diagnosis.next_step and diagnosis.verdict in ("growing", "leak"):
+        yield "next", diagnosis.next_step
+    for loss in case.losses:
+        yield "not seen", f"{loss.count} {loss.what}" + (f"; less with {loss.reduce}" if loss.reduce else "")
+
+
+def _layers_heading(tick: WatchTick) -> Text:
+    if not tick.diagnosis.layers:
+        return parts.heading("Layers", "mappings not read: totals only")
+    read_s, oldest_s = tick.age_s(tick.ages.layers_ns) or 0.0, tick.age_s(tick.ages.oldest_ns) or 0.0
+    note = "those in RSS sum to the kernel's figure"
+    if read_s >= _OLD_S:
+        note += f", as read {duration_text(round(read_s))} ago"
+    if oldest_s >= read_s + _OLD_S:
+        note += f" (mappings that did not change: up to {duration_text(round(oldest_s))})"
+    return parts.heading("Layers", note)
+
+
+def _where(tick: WatchTick, footer: str, width: int) -> Iterator[RenderableType]:
+    """Layers, mappings, processes, and what happened."""
+    case, diagnosis = tick.case, tick.diagnosis
+    rows = diagnosis.layers or fallback_rows(tick)
+    yield Padding(_waterfall([row for row in rows if row.bytes or row.change_bytes], width), (0, 0, 0, 2))
     sums = say.beside_sentence(diagnosis.beside)
     if sums is not None:
         yield Padding(Text(sums, style="dim"), (0, 0, 0, 2))
@@ -106,8 +146,8 @@ def _parts(
     if len(case.targets) > 1:
         yield Text()
         yield parts.heading("Processes", "the quickest growing first")
-        yield Padding(_members(case, diagnosis, width), (0, 0, 0, 2))
-    shown = [event for event in events if event[1] != "joined"][-_EVENTS_SHOWN:]
+        yield Padding(_members(tick, width), (0, 0, 0, 2))
+    shown = [event for event in tick.events if event[1] != "joined"][-_EVENTS_SHOWN:]
     if shown:
         yield Text()
         for pid, what in shown:
@@ -116,32 +156,17 @@ def _parts(
     yield Text(visible(footer), style="dim")
 
 
-def _facts(
-    case: Case, diagnosis: Diagnosis, line: Sequence[int], elapsed_s: float, width: int
-) -> Iterator[tuple[str, Text | str]]:
-    root = case.target(case.meta.root_pid) if case.meta.root_pid is not None else None
-    if root is not None:
-        command = " ".join(root.cmdline) or root.comm
-        yield "process", say.target_sentence(case, root)
-        yield "command", parts.fit_end(visible(command), width - 14)
-    rss = sum(s.rss for s in living(case).values())
-    yield "RSS", f"{size_text(rss)}" + (f" in {len(living(case))} processes" if len(living(case)) > 1 else "")
-    if line:
-        bars = Text(sparkline(line, max(10, width - 50)), style="cyan")
-        bars.append(f"  {size_text(min(line))} to {size_text(max(line))} anonymous", style="dim")
-        yield "", bars
-    yield "growth", f"{say.growth_sentence(diagnosis.growth)}, seen for {duration_text(elapsed_s)}"
-    limit = diagnosis.growth.limit_bytes if diagnosis.growth else None
-    if limit is not None:
-        yield "limit", say.limit_sentence(diagnosis.growth) or f"{size_text(limit)} for the cgroup"
-    if diagnosis.next_step and diagnosis.verdict in ("growing", "leak"):
-        yield "next", diagnosis.next_step
-    for loss in case.losses:
-        yield "not seen", f"{loss.count} {loss.what}" + (f"; less with {loss.reduce}" if loss.reduce else "")
+def _facts(rows: Iterable[tuple[str, Text | str]]) -> Padding:
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(style="dim", no_wrap=True, width=_LABEL - 1)
+    table.add_column(ratio=1)
+    for label, value in rows:
+        table.add_row(label, Text(visible(value)) if isinstance(value, str) else value)
+    return Padding(table, (0, 0, 0, 2))
 
 
-def _waterfall(rows: Sequence[LayerRow], rss: int, width: int) -> Table:
-    """The layers, those in RSS first, and their sum beside the kernel's figure of now (read later than they were)."""
+def _waterfall(rows: Sequence[LayerRow], width: int) -> Table:
+    """The layers, those in RSS first, and their sum, which is the kernel's figure."""
     wide = width >= _WIDE
     table = _table("layer", "now", "change", "rate", *(("its interval",) if wide else ()))
     table.columns[0].justify = "left"
@@ -158,7 +183,10 @@ def _waterfall(rows: Sequence[LayerRow], rss: int, width: int) -> Table:
         word = Text("" if row.bytes is None or row.verdict == "insufficient-data" else row.verdict, style=style)
         table.add_row(*cells, *((_interval(row.rate),) if wide else ()), word)
     total = sum(row.bytes or 0 for row in rows if row.in_rss)
-    table.add_row(Text("sum, in RSS", style="dim"), size_text(total), Text(f"of {size_text(rss)} now", style="dim"))
+    changes = [row.change_bytes for row in rows if row.in_rss and row.change_bytes is not None]
+    table.add_row(
+        Text("sum, in RSS", style="dim"), size_text(total), change_text(sum(changes)) if changes else "", style="dim"
+    )
     return table
 
 
@@ -186,10 +214,10 @@ def _table(*names: str) -> Table:
     return table
 
 
-def _members(case: Case, diagnosis: Diagnosis, width: int) -> Table:
+def _members(tick: WatchTick, width: int) -> Table:
+    case, diagnosis, now = tick.case, tick.diagnosis, tick.now
     table = _table("pid", "RSS", "change", "rate")
     table.add_column("command", no_wrap=True, ratio=1)
-    now = living(case)
     alive = [m for m in diagnosis.members if m.pid in now]
     for member in alive[:_MEMBERS_SHOWN]:
         target = case.target(member.pid)

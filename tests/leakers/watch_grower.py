@@ -8,6 +8,7 @@ KIND: leak      keeps every chunk
       parent    is flat itself; a child is `leak`
       exec      becomes `leak` by exec after a second
       short     is `flat` and leaves after 2 s
+      told      is `flat` and leaves when it is told to, by a line
 """
 
 import mmap
@@ -63,6 +64,9 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, __file__, "leak", sys.argv[2]])
     elif kind == "short":
         time.sleep(2.0)
+        return
+    elif kind == "told":
+        sys.stdin.readline()
         return
     while True:
         time.sleep(1.0)

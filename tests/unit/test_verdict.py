@@ -103,3 +103,13 @@ def test_nothing_measured_is_insufficient() -> None:
 
 def test_flat_is_steady() -> None:
     assert decide(constructed_case(age_s=60), growth(FLAT), []).verdict == "steady"
+
+
+def test_what_a_trace_of_long_ago_saw_is_a_leak_only_while_the_line_goes_on() -> None:
+    """A watch goes on after the search for the cause; the memory may have stopped growing since."""
+    case = constructed_case(age_s=600)
+    ended = case.samples[-1].t_ns - 600 * NS_PER_S
+    case = replace(case, traces=(replace(case.traces[0], ended_ns=ended),))
+    assert decide(case, growth(RISING), [KNOWN]).verdict == "leak"
+    stopped = decide(case, growth(FLAT), [KNOWN])
+    assert (stopped.verdict, stopped.findings) == ("steady", ())
