@@ -110,14 +110,14 @@ def marked(seen: Snapshot, kind: str, wanted: Callable[[OwnerMark], bool] = lamb
     return sum(mark.end - mark.start for mark in seen.marks if mark.kind == kind and wanted(mark))
 
 
-def go_program(source: str) -> Path:
-    """tests/leakers/`source` (Go), built stripped when it is newer than its program."""
+def go_program(source: str, ldflags: str = "-s -w") -> Path:
+    """tests/leakers/`source` (Go), built (stripped, by default) when it is newer than its program."""
     binary, origin = LEAKERS / "bin" / Path(source).stem, LEAKERS / source
     if not binary.exists() or binary.stat().st_mtime < origin.stat().st_mtime:
         binary.parent.mkdir(exist_ok=True)
         fresh = binary.with_suffix(f".{os.getpid()}")
         (go,) = sorted(Path("/usr/lib").glob("go-*/bin/go"))[-1:]
         env = {**os.environ, "GO111MODULE": "off", "GOCACHE": str(binary.parent / "go-cache")}
-        subprocess.run([go, "build", "-ldflags", "-s -w", "-o", fresh, origin], check=True, env=env)
+        subprocess.run([go, "build", "-ldflags", ldflags, "-o", fresh, origin], check=True, env=env)
         fresh.rename(binary)
     return binary

@@ -10,6 +10,7 @@ CfaBase = Literal[
     "deref-rsp",
     "signal",
     "expression",
+    "go-switch",
 ]  # fmt: skip
 SaveBase = Literal["cfa", "rbp", "rsp"]
 
@@ -38,7 +39,9 @@ class Rule:
     - "deref-rbp", "deref-rsp": the word at register + cfa_offset (functions that realign their stack: GCC's DRAP);
     - "signal": the word at rsp + cfa_offset; the kernel's rt_sigframe. Here ra_offset and rbp_offset are relative to
       *rsp* too, not to the CFA, and the pc found is exact, no return address (do not subtract 1);
-    - "expression": `expression` is to be evaluated (user space only; rare).
+    - "expression": `expression` is to be evaluated (user space only; rare);
+    - "go-switch": from Go's system stack to that of the goroutine (the kernel's walk only: goswitch.py). `via`,
+      cfa_offset: of m in g and of curg in m; ra_offset, rbp_offset: of sched.sp and sched.bp in g.
 
     The return address is the word at CFA + ra_offset; `end`: there is none, this is the outermost frame.
     The caller's rbp is the word at CFA + rbp_offset (rbp + rbp_offset where rbp_base is "rbp"); None: rbp is unchanged.
@@ -54,6 +57,7 @@ class Rule:
     signal_frame: bool = False
     guessed: bool = False  # not from CFI: a frame-pointer step, or found by scanning the stack
     expression: bytes | None = None
+    via: int = 0
 
 
 # glibc, sysdeps/unix/sysv/linux/x86_64/libc_sigaction.c: on entry of __restore_rt rsp points to the ucontext_t that

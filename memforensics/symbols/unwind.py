@@ -8,6 +8,7 @@ from typing import Literal
 from memforensics.symbols.calls import Call, call_before, call_doubt
 from memforensics.symbols.cfi import SIGNAL_RULE, Rule, Saved, is_sigreturn_code
 from memforensics.symbols.expression import CannotEvaluate, evaluate
+from memforensics.symbols.goswitch import CODE_BYTES, switch_rule
 from memforensics.symbols.rules import DWARF_REGISTERS
 from memforensics.symbols.space import AddressSpace, MappedModule
 from memforensics.target.memory import Memory, Unreadable, read_u64
@@ -18,6 +19,7 @@ WhyEnded = Literal[
     "no-rule",  # no CFI there and no guess held
     "unreadable",  # the stack (or the copy of its top) ends here
     "frame-limit",
+    "switched",  # the caller is on another stack, which only the kernel's walk can follow
     "no-progress",  # the CFA did not move up: damaged stack or wrong rule
 ]
 
@@ -117,7 +119,7 @@ class _Walk:
 
     def proves_the_guess(self) -> bool:
         """Whether what follows a guessed step makes sense to the end of what can be seen."""
-        if self.why == "outermost":
+        if self.why in ("outermost", "switched"):
             return True
         by_cfi = sum(frame.rule is not None and not frame.rule.guessed for frame in self.frames)
         return self.why in ("unreadable", "frame-limit") and by_cfi >= _MIN_PROOF_FRAMES
@@ -193,11 +195,15 @@ class _Walker:
         rule = self._space.rule(state.lookup_pc)
         if rule is None and is_sigreturn_code(self._space.code(state.registers.rip, 9) or b""):
             return SIGNAL_RULE
+        if rule is None and state.is_return:
+            return switch_rule(self._space.code(state.registers.rip, CODE_BYTES) or b"")
         return rule
 
     def _step(self, state: _State, rule: Rule) -> _State:
         """The caller's state. _NoStep when there is none to be had."""
         registers = state.registers
+        if rule.cfa_base == "go-switch":
+            raise _NoStep("switched")
         try:
             cfa = self._cfa(registers, rule)
             signal = rule.cfa_base == "signal"

@@ -25,7 +25,7 @@ RULE = struct.Struct("<iiiBBH")
 _HEAD = struct.Struct("<IIQQ")
 _RANGE = struct.Struct("<QQQQQQ")
 _STACK = struct.Struct("<QII8Q")
-_WALK = struct.Struct("<QQQQIIII")
+_WALK = struct.Struct("<QQQQQIIII")
 _COPY = struct.Struct("<QQ")
 _PYTHON = struct.Struct("<II")
 _PYTHON_FRAME = struct.Struct("<QiI")
@@ -157,7 +157,7 @@ def parse_event(data: bytes, with_python: bool) -> RangeEvent | StackEvent:
     offset = _HEAD.size
     site, flags, _, rip, rsp, rbp, rbx, r12, r13, r14, r15 = _STACK.unpack_from(data, offset)
     offset += _STACK.size
-    walk_pc, walk_rsp, walk_rbp, _, _, _, count, ended = _WALK.unpack_from(data, offset)
+    walk_pc, walk_rsp, walk_rbp, *_, count, ended = _WALK.unpack_from(data, offset)
     offset += _WALK.size
     pcs = struct.unpack_from(f"<{min(count, MAX_NATIVE)}Q", data, offset)
     offset += 8 * MAX_NATIVE
@@ -196,7 +196,7 @@ def parse_event(data: bytes, with_python: bool) -> RangeEvent | StackEvent:
     )
 
 
-_BASES = {"rsp": 0, "rbp": 1, "deref-rsp": 2, "deref-rbp": 3, "expression-plt": 4, "signal": 5}
+_BASES = {"rsp": 0, "rbp": 1, "deref-rsp": 2, "deref-rbp": 3, "expression-plt": 4, "signal": 5, "go-switch": 6}
 _RBP_AT = {"cfa": 2, "rbp": 4, "rsp": 8}
 _I32 = range(-(1 << 31), 1 << 31)
 
@@ -215,4 +215,4 @@ def pack_rule(rule: Rule) -> bytes | None:
     offsets = (rule.cfa_offset, rule.ra_offset, rule.rbp_offset or 0)
     if any(offset not in _I32 for offset in offsets):
         return None
-    return RULE.pack(*offsets, base, flags, 0)
+    return RULE.pack(*offsets, base, flags, rule.via)

@@ -265,6 +265,7 @@ int on_walk(void *ctx) {
     walk->pc = scratch->regs.ip;
     walk->rsp = scratch->regs.sp;
     walk->rbp = scratch->regs.bp;
+    walk->g = scratch->regs.r14;
     walk_stack(walk, scratch->request.as);
     programs.call(ctx, NEXT_PYTHON);
     return 0;

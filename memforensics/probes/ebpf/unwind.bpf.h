@@ -20,6 +20,7 @@
 #define BASE_DEREF_RBP 3
 #define BASE_PLT 4    /* rsp + 8 + (8 if (rip & 15) >= cfa_offset) */
 #define BASE_SIGNAL 5 /* the CFA is the word at rsp + cfa_offset; the other offsets count from rsp */
+#define BASE_GO 6     /* across the stacks of Go: cross_to_goroutine() */
 
 /* struct rule.flags */
 #define RULE_END 1          /* the outermost frame */
@@ -50,12 +51,13 @@ struct rule {
     s32 rbp_offset;
     u8 base;
     u8 flags;
-    u16 unused;
+    u16 via; /* BASE_GO */
 };
 
 /* A walk in progress, and its result. Where it ended early, pc, rsp and rbp are those of the frame it ended at. */
 struct walk {
     u64 pc, rsp, rbp;
+    u64 g; /* what a thread that runs Go has in r14: its current g */
     u64 hash;
     u32 is_return, guessed;
     u32 count, ended;
@@ -73,6 +75,23 @@ static __always_inline int user_word(u64 address, u64 *value) {
     return bpf_probe_read_user(value, sizeof(*value), (void *)address);
 }
 
+/* From runtime.systemstack, on the system stack of a thread (that of m.g0), to its caller on the goroutine's, as the
+ * goroutine's saved state has it. The frame pointer that led here says whether it is this goroutine's: it has to be the
+ * one that is saved there. There is no way back, so one such step a walk. */
+static __always_inline int cross_to_goroutine(struct walk *walk, struct rule *rule) {
+    u64 g = walk->g, m, g0, curg, sp, bp, pc;
+    walk->g = 0;
+    if (g == 0 || user_word(g + rule->via, &m) != 0 || user_word(m, &g0) != 0 || g0 != g ||
+        user_word(m + (s64)rule->cfa_offset, &curg) != 0 || user_word(curg + (s64)rule->rbp_offset, &bp) != 0 ||
+        bp == 0 || bp != walk->rbp || user_word(curg + (s64)rule->ra_offset, &sp) != 0 || user_word(sp, &pc) != 0)
+        return WALK_STUCK;
+    walk->rsp = sp + 8;
+    walk->pc = pc;
+    walk->is_return = 1;
+    walk->guessed = 0;
+    return pc ? -1 : WALK_STUCK;
+}
+
 /* One step to the caller. The reason when there is no further step, -1 to go on. */
 static __always_inline int walk_step(struct walk *walk, struct rule *rule) {
     u64 cfa, return_address, base, place;
@@ -80,6 +99,8 @@ static __always_inline int walk_step(struct walk *walk, struct rule *rule) {
 
     if (flags & RULE_END)
         return WALK_COMPLETE;
+    if (rule->base == BASE_GO)
+        return cross_to_goroutine(walk, rule);
     base = rule->base == BASE_RBP || rule->base == BASE_DEREF_RBP ? walk->rbp : walk->rsp;
     if (rule->base == BASE_PLT) {
         cfa = base + 8 + ((walk->pc & 15) >= (u64)rule->cfa_offset ? 8 : 0);
@@ -112,7 +133,7 @@ static __always_inline int walk_step(struct walk *walk, struct rule *rule) {
     return return_address ? -1 : WALK_COMPLETE;
 }
 
-/* Walks from walk->{pc, rsp, rbp} of the leaf; fills frames (leaf first), count, hash and ended. */
+/* Walks from walk->{pc, rsp, rbp, g} of the leaf; fills frames (leaf first), count, hash and ended. */
 static __always_inline void walk_stack(struct walk *walk, u64 as) {
     struct rule_key key = {.as = as};
     u64 hash = 0;
