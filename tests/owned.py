@@ -3,6 +3,7 @@
 import os
 import platform
 import signal
+import struct
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -108,6 +109,11 @@ def owners_of(seen: Snapshot, ranges: list[tuple[int, int]]) -> Counter[str | No
 def marked(seen: Snapshot, kind: str, wanted: Callable[[OwnerMark], bool] = lambda _: True) -> int:
     """Bytes of address space with such marks."""
     return sum(mark.end - mark.start for mark in seen.marks if mark.kind == kind and wanted(mark))
+
+
+def gguf(size: int) -> bytes:
+    """How a GGUF file begins."""
+    return (b"GGUF" + struct.pack("<IQQ", 3, 0, 0)).ljust(size, b"\1")
 
 
 def go_program(source: str, ldflags: str = "-s -w") -> Path:

@@ -5,7 +5,7 @@ correctly; `fs_root` lets a folder of captured files stand for the machine.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -24,8 +24,9 @@ class _Mount:
 def cgroup_of(process: Process, *, fs_root: Path = Path("/")) -> Cgroup | None:
     """The memory cgroup of a process; None where there is none that we can see.
 
-    `limit_bytes` is the smallest limit of the cgroup and all its visible ancestors. usage, anon and file are those of
-    the level that sets this limit (the process's own where there is no limit): what must stay below it.
+    `limit_bytes` is that of the cgroup and all its visible ancestors which leaves the least room: an ancestor's may be
+    the larger one, and full of others' memory. usage, anon and file are those of the level that sets this limit (the
+    process's own where there is no limit): what must stay below it.
     """
     own = process.proc.root / "self" / "mountinfo"  # the mounts that *we* see: the files are opened by us
     try:
@@ -87,45 +88,54 @@ def _levels(path: str, mount: _Mount, fs_root: Path) -> Iterator[Path]:
 
 
 def _read_v2(path: str, levels: list[Path]) -> Cgroup | None:
-    limits = [(limit, level) for level in levels if (limit := _number(level / "memory.max")) is not None]
-    limit, level = min(limits, key=lambda found: found[0], default=(None, levels[0]))
+    return _tightest(_level_v2(path, level) for level in levels)
+
+
+def _level_v2(path: str, level: Path) -> Cgroup:
     stat = _stat(level / "memory.stat")
-    usage = _number(level / "memory.current")
-    if limit is None and usage is None and not stat:
-        return None
     return Cgroup(
         version=2,
         path=path,
-        limit_bytes=limit,
-        usage_bytes=usage,
+        limit_bytes=_number(level / "memory.max"),
+        usage_bytes=_number(level / "memory.current"),
         anon_bytes=_sum(stat.get("anon"), stat.get("shmem")),
         file_bytes=_sum(stat.get("file"), -stat.get("shmem", 0)),
     )
 
 
 def _read_v1(path: str, levels: list[Path]) -> Cgroup | None:
-    limits = [
-        (limit, level)
-        for level in levels
-        if (limit := _number(level / "memory.limit_in_bytes")) is not None and limit < _NO_LIMIT_V1
-    ]
-    limit, level = min(limits, key=lambda found: found[0], default=(None, levels[0]))
+    told = [level for level in levels if (level / "memory.limit_in_bytes").exists()]
+    return _tightest(_level_v1(path, level, is_top=level is told[-1]) for level in told)
+
+
+def _level_v1(path: str, level: Path, *, is_top: bool) -> Cgroup:
     stat = _stat(level / "memory.stat")
-    beyond = stat.get("hierarchical_memory_limit")  # of ancestors that are not mounted here, too
-    if beyond is not None and beyond < _NO_LIMIT_V1:
-        limit = beyond if limit is None else min(limit, beyond)
-    usage = _number(level / "memory.usage_in_bytes")
+    limits = [_number(level / "memory.limit_in_bytes")]
+    if is_top:
+        limits.append(stat.get("hierarchical_memory_limit"))  # of ancestors that are not mounted here, too
     shmem = stat.get("total_shmem", stat.get("shmem"))
-    if limit is None and usage is None and not stat:
-        return None
     return Cgroup(
         version=1,
         path=path,
-        limit_bytes=limit,
-        usage_bytes=usage,
+        limit_bytes=min((limit for limit in limits if limit is not None and limit < _NO_LIMIT_V1), default=None),
+        usage_bytes=_number(level / "memory.usage_in_bytes"),
         anon_bytes=_sum(stat.get("total_rss", stat.get("rss")), shmem),
         file_bytes=_sum(stat.get("total_cache", stat.get("cache")), -(shmem or 0)),
     )
+
+
+def _tightest(levels: Iterable[Cgroup]) -> Cgroup | None:
+    """The one with the least room below its limit, or the lowest where none has a limit; None where nothing is read."""
+    found = [level for level in levels if (level.limit_bytes, level.usage_bytes, level.anon_bytes) != (None,) * 3]
+    limited = [
+        (level.limit_bytes - _used(level), place) for place, level in enumerate(found) if level.limit_bytes is not None
+    ]
+    return found[min(limited)[1]] if limited else next(iter(found), None)
+
+
+def _used(level: Cgroup) -> int:
+    """What stays below the limit until it is freed, as far as that was told."""
+    return (level.anon_bytes if level.anon_bytes is not None else level.usage_bytes) or 0
 
 
 def _sum(of_kind: int | None, shmem: int | None) -> int | None:

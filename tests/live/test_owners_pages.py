@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli import memforensics
-from owned import adds_up, group, kinds, quiet_snapshot
+from owned import adds_up, gguf, group, kinds, quiet_snapshot
 from processes import compiled, running
 
 from memforensics.analysis.ownership import HUGE_PAGES, beside, layers
@@ -152,10 +152,6 @@ def test_stacks_of_threads_that_ended_and_nobody_joined() -> None:
 def safetensors(size: int) -> bytes:
     header = b'{"w":{"dtype":"U8","shape":[16],"data_offsets":[0,16]}}'
     return (struct.pack("<Q", len(header)) + header).ljust(size, b"\1")
-
-
-def gguf(size: int) -> bytes:
-    return (b"GGUF" + struct.pack("<IQQ", 3, 0, 0)).ljust(size, b"\1")
 
 
 def test_weights_are_known_by_what_is_in_them(tmp_path: Path) -> None:

@@ -25,6 +25,15 @@ def test_v2_the_smallest_limit_of_all_ancestors_counts(tmp_path: Path) -> None:
     assert (found.usage_bytes, found.anon_bytes, found.file_bytes) == (800 * MIB, 700, 100), "what stays below it"
 
 
+def test_v2_the_limit_that_leaves_the_least_room_counts(tmp_path: Path) -> None:
+    top = tmp_path / "sys/fs/cgroup"
+    put(top / "pods/one", memory__max=str(GIB), memory__current="900", memory__stat=f"anon {100 * MIB}\nfile 300")
+    put(top / "pods", memory__max=str(4 * GIB), memory__current="1", memory__stat=f"anon {4 * GIB - MIB}\nfile 100")
+    found = read_cgroup("0::/pods/one\n", V2, fs_root=tmp_path)
+    assert found is not None
+    assert (found.limit_bytes, found.anon_bytes) == (4 * GIB, 4 * GIB - MIB), "its other children fill it"
+
+
 def test_v2_without_a_limit_has_none_but_its_own_usage(tmp_path: Path) -> None:
     put(tmp_path / "sys/fs/cgroup/a", memory__max="max", memory__current="900", memory__stat="anon 500\nfile 300")
     found = read_cgroup("0::/a\n", V2, fs_root=tmp_path)
