@@ -1,7 +1,7 @@
 """The unwind rule for one pc, from .eh_frame: the one FDE that is hit is parsed, never the whole table.
 
-Formats: LSB Core 5.0, 10.6 (.eh_frame, .eh_frame_hdr) and DWARF 5, 6.4 (call frame instructions); register numbers:
-x86-64 psABI, figure 3.36. Only x86-64 so far; the names of its registers stand in `DWARF_REGISTERS` alone.
+Formats: LSB Core 5.0, 10.6 (.eh_frame, .eh_frame_hdr) and DWARF 5, 6.4 (call frame instructions); registers of the
+machines: machines.py.
 """
 
 import functools
@@ -10,11 +10,12 @@ from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from memforensics.symbols.elf import EM_X86_64, BadElf, ElfFile
+from memforensics.symbols.elf import BadElf, ElfFile
 from memforensics.symbols.framecode import Cie, Cursor, Fde, rule_of, run
-from memforensics.symbols.rules import SIGNAL_RULE, Rule, Saved, is_sigreturn_code
+from memforensics.symbols.machines import MACHINES
+from memforensics.symbols.rules import Rule, Saved
 
-__all__ = ["SIGNAL_RULE", "Cfi", "Rule", "Saved", "is_sigreturn_code"]
+__all__ = ["Cfi", "Rule", "Saved"]
 
 _MAX_ENTRY_BYTES = 1 << 20
 _MAX_SCANNED_BYTES = 64 * 1024 * 1024
@@ -28,6 +29,7 @@ class Cfi:
 
     def __init__(self, elf: ElfFile) -> None:
         self._elf = elf
+        self.machine = MACHINES.get(elf.machine)
         self._rules: dict[int, Rule | None] = {}
         self._shared: dict[Rule, Rule] = {}
         self._cies: dict[int, Cie] = {}
@@ -41,7 +43,7 @@ class Cfi:
             pass
         try:
             fde = self._fde(vaddr)
-            rule = rule_of(run(fde, vaddr), fde.cie) if fde is not None else None
+            rule = rule_of(run(fde, vaddr), fde.cie, self.machine) if fde and self.machine else None
         except _DAMAGED:
             rule = None
         if len(self._rules) >= _MAX_CACHED:
@@ -60,14 +62,14 @@ class Cfi:
     def is_signal_trampoline(self, vaddr: int) -> bool:
         """Whether the code there calls rt_sigreturn."""
         try:
-            return is_sigreturn_code(self._elf.read_at_vaddr(vaddr, 9))
+            return self.machine is not None and self.machine.is_sigreturn_code(self._elf.read_at_vaddr(vaddr, 9))
         except BadElf:
             return False
 
     # --- finding the FDE
 
     def _fde(self, vaddr: int) -> Fde | None:
-        if self._elf.machine != EM_X86_64:
+        if self.machine is None:
             return None
         place = self._search(vaddr) if self._table is not None else self._scanned.find(vaddr)
         if place is None:

@@ -2,12 +2,9 @@
 
 import struct
 from dataclasses import dataclass, field
-from typing import cast
 
-from memforensics.symbols.rules import DWARF_REGISTERS, CfaBase, Rule, SaveBase, Saved
-
-_RBP, _RSP, _RA = 6, 7, 16
-_CALLEE_SAVED = {3: "rbx", 12: "r12", 13: "r13", 14: "r14", 15: "r15"}
+from memforensics.symbols.machines import Machine
+from memforensics.symbols.rules import CfaBase, Rule, SaveBase, Saved
 
 
 class Cursor:
@@ -216,7 +213,7 @@ def _execute(cursor: Cursor, cie: Cie, row: _Row, initial: dict[int, _RegisterRu
             case 0x16:  # val_expression
                 register = cursor.uleb()
                 registers[register] = ("other", cursor.block())
-            case 0x2D:  # GNU_window_save; AARCH64_negate_ra_state
+            case 0x2D:  # AARCH64_negate_ra_state: signed or not, the signature is cut off every return address
                 pass
             case 0x2E:  # GNU_args_size
                 cursor.uleb()
@@ -259,7 +256,7 @@ def _plt_threshold(expression: bytes) -> int | None:
     return None
 
 
-def _place(rule: _RegisterRule | None) -> tuple[SaveBase, int] | None:
+def _place(rule: _RegisterRule | None, machine: Machine) -> tuple[SaveBase, int] | None:
     """Where a register was saved. None: it was not, or in a way that no compiler uses for these registers."""
     if rule is None:
         return None
@@ -267,55 +264,59 @@ def _place(rule: _RegisterRule | None) -> tuple[SaveBase, int] | None:
     if kind == "offset" and isinstance(value, int):
         return "cfa", value
     simple = _register_plus(value) if kind == "expression" and isinstance(value, bytes) else None
-    if simple is None or simple[0] not in (_RBP, _RSP):
-        return None
-    return ("rbp" if simple[0] == _RBP else "rsp"), simple[1]
+    base = machine.save_bases.get(simple[0]) if simple is not None else None
+    return (base, simple[1]) if simple is not None and base is not None else None
 
 
-def rule_of(row: _Row, cie: Cie) -> Rule | None:
+def rule_of(row: _Row, cie: Cie, machine: Machine) -> Rule | None:
     return_address = row.registers.get(cie.ra_register)
-    if return_address is None or cie.ra_register != _RA:
+    in_lr = return_address is None and machine.has_link_register
+    if (return_address is None and not in_lr) or cie.ra_register != machine.return_address:
         return None
-    end = return_address[0] == "undefined"
-    where = _place(return_address)
-    if where is None and not end:
+    end = return_address is not None and return_address[0] == "undefined"
+    where = _place(return_address, machine)
+    if where is None and not end and not in_lr:
         return None
-    base, offset, expression = _cfa_of(row)
+    base, offset, expression = _cfa_of(row, machine)
     if base == "deref-rsp" and where is not None and where[0] == "rsp":
         base = "signal"
     elif where is not None and where[0] != "cfa":
         return None
-    rbp = _place(row.registers.get(_RBP))
+    rbp = _place(row.registers.get(machine.frame_pointer), machine)
     saved = tuple(
         Saved(name, *place)
-        for number, name in _CALLEE_SAVED.items()
-        if (place := _place(row.registers.get(number))) is not None
+        for number, name in machine.callee_saved.items()
+        if (place := _place(row.registers.get(number), machine)) is not None
     )
+    lift = 0
+    if machine.has_link_register and where is not None and where[0] == "cfa":
+        lift = max(
+            where[1] + 8 + 15 & ~15, 0
+        )  # glibc's _dl_runtime_resolve (2.36): saved above the CFA, so it is higher
     return Rule(
         cfa_base=base,
-        cfa_offset=offset,
-        ra_offset=where[1] if where is not None else None,
+        cfa_offset=offset + lift,
+        ra_offset=where[1] - lift if where is not None else None,
         end=end,
-        rbp_offset=rbp[1] if rbp is not None else None,
+        rbp_offset=rbp[1] - (lift if rbp[0] == "cfa" else 0) if rbp is not None else None,
         rbp_base=rbp[0] if rbp is not None else "cfa",
         saved=saved,
         signal_frame=cie.signal_frame or base == "signal",
         expression=expression,
+        ra_in_lr=in_lr,
     )
 
 
-def _cfa_of(row: _Row) -> tuple[CfaBase, int, bytes | None]:
+def _cfa_of(row: _Row, machine: Machine) -> tuple[CfaBase, int, bytes | None]:
     expression = row.cfa_expression
     if expression is None:
-        if not 0 <= row.cfa_register < len(DWARF_REGISTERS):
-            raise ValueError("no CFA")
-        return cast(CfaBase, DWARF_REGISTERS[row.cfa_register]), row.cfa_offset, None
+        return machine.cfa_bases[row.cfa_register], row.cfa_offset, None
     threshold = _plt_threshold(expression)
     if threshold is not None:
         return "expression-plt", threshold, None
     deref = _register_plus(expression, b"\x06")  # DW_OP_deref
-    if deref is not None and deref[0] == _RBP:
+    if deref is not None and deref[0] == machine.frame_pointer:
         return "deref-rbp", deref[1], None
-    if deref is not None and deref[0] == _RSP:
+    if deref is not None and deref[0] == machine.stack_pointer:
         return "deref-rsp", deref[1], None
     return "expression", 0, expression

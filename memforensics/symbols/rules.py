@@ -14,7 +14,7 @@ CfaBase = Literal[
 ]  # fmt: skip
 SaveBase = Literal["cfa", "rbp", "rsp"]
 
-DWARF_REGISTERS = (
+DWARF_REGISTERS: tuple[CfaBase, ...] = (
     "rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
 )  # fmt: skip
 
@@ -43,7 +43,8 @@ class Rule:
     - "go-switch": from Go's system stack to that of the goroutine (the kernel's walk only: goswitch.py). `via`,
       cfa_offset: of m in g and of curg in m; ra_offset, rbp_offset: of sched.sp and sched.bp in g.
 
-    The return address is the word at CFA + ra_offset; `end`: there is none, this is the outermost frame.
+    The return address is the word at CFA + ra_offset; `ra_in_lr`: it still is in the link register, in a leaf of a
+    machine that has one (machines.py); `end`: there is none, this is the outermost frame.
     The caller's rbp is the word at CFA + rbp_offset (rbp + rbp_offset where rbp_base is "rbp"); None: rbp is unchanged.
     """
 
@@ -58,6 +59,7 @@ class Rule:
     guessed: bool = False  # not from CFI: a frame-pointer step, or found by scanning the stack
     expression: bytes | None = None
     via: int = 0
+    ra_in_lr: bool = False
 
 
 # glibc, sysdeps/unix/sysv/linux/x86_64/libc_sigaction.c: on entry of __restore_rt rsp points to the ucontext_t that
@@ -73,10 +75,3 @@ SIGNAL_RULE = Rule(
     ),
     signal_frame=True,
 )
-# mov $15,%rax; syscall and mov $15,%eax; syscall: how every libc, and Go, calls rt_sigreturn.
-_SIGRETURN_CODES = (bytes.fromhex("48c7c00f0000000f05"), bytes.fromhex("b80f0000000f05"))
-
-
-def is_sigreturn_code(code: bytes) -> bool:
-    """Whether these instructions (9 bytes at the pc suffice) are a signal trampoline's."""
-    return code.startswith(_SIGRETURN_CODES)

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from memforensics.symbols.calls import Call, call_before, call_doubt
-from memforensics.symbols.cfi import SIGNAL_RULE, Rule, Saved, is_sigreturn_code
+from memforensics.symbols.calls import Call, binds, call_before, call_doubt, stub_ahead
+from memforensics.symbols.cfi import Rule, Saved
 from memforensics.symbols.expression import CannotEvaluate, evaluate
 from memforensics.symbols.goswitch import CODE_BYTES, switch_rule
-from memforensics.symbols.rules import DWARF_REGISTERS
+from memforensics.symbols.machines import AARCH64, X86_64, Machine
+from memforensics.symbols.rules import CfaBase
 from memforensics.symbols.space import AddressSpace, MappedModule
 from memforensics.target.memory import Memory, Unreadable, read_u64
 
@@ -23,10 +24,13 @@ WhyEnded = Literal[
     "no-progress",  # the CFA did not move up: damaged stack or wrong rule
 ]
 
-_FRAME_POINTER_RULE = Rule(cfa_base="rbp", cfa_offset=16, rbp_offset=-16, guessed=True)
 _OUTERMOST_RULE = Rule(
     cfa_base="rsp", cfa_offset=8, end=True, guessed=True
 )  # by a frame pointer of zero (psABI, 3.4.1)
+_STUB_RULE = Rule(cfa_base="rsp", cfa_offset=0, ra_offset=None, ra_in_lr=True)
+_BINDING_RULE = Rule(cfa_base="rsp", cfa_offset=16)
+_LEAF_RULE = replace(_STUB_RULE, guessed=True)
+_RECORD_BYTES = 16  # of a frame record: the caller's frame pointer, the return address
 _SCANNED_BYTES = 16 * 1024
 _MAX_CANDIDATES = 48
 _MAX_GUESS_STEPS = 1500  # steps of all attempts of one unwinding together
@@ -38,7 +42,7 @@ _MAX_FRAME_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Registers:
-    """User registers of x86-64 that unwinding needs."""
+    """User registers that unwinding needs, by x86-64's names; machines.py says which these are on aarch64."""
 
     rip: int
     rsp: int
@@ -48,6 +52,11 @@ class Registers:
     r13: int = 0
     r14: int = 0
     r15: int = 0
+    lr: int | None = None  # aarch64's x30; None: x86-64, which has none
+
+    @property
+    def machine(self) -> Machine:
+        return X86_64 if self.lr is None else AARCH64
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +85,13 @@ class Unwound:
     why_ended: WhyEnded
 
 
-def unwind(registers: Registers, memory: Memory, space: AddressSpace, max_frames: int = 128) -> Unwound:
-    """`memory` may be a copy of the stack's top (BytesMemory) or the live process. Raises only what reading live
-    memory raises when the process is gone or not ours."""
-    walk = _Walker(memory, space).walk(_State(registers, is_return=False, guessed=False), max_frames)
+def unwind(
+    registers: Registers, memory: Memory, space: AddressSpace, max_frames: int = 128, *, is_return: bool = False
+) -> Unwound:
+    """`memory` may be a copy of the stack's top (BytesMemory) or the live process. `is_return`: these are the registers
+    of a frame that called, its pc a return address. Raises only what reading live memory raises when the process is
+    gone or not ours."""
+    walk = _Walker(memory, space, registers.machine).walk(_State(registers, is_return, guessed=False), max_frames)
     return Unwound(tuple(walk.frames), walk.why == "outermost", walk.why)
 
 
@@ -132,8 +144,8 @@ class _NoStep(Exception):
 
 
 class _Walker:
-    def __init__(self, memory: Memory, space: AddressSpace) -> None:
-        self._memory, self._space = memory, space
+    def __init__(self, memory: Memory, space: AddressSpace, machine: Machine) -> None:
+        self._memory, self._space, self._machine = memory, space, machine
         self._steps_left = _MAX_GUESS_STEPS
         self._guessing = 0
         self._dead_ends: set[Registers] = set()
@@ -171,13 +183,14 @@ class _Walker:
                 walk.why = stop.why
                 return walk
             if state.registers.rip == 0:
-                walk.why = "outermost"
+                lost = self._guessing and self._machine.has_link_register and state.registers.rbp != 0
+                walk.why = "no-rule" if lost else "outermost"
                 return walk
             if (
                 self._guessing
                 and state.is_return
                 and not state.ends_a_chain
-                and call_before(self._space, state.registers.rip) is None
+                and call_before(self._space, state.registers.rip, self._machine) is None
             ):
                 walk.why = "no-rule"  # the guess was wrong
                 return walk
@@ -193,10 +206,14 @@ class _Walker:
 
     def _rule(self, state: _State) -> Rule | None:
         rule = self._space.rule(state.lookup_pc)
-        if rule is None and is_sigreturn_code(self._space.code(state.registers.rip, 9) or b""):
-            return SIGNAL_RULE
+        # aarch64's vdso has no CFI for it, or (before Linux 5.8) one that skips what was interrupted
+        unknown = rule is None or (rule.signal_frame and self._machine.has_link_register)
+        if unknown and self._machine.is_sigreturn_code(self._space.code(state.registers.rip, 9) or b""):
+            return self._machine.signal_rule
         if rule is None and state.is_return:
             return switch_rule(self._space.code(state.registers.rip, CODE_BYTES) or b"")
+        if rule is None and self._machine.has_link_register and stub_ahead(self._space, state.registers.rip):
+            return _BINDING_RULE if binds(self._space, state.registers.rip) else _STUB_RULE
         return rule
 
     def _step(self, state: _State, rule: Rule) -> _State:
@@ -207,10 +224,10 @@ class _Walker:
         try:
             cfa = self._cfa(registers, rule)
             signal = rule.cfa_base == "signal"
-            if not signal and not 0 < cfa - registers.rsp < _MAX_FRAME_BYTES:
+            least = 0 if rule.ra_in_lr and not state.is_return else 1  # a leaf may have no frame
+            if not signal and not least <= cfa - registers.rsp < _MAX_FRAME_BYTES:
                 raise _NoStep("no-progress")
-            assert rule.ra_offset is not None
-            pc = self._word((registers.rsp if signal else cfa) + rule.ra_offset)
+            pc = self._return_address(state, rule, registers.rsp if signal else cfa)
             bases = {"cfa": cfa, "rbp": registers.rbp, "rsp": registers.rsp}
             places = rule.saved
             if rule.rbp_offset is not None:
@@ -220,12 +237,24 @@ class _Walker:
             raise _NoStep("unreadable") from None
         except CannotEvaluate:
             raise _NoStep("no-rule") from None
+        if registers.lr is not None:
+            restored.setdefault("lr", 0)  # the call to this frame wrote over it
         return _State(
             replace(registers, rip=pc, rsp=cfa, **restored),
             is_return=not rule.signal_frame,
             guessed=rule.guessed,
-            chained=state.chained + 1 if rule is _FRAME_POINTER_RULE else 0,
+            chained=state.chained + 1 if rule.guessed and rule.cfa_base == "rbp" else 0,
         )
+
+    def _return_address(self, state: _State, rule: Rule, place: int) -> int:
+        lr = state.registers.lr
+        if rule.ra_offset is not None:
+            word = self._word(place + rule.ra_offset)
+        elif rule.ra_in_lr and lr and not state.is_return:
+            word = lr
+        else:
+            raise _NoStep("no-rule")
+        return word & self._machine.address_mask
 
     def _cfa(self, registers: Registers, rule: Rule) -> int:
         match rule.cfa_base:
@@ -240,10 +269,11 @@ class _Walker:
             case "expression":
                 known = {
                     number: getattr(registers, name)
-                    for number, name in enumerate(DWARF_REGISTERS)
+                    for number, name in self._machine.cfa_bases.items()
                     if name in Registers.__slots__
                 }
-                return evaluate(rule.expression or b"", {**known, 16: registers.rip}, self._word)
+                known[self._machine.pc] = registers.rip
+                return evaluate(rule.expression or b"", known, self._word)
         raise CannotEvaluate(f"{rule.cfa_base} is not kept across calls")
 
     def _word(self, address: int) -> int:
@@ -282,18 +312,59 @@ class _Walker:
             if doubt is None and state.chained + 1 >= _MIN_CHAIN and self._ends(registers.rbp):
                 doubt = 1
             if doubt is not None:
-                ranked.append((min(doubt, 1), 0, _FRAME_POINTER_RULE))
+                ranked.append((min(doubt, 1), 0, self._record_rule("rbp", 0, registers.rbp)))
+        if registers.lr and not state.is_return:
+            ranked += self._leaf_candidate(registers, state.lookup_pc)
         for slot in self._return_slots(registers.rsp):
             at = slot.address - registers.rsp
             rule = Rule(cfa_base="rsp", cfa_offset=at + 8, guessed=True)
-            doubt = call_doubt(self._space, slot.call, state.lookup_pc)
+            doubt = call_doubt(self._space, slot.call, state.lookup_pc, self._machine)
             ranked.append((doubt, 2 * at + 1, rule))
             if at >= 8 and slot.below is not None and self._looks_like_stack(slot.below, slot.address):
-                ranked.append((doubt, 2 * at + 2, replace(rule, rbp_offset=-16)))
+                ranked.append((doubt, 2 * at + 2, self._record_rule("rsp", at - 8, slot.address - 8)))
             if len(ranked) >= _MAX_CANDIDATES:
                 break
         ranked.sort(key=lambda entry: entry[:2])
         return (rule for _, _, rule in ranked)
+
+    def _leaf_candidate(self, registers: Registers, pc: int) -> Iterator[tuple[int, int, Rule]]:
+        """x30 names the caller in a function that has made no call yet, and itself in one that has."""
+        returns_to = (registers.lr or 0) & self._machine.address_mask
+        doubt = self._call_doubt(returns_to, pc)
+        here, there = self._function(pc), self._function(returns_to - 1)
+        if doubt is None or (here is not None and here == there) or self._record(registers.rbp)[1] == returns_to:
+            return
+        size = self._bytes_to_caller(returns_to, registers.rbp, registers.rsp, 0)
+        yield doubt if here is None else 0, 1 if here is None else -1, replace(_LEAF_RULE, cfa_offset=size)
+
+    def _function(self, pc: int) -> tuple[MappedModule, int] | None:
+        found = self._space.find(pc)
+        entry = self._space.entry(*found) if found is not None else None
+        return (found[0], entry) if found is not None and entry is not None else None
+
+    def _record_rule(self, base: CfaBase, offset: int, record: int) -> Rule:
+        """By the frame record there, at `base` + `offset`: at the top of its frame, or, on aarch64, anywhere in it."""
+        size = _RECORD_BYTES
+        if self._machine.has_link_register:
+            callers_record, returns_to = self._record(record)
+            size = self._bytes_to_caller(returns_to, callers_record, record, size)
+        return Rule(cfa_base=base, cfa_offset=offset + size, ra_offset=8 - size, rbp_offset=-size, guessed=True)
+
+    def _record(self, at: int) -> tuple[int, int]:
+        """The caller's frame pointer and the return address; zeros: not readable."""
+        try:
+            return self._word(at), self._word(at + 8) & self._machine.address_mask
+        except Unreadable:
+            return 0, 0
+
+    def _bytes_to_caller(self, returns_to: int, callers_record: int, start: int, least: int) -> int:
+        """How far the caller's stack is above `start`, by where the caller's rule has its own frame record (AAPCS64,
+        6.4.6: anywhere in its frame). `least`: when that tells nothing."""
+        rule = self._space.rule(returns_to - 1) if returns_to else None
+        if rule is None or (rule.cfa_base, rule.rbp_base) != ("rsp", "cfa") or rule.rbp_offset is None:
+            return least
+        size = callers_record - rule.rbp_offset - rule.cfa_offset - start
+        return size if least <= size < _MAX_FRAME_BYTES and size % 16 == 0 else least
 
     def _return_slots(self, rsp: int) -> Iterator[_ReturnSlot]:
         """Words of the stack that can be return addresses, from `rsp` on. Each part of the stack is looked at once."""
@@ -311,8 +382,9 @@ class _Walker:
         stack = self._read_up_to(start, _CHUNK)
         words = struct.unpack(f"<{len(stack) // 8}Q", stack[: len(stack) // 8 * 8])
         out = []
-        for i, word in enumerate(words):
-            if self._space.executable(word - 1) and (call := call_before(self._space, word)) is not None:
+        for i, signed in enumerate(words):
+            word = signed & self._machine.address_mask
+            if self._space.executable(word - 1) and (call := call_before(self._space, word, self._machine)) is not None:
                 out.append(_ReturnSlot(start + 8 * i, call, words[i - 1] if i else None))
         return out
 
@@ -321,15 +393,16 @@ class _Walker:
             word = self._word(slot)
         except Unreadable:
             return None
-        call = call_before(self._space, word) if self._space.executable(word - 1) else None
-        return call_doubt(self._space, call, pc) if call is not None else None
+        return self._call_doubt(word & self._machine.address_mask, pc)
+
+    def _call_doubt(self, word: int, pc: int) -> int | None:
+        call = call_before(self._space, word, self._machine) if self._space.executable(word - 1) else None
+        return call_doubt(self._space, call, pc, self._machine) if call is not None else None
 
     def _ends(self, record: int) -> bool:
-        """Whether the frame record there (the caller's rbp, the return address) is the last one."""
-        try:
-            return self._word(record) == 0 and self._space.executable(self._word(record + 8) - 1)
-        except Unreadable:
-            return False
+        """Whether the frame record there is the last one."""
+        callers_record, returns_to = self._record(record)
+        return callers_record == 0 and self._space.executable(returns_to - 1)
 
     @staticmethod
     def _looks_like_stack(word: int, slot: int) -> bool:

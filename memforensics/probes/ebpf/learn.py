@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from memforensics.probes.ebpf.layout import NativePc, StackEvent, pack_rule
@@ -81,16 +81,12 @@ class Learner:
         memory = BytesMemory(event.registers.rsp, event.copy)
         if self.space.find(event.registers.rip) is None:
             self.look_again()
-        start = event.registers
         above = () if event.from_leaf else event.native[:-1]
         returned = not event.from_leaf and event.native[-1].is_return
-        if returned:
-            start = replace(start, rip=start.rip - 1)  # looked up there anyway; put right below
         rest: list[NativePc] = []
-        unwound = unwind(start, memory, self.space, MAX_FRAMES)
-        for i, frame in enumerate(unwound.frames):
-            resumed = i == 0 and returned
-            rest.append(NativePc(frame.pc + int(resumed), frame.is_return or resumed, frame.guessed))
+        unwound = unwind(event.registers, memory, self.space, MAX_FRAMES, is_return=returned)
+        for frame in unwound.frames:
+            rest.append(NativePc(frame.pc, frame.is_return, frame.guessed))
             if frame.rule is not None:
                 self._note(frame.lookup_pc, frame.rule)
         last = unwound.frames[-1] if unwound.frames else None

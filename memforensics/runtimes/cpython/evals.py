@@ -3,15 +3,17 @@
 import re
 import struct
 from collections import Counter
+from collections.abc import Iterator
 
 from memforensics.errors import MemforensicsError
+from memforensics.symbols.calls import jump_targets_aarch64
 from memforensics.symbols.cfi import Cfi
 from memforensics.symbols.elf import ElfFile, Symbol
+from memforensics.symbols.machines import AARCH64
 
 EVAL = "_PyEval_EvalFrameDefault"
 TAIL_CALLS = "_TAIL_CALL_"  # 3.14 as clang may build it: a function an instruction, each a tail call of the one before
 MAX_CODE_BYTES = 1 << 20
-ENTRY_CFA = 8  # rsp + 8 is the CFA at the first instruction of a function (x86-64 psABI, 3.2.2)
 
 Ranges = tuple[tuple[int, int], ...]
 """[start, end) each, disjoint and rising. Addresses of the file."""
@@ -46,11 +48,10 @@ def _extent(symbol: Symbol) -> tuple[int, int]:
 
 def split_off(code: bytes, start: int, cfi: Cfi) -> set[tuple[int, int]]:
     """Parts of a function that lie elsewhere: its code, mapped at `start`, jumps there, and what it finds there is no
-    function's beginning: it has a frame from its first instruction on. Bytes are looked at in any alignment, so one
-    such jump alone may be none."""
+    function's beginning: it has a frame from its first instruction on. x86's bytes are looked at in any alignment, so
+    one such jump alone may be none."""
     hits: Counter[tuple[int, int]] = Counter()
-    for jump in _JUMP.finditer(code):
-        target = start + jump.end() + 4 + int(struct.unpack("<i", jump[1])[0])
+    for target in jump_targets_aarch64(code, start) if cfi.machine is AARCH64 else _jump_targets(code, start):
         if start <= target < start + len(code):
             continue
         extent = cfi.function_range(target)
@@ -59,6 +60,13 @@ def split_off(code: bytes, start: int, cfi: Cfi) -> set[tuple[int, int]]:
     return {extent for extent, count in hits.items() if count > 1 and _has_a_frame(cfi, extent[0])}
 
 
+def _jump_targets(code: bytes, start: int) -> Iterator[int]:
+    for jump in _JUMP.finditer(code):
+        yield start + jump.end() + 4 + int(struct.unpack("<i", jump[1])[0])
+
+
 def _has_a_frame(cfi: Cfi, vaddr: int) -> bool:
     rule = cfi.rule(vaddr)
-    return rule is not None and not rule.end and (rule.cfa_base, rule.cfa_offset) != ("rsp", ENTRY_CFA)
+    if rule is None or rule.end or cfi.machine is None:
+        return False
+    return (rule.cfa_base, rule.cfa_offset) != ("rsp", cfi.machine.entry_cfa)

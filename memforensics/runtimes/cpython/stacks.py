@@ -3,6 +3,7 @@
 A chain that changes while it is read is read again; after some tries it is given as it came, and marked.
 """
 
+import platform
 import struct
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from memforensics.runtimes.cpython.offsets import Offsets
 from memforensics.target.memory import Memory, Unreadable, read_u32, read_u64
 
 ENTRY, SHIM = 1, 2  # RawFrame.flags; PY_ENTRY and PY_SHIM of pyframes.bpf.h
-PTHREAD_TID = 0x2D0  # glibc's struct pthread.tid on x86-64 (nptl/descr.h), 2.17 to 2.41
+# glibc's struct pthread.tid (nptl/descr.h), 2.17 to 2.41
+PTHREAD_TID = 0xD0 if platform.machine() == "aarch64" else 0x2D0
 MAX_THREADS = 8192
 MAX_FRAMES = 2048
 
