@@ -119,6 +119,17 @@ fetch_trace_processor() {
     rm -rf .make/trace_processor && mv .make/trace_processor.new .make/trace_processor
 }
 
+# Libraries of another machine, by GCC and by LLVM, for the tests of its unwind tables.
+fetch_aarch64_libraries() {
+    [ -d .make/aarch64 ] && return
+    rm -rf .make/aarch64.new && mkdir .make/aarch64.new
+    .venv/bin/python -m pip download --quiet --disable-pip-version-check --platform manylinux2014_aarch64 \
+        --python-version 3.11 --only-binary :all: --no-deps --dest .make/aarch64.new msgspec==0.19.0 orjson==3.13.0 &&
+        .venv/bin/python -m zipfile -e .make/aarch64.new/msgspec-*.whl .make/aarch64.new &&
+        .venv/bin/python -m zipfile -e .make/aarch64.new/orjson-*.whl .make/aarch64.new &&
+        mv .make/aarch64.new .make/aarch64
+}
+
 # Where tests find UCX. The example makes (and keeps) the environments itself.
 write_env() {
     local version name python
@@ -158,6 +169,7 @@ step "memforensics${for_tests:+ and the tools for its checks} in .venv" install_
 if [ -n "$for_tests" ]; then
     step "the speedscope viewer" fetch_speedscope || say "going on without it; the test that needs it says so"
     step "Perfetto's trace processor" fetch_trace_processor || say "going on without it; the test that needs it says so"
+    step "libraries for aarch64" fetch_aarch64_libraries || say "going on without it; the tests that need it say so"
     step "UCX 1.19.0 and 1.21.0 for the example" write_env
 fi
 fingerprint >".make/stamp${for_tests:+-$for_tests}"

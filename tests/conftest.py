@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from consumers import chromium, pprof, speedscope, trace_processor
 from hypothesis import HealthCheck, settings
-from processes import EXAMPLE
+from processes import EXAMPLE, TESTS
 
 REQUIRE_ALL = os.environ.get("MEMFORENSICS_REQUIRE_ALL") == "1"
 
@@ -57,6 +57,8 @@ def _why_missing(marker: str) -> str | None:
         return None if pprof() else "needs pprof: apt-get install golang-go"
     if marker == "needs_speedscope":
         return None if speedscope() else "needs the speedscope viewer: make setup-test"
+    if marker == "needs_aarch64":
+        return None if (TESTS.parent / ".make/aarch64").is_dir() else "needs libraries for aarch64: make setup-test"
     if marker == "needs_trace_processor":
         return None if trace_processor() else "needs Perfetto's trace processor: make setup-test"
     return None
@@ -72,6 +74,7 @@ MARKERS = (
     "needs_pprof",
     "needs_speedscope",
     "needs_trace_processor",
+    "needs_aarch64",
 )
 
 

@@ -52,7 +52,7 @@ def _machine(process: Process) -> Check:
         return Check("program", False, f"its file cannot be read: {error}", "sudo memforensics ...")
     word = _MACHINES.get(machine, f"e_machine {machine:#x}")
     wide = header[4:5] == b"\x02"
-    ok = machine == 0x3E and wide
+    ok = machine in (0x3E, 0xB7) and wide
     return Check(
         "program",
         ok,

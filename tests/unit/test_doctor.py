@@ -7,7 +7,7 @@ import pytest
 
 from memforensics.jobs.doctor import Examination
 from memforensics.probes.ebpf.kinds import KINDS, _btf_id
-from memforensics.probes.host import CAPABILITIES, Check, _capability, _settings, pod_setting
+from memforensics.probes.host import CAPABILITIES, Check, _capability, _kernel, _settings, pod_setting
 
 NONE, ALL = 0, sum(1 << bit for bit, _ in CAPABILITIES.values())
 
@@ -25,6 +25,15 @@ def settings(root: Path, effective: int, **values: str) -> dict[str, Check]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return {check.name: check for check in _settings(root, root, effective)}
+
+
+def test_machines() -> None:
+    assert _kernel("6.8.0-31-generic", "x86_64").why == "Linux 6.8.0-31-generic on x86_64"
+    written = _kernel("6.8.0-31-generic", "aarch64")
+    assert written.ok
+    assert "untested" in written.why
+    assert not _kernel("6.8.0-31-generic", "riscv64").ok
+    assert not _kernel("5.4.0", "aarch64").ok
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ _HEAD = struct.Struct("<IIQQ")
 _RANGE = struct.Struct("<QQQQQQ")
 _STACK = struct.Struct("<QII8Q")
 _WALK = struct.Struct("<QQQQQIIII")
+_LINK = struct.Struct("<Q")  # aarch64 only, behind the frames
 _COPY = struct.Struct("<QQ")
 _PYTHON = struct.Struct("<II")
 _PYTHON_FRAME = struct.Struct("<QiI")
@@ -103,6 +104,10 @@ class NativePc:
     guessed: bool
 
 
+def native_pc(recorded: int) -> NativePc:
+    return NativePc(recorded & _PC_MASK, bool(recorded & _PC_RETURN), bool(recorded & _PC_GUESSED))
+
+
 @dataclass(frozen=True, slots=True)
 class PythonFrame:
     code: int
@@ -155,12 +160,16 @@ def parse_event(data: bytes, with_python: bool) -> RangeEvent | StackEvent:
         start, end, site, born_ns, old, old_length = _RANGE.unpack_from(data, _HEAD.size)
         return RangeEvent(kind, tid, space, t_ns, start, end, site, born_ns, old, old_length)
     offset = _HEAD.size
-    site, flags, _, rip, rsp, rbp, rbx, r12, r13, r14, r15 = _STACK.unpack_from(data, offset)
+    site, flags, aarch64, rip, rsp, rbp, rbx, r12, r13, r14, r15 = _STACK.unpack_from(data, offset)
     offset += _STACK.size
     walk_pc, walk_rsp, walk_rbp, *_, count, ended = _WALK.unpack_from(data, offset)
     offset += _WALK.size
     pcs = struct.unpack_from(f"<{min(count, MAX_NATIVE)}Q", data, offset)
     offset += 8 * MAX_NATIVE
+    walk_lr = 0
+    if aarch64:
+        (walk_lr,) = _LINK.unpack_from(data, offset)
+        offset += _LINK.size
     python: tuple[PythonFrame, ...] = ()
     python_flags = 0
     if with_python:
@@ -174,7 +183,10 @@ def parse_event(data: bytes, with_python: bool) -> RangeEvent | StackEvent:
         offset += _COPY.size
         copy = data[offset : offset + copied]
         from_leaf = copied_from == rsp
-        if from_leaf:
+        if aarch64:
+            rip, rsp, rbp, lr = (rip, rsp, rbp, rbx) if from_leaf else (walk_pc, walk_rsp, walk_rbp, walk_lr)
+            registers = Registers(rip=rip, rsp=rsp, rbp=rbp, lr=lr)
+        elif from_leaf:
             registers = Registers(rip=rip, rsp=rsp, rbp=rbp, rbx=rbx, r12=r12, r13=r13, r14=r14, r15=r15)
         else:
             registers = Registers(rip=walk_pc, rsp=walk_rsp, rbp=walk_rbp)
@@ -187,7 +199,7 @@ def parse_event(data: bytes, with_python: bool) -> RangeEvent | StackEvent:
         shared=bool(flags & KindFlag.SHARED),
         file_backed=bool(flags & KindFlag.FILE),
         ended=Ended(ended),
-        native=tuple(NativePc(v & _PC_MASK, bool(v & _PC_RETURN), bool(v & _PC_GUESSED)) for v in pcs),
+        native=tuple(map(native_pc, pcs)),
         python=python,
         python_flags=python_flags,
         registers=registers,
@@ -207,12 +219,12 @@ def pack_rule(rule: Rule) -> bytes | None:
     if rule.end:
         return RULE.pack(0, 0, 0, 0, 1, 0)
     base = _BASES.get(rule.cfa_base)
-    if base is None or rule.ra_offset is None:
+    if base is None or (rule.ra_offset is None and not rule.ra_in_lr):
         return None
-    flags = 16 if rule.guessed else 0
+    flags = (16 if rule.guessed else 0) | (32 if rule.ra_in_lr else 0)
     if rule.rbp_offset is not None:
         flags |= _RBP_AT[rule.rbp_base]
-    offsets = (rule.cfa_offset, rule.ra_offset, rule.rbp_offset or 0)
+    offsets = (rule.cfa_offset, rule.ra_offset or 0, rule.rbp_offset or 0)
     if any(offset not in _I32 for offset in offsets):
         return None
     return RULE.pack(*offsets, base, flags, rule.via)

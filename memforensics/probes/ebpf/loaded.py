@@ -1,5 +1,6 @@
 """Loaded programs that walk stacks (stacks.bpf.h): what mmap.bpf.c and faults.bpf.c have in common, as values."""
 
+import mmap
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -53,6 +54,7 @@ class StackPrograms:
         self.engine = Engine(
             source,
             {
+                "PAGE_BYTES": mmap.PAGESIZE,
                 "HASH_FLAGS": flags,
                 "MAX_SITES": sizes.sites,
                 "MAX_RULES": sizes.rules if flags else sizes.rules_preallocated,

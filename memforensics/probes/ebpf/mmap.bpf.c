@@ -20,7 +20,7 @@
 #include "pyframes.bpf.h"
 #endif
 
-#define PAGE_UP(size) (((size) + 4095ULL) & ~4095ULL)
+#define PAGE_UP(size) (((size) + PAGE_BYTES - 1ULL) & ~(PAGE_BYTES - 1ULL))
 #define FAILED(ret) ((u64)(ret) >= (u64)-4095L)
 
 #define PROT_EXEC 4
@@ -320,7 +320,7 @@ int on_mmap_exit(struct sys_exit *ctx) {
     if (!target || !how)
         return 0;
     void *user = user_registers();
-    u64 asked = user_register(user, si), flags = user_register(user, r10), as = target->as;
+    u64 asked = user_register(user, ARGUMENT_2), flags = user_register(user, ARGUMENT_4), as = target->as;
     u64 length = PAGE_UP(asked);
     if (flags & MAP_HUGETLB) {
         u64 shift = (flags >> 26) & 63;
@@ -335,7 +335,7 @@ int on_mmap_exit(struct sys_exit *ctx) {
         take((u32)id, target, now - 1, ret, length);
     u32 kind = KIND_MMAP;
     if (!(flags & MAP_ANONYMOUS)) {
-        if (user_register(user, dx) & PROT_EXEC)
+        if (user_register(user, ARGUMENT_3) & PROT_EXEC)
             tell(EVENT_CODE, (u32)id, as, now, ret, ret + length, 0, 0, 0, 0);
         if (!TRACK_FILES)
             return 0;
@@ -386,7 +386,7 @@ int on_munmap_exit(struct sys_exit *ctx) {
     if (!target || !is_booking())
         return 0;
     void *user = user_registers();
-    u64 addr = user_register(user, di), length = PAGE_UP(user_register(user, si));
+    u64 addr = user_register(user, ARGUMENT_1), length = PAGE_UP(user_register(user, ARGUMENT_2));
     if (removable(addr, length))
         give_back((u32)id, target->as, addr, length);
     return 0;
@@ -419,8 +419,8 @@ int on_mremap_exit(struct sys_exit *ctx) {
     struct pending taken = *mine;
     pending.delete(&id);
     read_registers(scratch);
-    u64 old = scratch->regs.di, old_length = PAGE_UP(scratch->regs.si);
-    u64 length = PAGE_UP(scratch->regs.dx), flags = scratch->regs.r10;
+    u64 old = scratch->regs.ARGUMENT_1, old_length = PAGE_UP(scratch->regs.ARGUMENT_2);
+    u64 length = PAGE_UP(scratch->regs.ARGUMENT_3), flags = scratch->regs.ARGUMENT_4;
     if (FAILED(ret)) {
         if (taken.state != PENDING_NONE)
             give_back((u32)id, target->as, old, old_length);

@@ -6,8 +6,9 @@
  *
  * The including program defines before: struct target (with `as` and `parent`), struct request (with `as` and `t_ns`),
  * struct site (with `first_ns`); LOSS_RING_FULL, _SITES_FULL, _TRUNCATED, _UNREADABLE, _NO_COPY, _TARGETS_FULL and
- * LOSSES; and by -D HASH_FLAGS, SLOTS, MAX_TARGETS, MAX_SITES, MAX_MISSES, EVENT_PAGES, MISS_PAGES, FORK_CHILD_PID (offset of
- * child_pid in the sched_process_fork event), WITH_PYTHON, PIDNS_DEVICE, PIDNS_INODE (0: the kernel's own numbers).
+ * LOSSES; and by -D PAGE_BYTES, HASH_FLAGS, SLOTS, MAX_TARGETS, MAX_SITES, MAX_MISSES, EVENT_PAGES, MISS_PAGES,
+ * FORK_CHILD_PID (offset of child_pid in the sched_process_fork event), WITH_PYTHON, PIDNS_DEVICE, PIDNS_INODE (0: the
+ * kernel's own numbers).
  * After: on_book, and forked(), execed() and thread_left() for what more it keeps of a process or thread.
  *
  * The programs that one event goes through, one after the other, each verified by itself: that of the event, on_walk,
@@ -39,6 +40,7 @@
 #define MISS_FIRST_WAIT_NS 4000000ULL  /* then, and for one signature always: a wait, doubled at each */
 #define MISS_LAST_WAIT_NS 1000000000ULL
 
+#define USER_BITS (ON_AARCH64 ? 48 : 47)
 #define SIGNATURE_BYTES 4096 /* of the stack, that are searched for return addresses */
 #define SIGNATURE_STEP 512   /* divides a page: no read fails for what lies beyond the top of the stack */
 #define SIGNATURE_WORDS 128  /* that may be return addresses, at most */
@@ -60,8 +62,8 @@ struct range_event {
 struct stack_event {
     struct head head;
     u64 site;
-    u32 kind, unused;
-    u64 rip, rsp, rbp, rbx, r12, r13, r14, r15; /* of the leaf */
+    u32 kind, aarch64;
+    u64 rip, rsp, rbp, rbx, r12, r13, r14, r15; /* of the leaf; on aarch64 pc, sp, x29, x30 and nothing */
     struct walk walk;
 #if WITH_PYTHON
     struct py_stack python;
@@ -262,10 +264,14 @@ int on_walk(void *ctx) {
         return 0;
     struct walk *walk = &scratch->out.walk;
     scratch->miss = MISS_NEW;
-    walk->pc = scratch->regs.ip;
-    walk->rsp = scratch->regs.sp;
-    walk->rbp = scratch->regs.bp;
-    walk->g = scratch->regs.r14;
+    walk->pc = scratch->regs.USER_PC;
+    walk->rsp = scratch->regs.USER_SP;
+    walk->rbp = scratch->regs.USER_FP;
+    walk->g = scratch->regs.USER_G;
+#if ON_AARCH64
+    walk->lr = scratch->regs.regs[30];
+    scratch->out.aarch64 = 1;
+#endif
     walk_stack(walk, scratch->request.as);
     programs.call(ctx, NEXT_PYTHON);
     return 0;
@@ -322,11 +328,16 @@ static __always_inline u64 is_none(u64 value) {
     return value;
 }
 
-/* 1 where the eight bytes before an address may end in a call: E8 and FF /2 of x86-64, in all their lengths. */
+/* 1 where the eight bytes before an address may end in a call: E8 and FF /2 of x86-64, in all their lengths; BL and
+ * BLR, also those that authenticate, of aarch64. */
 static __always_inline u64 ends_in_call(u64 code) {
+#if ON_AARCH64
+    return is_none((code >> 58) ^ 0x25) | is_none((code >> 32 & 0xfefff000) ^ 0xd63f0000);
+#else
     return is_none((code >> 24 & 0xff) ^ 0xe8) | is_none((code >> 48 & 0x38ff) ^ 0x10ff) |
            is_none((code >> 40 & 0x38ff) ^ 0x10ff) | is_none((code >> 32 & 0x38ff) ^ 0x10ff) |
            is_none((code >> 16 & 0x38ff) ^ 0x10ff) | is_none((code >> 8 & 0x38ff) ^ 0x10ff);
+#endif
 }
 
 /* What tells one unfinished stack from another until it is learned: how deep it is, and the return addresses among its
@@ -342,8 +353,11 @@ static __always_inline u64 signature_of(struct scratch *scratch) {
         bpf_probe_read_user(scratch->step, SIGNATURE_STEP, (void *)at); /* zeros, beyond the top of the stack */
         for (i = 0; i < SIGNATURE_STEP / 8; i++) {
             word = scratch->step[i];
+#if ON_AARCH64
+            word &= AARCH64_ADDRESS;
+#endif
             may = (top - at - 1) >> 63; /* not below the top */
-            may &= is_none(word >> 47) & (1 - is_none(word >> 16));
+            may &= is_none(word >> USER_BITS) & (1 - is_none(word >> 16));
             may &= 1 - is_none((word - top + (1 << 20)) >> 21); /* nor an address on the stack */
             may &= (found - SIGNATURE_WORDS) >> 63;
             scratch->words[found & (SIGNATURE_WORDS - 1)] = word;
@@ -397,14 +411,18 @@ static __always_inline int send_miss(struct stack_event *out, struct pt_regs *re
     u64 rsp;
     u32 i, end = 0;
     out->head.type = EVENT_MISS;
-    out->rip = regs->ip;
-    out->rsp = regs->sp;
-    out->rbp = regs->bp;
+    out->rip = regs->USER_PC;
+    out->rsp = regs->USER_SP;
+    out->rbp = regs->USER_FP;
+#if ON_AARCH64
+    out->rbx = regs->regs[30];
+#else
     out->rbx = regs->bx;
     out->r12 = regs->r12;
     out->r13 = regs->r13;
     out->r14 = regs->r14;
     out->r15 = regs->r15;
+#endif
     rsp = out->walk.rsp - out->rsp < COPY_BYTES / 2 ? out->rsp : out->walk.rsp;
     identify_python(out);
     struct miss_event *event = copies.ringbuf_reserve(sizeof(struct miss_event));

@@ -28,6 +28,7 @@
 #define RULE_RBP_AT_RBP 4   /* ... at rbp + rbp_offset */
 #define RULE_RBP_AT_RSP 8   /* ... at rsp + rbp_offset */
 #define RULE_GUESSED 16     /* not from CFI: the caller may be wrong */
+#define RULE_RA_IN_LR 32    /* aarch64: a leaf, whose return address is still in x30 */
 
 /* How a walk ended */
 #define WALK_COMPLETE 0
@@ -39,6 +40,11 @@
 /* In the high bits of a recorded pc: user addresses end below 2**57 */
 #define PC_RETURN (1ULL << 63)  /* a return address: the call is the byte before it */
 #define PC_GUESSED (1ULL << 62) /* found by a guess */
+
+/* rip, rsp and rbp are pc, sp and x29 on aarch64. There the bits above the address may sign it (pointer authentication),
+ * and x30 of a signal's frame stands two words before the pc: symbols/machines.py. */
+#define AARCH64_ADDRESS ((1ULL << 48) - 1)
+#define AARCH64_LR_BEFORE_PC 16
 
 struct rule_key {
     u64 as; /* address space */
@@ -62,6 +68,9 @@ struct walk {
     u32 is_return, guessed;
     u32 count, ended;
     u64 frames[MAX_NATIVE];
+#if ON_AARCH64
+    u64 lr; /* of what a call has not written over it: of the leaf, and of what a signal interrupted */
+#endif
 };
 
 BPF_F_TABLE("hash", struct rule_key, struct rule, rules, MAX_RULES, HASH_FLAGS);
@@ -110,8 +119,21 @@ static __always_inline int walk_step(struct walk *walk, struct rule *rule) {
             return WALK_UNREADABLE;
     }
     place = rule->base == BASE_SIGNAL ? walk->rsp : cfa;
+#if ON_AARCH64
+    if (flags & RULE_RA_IN_LR) {
+        if (walk->is_return)
+            return WALK_STUCK;
+        return_address = walk->lr;
+    } else
+#endif
     if (user_word(place + (s64)rule->ra_offset, &return_address) != 0)
         return WALK_UNREADABLE;
+#if ON_AARCH64
+    return_address &= AARCH64_ADDRESS;
+    if (rule->base == BASE_SIGNAL &&
+        user_word(place + (s64)rule->ra_offset - AARCH64_LR_BEFORE_PC, &walk->lr) != 0)
+        return WALK_UNREADABLE;
+#endif
     if (flags & (RULE_RBP_AT_CFA | RULE_RBP_AT_RBP | RULE_RBP_AT_RSP)) {
         if (flags & RULE_RBP_AT_RBP)
             place = walk->rbp;
@@ -123,7 +145,7 @@ static __always_inline int walk_step(struct walk *walk, struct rule *rule) {
     if (rule->base == BASE_SIGNAL) {
         walk->is_return = 0;
     } else {
-        if (cfa <= walk->rsp)
+        if (cfa <= walk->rsp && !(ON_AARCH64 && cfa == walk->rsp && flags & RULE_RA_IN_LR))
             return WALK_STUCK;
         walk->is_return = 1;
     }
