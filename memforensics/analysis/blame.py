@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from memforensics.analysis.frames import basename, caller_of, culprit_frame, layer_of, mark_hooks
+from memforensics.analysis.frames import basename, caller_of, culprit_frame, extends_heap, layer_of, mark_hooks
 from memforensics.analysis.trend import judge
 from memforensics.case.model import (
     AllocationSite,
@@ -30,6 +30,9 @@ from memforensics.units import MIB, NS_PER_MINUTE, NS_PER_S, rate_text, size_tex
 MINIMUM_BYTES_PER_MINUTE = 1 * MIB  # a group of sites below this is no finding
 MINIMUM_SHARE = 0.05  # nor one below this share of the growth
 SITES_CITED = 5
+ONLY_ASKED = (
+    "a heap is extended by whoever asks when it is full: this names who asked, which need not be who keeps the memory"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,41 +53,67 @@ class SiteGroup:
 def group_sites(case: Case) -> list[SiteGroup]:
     """All anonymous sites with outstanding memory, grouped, most growth first. Sites of faults name who touches memory,
     not who holds it (the leaker may have none): never a culprit."""
-    grouped: dict[tuple[object, ...], list[tuple[AllocationSite, Stack]]] = defaultdict(list)
-    culprits: dict[tuple[object, ...], Culprit | None] = {}
+    grouped: dict[tuple[object, ...], list[_Held]] = defaultdict(list)
     for site in case.sites:
         if site.outstanding_bytes <= 0 or site.file_backed or site.kind == "fault":
             continue
-        hooks = [hook for hook in case.hooks if hook.pid == site.pid]
-        stack, inside = mark_hooks(site.stack, hooks)
-        named = culprit_frame(stack.frames, inside)
-        layer = layer_of(site)
-        culprit = _culprit(case, site.pid, named, caller_of(stack.frames))
-        if named is None or named.kind == "python":
-            where: tuple[object, ...] = (named.file, named.function) if named else (None,)
-        elif inside is not None:
-            where = (named.module,)
-        else:
-            where = (named.module, named.function, culprit.caller if culprit else None)
-        key = (site.pid, layer, inside, *where)
-        grouped[key].append((site, stack))
-        culprits.setdefault(key, culprit)
+        held = _held(case, site)
+        grouped[held.key].append(held)
     groups = []
-    for key, members in grouped.items():
-        members.sort(key=lambda pair: -_resident(pair[0]))
-        sites = tuple(site for site, _ in members)
+    for members in grouped.values():
+        members.sort(key=lambda held: -_resident(held.site))
+        first = members[0]
         groups.append(
             SiteGroup(
-                pid=sites[0].pid,
-                layer=layer_of(sites[0]),
-                inside=key[2] if isinstance(key[2], str) else None,
-                culprit=culprits[key],
-                sites=sites,
-                stacks=tuple(stack for _, stack in members),
-                growth_bytes=sum(_resident(site) for site in sites),
+                pid=first.site.pid,
+                layer=layer_of(first.site),
+                inside=first.inside,
+                culprit=_most(members),
+                sites=tuple(held.site for held in members),
+                stacks=tuple(held.stack for held in members),
+                growth_bytes=sum(_resident(held.site) for held in members),
             )
         )
     return sorted(groups, key=lambda g: -g.growth_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """One site, and whose it is."""
+
+    site: AllocationSite
+    stack: Stack  # hook frames marked
+    inside: str | None
+    culprit: Culprit | None
+    key: tuple[object, ...]  # sites with the same one belong together
+
+
+def _held(case: Case, site: AllocationSite) -> _Held:
+    stack, inside = mark_hooks(site.stack, [hook for hook in case.hooks if hook.pid == site.pid])
+    named = culprit_frame(stack.frames, inside)
+    culprit = _culprit(case, site.pid, named, caller_of(stack.frames))
+    if inside is None and extends_heap(site):
+        where: tuple[object, ...] = ()  # a heap is one thing, whoever asked
+        culprit = replace(culprit, extends=True) if culprit else None
+    elif named is None or named.kind == "python":
+        where = (named.file, named.function) if named else (None,)
+    elif inside is not None:
+        where = (named.module,)
+    else:
+        where = (named.module, named.function, culprit.caller if culprit else None)
+    return _Held(site, stack, inside, culprit, (site.pid, layer_of(site), inside, *where))
+
+
+def _most(members: Sequence[_Held]) -> Culprit | None:
+    """The culprit of the most bytes; of a heap, whoever asked most often, by bytes, in whichever line."""
+    grown: dict[tuple[object, ...], int] = defaultdict(int)
+    first: dict[tuple[object, ...], Culprit | None] = {}
+    for held in members:
+        culprit = held.culprit
+        who = (culprit.path, culprit.function, culprit.caller and culprit.caller.function) if culprit else ()
+        grown[who] += _resident(held.site)
+        first.setdefault(who, culprit)
+    return first[max(grown, key=lambda who: grown[who])]
 
 
 def with_trends(case: Case, groups: Sequence[SiteGroup], limit: int = 8) -> list[SiteGroup]:
@@ -172,6 +201,7 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
         culprit=group.culprit,
         sites=cited,
         evidence=tuple(evidence),
+        against=(ONLY_ASKED,) if group.culprit is not None and group.culprit.extends else (),
         rate=rate,
         trend=group.trend,
     )
@@ -181,10 +211,15 @@ def _title(group: SiteGroup) -> str:
     culprit = group.culprit
     if culprit is None:
         return f"memory of {group.layer} that is mapped and not given back"
+    if culprit.extends:
+        return f"{group.layer} grows, mostly when {_place(culprit)} asks for memory"
     if group.inside is not None:
         return f"{culprit.library} maps memory inside {group.inside} and keeps it"
-    where = f"{culprit.function} in {culprit.library}" if culprit.function else culprit.library
-    return f"{where} maps memory that stays outstanding"
+    return f"{_place(culprit)} maps memory that stays outstanding"
+
+
+def _place(culprit: Culprit) -> str:
+    return f"{culprit.function} in {culprit.library}" if culprit.function else culprit.library
 
 
 def _culprit(case: Case, pid: int, named: Frame | None, caller: Caller | None) -> Culprit | None:

@@ -375,7 +375,8 @@ def _headline(case: Case, drafted: Draft, decision: Decision) -> str:
     if any(item.kind == _MORE_PROCESSES for item in first.evidence):
         return first.title
     child = "" if first.pid == case.meta.root_pid else f", in child process {first.pid}"
-    through = f", through {_who(first)}" if first.culprit else ""
+    how = "mostly when asked by" if first.culprit and first.culprit.extends else "through"
+    through = f", {how} {_who(first)}" if first.culprit else ""
     grows = f"grows by {rate_text(first.rate.estimate) if first.rate else speed}"
     return f"{first.layer} {grows}{through}{child}"
 

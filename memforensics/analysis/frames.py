@@ -12,10 +12,10 @@ from memforensics.case.model import AllocationSite, Caller, Frame, Hook, Layer, 
 _LIBC = re.compile(
     r"(lib(c|pthread|dl|rt|m|util|resolv)[-.].*so.*|ld[-.].*so.*|ld-linux.*|ld-musl.*|libc\.musl.*|\[vdso\])"
 )
-_ALLOCATOR = re.compile(
+_MALLOC_LIBRARY = re.compile(
     r"lib(jemalloc|tcmalloc|tcmalloc_minimal|mimalloc|tbbmalloc|tbbmalloc_proxy|snmalloc.*|hoard)[-._].*so.*"
-    r"|lib(stdc\+\+|gcc_s|c\+\+|c\+\+abi)[-.].*so.*"
 )
+_CXX_RUNTIME = re.compile(r"lib(stdc\+\+|gcc_s|c\+\+|c\+\+abi)[-.].*so.*")
 _INTERPRETER = re.compile(r"(lib)?python[23](\.\d+)?[a-z]*([-.].*)?")
 _INTERPRETER_SYMBOL = re.compile(r"_?Py[A-Z_]\w*|py[a-z]+_[a-z]\w*")
 _MALLOC = re.compile(
@@ -38,7 +38,8 @@ def is_libc(frame: Frame) -> bool:
 
 def is_allocator(frame: Frame) -> bool:
     """A malloc of its own, or the C++ runtime that `operator new` lives in."""
-    return frame.module is not None and _ALLOCATOR.fullmatch(basename(frame.module)) is not None
+    name = basename(frame.module)
+    return _MALLOC_LIBRARY.fullmatch(name) is not None or _CXX_RUNTIME.fullmatch(name) is not None
 
 
 def is_interpreter(frame: Frame) -> bool:
@@ -125,6 +126,8 @@ def layer_of(site: AllocationSite) -> Layer:
     """Which layer a site's memory belongs to, by the way it was asked for."""
     if site.file_backed:
         return "file"
+    if site.tmpfs or site.kind == "shm":
+        return "shmem"
     if site.kind in ("brk", "malloc"):
         return "native-heap"
     for frame in site.stack.frames:
@@ -140,3 +143,22 @@ def layer_of(site: AllocationSite) -> Layer:
         if frame.kind == "native" and not is_plumbing(frame):
             break
     return "anon-mmap"
+
+
+GLIBC_HEAP_BYTES = 64 << 20  # HEAP_MAX_SIZE on 64-bit (glibc, malloc/arena.c): a further heap of an arena
+
+
+def extends_heap(site: AllocationSite) -> bool:
+    """Whether the mapping became part of a heap, to be filled by whoever asks later: then the stack tells who found the
+    heap full, not who keeps what lies in it. A block that malloc gave its own mapping is no such thing."""
+    layer = layer_of(site)
+    if layer == "python-object" or site.kind == "brk":
+        return True
+    if layer != "native-heap" or site.kind == "malloc":
+        return False
+    for frame in site.stack.frames:
+        if frame.kind == "python" or not is_plumbing(frame):
+            break
+        if _MALLOC_LIBRARY.fullmatch(basename(frame.module)):
+            return True
+    return site.outstanding_bytes == site.outstanding_count * GLIBC_HEAP_BYTES

@@ -16,6 +16,7 @@ OUTLASTED_SECONDS = 6 * 3600.0  # no warm-up, and few caches, still fill in a st
 OUTLASTED_SIZE = 1 * GIB  # nor is a smaller process worth the word
 OUTLASTED_SHARE = (0.6, 1.6)  # rate x age over size: below, it grew by something else; above, it was quicker before
 PAST_SECONDS = 60.0  # after its end a trace tells what grew, and only the line what grows
+ONLY_ASKED_SHARE = 0.5  # of the confidence, for a culprit that only made a heap grow
 EXPLAINED_SHARE = 0.7  # of the growth, by findings that are bounded, for the whole to be bounded
 
 
@@ -85,6 +86,8 @@ def _confidence(finding: Finding, word: VerdictWord, *, grows: bool) -> float:
     if finding.cause is not None and finding.confidence > 0:
         return finding.confidence if grows or word in ("bounded", "retention") else min(finding.confidence, 0.5)
     share = finding.share if finding.share is not None else 0.3
+    if finding.culprit is not None and finding.culprit.extends:
+        share *= ONLY_ASKED_SHARE
     return round(min(0.9, max(0.1, share * (0.9 if grows else 0.6))), 2)
 
 

@@ -308,8 +308,9 @@ class AllocationSite:
     first_ns: int
     last_ns: int
     resident_bytes: int | None = None  # of the outstanding ranges, at the end
-    shared: bool = False  # MAP_SHARED|MAP_ANONYMOUS
-    file_backed: bool = False
+    shared: bool = False  # MAP_SHARED
+    file_backed: bool = False  # of a file that lives on a disk: page cache
+    tmpfs: bool = False  # of a file that lives in memory: memfd, /dev/shm
     timeline: tuple[SitePoint, ...] = ()
     age_quantiles_s: tuple[float, float, float] | None = None  # 10%, 50%, 90% of the outstanding blocks
 
@@ -586,6 +587,9 @@ class Culprit:
     build_id: str | None = None
     function: str | None = None
     caller: Caller | None = None
+    extends: bool = (
+        False  # it asked when a heap was full, and so made it larger: who keeps what lies in it is not known
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -180,6 +180,7 @@ def _culprit(culprit: Culprit | None) -> Json | None:
         "build_id": culprit.build_id,
         "function": utf8(culprit.function) if culprit.function else None,
         "caller": _caller(culprit.caller),
+        "extends": culprit.extends,
     }
 
 

@@ -79,6 +79,7 @@ def site_json(
             "resident_bytes": site.resident_bytes,
             "shared": site.shared,
             "file_backed": site.file_backed,
+            "tmpfs": site.tmpfs,
             "age_quantiles_s": list(site.age_quantiles_s) if site.age_quantiles_s is not None else None,
         }
     return out

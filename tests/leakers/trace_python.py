@@ -3,11 +3,14 @@
 private N BYTES | shared N BYTES    N mappings, touched and kept
 churn N BYTES                       N mappings, closed at once
 thread N BYTES                      the same as private, in a new thread that stays
+memfd N BYTES | disk N BYTES        N mappings, touched and kept, each of a file in memory or in the working folder
 """
 
 import mmap
+import os
 import queue
 import sys
+import tempfile
 import threading
 
 KEPT = []
@@ -20,6 +23,22 @@ def keep_private(size):
 
 def keep_shared(size):
     KEPT.append(mmap.mmap(-1, size))  # LINE shared
+    touch(KEPT[-1])
+
+
+def keep_memfd(size):
+    keep_file(os.memfd_create("kept"), size)
+
+
+def keep_disk(size):
+    with tempfile.NamedTemporaryFile(dir=".") as file:
+        keep_file(os.dup(file.fileno()), size)
+
+
+def keep_file(descriptor, size):
+    os.truncate(descriptor, size)
+    KEPT.append(mmap.mmap(descriptor, size))  # LINE file
+    os.close(descriptor)
     touch(KEPT[-1])
 
 
@@ -52,7 +71,8 @@ def main():
     print("ready", flush=True)
     for line in sys.stdin:
         what, count, size = line.split()[0], int(line.split()[1]), int(line.split()[2])
-        act = {"private": keep_private, "shared": keep_shared, "churn": Churner().once, "thread": worker.keep}[what]
+        act = {"private": keep_private, "shared": keep_shared, "churn": Churner().once, "thread": worker.keep,
+               "memfd": keep_memfd, "disk": keep_disk}[what]  # fmt: skip
         for _ in range(count):
             act(size)
         print("done", flush=True)

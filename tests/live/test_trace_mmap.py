@@ -12,6 +12,7 @@ import pytest
 from processes import LEAKERS, compiled, python, running
 from tracing import PAGE, execs, functions, line_of, pythons, traced, tracer
 
+from memforensics.analysis.frames import layer_of
 from memforensics.case.model import AllocationSite
 from memforensics.probes.mmap_trace import MmapTrace
 
@@ -98,6 +99,19 @@ def test_threads_and_a_forked_child() -> None:
     assert [sizes(s) for s in inner] == [(17 * 8192, 17, 17)]
     assert functions(inner[0])[1:11] == [*CHAIN, "leak_many", "main"]
     assert result.summaries[child].resident_bytes == 17 * 8192
+
+
+def test_a_file_in_memory_is_memory_and_a_file_on_a_disk_is_not() -> None:
+    with traced(python("trace_python.py"), MmapTrace()) as it:
+        it.do("memfd 7 65536")
+        it.do("disk 5 131072")
+        result = it.result()
+    kept = result.only("keep_file")
+    assert sizes(kept) == (7 * 65536, 7, 7)
+    assert kept.resident_bytes == 7 * 65536
+    assert (kept.tmpfs, kept.file_backed) == (True, False)
+    assert "keep_memfd" in functions(kept)
+    assert layer_of(kept) == "shmem"
 
 
 @pytest.mark.parametrize("interpreter", pythons(("3.11", "3.12", "3.13")), ids=lambda path: Path(path).parts[-3])

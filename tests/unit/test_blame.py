@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from memforensics.analysis.blame import draft_findings, group_sites
+import pytest
+
+from memforensics.analysis.blame import ONLY_ASKED, draft_findings, group_sites
 from memforensics.case.model import (
     AllocationSite,
     Anchor,
@@ -103,3 +105,43 @@ def test_the_version_is_that_of_the_mapped_file() -> None:
 def test_file_mappings_are_no_growth() -> None:
     site = replace(constructed_site(1, (*LEAF, python("load", 1)), 8 * MIB), file_backed=True)
     assert group_sites(constructed_case(site)) == []
+
+
+MALLOC = (*LEAF, native(LIBC, "malloc"))
+
+
+def test_who_extends_a_heap_is_not_called_its_holder() -> None:
+    """The heap is one thing: its sites are one finding, and who asked most is named as that and no more."""
+    brk = native(LIBC, "brk")
+    often = [
+        replace(constructed_site(n, (brk, native("/l/libx.so", "parse"), python("serve", n)), 2 * MIB), kind="brk")
+        for n in (1, 2)
+    ]
+    once = replace(constructed_site(3, (brk, native("/l/liby.so", "print")), 3 * MIB), kind="brk")
+    finding = draft_findings(constructed_case(once, *often), growth_bytes=140 * MIB, seconds=20.0)
+    assert len(finding) == 1
+    culprit = finding[0].culprit
+    assert culprit is not None
+    assert culprit.extends
+    assert culprit.function == "parse"
+    assert ONLY_ASKED in finding[0].against
+
+
+@pytest.mark.parametrize(
+    ("frames", "block", "extends"),
+    [
+        ((*MALLOC, native("/l/libx.so", "load")), 1 * MIB, False),  # a block with its own mapping
+        ((*MALLOC, native("/l/libx.so", "load")), 64 * MIB, True),  # a further heap of an arena
+        ((*LEAF, native("/l/libjemalloc.so.2", "je_extent"), native("/l/libx.so", "load")), 2 * MIB, True),
+        ((*LEAF, native("/bin/python3.11", "_PyObject_ArenaMmap"), python("load", 3)), 1 * MIB, True),
+        ((*LEAF, native("/l/libx.so", "load")), 64 * MIB, False),  # its own mmap
+        ((*MALLOC, native("/l/libstdc++.so.6", "operator new"), native("/l/libx.so", "load")), 1 * MIB, False),
+    ],
+)
+def test_a_block_with_a_mapping_of_its_own_extends_no_heap(
+    frames: tuple[Frame, ...], block: int, extends: bool
+) -> None:
+    site = constructed_site(1, frames, block)
+    culprit = group_sites(constructed_case(site))[0].culprit
+    assert culprit is not None
+    assert culprit.extends is extends

@@ -54,6 +54,7 @@ class SiteRecord:
     points: list[SitePoint] = field(default_factory=list)
     births: list[int] = field(default_factory=list)  # of the outstanding blocks, at the end
     resident_bytes: int | None = None
+    tmpfs: bool = False
     _stack: Stack | None = None
 
     @property
@@ -102,6 +103,7 @@ class SiteRecord:
             resident_bytes=self.resident_bytes,
             shared=self.shared,
             file_backed=self.file_backed,
+            tmpfs=self.tmpfs,
             timeline=tuple(self.points),
             age_quantiles_s=self._ages(ended_ns),
         )
@@ -148,6 +150,8 @@ class Book:
         file_backed: bool,
         complete: bool,
         stack: Callable[[], Stack],
+        *,
+        tmpfs: bool = False,
     ) -> None:
         """Notes which stack a site of the kernel has. `stack` is called when it was not met before and is asked for."""
         if len(self._by_kernel) >= MAX_KERNEL_SITES and kernel_site not in self._by_kernel:
@@ -155,7 +159,7 @@ class Book:
             return
         record = self.sites.get(key)
         if record is None:
-            record = SiteRecord(next(self._numbers), kind, shared, file_backed, complete, stack)
+            record = SiteRecord(next(self._numbers), kind, shared, file_backed, complete, stack, tmpfs=tmpfs)
             self.sites[key] = record
         before = self._by_kernel.get(kernel_site)
         if before is None or not before.complete:  # a copy of the stack may come after its first part

@@ -47,6 +47,7 @@ class Kind(IntEnum):
 class KindFlag(IntFlag):
     SHARED = 0x10
     FILE = 0x20
+    TMPFS = 0x40
 
 
 class EventType(IntEnum):
@@ -147,6 +148,7 @@ class StackEvent:
     native: tuple[NativePc, ...]
     python: tuple[PythonFrame, ...]
     python_flags: int
+    tmpfs: bool = False
     registers: Registers | None = None
     from_leaf: bool = True
     copy: bytes = b""
@@ -202,6 +204,7 @@ def parse_event(data: bytes, with_python: bool) -> RangeEvent | StackEvent:
         native=tuple(map(native_pc, pcs)),
         python=python,
         python_flags=python_flags,
+        tmpfs=bool(flags & KindFlag.TMPFS),
         registers=registers,
         from_leaf=from_leaf,
         copy=copy,

@@ -12,7 +12,9 @@
  * A walk of the stack costs several times what the account costs. So mappings are divided into classes of one length,
  * and a class that is busy and balanced is sampled: see `deserves_walk`.
  *
- * Constants by -D, beside those of stacks.bpf.h: MAX_LIVE, TRACK_FILES.
+ * Constants by -D, beside those of stacks.bpf.h: MAX_LIVE, TRACK_FILES, and, where KNOWS_FILESYSTEMS, the offsets
+ * that lead from a task to the filesystem of an open file (btf.py): TASK_FILES, FILES_FDT, FDT_FD, FILE_INODE, INODE_SB,
+ * SB_MAGIC.
  */
 #include <uapi/linux/ptrace.h>
 #include "unwind.bpf.h"
@@ -309,6 +311,24 @@ int on_book(void *ctx) {
     return 0;
 }
 
+#define TMPFS_MAGIC 0x01021994 /* memfd, /dev/shm, any tmpfs: its pages are RssShmem */
+
+/* Whether a file that this task has open lives in memory. */
+static __always_inline int is_in_memory(u64 fd) {
+#if KNOWS_FILESYSTEMS
+    char *at = (char *)bpf_get_current_task();
+    u64 magic = 0;
+    if (bpf_probe_read_kernel(&at, 8, at + TASK_FILES) || bpf_probe_read_kernel(&at, 8, at + FILES_FDT) ||
+        bpf_probe_read_kernel(&at, 8, at + FDT_FD) || bpf_probe_read_kernel(&at, 8, at + 8 * (fd & 0x3fffffff)) ||
+        !at || bpf_probe_read_kernel(&at, 8, at + FILE_INODE) || bpf_probe_read_kernel(&at, 8, at + INODE_SB) ||
+        bpf_probe_read_kernel(&magic, 8, at + SB_MAGIC))
+        return 0;
+    return magic == TMPFS_MAGIC;
+#else
+    return 0;
+#endif
+}
+
 int on_mmap_exit(struct sys_exit *ctx) {
     u64 ret = ctx->ret;
     if (FAILED(ret))
@@ -337,9 +357,13 @@ int on_mmap_exit(struct sys_exit *ctx) {
     if (!(flags & MAP_ANONYMOUS)) {
         if (user_register(user, ARGUMENT_3) & PROT_EXEC)
             tell(EVENT_CODE, (u32)id, as, now, ret, ret + length, 0, 0, 0, 0);
-        if (!TRACK_FILES)
+        int is_shared = (flags & 3) != 2;
+        if (is_shared && is_in_memory(user_register(user, r8)))
+            kind |= KIND_TMPFS;
+        else if (!TRACK_FILES)
             return 0;
-        kind |= KIND_FILE;
+        else
+            kind |= KIND_FILE;
     }
     u32 weight = deserves_walk(how, as, length, now);
     if (weight == 0) {

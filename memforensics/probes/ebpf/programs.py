@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from memforensics.probes.ebpf import layout
 from memforensics.probes.ebpf.book import Counts
+from memforensics.probes.ebpf.btf import to_filesystem
 from memforensics.probes.ebpf.engine import hash_flags
 from memforensics.probes.ebpf.layout import LiveRange
 from memforensics.probes.ebpf.loaded import Sizes, StackPrograms
@@ -17,6 +18,7 @@ RARITY = 128  # ... and beyond, one of so many: a power of two
 ALL_BY_LOT = 8  # from that level on, FREE_WALKS draw lots too
 SWEEP_AT = 1 << 15  # closed entries in the table of live mappings
 
+FILESYSTEM_DEFINES = ("TASK_FILES", "FILES_FDT", "FDT_FD", "FILE_INODE", "INODE_SB", "SB_MAGIC")  # of TO_FILESYSTEM
 TRACEPOINTS = {
     "syscalls:sys_exit_mmap": "on_mmap_exit",
     "syscalls:sys_enter_munmap": "on_munmap_enter",
@@ -42,7 +44,10 @@ class MmapPrograms(StackPrograms):
 
     def __init__(self, *, files: bool, python: bool, sizes: Sizes | None = None, max_live: int | None = None) -> None:
         live = max_live or (MAX_LIVE if hash_flags() else MAX_LIVE_PREALLOCATED)
-        defines = {"MAX_LIVE": live, "TRACK_FILES": int(files)}
+        defines = {"MAX_LIVE": live, "TRACK_FILES": int(files), "KNOWS_FILESYSTEMS": 0}
+        known = to_filesystem()
+        if known is not None:
+            defines |= dict(zip(FILESYSTEM_DEFINES, known, strict=True), KNOWS_FILESYSTEMS=1)
         super().__init__("mmap.bpf.c", defines, layout.TARGET, python=python, sizes=sizes or Sizes())
         self._swept = 0
         try:

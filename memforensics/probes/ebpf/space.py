@@ -37,12 +37,13 @@ class TracedSpace(WalkedSpace):
 
         self.book.new_site(
             event.site,
-            (event.kind, event.shared, event.file_backed, complete, native, event.python),
+            (event.kind, event.shared, event.file_backed, event.tmpfs, complete, native, event.python),
             event.kind,
             event.shared,
             event.file_backed,
             complete,
             symbolize,
+            tmpfs=event.tmpfs,
         )
 
     def _symbolized(self, pc: NativePc) -> Callable[[], Frame]:

@@ -31,6 +31,7 @@
 
 #define KIND_SHARED 0x10 /* flags in struct stack_event.kind */
 #define KIND_FILE 0x20
+#define KIND_TMPFS 0x40
 
 #define COPY_BYTES 16384
 #define COPY_STEP 1024
