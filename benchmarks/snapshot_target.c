@@ -1,7 +1,8 @@
 /* A process to be read, which measures its own mmap while it is being read.
 
-   As a program: snapshot_target COUNT BYTES makes COUNT private mappings of so many bytes, each apart from its
-   neighbours by its permissions, and touches them whole. As a shared library (-shared -fPIC) the same thread runs in
+   As a program: snapshot_target COUNT BYTES [huge|sparse] makes COUNT private mappings of so many bytes, each apart from
+   its neighbours by its permissions, and touches them whole (huge: in huge pages; sparse: 1 GiB at either end and one
+   page each 64 MiB between, nothing reserved). As a shared library (-shared -fPIC) the same thread runs in
    any other process: begin(), restart(), report(). Commands on stdin, a line each: "restart" forgets what was measured,
    "report" prints count, p50, p99 and the longest mmap since then in nanoseconds, the time apart in which the thread
    could have run and had no CPU: other work on the machine is not the reader's doing. */
@@ -96,18 +97,28 @@ void report(void) {
     fflush(stdout);
 }
 
+static void touch(char *start, size_t bytes, int sparse) {
+    size_t whole = sparse ? 1UL << 30 : bytes;
+    memset(start, 1, whole);
+    if (!sparse) return;
+    memset(start + bytes - whole, 1, whole);
+    for (size_t at = whole; at < bytes - whole; at += 64UL << 20) start[at] = 1;
+}
+
 int main(int argc, char **argv) {
-    if (argc != 3) return 2;
+    if (argc != 3 && argc != 4) return 2;
     long count = atol(argv[1]);
     size_t bytes = strtoull(argv[2], NULL, 0);
+    int huge = argc == 4 && !strcmp(argv[3], "huge"), sparse = argc == 4 && !strcmp(argv[3], "sparse");
     for (long i = 0; i < count; i++) {
         int perms = PROT_READ | PROT_WRITE | (i % 2 ? PROT_EXEC : 0);
-        char *start = mmap(NULL, bytes, perms, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        char *start = mmap(NULL, bytes, perms, MAP_PRIVATE | MAP_ANONYMOUS | (sparse ? MAP_NORESERVE : 0), -1, 0);
         if (start == MAP_FAILED) {
             perror("mmap");
             return 1;
         }
-        memset(start, 1, bytes);
+        if (count == 1) madvise(start, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+        touch(start, bytes, sparse);
     }
     begin();
     puts("ready");

@@ -29,6 +29,7 @@ class ReaderName(str, Enum):
     auto = "auto"
     smaps = "smaps"
     pagemap = "pagemap"
+    entries = "entries"
     rollup = "rollup"
     maps = "maps"
     procmap = "procmap"

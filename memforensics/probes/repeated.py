@@ -94,7 +94,7 @@ def _counted(
     columns = columns_of(maps)
     apart = hugetlb_devices(process, columns)
     found = count_resident(pagemap, columns, is_whole=is_whole, apart=apart, tmpfs=process.tmpfs_devices())
-    counted = {field.name: getattr(found, field.name) for field in fields(found)}
+    counted = {field.name: column for field in fields(found) if (column := getattr(found, field.name)) is not None}
     if read_ns is not None:
         counted["read_ns"] = [read_ns] * len(columns)
     mappings = columns.mappings(**counted)

@@ -9,12 +9,13 @@ others; emptiness is crossed looking for what is present.
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from memforensics.errors import ProbeFailed
+from memforensics.probes.entries import Entries
 from memforensics.target import Process
 from memforensics.target.columns import Columns
 from memforensics.target.pagemap import ABSENT, IS_FILE, IS_HUGE, IS_PFNZERO, PAGE, PRESENT, PRESENT_KINDS, Pagemap
@@ -40,9 +41,9 @@ class Resident:
 
     rss: list[int]
     anonymous: list[int]
-    anon_huge: list[int]
-    shmem_huge: list[int]
-    file_huge: list[int]
+    anon_huge: list[int] | None  # the huge pages: None where they are not told of
+    shmem_huge: list[int] | None
+    file_huge: list[int] | None
 
 
 def count_resident(
@@ -54,8 +55,7 @@ def count_resident(
     tmpfs: Collection[str] = (),
 ) -> Resident:
     """Of these mappings; is_whole: they are all that there are. `apart`: devices whose pages are not of the kernel's
-    count (`hugetlb_devices`); `tmpfs`: those whose files are shared memory. TargetGone, ProbeFailed (no
-    PAGEMAP_SCAN)."""
+    count (`hugetlb_devices`); `tmpfs`: those whose files are shared memory. TargetGone, ProbeFailed."""
     start, end = _addresses(columns.start), _addresses(columns.end)
     kinds = np.full(len(columns), _PLAIN)
     shared, shmem = np.zeros(len(columns), bool), np.zeros(len(columns), bool)
@@ -64,7 +64,7 @@ def count_resident(
             shared[place] = perms[3:4] == "s"
             shmem[place] = path.startswith(_SHMEM) or columns.device[place] in tmpfs
             kinds[place] = _NONE if columns.device[place] in apart else _kind(path, shared=bool(shared[place]))
-    scan = _Scan(pagemap)
+    scan = _Scan(pagemap) if pagemap.can_scan() else _ByEntries(pagemap)
     for first, last in _spans(start, end, kinds, _GAP if is_whole else _GAP_OF_SOME):
         look = scan.by_kind if kinds[first] == _KINDS else scan.plain
         look(int(start[first]), int(end[last - 1]))
@@ -134,6 +134,23 @@ class _Scan:
             shmem_huge=np.where(shmem, mapped_huge, 0).tolist(),
             file_huge=np.where(shmem, 0, mapped_huge).tolist(),
         )
+
+
+class _ByEntries(_Scan):
+    """The same where the kernel has no PAGEMAP_SCAN; entries do not tell of huge pages."""
+
+    def __init__(self, pagemap: Pagemap) -> None:
+        super().__init__(pagemap)
+        self._entries = Entries(pagemap)
+
+    def by_kind(self, at: int, end: int) -> None:
+        self._present += self._entries.present(at, end)
+
+    plain = by_kind
+
+    def of(self, start: Ints, end: Ints, shared: Bools, shmem: Bools, of_device: Bools) -> Resident:
+        found = super().of(start, end, shared, shmem, of_device)
+        return replace(found, anon_huge=None, shmem_huge=None, file_huge=None)
 
 
 def _copied(found: memoryview) -> Ints:

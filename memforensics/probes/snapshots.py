@@ -3,8 +3,9 @@
 One result, None for what a reader cannot know:
 
 - pagemap: maps + PAGEMAP_SCAN (kernel 6.7+), rss, anonymous and huge pages, in calls of less than half a millisecond;
-- smaps: every field; holds the target's mmap lock while it walks the page tables of a mapping, 9 ms a resident GiB
-  (FACTS.md), so beyond small processes only by name, or where the kernel has no PAGEMAP_SCAN;
+- entries: maps + the entries of pagemap, any kernel: rss and anonymous; 2 ms a GiB of address space, used or not;
+- smaps: every field; holds the target's mmap lock while it walks the page tables of a mapping, 9 ms a resident GiB, so
+  beyond small processes only by name, or where there is no PAGEMAP_SCAN and entries do not do;
 - rollup: sizes and names, and the kernel's sums of smaps_rollup, PSS among them; stalls the target as smaps does;
 - maps, procmap (PROCMAP_QUERY, kernel 6.11+): sizes and names only.
 """
@@ -24,13 +25,15 @@ from memforensics.target import Process
 from memforensics.target.pagemap import Pagemap
 from memforensics.target.procmap import ProcMap
 from memforensics.target.smaps import parse_rollup, parse_smaps_rollup
-from memforensics.units import MIB, NS_PER_S
+from memforensics.units import GIB, MIB, NS_PER_S
 
-Reader = Literal["auto", "smaps", "pagemap", "rollup", "maps", "procmap"]
+Reader = Literal["auto", "smaps", "pagemap", "entries", "rollup", "maps", "procmap"]
 READERS: tuple[Reader, ...] = Reader.__args__  # type: ignore[attr-defined]
 
 SMAPS_UP_TO_RSS = 64 * MIB  # 0.6 ms of stall; above it `auto` takes pagemap where the kernel has it
 SMAPS_UP_TO_MAPPINGS = 1000
+ENTRIES_UP_TO = 16 * GIB  # of address space, and four times what is resident: beyond it smaps is the quicker
+_SLACK_BYTES, _SLACK_SHARE = MIB, 128  # of the sum of entries against the kernel's figure
 
 
 def take_snapshot(
@@ -81,10 +84,10 @@ def _read(
     process: Process, reader: Reader, earlier: Earlier | None, now_ns: int
 ) -> tuple[str, tuple[Mapping, ...], int]:
     if reader == "auto" and not _is_small(process):
-        with contextlib.suppress(ProbeFailed, PermissionNeeded):  # an older kernel: smaps it is
-            return _by_pagemap(process, earlier, now_ns)
-    if reader == "pagemap":
-        return _by_pagemap(process, earlier, now_ns)
+        with contextlib.suppress(ProbeFailed, PermissionNeeded):  # smaps it is
+            return _by_pages(process, earlier, now_ns)
+    if reader in ("pagemap", "entries"):
+        return _by_pages(process, earlier, now_ns, reader)
     if reader == "procmap":
         with ProcMap(process.pid, process.proc) as procmap:
             return "procmap-query", tuple(procmap.all()), 0
@@ -111,15 +114,25 @@ def _rollup(process: Process, reader: Reader) -> Rollup | None:
     return replace(rollup, pss=sums.pss, **huge)
 
 
-def _by_pagemap(process: Process, earlier: Earlier | None, now_ns: int) -> tuple[str, tuple[Mapping, ...], int]:
-    with Pagemap(process.pid, process.proc) as pagemap:
-        if not pagemap.can_scan():
+def _by_pages(
+    process: Process, earlier: Earlier | None, now_ns: int, reader: Reader = "auto"
+) -> tuple[str, tuple[Mapping, ...], int]:
+    kept = (Earlier(), None) if earlier is None else (earlier, now_ns)
+    with Pagemap(process.pid, process.proc, may_scan=reader != "entries") as pagemap:
+        if pagemap.can_scan():
+            return "pagemap-scan", *kept[0].read(process, pagemap, kept[1])
+        if reader == "pagemap":
             raise ProbeFailed(
-                "this kernel has no PAGEMAP_SCAN", why="it came with Linux 6.7", enable="--reader smaps (or auto)"
+                "this kernel has no PAGEMAP_SCAN", why="it came with Linux 6.7", enable="--reader entries (or auto)"
             )
-        if earlier is None:
-            return "pagemap-scan", *Earlier().read(process, pagemap, None)
-        return "pagemap-scan", *earlier.read(process, pagemap, now_ns)
+        before = process.sample()
+        if reader == "auto" and (before.vm_size or 0) > ENTRIES_UP_TO + 4 * before.rss:
+            raise ProbeFailed("its address space is too large to be read by entries")
+        mappings, unparsed = kept[0].read(process, pagemap, kept[1])
+    surplus = sum(mapping.rss or 0 for mapping in mappings) - process.resident_bytes()
+    if reader == "auto" and surplus > max(_SLACK_BYTES, before.rss // _SLACK_SHARE):
+        raise ProbeFailed("the zero page cannot be told from memory without CAP_SYS_ADMIN")
+    return "pagemap-entries", mappings, unparsed
 
 
 # --- the probe ----------------------------------------------------------------------------------------------------
@@ -148,9 +161,9 @@ class Snapshots:
             with Pagemap(target.pid, target.proc) as pagemap:
                 if pagemap.can_scan():
                     return Availability("ok")
+                return Availability("ok", "by entries or smaps: this kernel has no PAGEMAP_SCAN (6.7+)")
         except MemforensicsError as error:
             return Availability("partial", f"no pagemap: {error}", "CAP_SYS_PTRACE; see: memforensics doctor")
-        return Availability("ok", "by smaps: this kernel has no PAGEMAP_SCAN (6.7+)")
 
     def open(self, target: Process, budget: Budget) -> None:
         self._process, self._last_ns, self._earlier = target, None, Earlier()

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import sliding_window_view
 
 from memforensics.case.model import Mapping
 from memforensics.target.parse import parse_maps
@@ -19,13 +18,12 @@ from memforensics.target.parse import parse_maps
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Octets = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint64]
 
 # A line of anonymous memory: addresses of twelve digits, permissions, and no file (parse.py has the kernel's form).
 _DIGITS, _PERMS, _TAIL = 12, slice(26, 30), b" 00000000 00:00 0 "
 _LENGTH = 30 + len(_TAIL)
 _ALLOWED = (b"r-", b"w-", b"x-", b"ps")
-_VALUE = np.full(256, 16, np.uint8)  # of a hexadecimal digit, 16 for what is none
-_VALUE[list(b"0123456789abcdef")] = range(16)
 _TOP = (1 << 63) - 1
 
 
@@ -66,15 +64,15 @@ def columns_of(maps: bytes) -> Columns:
 def columns_at(maps: bytes, text: Octets, firsts: Ints, ends: Ints) -> Columns:
     """The lines of a text that begin and end there; `text`: the same as `maps`."""
     plain = ends - firsts == _LENGTH
-    rows = sliding_window_view(text, _LENGTH)[firsts[plain]] if plain.any() else np.empty((0, _LENGTH), np.uint8)
-    digits = _VALUE[np.concatenate((rows[:, :_DIGITS], rows[:, _DIGITS + 1 : 2 * _DIGITS + 1]), axis=1)]
-    is_plain = _is_plain(rows) & (digits.max(axis=1, initial=0) < 16)
+    rows = gathered(text, firsts[plain], _LENGTH)
+    start, end, is_plain = _addresses(rows)
+    is_plain &= _is_plain(rows)
     if not is_plain.all():
-        rows, digits = rows[is_plain], digits[is_plain]
+        rows, start, end = rows[is_plain], start[is_plain], end[is_plain]
         plain[plain] = is_plain
     columns = Columns(
-        start=_spread(plain, _number(digits[:, :_DIGITS])),
-        end=_spread(plain, _number(digits[:, _DIGITS:])),
+        start=_spread(plain, start),
+        end=_spread(plain, end),
         perms=_named(_spread(plain, np.ascontiguousarray(rows[:, _PERMS]).view("<u4")[:, 0])),
         offset=[0] * len(ends),
         device=["00:00"] * len(ends),
@@ -94,11 +92,34 @@ def _is_plain(rows: Octets) -> Bools:
     return found
 
 
-def _number(values: Octets) -> Ints:
-    number = np.zeros(len(values), np.int64)
-    for column in range(values.shape[1]):
-        number = (number << 4) | values[:, column]
-    return number
+def gathered(text: Octets, places: Ints, length: int) -> Octets:
+    """So many octets from each place on, a row each. Every place has as many."""
+    if not len(places):
+        return np.empty((0, length), np.uint8)
+    everywhere: npt.NDArray[Any] = np.ndarray((len(text) - length + 1,), f"V{length}", text, 0, (1,))
+    return everywhere[places].view(np.uint8).reshape(-1, length)
+
+
+def _addresses(rows: Octets) -> tuple[Ints, Ints, Bools]:
+    """Start, end, and whether both are hexadecimal numbers."""
+    words = np.empty((4, len(rows)), np.uint64)
+    for word, place in zip(words, (0, _DIGITS - 8, _DIGITS + 1, 2 * _DIGITS - 7), strict=True):
+        word[:] = np.ascontiguousarray(rows[:, place : place + 8]).view("<u8")[:, 0]
+    numbers, good = _hexadecimal(words)
+    addresses = numbers[::2] << 16 | numbers[1::2] & 0xFFFF  # eight digits, and the last four
+    both: Bools = np.logical_and.reduce(good)
+    return addresses[0], addresses[1], both
+
+
+def _hexadecimal(words: Words) -> tuple[Ints, Bools]:
+    """Eight characters each as a number, and whether they are such: all of a word's digits in one operation, then
+    pairs and fours of them put together."""
+    digits = (words & 0x0F0F0F0F0F0F0F0F) + (words >> 6 & 0x0101010101010101) * 9
+    letters = digits + 0x0606060606060606 >> 4 & 0x0101010101010101
+    good: Bools = (digits + letters * 0x27 + 0x3030303030303030 == words) & (digits & 0x1010101010101010 == 0)
+    twos = (digits << 4 | digits >> 8) & 0x00FF00FF00FF00FF
+    fours = (twos << 8 | twos >> 16) & 0x0000FFFF0000FFFF
+    return ((fours << 16 | fours >> 32) & 0xFFFFFFFF).astype(np.int64), good
 
 
 def _spread(plain: Bools, values: "Ints | npt.NDArray[np.uint32]") -> list[int]:
@@ -111,7 +132,7 @@ def _spread(plain: Bools, values: "Ints | npt.NDArray[np.uint32]") -> list[int]:
 def _named(codes: Sequence[int]) -> list[str]:
     """Permissions, one string for all that are alike."""
     names = {code: code.to_bytes(4, "little").decode() for code in set(codes)}
-    return [names[code] for code in codes]
+    return list(map(names.__getitem__, codes))
 
 
 def _others(columns: Columns, maps: bytes, firsts: Ints, ends: Ints, places: Sequence[int]) -> None:

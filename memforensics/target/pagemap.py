@@ -5,6 +5,7 @@ Two ways: the PAGEMAP_SCAN ioctl (kernel 6.7, fs/proc/task_mmu.c, uapi/linux/fs.
 length of one call, so calls are bounded.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -15,7 +16,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from memforensics.errors import ProbeFailed, TargetGone
+from memforensics.errors import MemforensicsError, ProbeFailed, TargetGone
 from memforensics.target.procfs import ProcFS
 
 PAGE = mmap.PAGESIZE
@@ -46,14 +47,18 @@ _SCAN_ARG = struct.Struct("12Q")
 _REGION = struct.Struct("3Q")
 _IOCTL = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), 96 bytes
 _REGIONS_A_CALL = 16384
+_FRAME = (1 << 55) - 1  # of a pagemap entry
+_HUGE = 2 << 20
 _PRESENT = re.compile(rb"[\x80-\xff]+")  # bit 63 of a pagemap entry
 
 
 class Pagemap:
     """The open file. `close` it, or use it in a with block."""
 
-    def __init__(self, pid: int, proc: ProcFS) -> None:
+    def __init__(self, pid: int, proc: ProcFS, *, may_scan: bool = True) -> None:
+        """`may_scan` False: as on a kernel without PAGEMAP_SCAN."""
         self.pid = pid
+        self._may_scan = may_scan
         try:
             self._fd = os.open(proc.root / str(pid) / "pagemap", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -62,6 +67,8 @@ class Pagemap:
 
     def can_scan(self) -> bool:
         """Whether this kernel has PAGEMAP_SCAN."""
+        if not self._may_scan:
+            return False
         try:
             self._scan_once(PRESENT, 0, 0)
         except OSError as error:
@@ -116,16 +123,23 @@ class Pagemap:
         runs: list[tuple[int, int]] = []
         step = 32 * 1024 * PAGE
         for base in range(start, end, step):
-            _extend_runs(runs, base, self._entries(base, min(end, base + step)))
+            _extend_runs(runs, base, self.entries(base, min(end, base + step)))
         return runs
 
-    def _entries(self, start: int, end: int) -> bytes:
+    def entries(self, start: int, end: int) -> bytes:
+        """The entries themselves, a little-endian word a page, on any kernel: it takes the target's mmap lock for each
+        2 MiB anew (fs/proc/task_mmu.c, pagemap_read(), PAGEMAP_WALK_SIZE). TargetGone, ProbeFailed."""
         try:
             return os.pread(self._fd, (end - start) // PAGE * 8, start // PAGE * 8)
         except OSError as error:
             if error.errno == errno.ESRCH:
                 raise TargetGone(self.pid, "its address space is gone (exit or exec)") from error
             raise ProbeFailed("cannot read pagemap", why=error.strerror or "") from error
+
+    def frame(self, address: int) -> int:
+        """The number of the page there; 0 where none is, or we may not know it. TargetGone, ProbeFailed."""
+        (entry,) = struct.unpack("<Q", self.entries(address, address + PAGE))
+        return entry & _FRAME if entry >> 63 else 0
 
     def _scan_once(self, query: Query, start: int, end: int) -> tuple[int, int]:
         arg = bytearray(
@@ -157,6 +171,23 @@ class Pagemap:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def zero_frames() -> list[range]:
+    """Numbers of the page, and of the huge page's pages, that stand in for all memory that was only ever read: present,
+    and none of the kernel's count. Told by our own memory; none where page numbers are hidden (CAP_SYS_ADMIN)."""
+    found = []
+    with contextlib.suppress(MemforensicsError, OSError), Pagemap(os.getpid(), ProcFS()) as own:
+        for advice, size in (mmap.MADV_NOHUGEPAGE, PAGE), (mmap.MADV_HUGEPAGE, _HUGE):
+            with mmap.mmap(-1, 2 * _HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as room:
+                room.madvise(advice)
+                place = -ctypes.addressof(ctypes.c_char.from_buffer(room)) % _HUGE
+                room[place]
+                address = ctypes.addressof(ctypes.c_char.from_buffer(room)) + place
+                first, last = (own.frame(address + at) for at in (0, size - PAGE))
+            if first and last == first + size // PAGE - 1:
+                found.append(range(first, last + 1))
+    return found
 
 
 def _extend_runs(runs: list[tuple[int, int]], base: int, entries: bytes) -> None:

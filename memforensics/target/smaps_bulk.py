@@ -7,142 +7,132 @@ longer) is read line by line: what comes out is what `parse_smaps` gives, at a f
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import takewhile
 
 import numpy as np
-import numpy.typing as npt
-from numpy.lib.stride_tricks import sliding_window_view
 
 from memforensics.case.model import Mapping
-from memforensics.target.columns import Ints, Octets, columns_at
+from memforensics.target.columns import Ints, Octets, Words, columns_at, gathered
 from memforensics.target.smaps import FIELDS, ParsedSmaps, parse_smaps
 from memforensics.units import KIB
 
-BLOCK = 1 << 20
+# The kernel gives at most a page of text a call, and throws away the mapping that did not fit in it any more, page walk
+# and all, to begin with it the next time (seq_read_iter(), fs/seq_file.c). Asked for less, by as much as a mapping's
+# text, it stops before: a tenth of the whole cost.
+_READ = 3296
+BLOCK = 160 * _READ
 _LAST = b"VmFlags:"  # key of the last line of a mapping since Linux 3.8
-_KEY, _DIGITS, _UNIT = 16, 8, b" kB"  # "Rss:", padded; seq_put_decimal_ull_width(m, str, value, 8): may be wider
-_LENGTH = _KEY + _DIGITS + len(_UNIT)
+_KEY = 16
+_LENGTH, _WORDS = 27, 4  # "Rss:", padded to 16; seq_put_decimal_ull_width(m, str, value, 8), which may be wider; " kB"
 
 
 def read_smaps(readinto: Callable[[memoryview], int | None], begun: bytes = b"") -> ParsedSmaps:
     """The whole of a stream (`readinto` of an unbuffered file), of which `begun`, less than a block, was read."""
     mappings: list[Mapping] = []
     unparsed = 0
+    form: _Form | None = None  # of the block before
     for block in _blocks(readinto, begun):
-        found = parse_block(block)
+        found = form.parse(block) if form is not None else None
+        if found is None and (form := _form_of(block)) is not None:
+            found = form.parse(block)
+        found = found or parse_smaps(block.decode("utf-8", "surrogateescape"))
         mappings += found.mappings
         unparsed += found.unparsed_lines
     return ParsedSmaps(tuple(mappings), unparsed)
 
 
 def _blocks(readinto: Callable[[memoryview], int | None], begun: bytes) -> Iterator[bytes]:
-    """The stream in parts of whole mappings. The kernel gives one page of text a call, or one mapping's if longer."""
-    buffer = memoryview(bytearray(2 * BLOCK))
-    filled = len(begun)
-    buffer[:filled] = begun
+    """The stream in parts of whole mappings."""
+    room = memoryview(bytearray(BLOCK))
+    windows = [room[at : at + _READ] for at in range(0, BLOCK, _READ)]
+    text = begun
     while True:
-        count = readinto(buffer[filled:]) or 0
-        filled += count
-        if filled < BLOCK and count:
-            continue
-        block = bytes(buffer[:filled])
-        last = block.rfind(b"\n" + _LAST, 0, block.rfind(b"\n"))
-        if not count or last < 0:  # the end; or an old kernel, whose mappings have no last line
-            yield block + _rest(readinto, buffer)
+        counts = list(takewhile(bool, map(readinto, windows)))
+        if counts[:-1].count(_READ) == len(counts) - 1:
+            text += room[: sum(filter(None, counts))]
+        else:
+            text += b"".join(window[:count] for window, count in zip(windows, counts, strict=False))
+        if len(counts) < len(windows):
+            yield text
             return
-        end = block.index(b"\n", last + 1) + 1
-        yield block[:end]
-        filled -= end
-        buffer[:filled] = block[end:]
-
-
-def _rest(readinto: Callable[[memoryview], int | None], room: memoryview) -> bytes:
-    parts = []
-    while count := readinto(room):
-        parts.append(bytes(room[:count]))
-    return b"".join(parts)
-
-
-def parse_block(block: bytes) -> ParsedSmaps:
-    """Whole mappings of smaps."""
-    form = _form_of(block)
-    parsed = form.parse(block) if form is not None else None
-    return parsed or parse_smaps(block.decode("utf-8", "surrogateescape"))
+        last = text.rfind(b"\n" + _LAST, 0, text.rfind(b"\n"))
+        if last >= 0:  # an old kernel's mappings have no last line
+            end = text.index(b"\n", last + 1) + 1
+            yield text[:end]
+            text = text[end:]
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What the first mapping of a block says of the others."""
+    """What the first mapping of a block says of the others: what lies between first and last line is of one length."""
 
     lines: int  # a mapping
-    places: list[int]  # of the lines that are kept
-    keys: list[bytes]
+    octets: int  # from the second line to the last
+    places: Ints  # of the lines that are kept, from the second on
+    keys: Words  # two words each
     fields: list[str]  # of Mapping
 
     def parse(self, block: bytes) -> ParsedSmaps | None:
         """None where anything is of another form."""
         text = np.frombuffer(block, np.uint8)
-        ends = np.flatnonzero(text == ord("\n"))
-        if len(ends) % self.lines or ends[-1] != len(block) - 1:
+        newlines = np.flatnonzero(text == ord("\n"))
+        if not block.endswith(b"\n") or len(newlines) % self.lines:
             return None
-        lasts = ends.reshape(-1, self.lines)
-        firsts = np.concatenate(([0], ends[:-1] + 1)).reshape(-1, self.lines)
-        columns = columns_at(block, text, firsts[:, 0], lasts[:, 0])
-        numbers = self._numbers(text, firsts, lasts)
-        if columns.unparsed_lines or numbers is None or not _all_begin(text, firsts[:, -1], _LAST):
+        ends = newlines.reshape(-1, self.lines)
+        seconds, lasts = ends[:, 0] + 1, ends[:, -2] + 1
+        if (lasts - seconds != self.octets).any() or (ends[:, -1] - lasts < len(_LAST)).any():
             return None
-        counted = dict(zip(self.fields, numbers.T.tolist(), strict=True))
-        known = _Texts()
-        flags = [
-            known[block[first:last]]
-            for first, last in zip((firsts[:, -1] + len(_LAST)).tolist(), lasts[:, -1].tolist(), strict=True)
-        ]
-        return ParsedSmaps(columns.mappings(flags=flags, **counted))
+        if (gathered(text, lasts, len(_LAST)).view("<u8") != _word(_LAST)).any():
+            return None
+        numbers = self._numbers(text, seconds)
+        columns = columns_at(block, text, np.concatenate(([0], ends[:-1, -1] + 1)), ends[:, 0])
+        if numbers is None or columns.unparsed_lines:
+            return None
+        raw = list(map(block.__getitem__, map(slice, (lasts + len(_LAST)).tolist(), ends[:, -1].tolist())))
+        texts = {flags: flags.decode("utf-8", "surrogateescape").strip() for flags in set(raw)}
+        alike: dict[bytes, list[int]] = {}  # most figures of a block are zero, or one another's
+        counted = {}
+        for field, row in zip(self.fields, numbers, strict=True):
+            octets = row.tobytes()
+            counted[field] = alike[octets] if octets in alike else alike.setdefault(octets, row.tolist())
+        return ParsedSmaps(columns.mappings(flags=list(map(texts.__getitem__, raw)), **counted))
 
-    def _numbers(self, text: Octets, firsts: Ints, lasts: Ints) -> Ints | None:
-        """Bytes by mapping and field."""
-        places = firsts[:, self.places]
-        if (lasts[:, self.places] - places != _LENGTH).any():
+    def _numbers(self, text: Octets, seconds: Ints) -> Ints | None:
+        """Bytes by field and mapping."""
+        words = gathered(text, np.add.outer(self.places, seconds).ravel(), 8 * _WORDS).view("<u8")
+        first, second = np.repeat(self.keys, len(seconds), axis=0).T
+        if (
+            (words[:, 0] != first).any()
+            or (words[:, 1] != second).any()
+            or (words[:, 3] & 0xFFFFFF != _word(b" kB")).any()
+        ):
             return None
-        rows = sliding_window_view(text, _LENGTH)[places]
-        if (_words(rows[:, :, :_KEY], f"S{_KEY}") != np.array(self.keys)).any():
-            return None
-        if (_words(rows[:, :, _KEY + _DIGITS :], f"S{len(_UNIT)}") != _UNIT).any():
-            return None
-        return _decimals(_words(rows[:, :, _KEY : _KEY + _DIGITS], "<u8"))
-
-
-class _Texts(dict[bytes, str]):
-    """Flags as text: one string for all that are alike."""
-
-    def __missing__(self, raw: bytes) -> str:
-        text = self[raw] = raw.decode("utf-8", "surrogateescape").strip()
-        return text
+        numbers = _decimals(words[:, 2])
+        return None if numbers is None else numbers.reshape(len(self.places), -1)
 
 
 def _form_of(block: bytes) -> _Form | None:
     lines = block[: block.find(b"\n", block.find(b"\n" + _LAST) + 1)].split(b"\n")
     if len(lines) < 3 or not lines[-1].startswith(_LAST):
         return None
-    keys = [line[:_KEY] for line in lines]
-    names = [key.partition(b":")[0].decode("ascii", "replace") for key in keys]
-    places = [place for place in range(1, len(lines) - 1) if names[place] in FIELDS]
-    if not places:
+    names = [line.partition(b":")[0].decode("ascii", "replace") for line in lines]
+    kept = [place for place in range(1, len(lines) - 1) if names[place] in FIELDS]
+    if not kept or any(len(lines[place]) != _LENGTH for place in kept):
         return None
-    return _Form(len(lines), places, [keys[place] for place in places], [FIELDS[names[place]] for place in places])
+    return _Form(
+        lines=len(lines),
+        octets=sum(len(line) + 1 for line in lines[1:-1]),
+        places=np.array([sum(len(line) + 1 for line in lines[1:place]) for place in kept]),
+        keys=np.frombuffer(b"".join(lines[place][:_KEY] for place in kept), "<u8").reshape(-1, 2),
+        fields=[FIELDS[names[place]] for place in kept],
+    )
 
 
-def _all_begin(text: Octets, firsts: Ints, key: bytes) -> bool:
-    rows = sliding_window_view(text, len(key))[np.minimum(firsts, len(text) - len(key))]
-    return bool((rows == np.frombuffer(key, np.uint8)).all())
+def _word(text: bytes) -> int:
+    return int.from_bytes(text, "little")
 
 
-def _words(octets: Octets, kind: str) -> "npt.NDArray[Any]":
-    """The last axis as one value."""
-    return np.ascontiguousarray(octets).view(kind)[..., 0]
-
-
-def _decimals(words: "npt.NDArray[np.uint64]") -> Ints | None:
+def _decimals(words: Words) -> Ints | None:
     """Eight characters each, digits after spaces, as kB, in bytes: all of a word's digits in one operation, then pairs,
     fours and eights of them put together. None where one is no such number."""
     digits = words & 0x0F0F0F0F0F0F0F0F

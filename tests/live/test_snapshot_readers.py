@@ -53,6 +53,7 @@ def test_every_reader_against_every_other(still: Process) -> None:
     first = seen["smaps"]
     assert known(first) == set(COUNTED)
     assert known(seen["pagemap"]) == {"rss", "anonymous", *HUGE}
+    assert known(seen["entries"]) == {"rss", "anonymous"}
     for reader, other in seen.items():
         assert fields(other.mappings, IDENTITY) == fields(first.mappings, IDENTITY), reader
         names = sorted(known(other) - {"pss"})  # of libraries: others come and go that share the page
