@@ -66,7 +66,13 @@ _DEVICES: tuple[tuple[str, str, Layer], ...] = (
     ("/dev/dri/", "GPU mappings", "gpu"),
     ("/dev/kfd", "AMD GPU mappings", "gpu"),
     ("/dev/infiniband/", "RDMA device mappings", "device"),
+    ("anon_inode:", "kernel's buffers", "device"),  # io_uring, perf_event, bpf-map
+    ("socket:", "kernel's buffers", "device"),
+    ("/dmabuf:", "kernel's buffers", "device"),
+    ("/sys/", "device mappings", "device"),  # a PCI device's own memory: /sys/bus/pci/devices/.../resource0
+    ("/proc/bus/pci/", "device mappings", "device"),
 )
+_NO_DEVICES = ("/dev/zero", "/dev/shm/", "/dev/hugepages")
 
 
 Totals = MappingOf[tuple[Layer, bool], int]
@@ -275,12 +281,13 @@ def _by_name(
     """Rules 2 to 4. `weights`: the file is known to hold a model's weights."""
     path = mapping.path
     device = next(((group, layer) for prefix, group, layer in _DEVICES if path.startswith(prefix)), None)
-    if device is None and path.startswith("/dev/") and not path.startswith(("/dev/zero", "/dev/shm/")):
+    if device is None and path.startswith("/dev/") and not path.startswith(_NO_DEVICES):
         device = ("device mappings", "device")
     if device is not None:
         if rss:
             yield Piece(mapping, *device, rss)
-        yield Piece(mapping, *device, mapping.size - (rss or 0), in_rss=False)
+        is_open = mapping.perms[:3] != "---"  # else address space that is reserved, for the GPU's own or for later
+        yield Piece(mapping, *device, mapping.size - (rss or 0) if is_open else 0, in_rss=False)
         return
     group, layer, copies = _named(mapping, libraries, previous, weights)
     if copies is None or not anonymous or rss is None:
@@ -321,6 +328,8 @@ def _named(
         return (SHARED_ANONYMOUS if mapping.shared else ANONYMOUS), "anon-mmap", None
     if path.startswith("/anon_hugepage"):
         return HUGE_PAGES, "anon-mmap", None
+    if path.startswith("/dev/hugepages"):
+        return HUGE_PAGES, "shmem", None
     if path.startswith("/memfd:java_heap"):
         return *MARK_OWNERS["jvm-heap"], None
     if path.startswith("/memfd:"):

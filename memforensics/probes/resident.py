@@ -32,6 +32,7 @@ _GAP_OF_SOME = 1 << 20  # the same, where others may lie between
 _TOP = np.uint64((1 << 63) - 1)
 
 _NONE, _PLAIN, _KINDS = 0, 1, 2
+_OF_DEVICES = ("/dev/", "/sys/", "/proc/", "anon_inode:", "socket:", "/dmabuf:")
 _SHMEM = ("/dev/zero", "/dev/shm/", "/memfd:", "/SYSV")
 
 
@@ -167,7 +168,7 @@ def _columns(records: Sequence[Ints]) -> tuple[Ints, Ints, Ints]:
 def _kind(path: str, *, shared: bool) -> int:
     if path.startswith(("[vvar", "[vsyscall", "/anon_hugepage")):
         return _NONE
-    if path.startswith("/dev/") and not path.startswith(("/dev/zero", "/dev/shm/")):
+    if path.startswith(_OF_DEVICES) and not path.startswith(("/dev/zero", "/dev/shm/")):
         return _KINDS
     if path == "[vdso]" or (path.startswith("/") and not shared and not path.startswith("/dev/zero")):
         return _KINDS

@@ -3,13 +3,20 @@
    Apart by inaccessible pages: 3 GiB of address space of which every 3rd page of 16 MiB in its middle is touched; 1 GiB
    touched at either end; a region that was touched and given back; pages that were only read (the zero page); two huge
    pages; a touched region that is inaccessible now; the file privately with 5 pages changed, and shared; memfd, private
-   with 3 pages changed and shared; and a huge page of a memfd where the kernel has one to give. */
+   with 3 pages changed and shared; a huge page of a memfd, and buffers of the kernel's (perf_event, io_uring, packets),
+   where the kernel gives them. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#include <linux/if_packet.h>
+#include <linux/io_uring.h>
+#include <linux/perf_event.h>
 
 #define PAGE 4096UL
 #define MIB (1UL << 20)
@@ -40,6 +47,24 @@ static long sum_of(const char *at, size_t bytes)
     for (size_t offset = 0; offset < bytes; offset += PAGE)
         sum += at[offset];
     return sum;
+}
+
+static long buffer(size_t bytes, int fd, off_t offset)
+{
+    char *at = fd < 0 ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset);
+    return at == MAP_FAILED ? 0 : sum_of(at, bytes);
+}
+
+static long buffers_of_the_kernel(void)
+{
+    struct perf_event_attr event = {.size = sizeof event, .type = PERF_TYPE_SOFTWARE, .sample_period = 1000000};
+    struct io_uring_params rings = {0};
+    struct tpacket_req ring = {.tp_block_size = 4 * PAGE, .tp_block_nr = 4, .tp_frame_size = 2048, .tp_frame_nr = 32};
+    int perf = syscall(SYS_perf_event_open, &event, 0, -1, -1, 0), uring = syscall(SYS_io_uring_setup, 256, &rings);
+    int packets = socket(AF_PACKET, SOCK_RAW, 0);
+    if (packets >= 0 && setsockopt(packets, SOL_PACKET, PACKET_RX_RING, &ring, sizeof ring) < 0)
+        packets = -1;
+    return buffer(9 * PAGE, perf, 0) + buffer(4 * PAGE, uring, IORING_OFF_SQES) + buffer(16 * PAGE, packets, 0);
 }
 
 int main(int argc, char **argv)
@@ -75,6 +100,7 @@ int main(int argc, char **argv)
         if (at != MAP_FAILED)
             at[0] = 1; /* reserved at the mmap: no page, no mapping */
     }
+    sum += buffers_of_the_kernel();
     printf("ready %ld\n", sum);
     fflush(stdout);
     getchar();

@@ -1,6 +1,7 @@
 """Allocators that are not glibc's, by their own records: every block is theirs, and nothing else is."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,4 +79,19 @@ def test_a_small_heap(kind: str) -> None:
         seen = quiet_snapshot(process)
         adds_up(process, seen)
     assert group(seen, kind) >= 30 * 40_000
+    assert group(seen, "anonymous") < MIB // 4
+
+
+def test_an_allocator_within_a_program() -> None:
+    """ruff is written in Rust and brings jemalloc along, as many programs and wheels do."""
+    ruff = Path(sys.executable).with_name("ruff")
+    if not ruff.exists() or b"jemalloc_bg_thd" not in ruff.read_bytes():
+        pytest.skip("needs a ruff that has jemalloc in it")
+    with running([ruff, "server"], ready=None) as child, contextlib.closing(open_process(child.pid)) as process:
+        while len(process.threads()) < 3:  # it reads its input
+            assert child.alive
+        settle(process)
+        seen = quiet_snapshot(process)
+        adds_up(process, seen)
+    assert group(seen, "jemalloc") > MIB // 4
     assert group(seen, "anonymous") < MIB // 4

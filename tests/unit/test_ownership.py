@@ -3,8 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.analysis.ownership import MARK_OWNERS, layers, pieces
+from memforensics.analysis.ownership import HUGE_PAGES, MARK_OWNERS, layers, pieces
 from memforensics.case.model import HeapState, LayerRow, Mapping, OwnerMark, Rollup, Snapshot
+from memforensics.target.parse import parse_maps
+from memforensics.units import MIB
 
 PAGE = 4096
 LIBC = "/usr/lib/x86_64-linux-gnu/libc.so.6"
@@ -78,6 +80,50 @@ def test_a_mark_owns_its_part_of_a_mapping() -> None:
 def test_devices_lie_beside_rss() -> None:
     rows = layers(None, snapshot(mapping(10, 4, "/dev/nvidia-uvm", perms="rw-s", rss=0)))
     assert [(row.layer, row.in_rss, row.bytes) for row in rows if row.bytes] == [("gpu", False, 4 * PAGE)]
+
+
+# Lines as drivers make them. What is inaccessible is reserved address space only.
+DEVICES = """\
+200000000-200200000 ---p 00000000 00:00 0
+200200000-200400000 rw-s 00000000 00:06 627                              /dev/nvidiactl
+203c00000-204800000 rw-s 00000000 00:06 628                              /dev/nvidia-uvm
+7f6a3c000000-7f6a3c200000 rw-s 00000000 00:06 629                        /dev/nvidia0
+7f6a40000000-7f6a60000000 rw-s 00000000 00:06 628                        /dev/nvidia-uvm (deleted)
+7f6a60000000-7f6e60000000 ---s 00000000 00:06 628                        /dev/nvidia-uvm
+7f6e70000000-7f6e70001000 -w-s 00000000 00:06 310                        /dev/infiniband/uverbs0
+7f6e70001000-7f6e70002000 rw-s 500000000 00:06 310                       /dev/infiniband/uverbs0
+7f6e80000000-7f6e80400000 rw-s 10c4b5000 00:06 480                       /dev/dri/renderD128
+7f6e81000000-7f6e81200000 rw-s 4000000000000000 00:06 481                /dev/kfd
+7f6e90000000-7f6e90100000 rw-s 00000000 00:06 99                         /dev/hfi1_0
+7f6e91000000-7f6e91040000 rw-s 00000000 00:06 1034                       /dev/accel/accel0
+7f6ea0000000-7f6ea0200000 rw-s 00000000 00:0f 21                         anon_inode:[io_uring]
+7f6ea1000000-7f6ea1081000 rw-s 00000000 00:0f 1033                       anon_inode:[perf_event]
+7f6ea2000000-7f6ea2400000 rw-s 00000000 00:10 9                          /dmabuf:
+7f6ea3000000-7f6ea3200000 rw-s 00000000 00:2c 77                         /dev/hugepages/rtemap_0
+7f6ea4000000-7f6ea4001000 rw-s 00000000 00:06 7                          /dev/zero
+what is this
+"""
+
+
+def test_mappings_of_devices_by_the_node_they_come_from() -> None:
+    parsed = parse_maps(DEVICES)
+    assert parsed.unparsed_lines == 1
+    unread = Snapshot(pid=1, t_ns=0, reader="maps", mappings=parsed.mappings)
+    found: dict[tuple[str, str], int] = {}
+    for piece in pieces(unread):
+        if not piece.in_rss:
+            found[piece.group, piece.layer] = found.get((piece.group, piece.layer), 0) + (piece.bytes or 0)
+    assert found == {
+        ("NVIDIA GPU mappings", "gpu"): (2 + 12 + 2 + 512) * MIB,
+        ("GPU mappings", "gpu"): 4 * MIB,
+        ("AMD GPU mappings", "gpu"): 2 * MIB,
+        ("RDMA device mappings", "device"): 2 * PAGE,
+        ("device mappings", "device"): MIB + 256 * 1024,
+        ("kernel's buffers", "device"): 2 * MIB + 0x81000 + 4 * MIB,
+    }
+    named = {piece.mapping.path: piece.group for piece in pieces(unread)}
+    assert named["/dev/zero"] == "anonymous, shared"
+    assert named["/dev/hugepages/rtemap_0"] == HUGE_PAGES, "a mount that happens to lie there"
 
 
 def test_what_the_mappings_do_not_show_is_unattributed() -> None:
