@@ -89,10 +89,10 @@ class Traced:
 
 
 @contextlib.contextmanager
-def traced(command: list[str | Path], trace: MmapTrace | FaultTrace) -> Iterator[Traced]:
+def traced(command: list[str | Path], trace: MmapTrace | FaultTrace, overhead: float | None = None) -> Iterator[Traced]:
     with running(command) as child:
         process = open_process(child.pid)
-        trace.open(process, Budget(seconds=4))
+        trace.open(process, Budget(seconds=4, overhead=overhead))
         try:
             yield Traced(child, trace)
         finally:

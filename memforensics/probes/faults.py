@@ -40,7 +40,7 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
     # --- beginning
 
     def _load(self) -> FaultPrograms:
-        return FaultPrograms(python=self.python)
+        return FaultPrograms(python=self.python, sparing=self._governor.share is None)
 
     def _make_space(self, number: int, process: Process, numbers: "itertools.count[int]") -> FaultSpace:
         return FaultSpace(number, process, self.programs, numbers)
@@ -114,11 +114,11 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
         left_out = sum(space.left_out for member in self.members for space in member.spaces)
         yield "stacks not told apart: too many different ones", "a shorter trace", left_out
         unwalked = sum(self.programs.unwalked(member.pid) or 0 for member in self.members)
-        yield (
-            "faults whose stack was not looked at, to keep --overhead: others count for them",
-            "a higher --overhead",
-            unwalked,
-        )
+        why, reduce = "to keep --overhead", "a higher --overhead"
+        if self._governor.share is None:
+            why = f"of very many (of pages touched again, one of {self.sampled_one_in} was)"
+            reduce = "--overhead 100%: looks at each"
+        yield f"faults whose stack was not looked at, {why}: others count for them", reduce, unwalked
 
 
 def _touched(member: Member[FaultSpace]) -> Iterator[FaultSite]:

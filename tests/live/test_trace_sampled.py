@@ -6,9 +6,11 @@ import sys
 
 import pytest
 from processes import compiled, running
+from tracing import traced
 
 from memforensics.case.model import AllocationSite, Loss, TraceSummary
 from memforensics.probes.base import Budget
+from memforensics.probes.ebpf.fault_programs import RARITY
 from memforensics.probes.ebpf.overhead import TOP_LEVEL
 from memforensics.probes.faults import FaultTrace
 from memforensics.probes.mmap_trace import MmapTrace
@@ -84,7 +86,48 @@ def test_pages_of_faults_are_unbiased() -> None:
     kept, count, _ = through(sites, "partial_many")
     assert abs(count - 300 * 4) < spread(300 * 4, 16)
     assert summary.unwalked
-    assert [loss.count for loss in losses if "--overhead" in loss.what] == [summary.unwalked]
+    assert [loss.count for loss in losses if "--overhead" in loss.reduce] == [summary.unwalked]
+
+
+def toucher(*commands: str, overhead: float | None = None) -> tuple[list[AllocationSite], TraceSummary, list[Loss]]:
+    with traced([compiled("fault_touch.c", "-fomit-frame-pointer")], FaultTrace(), overhead) as it:
+        for command in commands:
+            it.do(command)
+        result = it.result()
+    return [s for s in result.sites if not s.file_backed], result.summaries[it.child.pid], result.losses
+
+
+def test_of_very_many_faults_some_are_looked_at() -> None:
+    """What is touched for the first time is looked at each time, what is touched again and again is not."""
+    sites, summary, losses = toucher("churn 100000", "own 997", "shared 211")
+    assert through(sites, "touch_own") == (997 * PAGE, 997, 997)
+    assert through(sites, "touch_shared") == (211 * PAGE, 211, 211)
+    kept, _, ever = through(sites, "touch_churn")
+    assert kept == 0
+    assert abs(ever - 100_000) < spread(100_000, RARITY)
+    assert summary.sampled_one_in == RARITY
+    assert summary.unwalked
+    assert summary.unwalked > 10_000
+    (loss,) = losses
+    assert (loss.count, loss.what.count(f"one of {RARITY}")) == (summary.unwalked, 1)
+    assert "--overhead 100%" in loss.reduce
+
+
+def test_many_pages_that_are_touched_again_are_unbiased() -> None:
+    sites, _, _ = toucher("again 40000")
+    kept, _, ever = through(sites, "touch_first")
+    assert kept == 0  # although not each that came after it was looked at
+    assert abs(ever - 40_000) < spread(40_000, RARITY // 8)
+    kept, _, ever = through(sites, "touch_last")
+    assert kept == ever * PAGE
+    assert abs(ever - 40_000) < spread(40_000, RARITY)
+
+
+def test_each_fault_is_looked_at_where_that_is_asked_for() -> None:
+    sites, summary, losses = toucher("churn 40000", overhead=1.0)
+    assert through(sites, "touch_churn") == (0, 0, 40_000)
+    assert not summary.unwalked
+    assert not losses
 
 
 @pytest.mark.parametrize("command", ["trace-mmap", "trace-faults"])

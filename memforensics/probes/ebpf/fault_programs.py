@@ -30,7 +30,10 @@ TRACEPOINTS = {
     "sched:sched_process_exit": "on_exit",
 }
 
-_TARGET = struct.Struct("<QQ4qQ")  # address space, parent, resident pages by member, faults not walked
+FREE_WALKS = 128  # of pages never touched before, in 16 ms, that are walked anyway; an eighth of that, of others
+RARITY = 64  # ... and beyond, one of so many pages that were touched before; eight times more of others
+
+_TARGET = struct.Struct("<QQ4qQ4q")  # address space, parent, resident pages by member, faults not walked, allowances
 _PAGE_KEY = struct.Struct("<QQ")
 _PAGE = struct.Struct("<QQIIQ")  # site, t_ns, count, member, window
 _PAGE_KEYS = np.dtype([("space", "<u8"), ("page", "<u8")])
@@ -69,12 +72,14 @@ class SiteCounts(NamedTuple):
 class FaultPrograms(StackPrograms):
     """Armed from the constructor on, booking from `begin` on, gone after `close`.
 
-    ToolMissing, PermissionNeeded, ProbeFailed.
+    `sparing`: of very many faults only some are walked. ToolMissing, PermissionNeeded, ProbeFailed.
     """
 
     LOSSES = LOSSES
 
-    def __init__(self, *, python: bool, sizes: Sizes | None = None, max_pages: int | None = None) -> None:
+    def __init__(
+        self, *, python: bool, sparing: bool = True, sizes: Sizes | None = None, max_pages: int | None = None
+    ) -> None:
         why = why_not_exact(platform.release())
         if why is not None:
             raise ProbeFailed("trace-faults cannot weigh faults here", why=why, enable="memforensics trace-mmap PID")
@@ -93,7 +98,7 @@ class FaultPrograms(StackPrograms):
         try:
             self._pages = self.engine.table("pages", _PAGE_KEY, _PAGE)
             self._sites = self.engine.table("sites", _SITE_KEY, _SITE)
-            self.thin(0)
+            self.set(free=FREE_WALKS if sparing else 0, rarity=RARITY if sparing else 1)
             self.arm(TRACEPOINTS)
         except BaseException:
             self.close()
@@ -104,7 +109,7 @@ class FaultPrograms(StackPrograms):
         first = (-1, -1, -1, -1)
         if now is not None:
             first = (now.rss_file // PAGE, now.rss_anon // PAGE, (now.swap or 0) // PAGE, now.rss_shmem // PAGE)
-        return self._targets.enter(pid, _TARGET.pack(space, 0, *first, 0))
+        return self._targets.enter(pid, _TARGET.pack(space, 0, *first, *[0] * 5))
 
     def thin(self, level: int) -> None:
         """Walks less, where it costs too much (overhead.py): at n, for one of 2**n pages, at the most."""
@@ -113,12 +118,12 @@ class FaultPrograms(StackPrograms):
     @property
     def one_in(self) -> int:
         """What is sampled the most, how much: one of so many."""
-        return max(1, self.settings.grain)
+        return max(self.settings.rarity, self.settings.grain)
 
     def unwalked(self, pid: int) -> int | None:
         """Faults of a process whose stack was not looked at. None: it is no target (any more)."""
         value = self._targets.get(pid)
-        return int(_TARGET.unpack(value)[-1]) if value is not None else None
+        return int(_TARGET.unpack(value)[6]) if value is not None else None
 
     # --- the account
 

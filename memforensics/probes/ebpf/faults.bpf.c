@@ -39,6 +39,10 @@
 /* struct stack_event.kind */
 #define KIND_FAULT 5
 
+#define WINDOW_NS 16000000ULL
+#define BURST 16384
+#define AGAIN 8 /* pages that were touched before are looked at so many times less */
+
 #define FAULT_PRESENT 1 /* of the x86 page fault's error code: the page was there, the right was missing */
 #define NO_SYSTEM_CALL (-1L)
 
@@ -61,11 +65,18 @@
 #define PROT_EXEC 4
 #define MAP_ANONYMOUS 0x20
 
+/* Walks without a lot, saved up to BURST */
+struct allowance {
+    s64 left;
+    u64 filled_ns;
+};
+
 struct target {
     u64 as;
     u64 parent;         /* tgid it was forked from, with the same program in it; 0: none, or it has exec'ed */
     s64 first[MEMBERS]; /* resident pages when it was entered here, by member; -1: not known */
     u64 unwalked;       /* faults without a look at the stack */
+    struct allowance fresh, again; /* for pages that were not touched before, and that were */
 };
 
 /* What rss_stat told last of one address space (by a hash of its mm), in pages; -1: not known */
@@ -146,12 +157,9 @@ int on_user_fault(void *ctx) {
 int on_kernel_fault(void *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct pt_regs *regs;
-    __typeof__(regs->SYSCALL_NUMBER) syscall = 0;
     if (!target_of(tgid))
         return 0;
-    regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-    bpf_probe_read_kernel(&syscall, sizeof(syscall), &regs->SYSCALL_NUMBER);
+    s64 syscall = user_register(user_registers(), SYSCALL_NUMBER);
     note_fault(id, FIELD(u64, FAULT_ADDRESS), FIELD(u64, FAULT_CODE), syscall);
     return 0;
 }
@@ -199,8 +207,8 @@ static __always_inline void put_pages(u64 as, u64 page, struct page *value) {
         lose_many(LOSS_PAGES_FULL, value->count);
 }
 
-/* A system call brings its pages one by one; they are one entry. */
-static __always_inline void place(struct request *request, u64 site, u64 id) {
+/* A system call brings its pages one by one; they are one entry. `before`: the one that is there. */
+static __always_inline void place(struct request *request, struct page *before, u64 site, u64 id) {
     struct page fresh = {
         .site = site, .t_ns = request->t_ns, .count = request->pages, .member = request->member, .window = request->window};
     if (request->by_mmap) {
@@ -221,8 +229,6 @@ static __always_inline void place(struct request *request, u64 site, u64 id) {
         lose_many(LOSS_UNPLACED, request->pages);
         return;
     }
-    struct page_key key = {.as = request->as, .page = request->address};
-    struct page *before = pages.lookup(&key);
     if (!before) {
         put_pages(request->as, request->address, &fresh);
         return;
@@ -231,6 +237,26 @@ static __always_inline void place(struct request *request, u64 site, u64 id) {
         before->member == request->member)
         fresh.count += before->count;
     *before = fresh; /* which is cheaper than to put another */
+}
+
+static __always_inline int allowed(struct allowance *mine, u32 in_a_window) {
+    u64 now = about_now(), windows = (now - mine->filled_ns) / WINDOW_NS;
+    if (now > mine->filled_ns && windows) {
+        mine->left = windows < BURST && mine->left + windows * in_a_window < BURST ? mine->left + windows * in_a_window : BURST;
+        mine->filled_ns = now;
+    }
+    if (mine->left <= 0)
+        return 0;
+    __sync_fetch_and_add(&mine->left, -1);
+    return 1;
+}
+
+/* One of how many such faults is walked. What a process grows by is, mostly, pages that it never touched before; those
+ * that it touches again and again, at the same addresses, are most of the faults where there are many. */
+static __always_inline u32 grain_of(struct settings *how, struct target *target, int is_again) {
+    if (!how->free || allowed(is_again ? &target->again : &target->fresh, is_again ? how->free / AGAIN : how->free))
+        return how->grain;
+    return is_again ? how->rarity : how->rarity / AGAIN;
 }
 
 int on_rss(void *ctx) {
@@ -242,6 +268,8 @@ int on_rss(void *ctx) {
     struct request *request;
     struct fault *mine;
     struct settings *how;
+    struct page *before;
+    void *user;
     s64 change, syscall;
 
     if (member >= MEMBERS || (!target && (is_current || !mms.lookup(&mm_id))))
@@ -250,10 +278,11 @@ int on_rss(void *ctx) {
     if (!target || !is_current || member == MM_SWAPENTS)
         return 0; /* reclaim, khugepaged, a fork that fills its child: only the count is kept */
     scratch = my_scratch();
-    if (!scratch)
+    how = my_settings();
+    if (!scratch || !how)
         return 0;
-    read_registers(scratch);
-    syscall = scratch->regs.SYSCALL_NUMBER;
+    user = user_registers();
+    syscall = user_register(user, SYSCALL_NUMBER);
     request = &scratch->request;
     request->by_mmap = 0;
     request->window = 0;
@@ -276,24 +305,25 @@ int on_rss(void *ctx) {
         if (syscall == NR_MMAP) {
             request->by_mmap = 1;
         } else if (syscall == NR_MADVISE || syscall == NR_MLOCK || syscall == NR_MLOCK2) {
-            request->address = scratch->regs.ARGUMENT_1;
-            request->window = (scratch->regs.ARGUMENT_2 + (scratch->regs.ARGUMENT_1 & 4095) + 4095) & ~4095ULL;
+            u64 start = user_register(user, ARGUMENT_1);
+            request->address = start;
+            request->window = (user_register(user, ARGUMENT_2) + (start & 4095) + 4095) & ~4095ULL;
         }
     }
     request->address &= ~4095ULL;
     request->as = target->as;
     request->t_ns = bpf_ktime_get_ns();
     request->member = member;
-    how = my_settings();
-    if (!how)
-        return 0;
-    request->weight = weight_of(rarity_of(how, request->pages << PAGE_SHIFT_HERE));
+    struct page_key key = {.as = request->as, .page = request->address};
+    before = pages.lookup(&key);
+    request->weight = weight_of(rarity_of(grain_of(how, target, before != 0), request->pages << PAGE_SHIFT_HERE));
     if (request->weight) {
+        read_registers(scratch);
         programs.call(ctx, NEXT_WALK);
     } else {
         target->unwalked += 1;
         if (how->booking) /* that nobody else claims these pages */
-            place(request, 0, id);
+            place(request, before, 0, id);
     }
     return 0;
 }
@@ -319,7 +349,8 @@ int on_book(void *ctx) {
     __sync_fetch_and_add(&site->bytes, (request->pages << PAGE_SHIFT_HERE) * request->weight);
     __sync_fetch_and_add(&site->faults, request->weight);
     site->last_ns = request->t_ns;
-    place(request, scratch->out.site, current_id());
+    struct page_key key = {.as = request->as, .page = request->address};
+    place(request, pages.lookup(&key), scratch->out.site, current_id());
     return 0;
 }
 
@@ -331,13 +362,10 @@ int on_mmap_exit(struct sys_exit *ctx) {
         return 0;
     u64 start = ctx->ret;
     int failed = start >= (u64)-4095L;
-    struct scratch *scratch = my_scratch();
-    if (!failed && scratch) {
-        read_registers(scratch); /* the arguments are still in the user's registers */
-        if ((scratch->regs.ARGUMENT_3 & PROT_EXEC) && !(scratch->regs.ARGUMENT_4 & MAP_ANONYMOUS))
-            tell(EVENT_CODE, (u32)id, target->as, bpf_ktime_get_ns(), start,
-                 (start + scratch->regs.ARGUMENT_2 + 4095) & ~4095ULL, 0, 0, 0, 0);
-    }
+    void *user = user_registers(); /* which hold the arguments still */
+    if (!failed && (user_register(user, ARGUMENT_3) & PROT_EXEC) && !(user_register(user, ARGUMENT_4) & MAP_ANONYMOUS))
+        tell(EVENT_CODE, (u32)id, target->as, bpf_ktime_get_ns(), start,
+             (start + user_register(user, ARGUMENT_2) + 4095) & ~4095ULL, 0, 0, 0, 0);
     struct populated *mine = populating.lookup(&id);
     if (!mine)
         return 0;

@@ -244,7 +244,7 @@ static __always_inline u32 deserves_walk(struct settings *how, u64 as, u64 lengt
         begin_window(class, now, how->free);
     if (how->booking)
         __sync_fetch_and_add(&class->bytes, length);
-    u32 by_size = rarity_of(how, length);
+    u32 by_size = rarity_of(how->grain, length);
     if (now < class->walk_until_ns)
         return weight_of(by_size);
     if (class->free) {
@@ -358,7 +358,7 @@ int on_mmap_exit(struct sys_exit *ctx) {
         if (user_register(user, ARGUMENT_3) & PROT_EXEC)
             tell(EVENT_CODE, (u32)id, as, now, ret, ret + length, 0, 0, 0, 0);
         int is_shared = (flags & 3) != 2;
-        if (is_shared && is_in_memory(user_register(user, r8)))
+        if (is_shared && is_in_memory(user_register(user, ARGUMENT_5)))
             kind |= KIND_TMPFS;
         else if (!TRACK_FILES)
             return 0;

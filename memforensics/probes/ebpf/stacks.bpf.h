@@ -88,8 +88,8 @@ struct tokens {
 
 struct settings {
     u32 booking; /* 0: stacks are learned, nothing is booked yet */
-    u32 free;    /* mmap.bpf.c: walks of one class in a window without drawing lots, saved up for SAVED_WINDOWS; */
-    u32 rarity;  /* ... and beyond, in a balanced class, one of so many: a power of two */
+    u32 free;    /* walks of one class of mappings (one process's faults) in a window without drawing lots, saved up; */
+    u32 rarity;  /* ... and beyond, in a balanced class, one of so many (of faults as `grain`): a power of two */
     u32 grain;   /* pages: of what is smaller, that share is walked, by lot; 0: all is */
     u32 exact;   /* mmap.bpf.c: user space holds times of birth against its own clock now */
 };
@@ -253,7 +253,7 @@ static __always_inline void *user_registers(void) {
 }
 
 #define user_register(registers, name) \
-    (*(volatile unsigned long *)((char *)(registers) + __builtin_offsetof(struct pt_regs, name)))
+    (*(volatile __typeof__(((struct pt_regs *)0)->name) *)((char *)(registers) + __builtin_offsetof(struct pt_regs, name)))
 
 static __always_inline void read_registers(struct scratch *scratch) {
     bpf_probe_read_kernel(&scratch->regs, sizeof(scratch->regs), user_registers());
@@ -549,12 +549,12 @@ static __always_inline struct site *my_site(struct scratch *scratch) {
     return sites.lookup(&key);
 }
 
-/* One of how many of such a length is to be walked: a power of two. */
-static __always_inline u32 rarity_of(struct settings *how, u64 length) {
-    if (!how->grain)
+/* One of how many of such a length is to be walked, where of one page one of `grain` is: a power of two. */
+static __always_inline u32 rarity_of(u32 grain, u64 length) {
+    if (!grain)
         return 1;
     u64 pages = length >> 12;
-    u64 many = how->grain / (pages + !pages);
+    u64 many = grain / (pages + !pages);
     many |= many >> 1;
     many |= many >> 2;
     many |= many >> 4;

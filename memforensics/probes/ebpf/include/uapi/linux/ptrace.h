@@ -19,6 +19,7 @@ struct pt_regs {
 #define ARGUMENT_2 regs[1]
 #define ARGUMENT_3 regs[2]
 #define ARGUMENT_4 regs[3]
+#define ARGUMENT_5 regs[4]
 #define SYSCALL_NUMBER syscallno
 #elif defined(__x86_64__) || defined(__TARGET_ARCH_x86)
 #define ON_AARCH64 0
@@ -35,6 +36,7 @@ struct pt_regs {
 #define ARGUMENT_2 si
 #define ARGUMENT_3 dx
 #define ARGUMENT_4 r10
+#define ARGUMENT_5 r8
 #define SYSCALL_NUMBER orig_ax
 #else
 #error "no register layout for this machine yet"
