@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from memforensics.case.model import Mapping, OwnerMark
-from memforensics.probes.looking import MAX_CHUNK_READS, MAX_SEARCH_READS, Ground, Look, Run
+from memforensics.probes.looking import MAX_CHUNK_READS, MAX_SEARCH_READS, Ground, Look, Run, Vain
 from memforensics.target.pagemap import PAGE
+from memforensics.target.urgent import urgent
 from memforensics.units import KIB
 
 KIND = "malloc-mmapped"
@@ -54,7 +55,7 @@ def remembered_chunks(look: Look, spans: Spans, known: Iterable[OwnerMark]) -> I
 
 
 def chained_chunks(
-    look: Look, private: Sequence[Mapping], spans: Spans, ground: Ground
+    look: Look, private: Sequence[Mapping], spans: Spans, ground: Ground, vain: Vain
 ) -> tuple[list[OwnerMark], list[Run]]:
     """The blocks that begin where a mapping does, or where the block below ends; and where such chains broke."""
     marks: list[OwnerMark] = []
@@ -66,12 +67,18 @@ def chained_chunks(
         if not reads:
             look.unread_chunks += at + _LEAST <= end
             continue
+        if at == start and (start, end) in vain.heads:
+            reads -= 1
+            broken.append((at + PAGE, end))
+            continue
         free = next(ground.free_parts(start, spans.end_of(start)))[1] if at < end else end
         while at + PAGE <= end and at + 2 * PAGE <= free and reads:
             reads -= 1
             size = mmapped_size(look.read(at, 16))
             if not size or at + size > free:
                 broken.append((at + PAGE, end))
+                if at == start:
+                    vain.heads.add((start, end))
                 break
             marks.append(_mark(at, size))
             top = at = at + size
@@ -79,7 +86,7 @@ def chained_chunks(
     return marks, broken
 
 
-def searched_chunks(look: Look, broken: Iterable[Run], spans: Spans, ground: Ground) -> Iterator[OwnerMark]:
+def searched_chunks(look: Look, broken: Iterable[Run], spans: Spans, ground: Ground, vain: Vain) -> Iterator[OwnerMark]:
     """The blocks in the midst of what no one claimed yet; the largest parts first, each with half of what is left of
     the reads."""
     reads = MAX_SEARCH_READS
@@ -89,11 +96,23 @@ def searched_chunks(look: Look, broken: Iterable[Run], spans: Spans, ground: Gro
             free = next(ground.free_parts(start, spans.end_of(start)))[1]
             if free - start < _LEAST:
                 continue
+            known_start, used, unread = vain.searched.get(end, (end, 0, 0))
+            if known_start < end:  # memory grows downward: only what is below is new
+                look.unread_chunks += unread
+                reads = max(0, reads - used - _PART_COST)
+            if start >= known_start:
+                continue
             look.unread_chunks += not reads
             if reads:
-                found, used = _search(look, spans, (start, end), free, max(reads // 2, min(reads, _NEAR_STEPS)))
+                before = look.unread_chunks
+                part = start, min(known_start, end)
+                found, used_now = _search(look, spans, part, free, max(reads // 2, min(reads, _NEAR_STEPS)))
                 yield from found
-                reads = max(0, reads - used - _PART_COST)
+                reads = max(0, reads - used_now - _PART_COST)
+                used, unread = used + used_now, unread + look.unread_chunks - before
+                for first, last in Ground(found).free_parts(start, end):
+                    vain.searched[last] = first, used, unread
+                    used = unread = 0
 
 
 def _search(look: Look, spans: Spans, part: Run, top: int, reads: int) -> tuple[list[OwnerMark], int]:
@@ -112,18 +131,20 @@ def _search(look: Look, spans: Spans, part: Run, top: int, reads: int) -> tuple[
     )
     look.unread_chunks += total > reads
     anchored, loose, misses = set[Run](), set[Run](), 0
-    for at in (*downward, *upward):
-        before, word = struct.unpack("<2Q", look.read_present(at, 16) or bytes(16))
-        if before or not PAGE < word <= top - at + 2:
-            continue
-        size = mmapped_size(struct.pack("<2Q", before, word))
-        if size and (at + size in ends or spans.has_border(at + size)):
-            ends.add(at)
-            anchored.add((at, size))
-        elif size >= _LEAST:
-            loose.add((at, size))
-        elif word >= _LEAST:
-            misses += 1
+    places = (*downward, *upward)
+    with urgent:
+        for at in places:
+            before, word = struct.unpack("<2Q", look.read_present(at, 16) or bytes(16))
+            if before or not PAGE < word <= top - at + 2:
+                continue
+            size = mmapped_size(struct.pack("<2Q", before, word))
+            if size and (at + size in ends or spans.has_border(at + size)):
+                ends.add(at)
+                anchored.add((at, size))
+            elif size >= _LEAST:
+                loose.add((at, size))
+            elif word >= _LEAST:
+                misses += 1
     ground = Ground()
     ground.claim(_mark(at, size) for at, size in sorted(anchored))
     if misses <= _MAX_MISSES:

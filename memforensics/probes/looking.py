@@ -15,6 +15,7 @@ from memforensics.units import GIB
 MAX_POOL_READS = 40_000
 MAX_CHUNK_READS = 10_000
 MAX_SEARCH_READS = 64_000
+VAIN_TURNS = 8
 
 Run = tuple[int, int]
 
@@ -57,6 +58,25 @@ class Ground:
         while index < len(self.marks) and self.marks[index].start < end:
             yield max(start, self.marks[index].start), min(end, self.marks[index].end)
             index += 1
+
+
+@dataclass(slots=True)
+class Vain:
+    """Where the last looks at a process found nothing: not looked at again for a few snapshots, as most of what a
+    process maps belongs to no one, and asking costs a read a page. What was left unread stays counted."""
+
+    modules: frozenset[str] | None = None  # mapped files, none of which has an allocator that keeps records
+    heads: set[Run] = field(default_factory=set)  # that begin with no block
+    searched: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # end -> start, reads used, left unread
+    turn: int = 0
+
+    def next_turn(self) -> None:
+        """With each snapshot; in every eighth all is looked at."""
+        self.turn = (self.turn + 1) % VAIN_TURNS
+        if self.turn == 0:
+            self.modules = None
+            self.heads.clear()
+            self.searched.clear()
 
 
 @dataclass(slots=True)

@@ -5,11 +5,12 @@ long as the sum over the mappings follows the kernel's own figure; an eighth of 
 new at once. Where the sum does not follow, everything is read.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import cast
 
 from memforensics.case.model import Mapping, OwnerMark
+from memforensics.probes.looking import Vain
 from memforensics.target import Process
 from memforensics.target.pagemap import Pagemap
 from memforensics.units import MIB
@@ -26,6 +27,7 @@ class Earlier:
     """What earlier snapshots of one process told. It forgets them when it is used for another process, or program."""
 
     marks: tuple[OwnerMark, ...] = ()
+    vain: Vain = field(default_factory=Vain)
     _identity: object = None
     _maps: bytes = b""
     _mappings: tuple[Mapping, ...] = ()
@@ -36,7 +38,7 @@ class Earlier:
         """This one, emptied where it is another process's."""
         identity = (process.pid, process.start_ticks, process.exe_now())
         if self._identity != identity:
-            self.marks, self._identity = (), identity
+            self.marks, self.vain, self._identity = (), Vain(), identity
             self._maps, self._mappings, self._surplus, self._turn = b"", (), None, 0
         return self
 

@@ -72,11 +72,13 @@ def take_snapshot(
         )
     ]
     if marks:
-        found, lost = find_owners(process, snapshot, known=known or (earlier.marks if earlier else ()))
+        vain = earlier.vain if earlier else None
+        found, lost = find_owners(process, snapshot, known=known or (earlier.marks if earlier else ()), vain=vain)
         snapshot = replace(snapshot, marks=found)
         losses += lost
         if earlier is not None:
             earlier.marks = found
+            earlier.vain.next_turn()
     return snapshot, tuple(loss for loss in losses if loss.count)
 
 

@@ -3,13 +3,16 @@
 import errno
 import os
 import struct
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 from memforensics.errors import MemforensicsError, NoSuchProcess, PermissionNeeded, TargetGone
 from memforensics.target.procfs import ProcFS
+from memforensics.target.urgent import urgent
 
 MAX_READ_BYTES = 64 * 1024 * 1024
+_SHORT = 256 * 1024  # 0.1 ms
 
 
 class Unreadable(MemforensicsError):
@@ -60,7 +63,8 @@ class ProcessMemory:
         if size < 0 or size > MAX_READ_BYTES or not 0 <= address < 1 << 63:
             raise Unreadable(address, size)
         try:
-            data = os.pread(self._fd, size, address)
+            with urgent if size <= _SHORT else nullcontext():
+                data = os.pread(self._fd, size, address)
         except OSError as error:
             if error.errno == errno.ESRCH:
                 raise NoSuchProcess(self.pid) from error

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from memforensics.errors import MemforensicsError, ProbeFailed, TargetGone
 from memforensics.target.procfs import ProcFS
+from memforensics.target.urgent import urgent
 
 PAGE = mmap.PAGESIZE
 
@@ -130,7 +131,8 @@ class Pagemap:
         """The entries themselves, a little-endian word a page, on any kernel: it takes the target's mmap lock for each
         2 MiB anew (fs/proc/task_mmu.c, pagemap_read(), PAGEMAP_WALK_SIZE). TargetGone, ProbeFailed."""
         try:
-            return os.pread(self._fd, (end - start) // PAGE * 8, start // PAGE * 8)
+            with urgent:
+                return os.pread(self._fd, (end - start) // PAGE * 8, start // PAGE * 8)
         except OSError as error:
             if error.errno == errno.ESRCH:
                 raise TargetGone(self.pid, "its address space is gone (exit or exec)") from error
@@ -158,7 +160,8 @@ class Pagemap:
                 query.told,
             )
         )
-        count = fcntl.ioctl(self._fd, _IOCTL, arg, True)
+        with urgent:
+            count = fcntl.ioctl(self._fd, _IOCTL, arg, True)
         return count, _SCAN_ARG.unpack(arg)[4]
 
     def close(self) -> None:

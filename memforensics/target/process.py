@@ -17,6 +17,7 @@ from memforensics.target.parse import ParsedMaps, StatLine, parse_maps, parse_st
 from memforensics.target.procfs import ProcFS
 from memforensics.target.rooted import open_in_root
 from memforensics.target.smaps import ParsedSmaps, parse_smaps, tmpfs_devices
+from memforensics.target.urgent import urgent
 from memforensics.units import KIB
 
 _FEW_SMAPS = 256 * KIB  # some 350 mappings: read line by line in the time that numpy takes to be imported
@@ -90,7 +91,8 @@ class Process:
             try:
                 begun = b""
                 while len(begun) < _FEW_SMAPS:
-                    piece = file.read(_FEW_SMAPS)
+                    with urgent:
+                        piece = file.read(_FEW_SMAPS)
                     if not piece:
                         return parse_smaps(begun.decode("utf-8", "surrogateescape"))
                     begun += piece

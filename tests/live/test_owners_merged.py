@@ -8,8 +8,11 @@ from processes import Child, compiled, running
 
 from memforensics.analysis.ownership import pieces
 from memforensics.case.model import Snapshot
+from memforensics.probes.looking import VAIN_TURNS
+from memforensics.probes.repeated import Earlier
 from memforensics.probes.snapshots import Snapshots, take_snapshot
 from memforensics.target import Process, open_process
+from memforensics.target.memory import Memory
 from memforensics.units import MIB
 
 pytestmark = pytest.mark.live
@@ -23,6 +26,20 @@ def merged(above: int, below: int, style: str) -> Iterator[tuple[Child, Process]
     command = [compiled("own_merged.c"), *map(str, (BLOCK, above, below, style))]
     with running(command) as child, contextlib.closing(open_process(child.pid)) as process:
         yield child, process
+
+
+class Counting:
+    """Memory, and how often it was read."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory, self.reads = memory, 0
+
+    def read(self, address: int, size: int) -> bytes:
+        self.reads += 1
+        return self.memory.read(address, size)
+
+    def close(self) -> None:
+        return
 
 
 def after(child: Child, word: str) -> None:
@@ -103,3 +120,23 @@ def test_a_block_that_madvise_divided_is_one_block(above: int, style: str) -> No
             assert sum(size for _, size in blocks(seen)) == HOLE
             assert abs(bytes_of(seen, "native-heap") - bytes_of(alone, "native-heap")) < MIB
             assert abs(bytes_of(seen, "anon-mmap") - bytes_of(alone, "anon-mmap") - 160 * MIB) < MIB
+
+
+def test_where_nothing_was_found_is_not_searched_again_and_what_is_new_is() -> None:
+    """Numbers that look like headers are no one's: the second look asks for next to none of them."""
+    with merged(0, 160 * MIB, "numbers") as (child, process):
+        earlier = Earlier()
+        after(child, "below")
+        first, _ = take_snapshot(process, "pagemap", earlier=earlier)
+        assert [size for _, size in blocks(first)] == [HOLE]
+        counted = Counting(process.memory)
+        process._memory = counted  # type: ignore[assignment]  # what is asked of it is counted
+        again, _ = take_snapshot(process, "pagemap", earlier=earlier)
+        assert blocks(again) == blocks(first)
+        assert counted.reads < 1000
+        for turn in range(VAIN_TURNS):
+            if turn == 2:
+                after(child, "below")
+            later, _ = take_snapshot(process, "pagemap", earlier=earlier)
+            assert blocks(later) == blocks(first)
+        assert counted.reads > 10_000

@@ -13,7 +13,7 @@ from itertools import islice, takewhile
 from memforensics.case.model import Loss, OwnerMark, Snapshot
 from memforensics.errors import PermissionNeeded
 from memforensics.probes.chunks import Spans, chained_chunks, remembered_chunks, searched_chunks
-from memforensics.probes.looking import Ground, Look, is_private_anonymous
+from memforensics.probes.looking import Ground, Look, Vain, is_private_anonymous
 from memforensics.probes.owners.allocators import allocators
 from memforensics.probes.owners.arenas import glibc_arenas
 from memforensics.probes.owners.files import hugetlb, special_files
@@ -26,16 +26,17 @@ from memforensics.target.pagemap import Pagemap
 
 
 def find_owners(
-    process: Process, snapshot: Snapshot, *, known: Sequence[OwnerMark] = ()
+    process: Process, snapshot: Snapshot, *, known: Sequence[OwnerMark] = (), vain: Vain | None = None
 ) -> tuple[tuple[OwnerMark, ...], tuple[Loss, ...]]:
     """What can be recognised in the snapshot's mappings, ascending and without overlap, and what was not looked at.
 
     `known`: the marks of an earlier snapshot of the same process. Where they were is looked at first, and believed only
-    as far as what stands there now bears them out. What has records of its own, which are read, comes before what is
-    told by its form.
+    as far as what stands there now bears them out. `vain`: where those before found nothing, kept up here. What has
+    records of its own, which are read, comes before what is told by its form.
 
     TargetGone and NoSuchProcess when it left; without the right to read its memory there are no marks, and a Loss.
     """
+    vain = vain or Vain()
     anonymous = [m for m in snapshot.mappings if is_private_anonymous(m)]
     private = [m for m in anonymous if m.rss != 0]
     try:
@@ -53,19 +54,29 @@ def find_owners(
         look = Look(memory, pagemap, can_scan=pagemap.can_scan())
         ground, spans = Ground(), Spans(anonymous)
         ground.claim(jvm(look, process, snapshot))
-        ground.claim(allocators(look, process, snapshot))
+        ground.claim(_allocators(look, process, snapshot, vain))
         ground.claim(remembered_chunks(look, spans, known))
         ground.claim(glibc_arenas(look, private))
         ground.claim(thread_stacks(look, process, snapshot))
-        chunks, broken = chained_chunks(look, private, spans, ground)
+        chunks, broken = chained_chunks(look, private, spans, ground, vain)
         ground.claim(chunks)
         ground.claim(pymalloc(look, snapshot, private, ground, known))
-        ground.claim(searched_chunks(look, broken, spans, ground))
+        ground.claim(searched_chunks(look, broken, spans, ground, vain))
         ground.claim(hugetlb(look, process, snapshot))
         marks = [piece for mark in ground.marks for piece in _by_mapping(look, mark, snapshot)]
     taken = Ground(marks)
     taken.claim(special_files(process, snapshot))
     return tuple(taken.marks), tuple(loss for loss in look.losses() if loss.count)
+
+
+def _allocators(look: Look, process: Process, snapshot: Snapshot, vain: Vain) -> Iterator[OwnerMark]:
+    """Not looked for again while the same files are mapped as when there was none."""
+    modules = frozenset(mapping.path for mapping in snapshot.mappings)
+    if modules == vain.modules:
+        return
+    marks = list(allocators(look, process, snapshot))
+    vain.modules = None if marks else modules
+    yield from marks
 
 
 def _by_mapping(look: Look, mark: OwnerMark, snapshot: Snapshot) -> Iterator[OwnerMark]:

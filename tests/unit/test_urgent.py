@@ -1,0 +1,64 @@
+"""The scheduling class of this thread: raised for a call, and given back whatever happens."""
+
+import os
+import threading
+
+import pytest
+
+from memforensics.target.urgent import urgent
+
+
+def mine() -> int:
+    return os.sched_getscheduler(0)
+
+
+@pytest.fixture
+def is_able() -> bool:
+    with urgent:
+        return mine() == os.SCHED_FIFO
+
+
+def test_it_is_given_back(is_able: bool) -> None:
+    inside = os.SCHED_FIFO if is_able else os.SCHED_OTHER
+    for _ in range(2):
+        with urgent:
+            assert mine() == inside
+            with urgent:
+                assert mine() == inside
+            assert mine() == inside
+        assert mine() == os.SCHED_OTHER
+    with pytest.raises(OSError, match="gone"), urgent, urgent:
+        raise OSError("gone")
+    assert mine() == os.SCHED_OTHER
+
+
+def test_it_is_of_one_thread(is_able: bool) -> None:
+    if not is_able:
+        pytest.skip("needs CAP_SYS_NICE")
+    seen = []
+    with urgent:
+        other = threading.Thread(target=lambda: seen.append(mine()), daemon=True)
+        other.start()
+    other.join()
+    assert mine() == os.SCHED_OTHER
+    with urgent:
+        assert mine() == os.SCHED_FIFO
+    assert len(seen) == 1
+
+
+def test_a_batch_job_stays_one(is_able: bool) -> None:
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    seen = []
+
+    def run() -> None:  # a thread knows its class from its first call on
+        with urgent:
+            seen.append(mine())
+        seen.append(mine())
+
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    assert seen == [os.SCHED_FIFO if is_able else os.SCHED_BATCH, os.SCHED_BATCH]
