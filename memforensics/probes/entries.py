@@ -7,9 +7,8 @@ so not for large reservations. The target's mmap lock is let go every 2 MiB; sma
 import numpy as np
 
 from memforensics.target.columns import Bools, Ints, Words
-from memforensics.target.pagemap import IS_FILE, IS_PRESENT, PAGE, Pagemap, zero_frames
+from memforensics.target.pagemap import ENTRIES_BYTES, IS_FILE, IS_PRESENT, PAGE, Pagemap, zero_frames
 
-_BYTES = 128 << 20  # of address space at a time: 256 KiB of entries
 _PRESENT, _FILE, _EXCLUSIVE, _FRAME = 1 << 63, 1 << 61, 1 << 56, (1 << 55) - 1
 
 
@@ -23,7 +22,7 @@ class Entries:
 
     def present(self, at: int, end: int) -> list[Ints]:
         """Records as PAGEMAP_SCAN gives them: start, end and categories (present, file). TargetGone, ProbeFailed."""
-        return [self._records(base, min(end, base + _BYTES)) for base in range(at, end, _BYTES)]
+        return [self._records(base, min(end, base + ENTRIES_BYTES)) for base in range(at, end, ENTRIES_BYTES)]
 
     def _records(self, at: int, end: int) -> Ints:
         words: Words = np.frombuffer(self._pagemap.entries(at, end), "<u8")

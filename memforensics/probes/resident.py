@@ -24,8 +24,6 @@ from memforensics.target.procmap import ProcMap
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-_DENSE_BYTES = 512 << 20  # looked at in one call: 0.4 ms
-_EMPTY_BYTES = 64 << 30  # the same, where a call ends at a few present pages
 _CALL_MAPPINGS = 500  # looked at in one call at most: 0.2 ms
 _GAP = 64 << 20  # between mappings that one call looks at together
 _GAP_OF_SOME = 1 << 20  # the same, where others may lie between
@@ -96,21 +94,23 @@ class _Scan:
 
     def by_kind(self, at: int, end: int) -> None:
         while at < end:
-            found, at = self._pagemap.call(PRESENT_KINDS, at, min(end, at + _EMPTY_BYTES))
+            found, at = self._pagemap.call(PRESENT_KINDS, at, end)
             self._present.append(_copied(found))
 
     def plain(self, at: int, end: int) -> None:
         is_dense = True
         while at < end:
             if is_dense:
-                found, last = self._pagemap.call(ABSENT, at, min(end, at + _DENSE_BYTES))
-                self._absent.append(_copied(found))
+                found, last = self._pagemap.call(ABSENT, at, end)
+                records = _copied(found)
+                self._absent.append(records)
                 self._dense.append((at, last))
-                is_dense = len(self._absent[-1]) != 3 or self._absent[-1].tolist() != [at, last, 0]
+                is_dense = 3 * _octets(records, _is_absent(records[2::3])) < 2 * (last - at)
             else:
-                found, last = self._pagemap.call(PRESENT, at, min(end, at + _EMPTY_BYTES))
-                self._present.append(_copied(found))
-                is_dense = len(found) > 0
+                found, last = self._pagemap.call(PRESENT, at, end)
+                records = _copied(found)
+                self._present.append(records)
+                is_dense = 2 * _octets(records) > last - at
             at = last
 
     def of(self, start: Ints, end: Ints, shared: Bools, shmem: Bools, of_device: Bools) -> Resident:
@@ -122,11 +122,11 @@ class _Scan:
         huge = _within(first[is_huge & ~is_file], last[is_huge & ~is_file], start, end)
         mapped_huge = _within(first[is_huge & is_file], last[is_huge & is_file], start, end)
         first, last, categories = _columns(self._absent)
-        is_huge = categories & (IS_HUGE | IS_PFNZERO) == IS_HUGE
-        huge += _within(first[is_huge], last[is_huge], start, end)
+        is_absent = _is_absent(categories)
+        huge += _within(first[~is_absent], last[~is_absent], start, end)
         windows = np.array(self._dense, np.int64).reshape(-1, 2)
         present += _within(windows[:, 0], windows[:, 1], start, end)
-        present -= _within(first[~is_huge], last[~is_huge], start, end)
+        present -= _within(first[is_absent], last[is_absent], start, end)
         mapped_huge += np.where(shared, huge, 0)  # looked at without its kind
         return Resident(
             rss=np.where(of_device, of_file, present).tolist(),
@@ -152,6 +152,16 @@ class _ByEntries(_Scan):
     def of(self, start: Ints, end: Ints, shared: Bools, shmem: Bools, of_device: Bools) -> Resident:
         found = super().of(start, end, shared, shmem, of_device)
         return replace(found, anon_huge=None, shmem_huge=None, file_huge=None)
+
+
+def _is_absent(categories: Ints) -> Bools:
+    """Of the records of ABSENT, which are of huge pages too."""
+    absent: Bools = categories & (IS_HUGE | IS_PFNZERO) != IS_HUGE
+    return absent
+
+
+def _octets(records: Ints, which: "Bools | slice" = slice(None)) -> int:
+    return int((records[1::3] - records[::3])[which].sum())
 
 
 def _copied(found: memoryview) -> Ints:

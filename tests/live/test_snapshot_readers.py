@@ -13,9 +13,9 @@ from memforensics.case.model import Mapping, Snapshot
 from memforensics.probes.repeated import TURNS, Earlier
 from memforensics.probes.snapshots import READERS, Reader, take_snapshot
 from memforensics.target import Process, open_process
-from memforensics.target.pagemap import PAGE
+from memforensics.target.pagemap import ABSENT, PAGE, PRESENT, PRESENT_KINDS, Pagemap, Query
 from memforensics.target.smaps import parse_smaps_rollup
-from memforensics.units import MIB
+from memforensics.units import GIB, MIB
 
 pytestmark = pytest.mark.live
 
@@ -84,6 +84,19 @@ def test_known_answers(still: Process) -> None:
     assert [m.rss for m in seen.mappings if m.perms == "---p" and not m.path and m.rss] == [MIB]
     copied = sizes[64 * PAGE, "rw-p", "file.bin"]
     assert copied.anonymous == 5 * PAGE
+
+
+@pytest.mark.parametrize("query", [PRESENT, PRESENT_KINDS, ABSENT])
+def test_no_call_looks_at_more_than_takes_a_millisecond(still: Process, query: Query) -> None:
+    """Page tables are walked whether they hold pages or not."""
+    sparse = next(m for m in taken(still, "maps").mappings if m.size == 3072 * MIB)
+    with Pagemap(still.pid, still.proc) as pagemap:
+        at, calls = sparse.start, 0
+        while at < sparse.end:
+            before, calls = at, calls + 1
+            _, at = pagemap.call(query, at, sparse.end)
+            assert before < at <= min(before + GIB, sparse.end)
+        assert calls >= 3
 
 
 def test_a_repeated_reading_is_a_reading(still: Process) -> None:
