@@ -1,4 +1,4 @@
-"""What unwinding must know of a machine. aarch64 is written from its documents and has not run on such a machine.
+"""What unwinding must know of a machine. aarch64 was tried under QEMU only, never on such a machine.
 
 Rules and registers bear x86-64's names for the parts that they play: on aarch64 "rip" is the pc, "rsp" is sp, "rbp" is
 x29, the frame pointer. x30, the link register, has no counterpart: `Registers.lr`, and `Rule.ra_in_lr` in a leaf.

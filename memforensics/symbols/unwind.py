@@ -208,13 +208,19 @@ class _Walker:
         rule = self._space.rule(state.lookup_pc)
         # aarch64's vdso has no CFI for it, or (before Linux 5.8) one that skips what was interrupted
         unknown = rule is None or (rule.signal_frame and self._machine.has_link_register)
-        if unknown and self._machine.is_sigreturn_code(self._space.code(state.registers.rip, 9) or b""):
+        if unknown and self._in_trampoline(state):
             return self._machine.signal_rule
         if rule is None and state.is_return:
             return switch_rule(self._space.code(state.registers.rip, CODE_BYTES) or b"")
         if rule is None and self._machine.has_link_register and stub_ahead(self._space, state.registers.rip):
             return _BINDING_RULE if binds(self._space, state.registers.rip) else _STUB_RULE
         return rule
+
+    def _in_trampoline(self, state: _State) -> bool:
+        """At its first instruction, where handlers return to; on aarch64 also at its second and last."""
+        pc = state.registers.rip
+        also = (pc - 4,) if self._machine.has_link_register and not state.is_return else ()
+        return any(self._machine.is_sigreturn_code(self._space.code(at, 9) or b"") for at in (pc, *also))
 
     def _step(self, state: _State, rule: Rule) -> _State:
         """The caller's state. _NoStep when there is none to be had."""

@@ -1,4 +1,4 @@
-/* The kernel's walk, of unwind.bpf.h, in user space: rules from an array, and words from a copy of a stack. */
+/* The kernel's walk for arm64, of unwind.bpf.h, in user space: rules from an array, words from a copy of a stack. */
 #include <stdint.h>
 #include <string.h>
 
@@ -52,10 +52,7 @@ static int bpf_probe_read_user(void *to, u32 size, const void *from)
 int walk(struct entry *entries, u64 entry_count, u64 at, const u8 *bytes, u64 size, u64 pc, u64 sp, u64 fp, u64 lr,
          u64 *frames, u32 *count)
 {
-    struct walk walk = {.pc = pc, .rsp = sp, .rbp = fp};
-#if ON_AARCH64
-    walk.lr = lr;
-#endif
+    struct walk walk = {.pc = pc, .rsp = sp, .rbp = fp, .lr = lr};
     known = entries, known_count = entry_count;
     stack = bytes, stack_at = at, stack_bytes = size;
     walk_stack(&walk, 1);

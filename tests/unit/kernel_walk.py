@@ -1,4 +1,4 @@
-"""The kernel's walk of stacks (unwind.bpf.h), compiled for user space, so that it can be given any machine's."""
+"""The kernel's walk of aarch64's stacks (unwind.bpf.h), compiled for user space: there is no such machine at hand."""
 
 import ctypes
 import functools
@@ -16,10 +16,10 @@ from memforensics.target.memory import BytesMemory
 
 
 @functools.cache
-def _library(machine: str) -> ctypes.CDLL:
+def _library() -> ctypes.CDLL:
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc")
-    flags = ("-shared", "-fPIC", f"-I{engine.SOURCES}", f"-D__TARGET_ARCH_{machine}")
+    flags = ("-shared", "-fPIC", f"-I{engine.SOURCES}", "-D__TARGET_ARCH_arm64")
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "walk.so"
         subprocess.run(
@@ -36,7 +36,7 @@ def kernel_walk(
     entries = b"".join(pc.to_bytes(8, "little") + rule for pc, rule in rules.items() if rule is not None)
     frames, count = (ctypes.c_uint64 * layout.MAX_NATIVE)(), ctypes.c_uint32()
     numbers = (registers.rip, registers.rsp, registers.rbp, registers.lr or 0)
-    ended = _library("x86" if registers.lr is None else "arm64").walk(
+    ended = _library().walk(
         entries,
         ctypes.c_uint64(len(entries) // (8 + layout.RULE.size)),
         ctypes.c_uint64(stack.base),

@@ -1,8 +1,11 @@
 """The unwinder for aarch64, of which no machine is at hand: real tables and code of that machine against binutils and
 capstone, and stacks laid out as its ABI and its kernel do."""
 
+import base64
 import ctypes
+import gzip
 import itertools
+import json
 import re
 import struct
 from dataclasses import dataclass
@@ -29,6 +32,7 @@ from memforensics.symbols.unwind import Registers, Unwound, unwind
 from memforensics.target.memory import BytesMemory, Memory, Unreadable
 
 pytestmark = pytest.mark.needs_aarch64
+ADDRESS = (1 << 48) - 1
 STACK = 0x7FFF_FFFF_0000
 SIGNATURE = 0x5A << 56 | 0x15 << 48  # what pointer authentication may put above an address of 48 bits
 TRAMPOLINE = 0x7000_0000_0000
@@ -180,7 +184,7 @@ def frame(space: AddressSpace, pc: int, fp: int, returns_to: int) -> bytes:
 
 def unwound_twice(registers: Registers, stack: bytes, space: AddressSpace) -> Unwound:
     """By user space; and the kernel's walk, by the rules learned from that, finds the same."""
-    memory = BytesMemory(STACK, stack)
+    memory = BytesMemory(registers.rsp, stack)
     unwound = unwind(registers, memory, space)
     pcs = [layout.NativePc(f.pc, f.is_return, f.guessed) for f in unwound.frames]
     assert kernel_walk(registers, memory, unwound) == (layout.Ended.COMPLETE, pcs)
@@ -349,6 +353,43 @@ def test_a_call_of_the_function_itself_leaves_no_doubt() -> None:
     assert call is not None
     assert call_doubt(space, call, BASE + target + 4, AARCH64) == 0
     assert call_doubt(space, call, BASE + at, AARCH64) == 2
+
+
+@dataclass(frozen=True)
+class _State:
+    registers: Registers
+    stack: bytes
+    frames: list[tuple[int, bool]]  # (pc, whether it is a return address)
+
+
+class _Recorded:
+    """fixtures/record_aarch64.py: a program that QEMU ran, which signs return addresses; each instruction of it."""
+
+    def __init__(self, folder: Path) -> None:
+        recorded = json.loads(gzip.decompress((TESTS / "fixtures/recorded/aarch64.json.gz").read_bytes()))
+        program, at = folder / "chain", recorded["trampoline"]
+        program.write_bytes(base64.b64decode(recorded["program"]))
+        code = BytesMemory(at, base64.b64decode(recorded["trampoline_code"]).ljust(64, b"\0"))
+        mappings = [*mapped_as_the_kernel_does(program, 0), mapping(at, 4096, "r-xp", 0, "", 0)]
+        self.space = space_of(mappings, code)
+        self.states = [self._state(**state) for state in recorded["states"]]
+
+    @staticmethod
+    def _state(registers: dict[str, int], stack: str, returns: list[tuple[int, bool]]) -> _State:
+        frames = [(registers["rip"], False), *((pc, is_return) for pc, is_return in returns)]
+        return _State(Registers(**registers), base64.b64decode(stack), frames)
+
+
+def test_each_instruction_of_a_program(tmp_path: Path) -> None:
+    recorded = _Recorded(tmp_path)
+    assert {len(state.frames) for state in recorded.states} == set(range(1, 10))
+    assert any((state.registers.lr or 0) > ADDRESS for state in recorded.states)
+    for state in recorded.states:
+        unwound = unwound_twice(state.registers, state.stack, recorded.space)
+        assert [(f.pc, f.is_return) for f in unwound.frames] == state.frames
+        assert unwound.complete
+        for callee, caller in itertools.pairwise(unwound.frames):
+            assert caller.guessed == (recorded.space.rule(callee.lookup_pc) is None and callee.module is not None)
 
 
 def test_the_kernel_gets_the_leafs_rule_and_the_signals() -> None:

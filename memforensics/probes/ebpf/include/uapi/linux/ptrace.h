@@ -1,6 +1,6 @@
 /* The kernel's struct pt_regs (arch/x86/include/asm/ptrace.h, arch/arm64/include/asm/ptrace.h), whose members have
- * other names than those of the C library's copy; and which of them play the parts that the programs know. aarch64 is
- * untested. */
+ * other names than those of the C library's copy; and which of them play the parts that the programs know. Never run on
+ * arm64. */
 #ifndef MEMFORENSICS_PTRACE_H
 #define MEMFORENSICS_PTRACE_H
 #if defined(__TARGET_ARCH_arm64) || defined(__aarch64__)
