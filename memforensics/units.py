@@ -44,6 +44,11 @@ def count_text(count: int) -> str:
     return f"{count:,}"
 
 
+def counted_text(count: int, word: str) -> str:
+    """A number of things: 1 block, 2,753 blocks."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def duration_text(seconds: float) -> str:
     """Seconds to text in at most two units: 350 ms, 12 s, 3 m 20 s, 5 h 2 m, 4 d 3 h."""
     if seconds < 0.9995:

@@ -5,10 +5,18 @@ ones. Growth by mapping address misleads (mappings merge and move), growth by st
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from memforensics.analysis.frames import basename, caller_of, culprit_frame, extends_heap, layer_of, mark_hooks
+from memforensics.analysis.frames import (
+    basename,
+    caller_of,
+    culprit_frame,
+    extends_heap,
+    is_v8_heap,
+    layer_of,
+    mark_hooks,
+)
 from memforensics.analysis.trend import judge
 from memforensics.case.model import (
     AllocationSite,
@@ -25,11 +33,14 @@ from memforensics.case.model import (
     Stack,
     Trend,
 )
-from memforensics.units import MIB, NS_PER_MINUTE, NS_PER_S, rate_text, size_text
+from memforensics.units import MIB, NS_PER_MINUTE, NS_PER_S, counted_text, rate_text, size_text
 
 MINIMUM_BYTES_PER_MINUTE = 1 * MIB  # a group of sites below this is no finding
 MINIMUM_SHARE = 0.05  # nor one below this share of the growth
 SITES_CITED = 5
+OWNED_SHARE = 0.5  # of what a stack maps: so much at least grows in the layer that it belongs to
+HEAPS: tuple[Layer, ...] = ("native-heap", "python-object", "jvm-heap")
+_RUNTIME_HEAPS: tuple[Layer, ...] = (*HEAPS, "jvm-native")
 ONLY_ASKED = (
     "a heap is extended by whoever asks when it is full: this names who asked, which need not be who keeps the memory"
 )
@@ -94,7 +105,9 @@ def _held(case: Case, site: AllocationSite) -> _Held:
     culprit = _culprit(case, site.pid, named, caller_of(stack.frames))
     if inside is None and extends_heap(site):
         where: tuple[object, ...] = ()  # a heap is one thing, whoever asked
-        culprit = replace(culprit, extends=True) if culprit else None
+        if culprit is not None:
+            function = None if is_v8_heap(stack.frames) else culprit.function
+            culprit = replace(culprit, extends=True, function=function)
     elif named is None or named.kind == "python":
         where = (named.file, named.function) if named else (None,)
     elif inside is not None:
@@ -127,11 +140,56 @@ def with_trends(case: Case, groups: Sequence[SiteGroup], limit: int = 8) -> list
     return out
 
 
-def draft_findings(case: Case, growth_bytes: int, seconds: float) -> list[Finding]:
+Grown = Mapping[int, Mapping[Layer, int]]  # PID -> bytes that each layer grew by, by the owners of the mappings
+
+
+def by_owner(groups: Sequence[SiteGroup], grown: Grown) -> list[SiteGroup]:
+    """The groups with the layers that their mappings turned out to belong to. A stack tells how memory was asked for,
+    and a runtime asks for its heap like anyone: where anonymous memory did not grow as it should have, and a heap did
+    by as much that nobody else explains, it was the heap's."""
+    found: dict[object, list[SiteGroup]] = defaultdict(list)
+    for group in groups:
+        layer = _owner(group, groups, grown.get(group.pid, {}))
+        culprit = group.culprit
+        if layer != group.layer:
+            culprit = replace(culprit, extends=True) if culprit else None
+            group = replace(group, layer=layer, culprit=culprit)
+        is_heap = group.inside is None and culprit is not None and culprit.extends
+        found[(group.pid, layer) if is_heap else len(found)].append(group)
+    return sorted(map(_one_heap, found.values()), key=lambda g: -g.growth_bytes)
+
+
+def _owner(group: SiteGroup, groups: Sequence[SiteGroup], grown: Mapping[Layer, int]) -> Layer:
+    enough = OWNED_SHARE * group.growth_bytes
+    if group.layer != "anon-mmap" or group.inside is not None or not grown or grown.get("anon-mmap", 0) >= enough:
+        return group.layer
+    left = {
+        layer: grown.get(layer, 0) - sum(g.growth_bytes for g in groups if (g.pid, g.layer) == (group.pid, layer))
+        for layer in _RUNTIME_HEAPS
+    }
+    most = max(_RUNTIME_HEAPS, key=lambda layer: left[layer])
+    return most if left[most] >= enough else group.layer
+
+
+def _one_heap(groups: Sequence[SiteGroup]) -> SiteGroup:
+    """Groups of one heap, as one: named by the largest."""
+    if len(groups) == 1:
+        return groups[0]
+    pairs = [pair for group in groups for pair in zip(group.sites, group.stacks, strict=True)]
+    pairs.sort(key=lambda pair: -_resident(pair[0]))
+    return replace(
+        max(groups, key=lambda group: group.growth_bytes),
+        sites=tuple(site for site, _ in pairs),
+        stacks=tuple(stack for _, stack in pairs),
+        growth_bytes=sum(group.growth_bytes for group in groups),
+    )
+
+
+def draft_findings(case: Case, growth_bytes: int, seconds: float, grown: Grown | None = None) -> list[Finding]:
     """Findings without cause and verdict, most growth first. `growth_bytes`: of the tree, in the observed `seconds`;
-    a group that is neither a share of that nor grows by itself is left out."""
+    a group that is neither a share of that nor grows by itself is left out. `grown`: by the owners of mappings."""
     findings = []
-    for group in with_trends(case, group_sites(case)):
+    for group in with_trends(case, by_owner(group_sites(case), grown or {})):
         rate = group.trend.rate if group.trend else None
         share = group.growth_bytes / growth_bytes if growth_bytes > 0 else None
         per_minute = rate.estimate if rate else group.growth_bytes / max(seconds, 1.0) * 60.0
@@ -142,9 +200,11 @@ def draft_findings(case: Case, growth_bytes: int, seconds: float) -> list[Findin
 
 
 def site_rate(site: AllocationSite) -> float | None:
-    """Bytes a minute that stay outstanding at this site, over its life in the trace; None when that is too short."""
+    """Bytes a minute that stay outstanding at this site, over its life in the trace; None when that is too short,
+    or it is a single mapping."""
     points = site.timeline
-    if len(points) < 2 or points[-1].t_ns - points[0].t_ns < NS_PER_S:
+    is_one = site.outstanding_count == 1 and site.kind != "mremap"
+    if is_one or len(points) < 2 or points[-1].t_ns - points[0].t_ns < NS_PER_S:
         return None
     span = points[-1].t_ns - points[0].t_ns
     return (points[-1].outstanding_bytes - points[0].outstanding_bytes) * NS_PER_MINUTE / span * _resident_share(site)
@@ -160,6 +220,7 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
             inside=group.inside,
             stack=stack,
             kind=site.kind,
+            resident_bytes=site.resident_bytes,
         )
         for site, stack, per_minute in zip(
             group.sites[:SITES_CITED], group.stacks, group.bytes_per_minute or (None,) * SITES_CITED, strict=False
@@ -170,7 +231,7 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
         EvidenceItem(
             kind="stack",
             text=f"{size_text(group.growth_bytes)} of what was mapped since the trace began is resident and still "
-            f"outstanding here, in {sum(s.outstanding_count for s in group.sites):,} mappings",
+            f"outstanding here, in {counted_text(sum(s.outstanding_count for s in group.sites), 'mapping')}",
             ref=refs,
         )
     ]
@@ -210,9 +271,13 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
 def _title(group: SiteGroup) -> str:
     culprit = group.culprit
     if culprit is None:
+        if group.layer in HEAPS:
+            return f"{group.layer} grows; whose code asks was not seen"
         return f"memory of {group.layer} that is mapped and not given back"
     if culprit.extends:
         return f"{group.layer} grows, mostly when {_place(culprit)} asks for memory"
+    if group.layer == "thread-stack":
+        return f"stacks of threads that {_place(culprit)} starts stay"
     if group.inside is not None:
         return f"{culprit.library} maps memory inside {group.inside} and keeps it"
     return f"{_place(culprit)} maps memory that stays outstanding"

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from memforensics.analysis import series
-from memforensics.analysis.blame import MINIMUM_BYTES_PER_MINUTE, draft_findings
+from memforensics.analysis.blame import HEAPS, MINIMUM_BYTES_PER_MINUTE, draft_findings
 from memforensics.analysis.diff import diff
 from memforensics.analysis.ownership import Totals, beside, totals, waterfall
+from memforensics.analysis.residue import with_objects, with_residue
 from memforensics.analysis.trend import growth_word
 from memforensics.analysis.verdict import Decision
 from memforensics.case.model import (
@@ -33,9 +34,7 @@ from memforensics.case.model import (
 )
 from memforensics.units import NS_PER_S, change_text, duration_text, rate_text
 
-_HEAPS: tuple[Layer, ...] = ("native-heap", "python-object", "jvm-heap")
 _MORE_PROCESSES = "more-processes"
-RESIDUE_SHARE = 0.3  # growth that no finding explains, beyond which it is a finding of its own
 _Line = tuple[list[float], list[float]]  # seconds, bytes
 FLAT_SHARE = 0.15  # of the growth: a heap that took less is flat beside it
 
@@ -95,13 +94,15 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
     groups = _groups(tree)
     line = series.tree_series(case.samples, began=series.began(case))
     seconds = line.times_s[-1] - line.times_s[0] if line.times_s else 0.0
-    findings = draft_findings(case, _growth_of_traces(case, line.change_bytes), seconds)
+    traced = _growth_of_traces(case, line.change_bytes)
+    findings = draft_findings(case, traced, seconds, {pid: member.grown for pid, member in tree.items()})
     findings = [_with_mappings(_with_heaps(f, tree.get(f.pid)), tree.get(f.pid)) for f in findings]
     multiplying = series.population(case)
     if multiplying is not None and growth is not None:
         findings.append(_more_processes(case, multiplying, growth))
     if growth is not None and growth_word(growth.trend) == "growing":
-        findings += _residue(case, growth, members, rows, findings)
+        findings = with_residue(case, growth, members, rows, findings, traced)
+    findings = [with_objects(f, case.target(f.pid), _grown_groups(tree.get(f.pid), f.layer)) for f in findings]
     last = seen.beside([member.taken[-1] for member in tree.values()])
     return Draft(growth, rows, groups, members, tuple(findings), last)
 
@@ -144,6 +145,11 @@ class _Member:
     @cached_property
     def groups(self) -> tuple[MappingGroup, ...]:
         return self.seen.groups(self.taken[0], self.taken[-1]) if len(self.taken) > 1 else ()
+
+    @property
+    def grown(self) -> dict[Layer, int]:
+        """By how many bytes each layer in RSS changed."""
+        return {row.layer: row.change_bytes for row in self.rows if row.in_rss and row.change_bytes is not None}
 
     def lines(self) -> dict[tuple[Layer, bool], _Line]:
         """Each layer's bytes at each snapshot."""
@@ -249,9 +255,10 @@ def _growth_of_traces(case: Case, fallback: int) -> int:
 
 def _with_heaps(finding: Finding, member: _Member | None) -> Finding:
     """Says so where the heaps, which profilers look at, stayed flat while this grew."""
-    if member is None or len(member.taken) < 2 or finding.layer in _HEAPS:
+    is_heap = finding.layer in HEAPS or (finding.culprit is not None and finding.culprit.extends)
+    if member is None or len(member.taken) < 2 or is_heap:
         return finding
-    heap = sum(row.change_bytes or 0 for row in member.rows if row.layer in _HEAPS)
+    heap = sum(row.change_bytes or 0 for row in member.rows if row.layer in HEAPS)
     here = sum(row.change_bytes or 0 for row in member.rows if row.layer == finding.layer)
     if here <= 0 or heap > FLAT_SHARE * here:
         return finding
@@ -264,9 +271,13 @@ def _with_heaps(finding: Finding, member: _Member | None) -> Finding:
     return replace(finding, evidence=(*finding.evidence, item))
 
 
+def _grown_groups(member: _Member | None, layer: Layer) -> list[MappingGroup]:
+    return [g for g in member.groups if g.layer == layer and g.change_bytes > 0] if member else []
+
+
 def _with_mappings(finding: Finding, member: _Member | None) -> Finding:
     """Which mappings grow, although they seem to move."""
-    grown = [g for g in member.groups if g.layer == finding.layer and g.change_bytes > 0] if member else []
+    grown = _grown_groups(member, finding.layer)
     if not grown:
         return finding
     first = grown[0]
@@ -306,42 +317,6 @@ def _more_processes(case: Case, found: series.Population, growth: Growth) -> Fin
         rate=rate,
         trend=found.trend,
     )
-
-
-def _residue(
-    case: Case, growth: Growth, members: tuple[MemberGrowth, ...], rows: tuple[LayerRow, ...], findings: list[Finding]
-) -> list[Finding]:
-    """Growth that no site explains is a finding too: where it is, and what would tell more."""
-    explained = sum(f.share or 0.0 for f in findings)
-    if growth.rate is None or explained >= 1.0 - RESIDUE_SHARE:
-        return []
-    left = growth.rate.estimate * (1.0 - explained)
-    if left < MINIMUM_BYTES_PER_MINUTE:
-        return []
-    taken = {f.layer for f in findings}
-    grown = [r for r in rows if r.in_rss and (r.change_bytes or 0) > 0 and r.layer not in ("file", *taken)]
-    layer: Layer = max(grown, key=lambda r: r.change_bytes or 0).layer if grown else "unattributed"
-    traced = any(trace for trace in case.traces)
-    why = (
-        "its pages lie in mappings made before the trace began, or were never mapped by a system call of their own"
-        if traced
-        else "mappings were not traced"
-    )
-    pid = members[0].pid if members else (case.meta.root_pid or 0)
-    return [
-        Finding(
-            title=f"{layer} grows by about {rate_text(left)} through code that was not seen",
-            layer=layer,
-            verdict="growing",
-            confidence=0.0,
-            share=1.0 - explained,
-            pid=pid,
-            evidence=(
-                EvidenceItem(kind="residue", text=f"not explained by any traced site: {why}"),
-                EvidenceItem(kind="next", text=f"who touches it (not who leaks it): memforensics trace-faults {pid}"),
-            ),
-        )
-    ]
 
 
 def _row_verdict(row: LayerRow, decision: Decision) -> VerdictWord:

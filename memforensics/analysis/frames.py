@@ -16,6 +16,11 @@ _MALLOC_LIBRARY = re.compile(
     r"lib(jemalloc|tcmalloc|tcmalloc_minimal|mimalloc|tbbmalloc|tbbmalloc_proxy|snmalloc.*|hoard)[-._].*so.*"
 )
 _CXX_RUNTIME = re.compile(r"lib(stdc\+\+|gcc_s|c\+\+|c\+\+abi)[-.].*so.*")
+_CALLS_THROUGH = re.compile(r"libffi[-.].*so.*")  # calls a function on behalf of ctypes or cffi
+# A runtime's own functions, in whichever file they are linked, and what a JVM asks the system through.
+_RUNTIME = re.compile(r"runtime\.[A-Za-z_]\S*")  # Go
+_JVM_ASKS = re.compile(r"os::\w+(::\w+)*\(.*|AllocateHeap\(.*")
+_V8 = re.compile(r"(.* )?v8::(base|internal)::.*")
 _INTERPRETER = re.compile(r"(lib)?python[23](\.\d+)?[a-z]*([-.].*)?")
 _INTERPRETER_SYMBOL = re.compile(r"_?Py[A-Z_]\w*|py[a-z]+_[a-z]\w*")
 _MALLOC = re.compile(
@@ -53,7 +58,20 @@ def is_interpreter(frame: Frame) -> bool:
 
 def is_plumbing(frame: Frame) -> bool:
     """Whether a native frame is nobody's code in particular."""
-    return is_libc(frame) or is_allocator(frame) or is_interpreter(frame)
+    return is_libc(frame) or is_allocator(frame) or is_interpreter(frame) or _only_passes_on(frame)
+
+
+def _only_passes_on(frame: Frame) -> bool:
+    name, function = basename(frame.module), frame.function or ""
+    if _CALLS_THROUGH.fullmatch(name) or (frame.kind == "native" and _RUNTIME.fullmatch(function)):
+        return True
+    return name == "libjvm.so" and _JVM_ASKS.fullmatch(function) is not None
+
+
+def is_v8_heap(frames: Sequence[Frame]) -> bool:
+    """Whether V8 asked for itself: pages of its heap, which JavaScript objects come to lie in."""
+    first = next((f for f in frames if f.kind == "python" or not is_plumbing(f)), None)
+    return first is not None and first.kind == "native" and _V8.fullmatch(first.function or "") is not None
 
 
 def caller_of(frames: Sequence[Frame]) -> Caller | None:
@@ -152,7 +170,7 @@ def extends_heap(site: AllocationSite) -> bool:
     """Whether the mapping became part of a heap, to be filled by whoever asks later: then the stack tells who found the
     heap full, not who keeps what lies in it. A block that malloc gave its own mapping is no such thing."""
     layer = layer_of(site)
-    if layer == "python-object" or site.kind == "brk":
+    if layer == "python-object" or site.kind == "brk" or is_v8_heap(site.stack.frames):
         return True
     if layer != "native-heap" or site.kind == "malloc":
         return False

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from memforensics.analysis.trend import FEW_POINTS, growth_word
 from memforensics.case.model import Case, EvidenceItem, Finding, Growth, VerdictWord
-from memforensics.units import GIB, MIB, NS_PER_S, duration_text, rate_text, size_text
+from memforensics.units import GIB, MIB, NS_PER_S, duration_text
 
 OUTLASTED_SECONDS = 6 * 3600.0  # no warm-up, and few caches, still fill in a straight line after this
 OUTLASTED_SIZE = 1 * GIB  # nor is a smaller process worth the word
@@ -116,8 +116,7 @@ def _next_step(case: Case, growth: Growth | None, line: VerdictWord) -> str:
     size = sum({s.pid: s.growth_metric for s in case.samples}.values())
     doubled = size / rate * 60.0 if rate > 0 else None
     until = (
-        f"; still rising when it has doubled (about {duration_text(doubled)} at {rate_text(rate)},"
-        f" from {size_text(size)}), it is one"
+        f", and whether it still rises when it has doubled, in about {duration_text(doubled)}: a warm-up seldom does"
         if doubled is not None and rate >= MIB
         else ""
     )
@@ -125,5 +124,6 @@ def _next_step(case: Case, growth: Growth | None, line: VerdictWord) -> str:
         return f"to see through whose code, and whether it is a known leak: memforensics diagnose {pid}"
     return (
         "a line that rises is no leak yet: a cache that fills, or a warm-up, looks the same. Check whether what is"
-        f" named below has a bound{until}: memforensics watch {pid} --until leak"
+        f" named below has a bound{until}. A known cause, or a straight line of hours, is a leak; to wait for that:"
+        f" memforensics watch {pid} --until leak"
     )

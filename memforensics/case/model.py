@@ -625,6 +625,7 @@ class FindingSite:
     inside: str | None  # the hooked function in whose replacement the call was made: "munmap"
     stack: Stack
     kind: str = "mmap"
+    resident_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,13 +19,16 @@ from memforensics.case.model import (
     Target,
 )
 from memforensics.report.text import library_name
-from memforensics.units import change_text, duration_text, rate_text, size_text
+from memforensics.units import change_text, counted_text, duration_text, rate_text, size_text
 
 _MECHANISMS = {
     "inline": "inline patch of {where}'s code",
     "got": "changed GOT entries of {objects}",
     "preload": "preloaded, found first by the dynamic linker",
 }
+
+
+MOSTLY = 0.9  # of a site's memory resident: less is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +314,9 @@ def site_sentence(site: FindingSite) -> str:
     """397 MiB outstanding in 2,753 blocks, +402 MiB/min: mmap inside munmap."""
     rate = f", {rate_text(site.bytes_per_minute)}" if site.bytes_per_minute is not None else ""
     inside = f": {site.kind} inside {site.inside}" if site.inside else f", by {site.kind}"
-    return f"{size_text(site.outstanding_bytes)} outstanding in {site.count:,} blocks{rate}{inside}"
+    size, there = site.outstanding_bytes, site.resident_bytes
+    resident = f" ({size_text(there)} of it resident)" if there is not None and there < MOSTLY * size else ""
+    return f"{size_text(size)} outstanding{resident} in {counted_text(site.count, 'block')}{rate}{inside}"
 
 
 def members_sentence(diagnosis: Diagnosis, case: Case) -> str | None:

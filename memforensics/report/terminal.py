@@ -12,7 +12,7 @@ from memforensics.case.model import Case, Diagnosis, Finding
 from memforensics.report import observed as say
 from memforensics.report import terminal_parts as parts
 from memforensics.report.text import visible
-from memforensics.units import duration_text
+from memforensics.units import counted_text, duration_text
 
 _MAX_SITES = 2
 
@@ -97,7 +97,8 @@ def _finding(diagnosis: Diagnosis, index: int, width: int) -> Iterator[Renderabl
         yield _indent(Text(visible(say.site_sentence(site)), style="bold"))
         yield _indent(parts.site_table(site, finding.culprit, width - 2))
     if len(finding.sites) > _MAX_SITES:
-        yield _indent(Text(f"and {len(finding.sites) - _MAX_SITES} sites more (all with --json)", style="dim"))
+        more = counted_text(len(finding.sites) - _MAX_SITES, "more site")
+        yield _indent(Text(f"and {more} (all with --json)", style="dim"))
     earlier = say.same_as(diagnosis, index)
     if earlier is not None:
         yield Text()

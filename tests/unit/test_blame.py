@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from memforensics.analysis.blame import ONLY_ASKED, draft_findings, group_sites
+from memforensics.analysis.blame import ONLY_ASKED, draft_findings, group_sites, site_rate
 from memforensics.case.model import (
     AllocationSite,
     Anchor,
@@ -12,6 +12,7 @@ from memforensics.case.model import (
     CaseMeta,
     Frame,
     Hook,
+    Layer,
     Module,
     SitePoint,
     Stack,
@@ -145,3 +146,49 @@ def test_a_block_with_a_mapping_of_its_own_extends_no_heap(
     culprit = group_sites(constructed_case(site))[0].culprit
     assert culprit is not None
     assert culprit.extends is extends
+
+
+def grown(**bytes_by_layer: int) -> dict[int, dict[Layer, int]]:
+    return {PID: {LAYER_NAMES[name]: size for name, size in bytes_by_layer.items()}}
+
+
+LAYER_NAMES: dict[str, Layer] = {"anonymous": "anon-mmap", "native": "native-heap", "java": "jvm-heap"}
+
+
+def test_a_runtime_that_maps_its_heap_like_anyone_is_told_by_the_owners_of_the_mappings() -> None:
+    sites = [
+        constructed_site(n, (native("/srv/app", "runtime.sysMap"), native("/srv/app", name)), 4 * MIB)
+        for n, name in ((1, "main.store"), (2, "main.load"), (3, "main.store"))
+    ]
+    case = constructed_case(*sites)
+    found = draft_findings(case, 240 * MIB, 20.0, grown(anonymous=MIB, native=238 * MIB))
+    assert [(f.layer, len(f.sites)) for f in found] == [("native-heap", 3)]
+    assert found[0].culprit is not None
+    assert (found[0].culprit.function, found[0].culprit.extends) == ("main.store", True)
+
+
+@pytest.mark.parametrize(("anonymous", "native_heap"), [(160, 0), (160, 160), (0, 40)])
+def test_memory_stays_in_the_layer_where_it_grew_or_where_no_heap_explains_it(anonymous: int, native_heap: int) -> None:
+    site = constructed_site(1, (*LEAF, native("/l/libx.so", "load")), 8 * MIB)
+    change = grown(anonymous=anonymous * MIB, native=native_heap * MIB)
+    assert [f.layer for f in draft_findings(constructed_case(site), 160 * MIB, 20.0, change)] == ["anon-mmap"]
+
+
+def test_a_heap_that_others_explain_is_not_taken_for_the_owner() -> None:
+    own = constructed_site(1, (*LEAF, native("/l/libx.so", "load")), 4 * MIB)
+    heap = replace(constructed_site(2, (native(LIBC, "brk"), native("/l/liby.so", "parse")), 4 * MIB), kind="brk")
+    found = draft_findings(constructed_case(own, heap), 160 * MIB, 20.0, grown(anonymous=0, native=80 * MIB))
+    assert sorted(f.layer for f in found) == ["anon-mmap", "native-heap"]
+
+
+def test_pages_of_v8s_heap_are_nobodys_function() -> None:
+    frames = (*LEAF, native("/usr/bin/node", "v8::base::OS::Allocate(void*)"), native("/usr/bin/node", "node::Run()"))
+    site = constructed_site(1, frames, MIB)
+    culprit = group_sites(constructed_case(site))[0].culprit
+    assert culprit is not None
+    assert (culprit.library, culprit.function, culprit.extends) == ("node", None, True)
+
+
+def test_a_single_mapping_has_no_rate() -> None:
+    assert site_rate(replace(constructed_site(1, LEAF, MIB), outstanding_count=1)) is None
+    assert site_rate(replace(constructed_site(1, LEAF, MIB), outstanding_count=1, kind="mremap")) is not None

@@ -1,0 +1,116 @@
+"""Growth that no traced site explains, and heaps: where it is, who asked, and what would tell more. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from memforensics.analysis.blame import HEAPS, MINIMUM_BYTES_PER_MINUTE
+from memforensics.case.model import (
+    Case,
+    EvidenceItem,
+    Finding,
+    Growth,
+    Layer,
+    LayerRow,
+    MappingGroup,
+    MemberGrowth,
+    Target,
+)
+from memforensics.units import rate_text
+
+RESIDUE_SHARE = 0.3  # growth that no finding explains, beyond which it is a finding of its own
+MOSTLY_SEEN = 0.5  # of what a heap grew by, seen to be asked for: else nobody is named
+
+
+def with_residue(
+    case: Case,
+    growth: Growth,
+    members: tuple[MemberGrowth, ...],
+    rows: tuple[LayerRow, ...],
+    findings: list[Finding],
+    traced_bytes: int,
+) -> list[Finding]:
+    """The findings, and one of the growth that no site explains: where it is, and what would tell more. A heap that
+    someone was seen to extend is one finding with what it grew by unseen."""
+    explained = sum(f.share or 0.0 for f in findings)
+    if growth.rate is None or explained >= 1.0 - RESIDUE_SHARE:
+        return findings
+    left = growth.rate.estimate * (1.0 - explained)
+    if left < MINIMUM_BYTES_PER_MINUTE:
+        return findings
+    unseen: dict[Layer, float] = {
+        row.layer: (row.change_bytes or 0)
+        - sum((f.share or 0.0) * traced_bytes for f in findings if f.layer == row.layer)
+        for row in rows
+        if row.in_rss and row.layer != "file"
+    }
+    layer: Layer = max(unseen, key=lambda name: unseen[name]) if any(b > 0 for b in unseen.values()) else "unattributed"
+    pid = members[0].pid if members else (case.meta.root_pid or 0)
+    if not case.traces:
+        why = "mappings were not traced"
+    elif layer in HEAPS:
+        why = "a heap grows within what was reserved for it before, and no system call that is traced tells of that"
+    else:
+        why = (
+            "its pages lie in mappings made before the trace began, or were never mapped by a system call of their own"
+        )
+    rest = Finding(
+        title=f"{layer} grows by about {rate_text(left)} through code that was not seen",
+        layer=layer,
+        verdict="growing",
+        confidence=0.0,
+        share=1.0 - explained,
+        pid=pid,
+        evidence=(
+            EvidenceItem(kind="residue", text=f"not explained by any traced site: {why}"),
+            EvidenceItem(kind="next", text=f"who touches it (not who leaks it): memforensics trace-faults {pid}"),
+        ),
+    )
+    seen = next((f for f in findings if f.layer == layer and f.culprit is not None and f.culprit.extends), None)
+    if seen is None:
+        return [*findings, rest]
+    return [_one_heap(seen, rest, growth.rate.estimate) if f is seen else f for f in findings]
+
+
+def _most_unseen(rows: Sequence[LayerRow], findings: Sequence[Finding], traced_bytes: int) -> Layer:
+    """The layer with the most growth that no finding explains."""
+    unseen: dict[Layer, float] = {"unattributed": 0.0}
+    for row in rows:
+        if row.in_rss and row.layer != "file":
+            explained = sum((f.share or 0.0) * traced_bytes for f in findings if f.layer == row.layer)
+            unseen[row.layer] = (row.change_bytes or 0) - explained
+    return max(unseen, key=lambda layer: unseen[layer]) if max(unseen.values()) > 0 else "unattributed"
+
+
+def _one_heap(seen: Finding, rest: Finding, bytes_per_minute: float) -> Finding:
+    """A heap that was extended in part by who was seen, in part by others."""
+    share = (seen.share or 0.0) + (rest.share or 0.0)
+    part = (seen.share or 0.0) / share
+    mostly = part >= MOSTLY_SEEN
+    about = rate_text(bytes_per_minute * share)
+    return replace(
+        seen,
+        title=seen.title if mostly else f"{seen.layer} grows by about {about}; who asked was seen for {part:.0%} of it",
+        culprit=seen.culprit if mostly else None,
+        share=min(share, 1.0),
+        rate=None,
+        evidence=(*seen.evidence, *rest.evidence),
+    )
+
+
+_OBJECTS = {
+    "Java heap": "which objects: jcmd {pid} GC.class_histogram, twice (it runs inside the JVM, and stops it meanwhile)",
+    "Go heap": "which code: go tool pprof of /debug/pprof/heap, where the program serves net/http/pprof",
+    "node": "pages of V8's heap; which objects, tell two heap snapshots (kill -USR1 {pid} opens the inspector)",
+}
+
+
+def with_objects(finding: Finding, target: Target | None, grown: Sequence[MappingGroup]) -> Finding:
+    """How to see what lies in a heap that a runtime manages: no stack tells that."""
+    text = _OBJECTS.get(grown[0].name) if grown else None
+    is_heap = finding.culprit is not None and finding.culprit.extends
+    if text is None and is_heap and finding.layer == "anon-mmap" and target is not None:
+        text = next((_OBJECTS[r.name] for r in target.runtimes if r.name in _OBJECTS), None)
+    if text is None:
+        return finding
+    item = EvidenceItem(kind="next", text=text.format(pid=finding.pid))
+    return replace(finding, evidence=(*finding.evidence, item))
