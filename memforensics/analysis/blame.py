@@ -38,6 +38,7 @@ from memforensics.units import MIB, NS_PER_MINUTE, NS_PER_S, counted_text, rate_
 MINIMUM_BYTES_PER_MINUTE = 1 * MIB  # a group of sites below this is no finding
 MINIMUM_SHARE = 0.05  # nor one below this share of the growth
 SITES_CITED = 5
+SITES_TRIED = 12  # each by itself, of a group that comes and goes
 OWNED_SHARE = 0.5  # of what a stack maps: so much at least grows in the layer that it belongs to
 HEAPS: tuple[Layer, ...] = ("native-heap", "python-object", "jvm-heap")
 _RUNTIME_HEAPS: tuple[Layer, ...] = (*HEAPS, "jvm-native")
@@ -130,14 +131,30 @@ def _most(members: Sequence[_Held]) -> Culprit | None:
 
 
 def with_trends(case: Case, groups: Sequence[SiteGroup], limit: int = 8) -> list[SiteGroup]:
-    """The first `limit` groups with the trend of their resident outstanding bytes."""
+    """The first `limit` groups with the trend of their resident outstanding bytes. Where a group comes and goes, and
+    some of its lines only come, these are the group: one function may ask for what is kept and for what is not."""
     out = []
     for group in groups[:limit]:
-        times, values = _timeline(case, group)
-        trend = judge(times, values, seed=case.meta.seed) if len(times) >= 3 else None
+        trend = _trend(case, group)
+        if len(group.sites) > 1 and (trend is None or trend.shape != "linear"):
+            kept = [_alone(group, at) for at in range(min(len(group.sites), SITES_TRIED))]
+            kept = [alone for alone in kept if (own := _trend(case, alone)) is not None and own.shape == "linear"]
+            if kept:
+                group = _joined(kept)
+                trend = _trend(case, group)
         rates = tuple(site_rate(site) for site in group.sites)
         out.append(replace(group, trend=trend, bytes_per_minute=rates))
-    return out
+    return sorted(out, key=lambda g: -g.growth_bytes)
+
+
+def _trend(case: Case, group: SiteGroup) -> Trend | None:
+    times, values = _timeline(case, group)
+    return judge(times, values, seed=case.meta.seed) if len(times) >= 3 else None
+
+
+def _alone(group: SiteGroup, at: int) -> SiteGroup:
+    site = group.sites[at]
+    return replace(group, sites=(site,), stacks=(group.stacks[at],), growth_bytes=_resident(site))
 
 
 Grown = Mapping[int, Mapping[Layer, int]]  # PID -> bytes that each layer grew by, by the owners of the mappings
@@ -156,7 +173,7 @@ def by_owner(groups: Sequence[SiteGroup], grown: Grown) -> list[SiteGroup]:
             group = replace(group, layer=layer, culprit=culprit)
         is_heap = group.inside is None and culprit is not None and culprit.extends
         found[(group.pid, layer) if is_heap else len(found)].append(group)
-    return sorted(map(_one_heap, found.values()), key=lambda g: -g.growth_bytes)
+    return sorted(map(_joined, found.values()), key=lambda g: -g.growth_bytes)
 
 
 def _owner(group: SiteGroup, groups: Sequence[SiteGroup], grown: Mapping[Layer, int]) -> Layer:
@@ -171,8 +188,8 @@ def _owner(group: SiteGroup, groups: Sequence[SiteGroup], grown: Mapping[Layer, 
     return most if left[most] >= enough else group.layer
 
 
-def _one_heap(groups: Sequence[SiteGroup]) -> SiteGroup:
-    """Groups of one heap, as one: named by the largest."""
+def _joined(groups: Sequence[SiteGroup]) -> SiteGroup:
+    """Several as one, named by the largest."""
     if len(groups) == 1:
         return groups[0]
     pairs = [pair for group in groups for pair in zip(group.sites, group.stacks, strict=True)]

@@ -36,6 +36,7 @@ JUMP_SHARE = 0.45  # of the rise: more in one jump is a step; three even jumps h
 TWO_JUMPS_SHARE = 0.85  # of the rise: more in two jumps is two steps, not yet a line
 BENT_SHARE = 0.42  # second half's rise over the first's: an exponential warm-up of two time constants has 0.37
 FEW_POINTS = 16
+MINIMA = 5  # of each half of a window
 STRAIGHT_SHARE = 0.7  # the same, asked of what is left after a warm-up was cut off
 CUTS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the window, tried in turn as the end of a warm-up
 RECENT_SECONDS = 600.0  # the shortest end of a long observation that is also judged by itself
@@ -217,7 +218,8 @@ class _Judge:
         envelope = _envelope_slope(points) * 60.0
         if envelope < ENVELOPE_SHARE * estimate or envelope < 0.5 * self.floor:
             return trend("saw-tooth" if _returns(points) else "flat")
-        if _bend(points) < BENT_SHARE and rise > 2.0 * _noise(points):
+        bent = _minima(points) if _returns(points) else points  # where saw-teeth end says nothing of the level
+        if _bend(bent) < BENT_SHARE and rise > 2.0 * _noise(points):
             return trend("plateau", bound=_bound(points))
         if estimate > self.floor and low > 0.5 * self.floor and up < ALPHA:
             return trend("linear")
@@ -302,6 +304,19 @@ def _envelope_slope(points: list[_Point]) -> float:
         late = min(p.low for p in points if p.t >= start + share * seconds)
         slopes.append((late - early) / (share * seconds))
     return min(slopes)
+
+
+def _minima(points: list[_Point]) -> list[_Point]:
+    """The lower envelope by stretches of equal length, of which each half of the window has MINIMA."""
+    start, width = points[0].t, (points[-1].t - points[0].t) / (2 * MINIMA)
+    stretches: dict[int, list[_Point]] = {}
+    for point in points:
+        stretches.setdefault(min(int((point.t - start) / width), 2 * MINIMA - 1), []).append(point)
+    return [
+        _Point(start + (at + 0.5) * width, low, low)
+        for at, members in stretches.items()
+        for low in [min(p.low for p in members)]
+    ]
 
 
 def _returns(points: list[_Point]) -> bool:

@@ -8,8 +8,8 @@ most of its size. A cache that fills draws the same line in a minute, so nothing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from memforensics.analysis.trend import FEW_POINTS, growth_word
-from memforensics.case.model import Case, EvidenceItem, Finding, Growth, VerdictWord
+from memforensics.analysis.trend import FEW_POINTS, growth_word, least_effect
+from memforensics.case.model import Case, EvidenceItem, Finding, Growth, Trend, VerdictWord
 from memforensics.units import GIB, MIB, NS_PER_S, duration_text
 
 OUTLASTED_SECONDS = 6 * 3600.0  # no warm-up, and few caches, still fill in a straight line after this
@@ -36,6 +36,9 @@ def decide(case: Case, growth: Growth | None, findings: Sequence[Finding]) -> De
     judged.sort(key=lambda f: (f.verdict != "leak", -(f.share or 0.0)))
     if any(finding.verdict == "leak" for finding in judged):
         return Decision("leak", tuple(judged))
+    hidden = [replace(f, evidence=(*f.evidence, HIDDEN)) for f in judged if growth and _is_hidden(f, growth.trend)]
+    if hidden and line != "growing":
+        return Decision("growing", tuple(hidden), _next_step(case, growth, "growing"))
     if line in ("steady", "bounded", "retention"):
         return Decision(line, tuple(f for f in judged if f.verdict in ("bounded", "retention")))
     if outlasted:
@@ -44,6 +47,26 @@ def decide(case: Case, growth: Growth | None, findings: Sequence[Finding]) -> De
         if sum(f.share or 0.0 for f in judged if f.verdict == word) >= EXPLAINED_SHARE:
             return Decision(word, tuple(judged))
     return Decision(line, tuple(judged), _next_step(case, growth, line))
+
+
+HIDDEN = EvidenceItem(
+    kind="hidden",
+    text="these mappings grow in a straight line; the whole goes up and down by so much more that it neither shows nor "
+    "excludes it in this time",
+)
+
+
+def _is_hidden(finding: Finding, whole: Trend) -> bool:
+    """Whether the finding's own memory grows in a line that the whole, which moves about, neither shows nor excludes.
+    A cache that is full turns its memory over, and what it mapped lately grows: there the whole stands still, and
+    excludes it."""
+    own = finding.trend
+    if own is None or own.shape != "linear" or own.rate is None or whole.rate is None:
+        return False
+    if finding.culprit is not None and finding.culprit.extends:
+        return False
+    enough = least_effect(0, own.seconds)
+    return own.rate.low > enough and whole.rate.low < 0.0 and whole.rate.high >= own.rate.estimate
 
 
 def _judge(finding: Finding, line: VerdictWord, *, outlasted: bool, past: bool) -> Finding:

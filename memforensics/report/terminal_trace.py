@@ -307,7 +307,8 @@ def _stacks_text(group: Group) -> str:
 
 def _held_text(site: AllocationSite, words: Words) -> str:
     kind = kind_text([site])
-    return f"{size_text(site.outstanding_bytes)} {words.held} in {site.outstanding_count:,} {words.pieces}, {kind}"
+    pieces = words.piece if site.outstanding_count == 1 else words.pieces
+    return f"{size_text(site.outstanding_bytes)} {words.held} in {site.outstanding_count:,} {pieces}, {kind}"
 
 
 def _left_out_text(groups: Sequence[Group]) -> str:

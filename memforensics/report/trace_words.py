@@ -29,7 +29,8 @@ class Words:
 
     held: str  # what a site's outstanding bytes are
     column: str  # the same, where there is little room
-    pieces: str  # what is counted of it
+    piece: str  # what is counted of it, one and many
+    pieces: str
     got: str  # what its allocated bytes are
     gets: str  # what its allocations are
     resident: str | None  # what its resident bytes are; None: the same as is held
@@ -43,6 +44,7 @@ WORDS: dict[Family, Words] = {
     "mappings": Words(
         held="outstanding",
         column="outstanding",
+        piece="block",
         pieces="blocks",
         got="allocated",
         gets="allocations",
@@ -56,6 +58,7 @@ WORDS: dict[Family, Words] = {
     "malloc": Words(
         held="outstanding",
         column="outstanding",
+        piece="block",
         pieces="blocks",
         got="allocated",
         gets="allocations",
@@ -69,6 +72,7 @@ WORDS: dict[Family, Words] = {
     "faults": Words(
         held="still resident",
         column="resident",
+        piece="touch",
         pieces="touches",
         got="touched",
         gets="faults",

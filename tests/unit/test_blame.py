@@ -192,3 +192,14 @@ def test_pages_of_v8s_heap_are_nobodys_function() -> None:
 def test_a_single_mapping_has_no_rate() -> None:
     assert site_rate(replace(constructed_site(1, LEAF, MIB), outstanding_count=1)) is None
     assert site_rate(replace(constructed_site(1, LEAF, MIB), outstanding_count=1, kind="mremap")) is not None
+
+
+def test_lines_that_only_come_are_told_from_those_of_the_same_function_that_come_and_go() -> None:
+    churned = constructed_site(1, (*LEAF, python("buffer", 4), python("batch", 9)), 0)
+    points = tuple(replace(p, outstanding_bytes=(p.t_ns // NS_PER_S % 3) * 50 * MIB) for p in churned.timeline)
+    churned = replace(churned, timeline=points, outstanding_bytes=100 * MIB, resident_bytes=100 * MIB)
+    kept = constructed_site(2, (*LEAF, python("buffer", 4), python("serve", 11)), MIB)
+    (finding,) = draft_findings(constructed_case(churned, kept), 0, 20.0)
+    assert [site.outstanding_bytes for site in finding.sites] == [20 * MIB]
+    assert finding.trend is not None
+    assert finding.trend.shape == "linear"

@@ -6,7 +6,18 @@ import pytest
 
 from memforensics.analysis.trend import judge
 from memforensics.analysis.verdict import decide
-from memforensics.case.model import Anchor, Case, CaseMeta, Finding, Growth, Sample, Target, TraceSummary, Trend
+from memforensics.case.model import (
+    Anchor,
+    Case,
+    CaseMeta,
+    Culprit,
+    Finding,
+    Growth,
+    Sample,
+    Target,
+    TraceSummary,
+    Trend,
+)
 from memforensics.units import GIB, MIB, NS_PER_S
 
 PID = 7
@@ -113,3 +124,29 @@ def test_what_a_trace_of_long_ago_saw_is_a_leak_only_while_the_line_goes_on() ->
     assert decide(case, growth(RISING), [KNOWN]).verdict == "leak"
     stopped = decide(case, growth(FLAT), [KNOWN])
     assert (stopped.verdict, stopped.findings) == ("steady", ())
+
+
+def swinging(seconds: int = 20) -> Trend:
+    """Saw-teeth of 100 MiB every two seconds, on 60 MiB a minute: nobody can see that in so short a time."""
+    times = [t / 2 for t in range(2 * seconds)]
+    return judge(times, [100 * MIB + t * MIB + (t % 2.0) * 50 * MIB for t in times], seed=1)
+
+
+def test_mappings_that_only_grow_are_told_where_the_whole_swings_too_much_to_show_it() -> None:
+    own = replace(FINDING, trend=line(60 * MIB, 15, start=0), share=None)
+    assert growth(swinging()).trend.shape != "linear"
+    decision = decide(constructed_case(age_s=60), growth(swinging()), [own])
+    assert decision.verdict == "growing"
+    assert [item.kind for item in decision.findings[0].evidence] == ["hidden"]
+
+
+def test_a_full_cache_that_turns_its_memory_over_is_steady() -> None:
+    """What was mapped since the trace began grows, and as much that was there before goes."""
+    own = replace(FINDING, trend=line(600 * MIB, 15, start=0))
+    assert decide(constructed_case(age_s=60), growth(FLAT), [own]).verdict == "steady"
+    assert decide(constructed_case(age_s=60), growth(swinging()), [own]).verdict != "growing"
+
+
+def test_a_heap_is_not_hidden_by_its_own_swings() -> None:
+    own = replace(FINDING, trend=line(60 * MIB, 15, start=0), culprit=Culprit(library="l", extends=True))
+    assert decide(constructed_case(age_s=60), growth(swinging()), [own]).verdict != "growing"

@@ -111,7 +111,7 @@ class SiteRecord:
     def _ages(self, ended_ns: int) -> tuple[float, float, float] | None:
         if not self.births:
             return None
-        ages = sorted((ended_ns - born) / 1e9 for born in self.births)
+        ages = sorted(max(0, ended_ns - born) / 1e9 for born in self.births)
         low, middle, high = (ages[round(q * (len(ages) - 1))] for q in (0.1, 0.5, 0.9))
         return low, middle, high
 
