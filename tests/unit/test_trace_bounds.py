@@ -31,7 +31,7 @@ def test_points_of_a_timeline_are_thinned_out() -> None:
 
 
 def test_what_was_mapped_while_the_trace_ended_is_not_younger_than_new() -> None:
-    """Outstanding since the last look, which was later than the end that was noted: its age is none, and it is shown."""
+    """It was born after the end that was noted: its age is none, and it is shown."""
     book = Book(lambda _start: None, itertools.count(1))
     book.new_site(1, ("one",), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
     (record,) = book.sites.values()
