@@ -90,8 +90,9 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
     growth = series.growth(case)
     members = series.members(case)
     tree = _members_of(case, seen)
-    rows = _layers(tree)
-    groups = _groups(tree)
+    living = _living(case, tree)
+    rows = _layers(living)
+    groups = _groups(living)
     line = series.tree_series(case.samples, began=series.began(case))
     seconds = line.times_s[-1] - line.times_s[0] if line.times_s else 0.0
     traced = _growth_of_traces(case, line.change_bytes)
@@ -103,7 +104,7 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
     if growth is not None and growth_word(growth.trend) == "growing":
         findings = with_residue(case, growth, members, rows, findings, traced)
     findings = [with_objects(f, case.target(f.pid), _grown_groups(tree.get(f.pid), f.layer)) for f in findings]
-    last = seen.beside([member.taken[-1] for member in tree.values()])
+    last = seen.beside([member.taken[-1] for member in living.values()])
     return Draft(growth, rows, groups, members, tuple(findings), last)
 
 
@@ -171,6 +172,12 @@ def _members_of(case: Case, seen: Seen) -> _Members:
     for snapshot in sorted(case.snapshots, key=lambda s: s.t_ns):
         taken[snapshot.pid].append(snapshot)
     return {pid: _Member(case, snapshots, seen) for pid, snapshots in taken.items()}
+
+
+def _living(case: Case, tree: _Members) -> _Members:
+    """Those whose memory is there; of a tree that left, all that there was."""
+    left = {target.pid for target in case.targets if target.exited_ns is not None}
+    return tree if case.meta.root_pid in left else {pid: member for pid, member in tree.items() if pid not in left}
 
 
 def _layers(tree: _Members) -> tuple[LayerRow, ...]:

@@ -158,6 +158,11 @@ class Sample:
     hugetlb: int | None = None
     vm_size: int | None = None
     threads: int | None = None
+    state: str | None = None  # of the main thread, as the kernel's letter: R, S, D, T (stopped), t (by a tracer)
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.state in ("T", "t")
 
     @property
     def rss(self) -> int:

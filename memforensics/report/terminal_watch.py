@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from memforensics.case.model import Case, Diagnosis, Layer, LayerRow, MappingGroup, Rate, Sample
+from memforensics.case.model import Layer, LayerRow, MappingGroup, Rate, Sample, Target
 from memforensics.report import observed as say
 from memforensics.report import terminal_parts as parts
 from memforensics.report.text import visible
@@ -38,7 +38,7 @@ class WatchScreen:
             self._width = width
             self._fixed = (
                 list(_who(tick, width)),
-                [_facts(_growth(tick.case, tick.diagnosis)), Text()],
+                [_facts(_growth(tick)), Text()],
                 list(_where(tick, footer, width)),
             )
         above, middle, below = self._fixed
@@ -94,6 +94,9 @@ def _sizes(tick: WatchTick, width: int) -> Iterator[RenderableType]:
     """What every tick changes."""
     words = [size_text(tick.rss) + (f" in {len(tick.now)} processes" if len(tick.now) > 1 else "")]
     words.append(f"seen for {duration_text(round(tick.elapsed_s))}")
+    stopped = [str(pid) for pid, sample in tick.now.items() if sample.is_stopped]
+    if stopped:
+        words.append(f"stopped: {', '.join(stopped[:_MEMBERS_SHOWN])}")
     judged_s = tick.age_s(tick.ages.verdict_ns) or 0.0
     if judged_s >= _OLD_S:
         words.append(f"judged {duration_text(round(judged_s))} ago")
@@ -107,14 +110,15 @@ def _sizes(tick: WatchTick, width: int) -> Iterator[RenderableType]:
     yield _facts(rows)
 
 
-def _growth(case: Case, diagnosis: Diagnosis) -> Iterator[tuple[str, Text | str]]:
+def _growth(tick: WatchTick) -> Iterator[tuple[str, Text | str]]:
+    diagnosis = tick.diagnosis
     yield "growth", say.growth_sentence(diagnosis.growth)
     limit = diagnosis.growth.limit_bytes if diagnosis.growth else None
     if limit is not None:
         yield "limit", say.limit_sentence(diagnosis.growth) or f"{size_text(limit)} for the cgroup"
-    if diagnosis.next_step and diagnosis.verdict in ("growing", "leak"):
+    if diagnosis.next_step and diagnosis.verdict in ("growing", "leak") and not tick.search:
         yield "next", diagnosis.next_step
-    for loss in case.losses:
+    for loss in tick.case.losses:
         yield "not seen", f"{loss.count} {loss.what}" + (f"; less with {loss.reduce}" if loss.reduce else "")
 
 
@@ -156,6 +160,12 @@ def _where(tick: WatchTick, footer: str, width: int) -> Iterator[RenderableType]
     yield Text(visible(footer), style="dim")
 
 
+def short_command(target: Target) -> str:
+    """Its role where it has one, and its command line without the folders of what it names."""
+    words = " ".join(word.rpartition("/")[2] or word for word in target.cmdline) or target.comm
+    return f"{target.role}: {words}" if target.role else words
+
+
 def _facts(rows: Iterable[tuple[str, Text | str]]) -> Padding:
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(style="dim", no_wrap=True, width=_LABEL - 1)
@@ -177,7 +187,7 @@ def _waterfall(rows: Sequence[LayerRow], width: int) -> Table:
             Text(row.layer if row.in_rss else f"{row.layer} (beside RSS)", style="bold" if grows else ""),
             size_text(row.bytes) if row.bytes is not None else "not read",
             change_text(row.change_bytes) if row.change_bytes is not None else "",
-            rate_text(row.rate.estimate) if row.rate is not None else "",
+            rate_text(row.rate.estimate) if row.rate is not None and _moves(row.rate) else "",
         ]
         style = "bold red" if row.verdict == "leak" else "yellow" if grows else "dim"
         word = Text("" if row.bytes is None or row.verdict == "insufficient-data" else row.verdict, style=style)
@@ -191,14 +201,19 @@ def _waterfall(rows: Sequence[LayerRow], width: int) -> Table:
 
 
 def _interval(rate: Rate | None) -> str:
-    return f"{change_text(rate.low)} to {change_text(rate.high)}" if rate is not None else ""
+    return f"{change_text(rate.low)} to {change_text(rate.high)}" if rate is not None and _moves(rate) else ""
+
+
+def _moves(rate: Rate) -> bool:
+    return bool(rate.low or rate.high)
 
 
 def _groups(grown: Sequence[MappingGroup], width: int) -> Table:
     table = _table("now", "change")
     table.add_column("what", no_wrap=True)
     for group in grown:
-        name = f"{group.name}, {group.count_after}" + (" (the start moves down, the end stays)" if group.moved else "")
+        name = group.name + (f", {group.count_after} of them" if group.count_after > 1 else "")
+        name += " (its start moves down)" if group.moved else ""
         table.add_row(
             size_text(group.after_bytes) if group.after_bytes is not None else "",
             change_text(group.change_bytes),
@@ -221,9 +236,7 @@ def _members(tick: WatchTick, width: int) -> Table:
     alive = [m for m in diagnosis.members if m.pid in now]
     for member in alive[:_MEMBERS_SHOWN]:
         target = case.target(member.pid)
-        command = " ".join(target.cmdline) or target.comm if target else ""
-        if target is not None and target.role:
-            command = f"{target.role}: {command}"
+        command = short_command(target) if target is not None else ""
         table.add_row(
             str(member.pid),
             size_text(now[member.pid].rss),

@@ -73,6 +73,7 @@ def watch_object(tick: WatchTick) -> Json:
                 "rss_bytes": tick.now[target.pid].rss if target.pid in tick.now else None,
                 "change_bytes": growth[target.pid].change_bytes if target.pid in growth else None,
                 "bytes_per_minute": rate_json(growth[target.pid].rate if target.pid in growth else None),
+                "stopped": tick.now[target.pid].is_stopped if target.pid in tick.now else None,
                 "left": utf8(target.left_how) if target.left_how else None,
             }
             for target in case.targets

@@ -129,6 +129,7 @@ class Process:
             hugetlb=status_bytes(status, "HugetlbPages"),
             vm_size=status_bytes(status, "VmSize"),
             threads=int(status["Threads"]) if "Threads" in status else None,
+            state=status["State"][:1] if "State" in status else None,
         )
 
     def resident_bytes(self) -> int:

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from fixtures.constructed import BASE, PID, SECOND, case, diagnosis, snapshot
+from fixtures.constructed import BASE, PID, SECOND, case, diagnosis, snapshot, target
 from rich.console import Console
 from rich.text import Text
 
-from memforensics.case.model import Diagnosis, LayerRow, Sample
+from memforensics.case.model import Case, Diagnosis, LayerRow, Sample
 from memforensics.cli.screen import Screen
+from memforensics.jobs.conclude import conclude_case
 from memforensics.report.prometheus import metrics
 from memforensics.report.terminal_watch import WatchScreen, sparkline
 from memforensics.report.watch_line import Ages, WatchTick, watch_object, watch_text
@@ -74,6 +75,26 @@ def test_the_search_for_the_cause_is_told() -> None:
     assert "looking for the cause (12 s)" in text_of(searching)
     assert watch_text(searching).endswith("looking for the cause (12 s)")
     assert watch_object(searching)["search"] == "looking for the cause (12 s)"
+
+
+def test_a_process_that_is_stopped_is_said_to_be() -> None:
+    stopped = tick(now={PID: replace(SAMPLE, state="T")})
+    assert f"stopped: {PID}" in text_of(stopped)
+    assert [member["stopped"] for member in watch_object(stopped)["members"]] == [True]
+    assert [member["stopped"] for member in watch_object(tick())["members"]] == [False]
+
+
+def test_memory_of_a_process_that_left_is_in_no_layer_while_the_tree_lives() -> None:
+    child = replace(snapshot(), pid=PID + 1)
+    both = case(targets=(target(), target(pid=PID + 1, ppid=PID)), snapshots=(snapshot(), child))
+    left = replace(both, targets=(target(), target(pid=PID + 1, ppid=PID, exited_ns=BASE, left_how="it exited")))
+    over = replace(both, targets=tuple(replace(each, exited_ns=BASE) for each in both.targets))
+
+    def rss(whole: Case) -> int:
+        return sum(row.bytes or 0 for row in conclude_case(whole).layers if row.in_rss)
+
+    alone = rss(case(snapshots=(snapshot(),)))
+    assert (rss(both), rss(left), rss(over)) == (2 * alone, alone, 2 * alone)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 99, 100, 120, 200])
