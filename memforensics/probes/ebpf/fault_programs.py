@@ -33,7 +33,7 @@ TRACEPOINTS = {
 FREE_WALKS = 128  # of pages never touched before, in 16 ms, that are walked anyway; an eighth of that, of others
 RARITY = 64  # ... and beyond, one of so many pages that were touched before; eight times more of others
 
-_TARGET = struct.Struct("<QQ4qQ4q")  # address space, parent, resident pages by member, faults not walked, allowances
+_TARGET = struct.Struct("<QQ4qQ4qQ")  # address space, parent, resident pages by member, faults not walked, ...
 _PAGE_KEY = struct.Struct("<QQ")
 _PAGE = struct.Struct("<QQIIQ")  # site, t_ns, count, member, window
 _PAGE_KEYS = np.dtype([("space", "<u8"), ("page", "<u8")])
@@ -52,7 +52,7 @@ LOSSES: tuple[tuple[str, str], ...] = (
     ("stacks cut short: no copy of the stack could be made", ""),
     ("children not followed: too many processes", "trace a smaller tree"),
     (
-        "pages that a system call made resident without a fault, at an unknown place: counted as touched, never as "
+        "pages that became resident at an unknown place (mostly by a system call without a fault): never counted as "
         "still there",
         "trace-mmap shows pinned and populated mappings",
     ),
@@ -109,7 +109,7 @@ class FaultPrograms(StackPrograms):
         first = (-1, -1, -1, -1)
         if now is not None:
             first = (now.rss_file // PAGE, now.rss_anon // PAGE, (now.swap or 0) // PAGE, now.rss_shmem // PAGE)
-        return self._targets.enter(pid, _TARGET.pack(space, 0, *first, *[0] * 5))
+        return self._targets.enter(pid, _TARGET.pack(space, 0, *first, *[0] * 6))
 
     def thin(self, level: int) -> None:
         """Walks less, where it costs too much (overhead.py): at n, for one of 2**n pages, at the most."""

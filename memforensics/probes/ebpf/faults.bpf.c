@@ -74,18 +74,15 @@ struct allowance {
 struct target {
     u64 as;
     u64 parent;         /* tgid it was forked from, with the same program in it; 0: none, or it has exec'ed */
-    s64 first[MEMBERS]; /* resident pages when it was entered here, by member; -1: not known */
+    s64 pages[MEMBERS]; /* resident, as rss_stat told last, by member; -1: not known */
     u64 unwalked;       /* faults without a look at the stack */
     struct allowance fresh, again; /* for pages that were not touched before, and that were */
-};
-
-/* What rss_stat told last of one address space (by a hash of its mm), in pages; -1: not known */
-struct counters {
-    s64 pages[MEMBERS];
+    u32 mm_id, unused;  /* of which these pages are; 0: of which they are is not told yet */
 };
 
 /* The fault that a thread is in, or was in last */
 struct fault {
+    u64 id; /* of the thread */
     u64 address;
     u32 code;
     u32 open;    /* 0: what it brought is booked */
@@ -126,24 +123,29 @@ struct populated {
 
 #include "stacks.bpf.h"
 
-BPF_TABLE("lru_hash", u32, struct counters, mms, 16384);
-BPF_TABLE("lru_hash", u64, struct fault, faults, 65536);
+#define FAULTS 16384
+
+BPF_TABLE("lru_hash", u32, u32, mms, 16384); /* the tgid that has the pages of an mm */
+BPF_ARRAY(faults, struct fault, FAULTS);     /* by tid; threads that share a place are rarely in a fault together */
 BPF_TABLE("lru_hash", u64, struct populated, populating, 16384);
 BPF_F_TABLE("hash", struct page_key, struct page, pages, MAX_PAGES, HASH_FLAGS);
 
 #define FIELD(type, offset) (*(type *)((char *)ctx + (offset)))
 
+static __always_inline struct fault *fault_of(u64 id) {
+    u32 at = id & (FAULTS - 1);
+    return faults.lookup(&at);
+}
+
 static __always_inline void note_fault(u64 id, u64 address, u32 code, s64 syscall) {
-    struct fault *mine = faults.lookup(&id);
-    if (mine) {
-        mine->address = address;
-        mine->code = code;
-        mine->syscall = syscall;
-        mine->open = 1;
+    struct fault *mine = fault_of(id);
+    if (!mine)
         return;
-    }
-    struct fault fresh = {.address = address, .code = code, .open = 1, .syscall = syscall};
-    faults.update(&id, &fresh);
+    mine->id = id;
+    mine->address = address;
+    mine->code = code;
+    mine->syscall = syscall;
+    mine->open = 1;
 }
 
 int on_user_fault(void *ctx) {
@@ -164,26 +166,30 @@ int on_kernel_fault(void *ctx) {
     return 0;
 }
 
+/* Who has the pages of an mm: the process itself, but for one that borrows it (vfork). 0: nobody, or not known. */
+static __always_inline struct target *owner_of(u32 mm_id, struct target *current, u32 tgid) {
+    u32 *known;
+    if (current && current->mm_id == mm_id)
+        return current;
+    known = mms.lookup(&mm_id);
+    if (known) {
+        struct target *other = target_of(*known);
+        if (other && other->mm_id == mm_id)
+            return other;
+    }
+    if (!current)
+        return 0;
+    if (current->mm_id) /* exec: another than before */
+        current->pages[0] = current->pages[1] = current->pages[2] = current->pages[3] = -1;
+    current->mm_id = mm_id;
+    mms.update(&mm_id, &tgid);
+    return current;
+}
+
 /* The change of a counter, which the kernel gives in full. 0 where it was not known before. Threads that add at the
  * same time may each see the other's pages in it: see pages_of(). */
-static __always_inline s64 change_of(u32 mm_id, u32 member, s64 now, struct target *target) {
-    struct counters *known = mms.lookup(&mm_id);
-    s64 before;
-    if (!known) {
-        struct counters fresh = {.pages = {-1, -1, -1, -1}};
-        if (target) {
-            fresh.pages[0] = target->first[0];
-            fresh.pages[1] = target->first[1];
-            fresh.pages[2] = target->first[2];
-            fresh.pages[3] = target->first[3];
-            target->first[0] = target->first[1] = target->first[2] = target->first[3] = -1;
-        }
-        mms.update(&mm_id, &fresh);
-        known = mms.lookup(&mm_id);
-        if (!known)
-            return 0;
-    }
-    before = __sync_lock_test_and_set(&known->pages[member & (MEMBERS - 1)], now);
+static __always_inline s64 change_of(struct target *owner, u32 member, s64 now) {
+    s64 before = __sync_lock_test_and_set(&owner->pages[member & (MEMBERS - 1)], now);
     return before < 0 ? 0 : now - before;
 }
 
@@ -263,7 +269,7 @@ int on_rss(void *ctx) {
     u32 member = FIELD(u32, RSS_MEMBER), mm_id = FIELD(u32, RSS_MM_ID), is_current = FIELD(u32, RSS_CURR);
     u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *target = target_of(tgid);
+    struct target *target = target_of(tgid), *owner;
     struct scratch *scratch;
     struct request *request;
     struct fault *mine;
@@ -272,9 +278,12 @@ int on_rss(void *ctx) {
     void *user;
     s64 change, syscall;
 
-    if (member >= MEMBERS || (!target && (is_current || !mms.lookup(&mm_id))))
+    if (member >= MEMBERS || (!target && is_current))
         return 0;
-    change = change_of(mm_id, member, FIELD(s64, RSS_SIZE) >> PAGE_SHIFT_HERE, is_current ? target : 0);
+    owner = owner_of(mm_id, is_current ? target : 0, tgid);
+    if (!owner)
+        return 0;
+    change = change_of(owner, member, FIELD(s64, RSS_SIZE) >> PAGE_SHIFT_HERE);
     if (!target || !is_current || member == MM_SWAPENTS)
         return 0; /* reclaim, khugepaged, a fork that fills its child: only the count is kept */
     scratch = my_scratch();
@@ -286,8 +295,8 @@ int on_rss(void *ctx) {
     request = &scratch->request;
     request->by_mmap = 0;
     request->window = 0;
-    mine = faults.lookup(&id);
-    if (mine && mine->open && mine->syscall == syscall) {
+    mine = fault_of(id);
+    if (mine && mine->id == id && mine->open && mine->syscall == syscall) {
         /* a file's page that was there goes when the private copy comes */
         if (member != MM_ANONPAGES && (mine->code & FAULT_PRESENT))
             return 0;
@@ -298,6 +307,8 @@ int on_rss(void *ctx) {
         if (member == MM_ANONPAGES)
             request->address &= ~((request->pages << PAGE_SHIFT_HERE) - 1);
     } else {
+        if (change > 0 && mine && mine->id != id && syscall == NO_SYSTEM_CALL)
+            lose_many(LOSS_UNPLACED, change); /* another thread took its place */
         if (change <= 0 || syscall == NO_SYSTEM_CALL || syscall == NR_MUNMAP)
             return 0;
         request->pages = change;
@@ -381,13 +392,12 @@ int on_mmap_exit(struct sys_exit *ctx) {
 }
 
 static __always_inline void forked(struct target *child, struct target *parent) {
-    child->first[0] = child->first[1] = child->first[2] = child->first[3] = -1;
+    child->pages[0] = child->pages[1] = child->pages[2] = child->pages[3] = -1;
 }
 
 static __always_inline void execed(struct target *target) {
 }
 
 static __always_inline void thread_left(u64 id) {
-    faults.delete(&id);
     populating.delete(&id);
 }
