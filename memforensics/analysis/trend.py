@@ -218,8 +218,7 @@ class _Judge:
         envelope = _envelope_slope(points) * 60.0
         if envelope < ENVELOPE_SHARE * estimate or envelope < 0.5 * self.floor:
             return trend("saw-tooth" if _returns(points) else "flat")
-        bent = _minima(points) if _returns(points) else points  # where saw-teeth end says nothing of the level
-        if _bend(bent) < BENT_SHARE and rise > 2.0 * _noise(points):
+        if rise > 2.0 * _noise(points) and _levels_off(points, rise):
             return trend("plateau", bound=_bound(points))
         if estimate > self.floor and low > 0.5 * self.floor and up < ALPHA:
             return trend("linear")
@@ -306,6 +305,14 @@ def _envelope_slope(points: list[_Point]) -> float:
     return min(slopes)
 
 
+def _levels_off(points: list[_Point], rise: float) -> bool:
+    """Whether its second half rises less. Where in a saw-tooth a window ends says nothing of that: there its minima
+    are asked, and a rise within one tooth says nothing either."""
+    if not _returns(points):
+        return _bend(points) < BENT_SHARE
+    return rise > _fall(points) and _bend(_minima(points)) < BENT_SHARE
+
+
 def _minima(points: list[_Point]) -> list[_Point]:
     """The lower envelope by stretches of equal length, of which each half of the window has MINIMA."""
     start, width = points[0].t, (points[-1].t - points[0].t) / (2 * MINIMA)
@@ -323,11 +330,16 @@ def _returns(points: list[_Point]) -> bool:
     """Whether it went up and came back, rather than wobbled: more than half of its range given back at once."""
     values = [p.value for p in points]
     span = max(values) - min(values)
-    top, fall = values[0], 0.0
-    for v in values:
-        top = max(top, v)
-        fall = max(fall, top - v)
-    return span >= MIN_RISE and fall > 0.5 * span
+    return span >= MIN_RISE and _fall(points) > 0.5 * span
+
+
+def _fall(points: list[_Point]) -> float:
+    """The most that was given back, from a top to what came after."""
+    top, fall = points[0].value, 0.0
+    for point in points:
+        top = max(top, point.value)
+        fall = max(fall, top - point.value)
+    return fall
 
 
 def _is_step(points: list[_Point]) -> bool:
