@@ -27,6 +27,8 @@ from memforensics.probes.ebpf.objects import Table
 SOURCES = Path(__file__).parent
 DIST_PACKAGES = "/usr/lib/python3/dist-packages"
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+# bcc compiles for the machine that ARCH names, which people who build kernels have set for theirs.
+_ARCH = {"x86_64": "x86", "aarch64": "arm64"}
 MOUNT_TRACEFS = "mount -t tracefs nodev /sys/kernel/tracing"
 
 _INIT_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
@@ -179,7 +181,8 @@ class Engine:
         self._bcc = import_bcc()
         flags = [f"-D{name}={value}" for name, value in defines.items()]
         flags += ["-I/usr/include", f"-I/usr/include/{platform.machine()}-linux-gnu", "-w", "-g0"]
-        with _environment("BCC_KERNEL_SOURCE", str(SOURCES)), _captured_stderr() as said:
+        arch = _ARCH.get(platform.machine(), platform.machine())
+        with _environment("BCC_KERNEL_SOURCE", str(SOURCES)), _environment("ARCH", arch), _captured_stderr() as said:
             try:
                 self._code = compiled(self._bcc, one_text(source), flags)
             except Exception as error:
