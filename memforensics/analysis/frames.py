@@ -18,7 +18,7 @@ _MALLOC_LIBRARY = re.compile(
 _CXX_RUNTIME = re.compile(r"lib(stdc\+\+|gcc_s|c\+\+|c\+\+abi)[-.].*so.*")
 _CALLS_THROUGH = re.compile(r"libffi[-.].*so.*")  # calls a function on behalf of ctypes or cffi
 # A runtime's own functions, in whichever file they are linked, and what a JVM asks the system through.
-_RUNTIME = re.compile(r"runtime\.[A-Za-z_]\S*")  # Go
+_RUNTIME = re.compile(r"runtime\.[A-Za-z_(]\S*")  # Go
 _JVM_ASKS = re.compile(r"os::\w+(::\w+)*\(.*|AllocateHeap\(.*")
 _V8 = re.compile(r"(.* )?v8::(base|internal)::.*")
 _INTERPRETER = re.compile(r"(lib)?python[23](\.\d+)?[a-z]*([-.].*)?")

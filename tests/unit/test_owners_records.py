@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memforensics.case.model import Mapping
+from memforensics.probes.owners.arenas import glibc_arenas
 from memforensics.probes.owners.files import weights_format
 from memforensics.runtimes.mimalloc import segments
 from memforensics.runtimes.reading import Run, joined
@@ -102,3 +104,49 @@ def test_weights_by_their_first_bytes(data: bytes, expected: str | None) -> None
 @given(st.binary(max_size=64), st.integers(0, 1 << 50))
 def test_no_bytes_are_too_strange(data: bytes, size: int) -> None:
     weights_format(data, size)
+
+
+HEAPS = 64 * MIB  # heaps of arenas stand at multiples of it
+HOME = BASE + -BASE % HEAPS
+
+
+class Heads:
+    """The first words of some heaps."""
+
+    def __init__(self, heads: dict[int, bytes]) -> None:
+        self.heads = heads
+
+    def read(self, address: int, size: int) -> bytes | None:
+        return self.heads.get(address, b"")[:size] or None
+
+    def present(self, start: int, end: int) -> list[Run]:
+        return [(start, end)]
+
+
+def private(start: int, size: int) -> Mapping:
+    return Mapping(start=start, end=start + size, perms="rw-p", offset=0, device="00:00", inode=0, path="")
+
+
+def test_heaps_of_an_arena_that_grew_since_the_mappings_were_read() -> None:
+    further = HOME + HEAPS
+    heads = {
+        HOME: words(HOME + 0x30, 0, HEAPS, HEAPS),
+        further: words(HOME + 0x30, HOME, 3 * MIB, 4 * MIB),  # the mapping had 2 MiB then
+    }
+    found = list(glibc_arenas(Heads(heads), [private(HOME, HEAPS), private(further, 2 * MIB)]))
+    assert [(mark.start - HOME, mark.end - HOME) for mark in found] == [(0, HEAPS), (HEAPS, HEAPS + 2 * MIB)]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        words(HOME + 0x30, 0, 3 * MIB + 1, 4 * MIB),  # no whole pages
+        words(HOME + 0x30, 0, 4 * MIB, 3 * MIB),  # more in use than writable
+        words(HOME + 0x30, 0, HEAPS, 2 * HEAPS),
+        words(HOME + 0x30, HOME, 3 * MIB, 4 * MIB),  # a first heap has none before it
+        words(HOME + 0x1000, 0, 3 * MIB, 4 * MIB),  # the arena is not behind its header
+        words(HOME + 9 * HEAPS, HOME, 3 * MIB, 4 * MIB),  # of an arena that is not there
+    ],
+)
+def test_what_only_stands_where_a_heap_could(head: bytes) -> None:
+    assert list(glibc_arenas(Heads({HOME: head}), [private(HOME, 4 * MIB)])) == []

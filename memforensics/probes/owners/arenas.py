@@ -4,14 +4,14 @@ import struct
 from collections.abc import Iterator, Sequence
 
 from memforensics.case.model import Mapping, OwnerMark
-from memforensics.probes.looking import Look
+from memforensics.runtimes.reading import Reading
 from memforensics.target.pagemap import PAGE
 from memforensics.units import MIB
 
 ARENA_ALIGN = 64 * MIB  # glibc malloc/arena.c: HEAP_MAX_SIZE = 2 * DEFAULT_MMAP_THRESHOLD_MAX, on 64-bit
 
 
-def glibc_arenas(look: Look, private: Sequence[Mapping]) -> Iterator[OwnerMark]:
+def glibc_arenas(look: Reading, private: Sequence[Mapping]) -> Iterator[OwnerMark]:
     """Heaps of arenas other than the main one. Trusts malloc/arena.c's heap_info at 64 MiB alignment: {ar_ptr, prev,
     size, mprotect_size}, the arena's own struct right behind its first heap's header (2.35 added pagesize: 0x30)."""
     heads: dict[int, tuple[int, int, int, int, Mapping]] = {}
@@ -22,7 +22,7 @@ def glibc_arenas(look: Look, private: Sequence[Mapping]) -> Iterator[OwnerMark]:
                 continue
             arena, previous, size, writable = struct.unpack("<4Q", data)
             plausible = 0 < size <= writable <= ARENA_ALIGN and size % PAGE == 0 and writable % PAGE == 0
-            if plausible and address + size <= mapping.end:
+            if plausible:  # it may have grown since the mappings were read
                 heads[address] = (arena, previous, size, writable, mapping)
     for address, (arena, previous, _, writable, mapping) in heads.items():
         home = arena & -ARENA_ALIGN
