@@ -1,9 +1,10 @@
 """What reading a process costs us and the process: `make bench-snapshot`.
 
-Readers, interleaved, on a process with 60,000 mappings, one with a single large region, and a Python process with torch
-and a model: CPU and wall time of each reading, and the target's own mmap (each 50 us in a thread of its own) while it
-is read. Medians over the rounds, and their range; of the longest mmap of each reading the median and the greatest.
-Prints Markdown. Needs root or the same user; tools that are not installed are left out, and named.
+Readers, interleaved, on processes with 60,000 mappings, with one large region of small and of huge pages, with 200 GiB
+of address space of which 2 are used, and with Python, torch and a model: CPU and wall time of each reading, and the
+target's own mmap (each 50 us in a thread of its own) while it is read; then the same under `memforensics watch`. A
+ratio is of one reader to `cat smaps` of the same round. Prints Markdown, in about five minutes. Needs root or the same
+user; tools that are not installed are left out, and named.
 """
 
 import argparse
@@ -22,9 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from tracer_statistics import Estimate, estimate, estimate_ratio
 
 from memforensics.probes.repeated import Earlier
-from memforensics.probes.snapshots import take_snapshot
+from memforensics.probes.snapshots import Reader, take_snapshot
 from memforensics.target import Process, open_process
 
 HERE = Path(__file__).resolve().parent
@@ -76,23 +78,47 @@ def tool(*words: str) -> Callable[[Process], Read]:
     return prepared
 
 
-def repeated(process: Process) -> Read:
+def repeated(*, marks: bool) -> Callable[[Process], Read]:
     """A second reading of a process of which little changed."""
-    earlier = Earlier()
-    return lambda: take_snapshot(process, "pagemap", marks=False, earlier=earlier)
+
+    def prepared(process: Process) -> Read:
+        earlier = Earlier()
+        return lambda: take_snapshot(process, "pagemap", marks=marks, earlier=earlier)
+
+    return prepared
 
 
+def once(reader: Reader, *, marks: bool = False) -> Callable[[Process], Read]:
+    return lambda process: lambda: take_snapshot(process, reader, marks=marks)
+
+
+PEER = "cat smaps"
 READERS: dict[str, Callable[[Process], Read]] = {
     "nothing": lambda process: lambda: time.sleep(IDLE_S),
-    "cat smaps": tool("cat", "/proc/{pid}/smaps"),
+    PEER: tool("cat", "/proc/{pid}/smaps"),
     "pmap -X": tool("pmap", "-X", "{pid}"),
     "psutil memory_maps": lambda process: lambda: psutil.Process(process.pid).memory_maps(grouped=False),
     "cat smaps_rollup": tool("cat", "/proc/{pid}/smaps_rollup"),
-    "memforensics": lambda process: lambda: take_snapshot(process, "pagemap", marks=False),
-    "memforensics, again": repeated,
-    "memforensics, smaps": lambda process: lambda: take_snapshot(process, "smaps", marks=False),
-    "memforensics, with owners": lambda process: lambda: take_snapshot(process, "pagemap"),
+    "memforensics": once("pagemap"),
+    "memforensics, again": repeated(marks=False),
+    "memforensics, entries": once("entries"),
+    "memforensics, smaps": once("smaps"),
+    "memforensics, with owners": once("pagemap", marks=True),
+    "memforensics, with owners, again": repeated(marks=True),
 }
+
+# CPU over that of `cat smaps`, at most: reader, target, figure. Entries are read where there is no PAGEMAP_SCAN.
+GOALS = (
+    ("memforensics", "mappings", 0.5),
+    ("memforensics", "region", 0.25),
+    ("memforensics, entries", "mappings", 1.3),
+    ("memforensics, entries", "region", 1.3),
+    ("memforensics, smaps", "mappings", 1.3),
+    ("memforensics, again", "mappings", 0.25),
+    ("memforensics, again", "region", 0.25),
+    ("memforensics, again", "torch", 0.25),
+)
+STALL_MS = 5.0  # the longest under `watch`, at any size
 
 
 # --- targets
@@ -107,8 +133,8 @@ def built(*flags: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def native(count: int, size: int) -> Iterator[Target]:
-    with built() as program, contextlib.closing(Target([program, str(count), str(size)])) as target:
+def native(*words: object) -> Iterator[Target]:
+    with built() as program, contextlib.closing(Target([program, *map(str, words)])) as target:
         yield target
 
 
@@ -167,46 +193,105 @@ def measure(target: Target, read: Read, into: Figures) -> None:
         values.append(int(value) / 1e3)
 
 
-def of_target(target: Target, names: Sequence[str], rounds: int) -> dict[str, Figures]:
+def of_target(target: Target, names: Sequence[str], rounds: int, seconds: float) -> dict[str, Figures]:
+    """So many rounds, or as many as there is time for."""
     figures = {name: Figures() for name in names}
     with contextlib.closing(open_process(target.pid)) as process:
         reads = {name: READERS[name](process) for name in names}
         for read in reads.values():
             read()  # caches warm, modules imported
+        end = time.monotonic() + seconds
         for _ in range(rounds):
             for name, read in reads.items():
                 measure(target, read, figures[name])
+            if time.monotonic() > end:
+                break
     return figures
 
 
+def under_watch(target: Target, seconds: float) -> dict[str, Figures]:
+    """The target left alone, and while `watch` takes a reading each second."""
+    figures = {"nothing": Figures(), "memforensics watch": Figures()}
+    measure(target, lambda: time.sleep(seconds), figures["nothing"])
+    words = [sys.executable, "-m", "memforensics", "watch", str(target.pid), "--interval", "1s", "--json"]
+    watch = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        assert watch.stdout is not None
+        if not watch.stdout.readline():
+            raise SystemExit("watch ended")
+        measure(target, lambda: time.sleep(seconds), figures["memforensics watch"])
+    finally:
+        watch.kill()
+        watch.communicate()
+    return figures
+
+
+# --- tables
+
+
+def text(found: Estimate, digits: int) -> str:
+    low, high, brackets = found.low, found.high, "[]"
+    if low is None or high is None:
+        low, high, brackets = found.smallest, found.largest, "()"
+    return f"{found.median:.{digits}f} {brackets[0]}{low:.{digits}f} to {high:.{digits}f}{brackets[1]}"
+
+
+def ratio(figures: dict[str, Figures], name: str) -> Estimate | None:
+    """Of CPU time, by rounds."""
+    if name == PEER or not {name, PEER} <= figures.keys():
+        return None
+    return estimate_ratio([one / peer for one, peer in zip(figures[name].cpu, figures[PEER].cpu, strict=True)])
+
+
 def table(figures: dict[str, Figures]) -> str:
-    smaps = statistics.median(figures["cat smaps"].cpu) if "cat smaps" in figures else None
     lines = [
-        "| reader | CPU ms | of `cat smaps` | wall ms | mmap p50 us | p99 us | longest ms (greatest) |",
+        f"| reader | CPU ms | of `{PEER}` | wall ms | mmap p50 us | p99 us | longest ms (of all) |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, each in figures.items():
-        if name == "nothing":
-            cost = ["-", "-", "-"]
-        else:
-            share = f"{statistics.median(each.cpu) / smaps:.2f}" if smaps else "-"
-            cost = [spread(each.cpu), share, spread(each.wall)]
-        stall = [f"{statistics.median(each.p50):.1f}", f"{statistics.median(each.p99):.0f}"]
-        longest = f"{statistics.median(each.longest) / 1e3:.2f} ({max(each.longest) / 1e3:.1f})"
-        lines.append(f"| {' | '.join([name, *cost, *stall, longest])} |")
+        cost = ["-", "-", "-"]
+        if name != "nothing":
+            of_peer = ratio(figures, name)
+            cost = [text(estimate(each.cpu), 1), text(of_peer, 2) if of_peer else "-", text(estimate(each.wall), 0)]
+        lines.append(f"| {' | '.join([name, *cost, *stalls(each)])} |")
     return "\n".join(lines)
 
 
-def spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+def stalls(each: Figures) -> list[str]:
+    return [
+        f"{statistics.median(each.p50):.1f}",
+        f"{statistics.median(each.p99):.0f}",
+        f"{statistics.median(each.longest) / 1e3:.2f} ({max(each.longest) / 1e3:.2f})",
+    ]
+
+
+def goals(found: dict[str, dict[str, Figures]], watched: dict[str, dict[str, Figures]]) -> Iterator[str]:
+    """Reached: the whole interval is below."""
+    yield "| goal | at most | measured | |\n|---|---|---|---|"
+    for name, target, most in GOALS:
+        of_peer = ratio(found.get(target, {}), name)
+        if of_peer is not None:
+            high = of_peer.largest if of_peer.high is None else of_peer.high
+            word = "reached" if high <= most else "not shown" if of_peer.median <= most else "missed"
+            yield f"| {name} of `{PEER}`, {target} | {most} | {text(of_peer, 2)} | {word} |"
+    for target, figures in watched.items():
+        longest, alone = (max(figures[name].longest) / 1e3 for name in ("memforensics watch", "nothing"))
+        word = "reached" if longest < STALL_MS else "missed"
+        yield f"| longest mmap under watch, {target} | {STALL_MS:.0f} ms | {longest:.2f} (alone {alone:.2f}) | {word} |"
+
+
+def load() -> str:
+    return f"load {os.getloadavg()[0]:.1f}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=60, help="a target at most, after which no round begins")
+    parser.add_argument("--watch-seconds", type=float, default=8, help="under watch, and as long alone")
     parser.add_argument("--region-gib", type=int, default=6, help="the size of the large region")
     parser.add_argument("--mappings", type=int, default=60000)
-    parser.add_argument("--targets", default="mappings,region,torch", help="with commas between")
+    parser.add_argument("--targets", default="mappings,region,huge,sparse,torch", help="with commas between")
     parser.add_argument("--readers", default=";".join(READERS), help="with semicolons between")
     parser.add_argument("--torch-python", type=Path, help="a Python that has torch (default: one in the cache folder)")
     options = parser.parse_args()
@@ -214,20 +299,43 @@ def main() -> int:
     for name in [name for name in names if name.startswith("pmap") and shutil.which("pmap") is None]:
         print(f"{name}: not installed", file=sys.stderr)
         names.remove(name)
+    region = options.region_gib << 30
     targets: dict[str, tuple[str, Callable[[], contextlib.AbstractContextManager[Target]]]] = {
         "mappings": (f"{options.mappings:,} mappings of 16 KiB", lambda: native(options.mappings, 16384)),
-        "region": (f"One region of {options.region_gib} GiB", lambda: native(1, options.region_gib << 30)),
+        "region": (f"one region of {options.region_gib} GiB", lambda: native(1, region)),
+        "huge": (f"one region of {options.region_gib} GiB in huge pages", lambda: native(1, region, "huge")),
+        "sparse": ("one region of 200 GiB of which 2 are used", lambda: native(1, 200 << 30, "sparse")),
         "torch": ("Python with torch and a model", lambda: with_torch(options.torch_python)),
     }
-    print(f"{time.strftime('%Y-%m-%d')}, Linux {os.uname().release}, {os.cpu_count()} CPUs, {options.rounds} rounds")
+    host = f"Linux {os.uname().release}, {os.uname().machine}, {os.cpu_count()} CPUs ({cpu_model()})"
+    print(f"Measured {time.strftime('%Y-%m-%d')} on {host}; {load()} at the begin.")
+    print("Medians; in brackets the 95% interval (Wilcoxon's signed ranks), in parentheses the range of fewer than 6.")
+    found, watched = {}, {}
     for name in options.targets.split(","):
         title, make = targets[name]
         with make() as target:
             maps = Path(f"/proc/{target.pid}/maps").read_bytes().count(b"\n")
             rss = psutil.Process(target.pid).memory_info().rss
-            found = of_target(target, names, options.rounds)
-        print(f"\n### {title} ({maps:,} mappings, {rss / 2**20:,.0f} MiB resident)\n\n{table(found)}", flush=True)
+            before, chosen = load(), [each for each in names if (name, each) != ("sparse", "memforensics, entries")]
+            found[name] = of_target(target, chosen, options.rounds, options.seconds)
+            watched[name] = under_watch(target, options.watch_seconds)
+        n = min(len(each.cpu) for each in found[name].values())
+        print(
+            f"\n### {name}: {title} ({maps:,} mappings, {rss / 2**20:,.0f} MiB resident), n={n}, {before} to {load()}"
+        )
+        print(f"\n{table(found[name])}", flush=True)
+    print("\n### Under `memforensics watch --interval 1s`\n")
+    print("| target | mmap p50 us, alone | p99 | longest ms | p50, watched | p99 | longest ms |")
+    print("|---|---|---|---|---|---|---|")
+    for name, each in watched.items():
+        print(f"| {' | '.join([name, *stalls(each['nothing']), *stalls(each['memforensics watch'])])} |")
+    print("\n" + "\n".join(goals(found, watched)))
     return 0
+
+
+def cpu_model() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
 
 
 if __name__ == "__main__":

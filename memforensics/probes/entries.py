@@ -27,7 +27,7 @@ class Entries:
     def _records(self, at: int, end: int) -> Ints:
         words: Words = np.frombuffer(self._pagemap.entries(at, end), "<u8")
         is_there, is_file = words >= _PRESENT, words & _FILE != 0
-        shared = np.flatnonzero(is_there & (words & (_FILE | _EXCLUSIVE) == 0))
+        shared = np.flatnonzero(is_there & (words & _EXCLUSIVE == 0))  # the huge one counts as a file's
         if len(shared):
             is_there[shared[self._is_zero(words[shared])]] = False
         categories = is_there * (IS_PRESENT + is_file * IS_FILE)

@@ -1,5 +1,6 @@
 """PROCMAP_QUERY: one mapping of a process by address, without the text of all others (kernel 6.11, fs/proc/task_mmu.c,
-uapi/linux/fs.h). Dearer than maps for all of them (FACTS.md), and it knows what maps does not print: the page size."""
+uapi/linux/fs.h). Dearer than maps for all of them (FACTS.md), and it knows what maps does not print: the page size, and
+a path that has a backslash of its own."""
 
 import ctypes
 import errno
@@ -10,7 +11,6 @@ from collections.abc import Iterator
 
 from memforensics.case.model import Mapping
 from memforensics.errors import ProbeFailed, TargetGone
-from memforensics.target.parse import unescape_path
 from memforensics.target.procfs import ProcFS
 
 _ARG = struct.Struct("9Q4I2Q")
@@ -69,7 +69,7 @@ class ProcMap:
             offset=offset,
             device=f"{major:02x}:{minor:02x}",
             inode=inode,
-            path=unescape_path(path),
+            path=path,
         )
         return mapping, page_size
 
