@@ -24,7 +24,7 @@ from memforensics.probes.base import Evidence
 from memforensics.target import Process, open_process
 from memforensics.target.about import about as about_process
 from memforensics.target.procfs import ProcFS
-from memforensics.target.tree import descendants
+from memforensics.target.tree import descendants, newest_pid
 from memforensics.units import NS_PER_S
 
 Record = Evidence | ProbeStatus | VariantRun
@@ -69,6 +69,7 @@ class TreeObserver:
     _targets: dict[int, Target] = field(default_factory=dict)
     _forbidden: set[int] = field(default_factory=set)
     _next_scan_ns: int = 0
+    _newest_pid: bytes | None = None  # of the host, at the last scan
 
     def open(self) -> list[Record]:
         """Takes hold of the root and of the descendants there are; who they are."""
@@ -149,6 +150,10 @@ class TreeObserver:
         if not self.children:
             self._next_scan_ns = 1 << 62
             return []
+        newest = newest_pid(self.proc)
+        if newest is not None and newest == self._newest_pid:
+            return []
+        self._newest_pid = newest
         began = time.thread_time()
         found: list[Record] = []
         for root in (self.pid, *self._orphans()):

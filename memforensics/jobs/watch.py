@@ -33,7 +33,10 @@ SAMPLES_KEPT = 96  # a process and level of thinning, in memory
 SNAPSHOTS_KEPT = 8  # a process
 MAPPINGS_KEPT = 40_000  # of a process, in all its snapshots
 LEFT_KEPT = 64  # processes that left
-SNAPSHOT_EVERY_S = 5.0  # at the soonest
+SNAPSHOT_EVERY_S = 5.0, 15.0  # at the soonest: in the beginning, later
+JUDGE_EVERY_S = 0.5, 10.0  # the same
+LATER = 0.05  # of the time seen
+COMMIT_EVERY_S = 2.0  # to the case file
 CPU_SHARE = 0.006  # of a core: the most that we take in the long run
 CPU_CREDIT_S = 1.5  # CPU seconds that may be taken beyond it: the first minutes are the ones looked at
 PATIENCE_S = 60.0  # a judgement and a snapshot come at least so often ...
@@ -109,6 +112,7 @@ def recorder_for(meta: CaseMeta, path: Path | None, *, clock: Callable[[], int] 
         max_snapshots=SNAPSHOTS_KEPT,
         max_mappings=MAPPINGS_KEPT,
         max_left=LEFT_KEPT,
+        commit_every_s=COMMIT_EVERY_S,
         bounded=True,
         clock=clock,
     )
@@ -153,7 +157,7 @@ class _Turn:
     """Something dear that is done when there is room for it, and at the latest when it is overdue."""
 
     allowance: _Allowance
-    every_s: float = 0.0  # at the soonest
+    every_s: tuple[float, float]  # at the soonest: in the beginning, later
     next_ns: int = 0
     overdue_ns: int = 0
 
@@ -164,7 +168,9 @@ class _Turn:
         """It took so much of our CPU time."""
         seen_s = (now - self.allowance.began_ns) / NS_PER_S
         patience_s = max(min(PATIENCE_SHARE * seen_s, PATIENCE_S), cpu_s / PATIENCE_CPU)
-        self.next_ns, self.overdue_ns = now + int(self.every_s * NS_PER_S), now + int(patience_s * NS_PER_S)
+        soonest, later = self.every_s
+        self.next_ns = now + int(min(max(soonest, LATER * seen_s), later) * NS_PER_S)
+        self.overdue_ns = now + int(patience_s * NS_PER_S)
 
 
 class _Watch:
@@ -175,8 +181,8 @@ class _Watch:
         self.catalogue = load_catalogue()
         self.began_ns = observer.clock()
         allowance = _Allowance(observer.clock, cpu)
-        self.reading = _Turn(allowance, max(SNAPSHOT_EVERY_S, observer.interval_s))
-        self.judging = _Turn(allowance)
+        self.reading = _Turn(allowance, SNAPSHOT_EVERY_S)
+        self.judging = _Turn(allowance, JUDGE_EVERY_S)
         self.seen = Seen()
         self.earlier: defaultdict[int, Earlier] = defaultdict(Earlier)  # of each member's snapshots
         self.read_ns: dict[int, tuple[int, int]] = {}  # of each member's last snapshot: taken, and its oldest figure
@@ -237,7 +243,8 @@ class _Watch:
             self.line, self.judged_ns = _evenly(total_series(self.case.samples)), now
             self.judging.done(now, self.cpu() - began)
         if self.search is not None and not ended and self.search.follow(self.diagnosis, now):
-            self.judging.overdue_ns, is_news = 0, True
+            self.judging.next_ns = self.judging.overdue_ns = 0
+            is_news = True
         total = sum(sample.growth_metric for sample in self.now.values())
         self.is_news = False
         return WatchTick(

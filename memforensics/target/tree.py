@@ -5,6 +5,15 @@ from memforensics.target.parse import parse_stat
 from memforensics.target.procfs import ProcFS
 
 
+def newest_pid(proc: ProcFS) -> bytes | None:
+    """The PID that was given out last (of ours and all namespaces in ours), as text: while it stays, no process or
+    thread was made. None where that is not told (fs/proc/loadavg.c)."""
+    try:
+        return (proc.root / "loadavg").read_bytes().split()[-1]
+    except (OSError, IndexError):
+        return None
+
+
 def descendants(pid: int, proc: ProcFS | None = None) -> list[int]:
     """PIDs of all living descendants of `pid`, parents before children, without itself. Reads every /proc/*/stat once;
     processes that leave meanwhile are passed over, zombies left out."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,10 @@ def test_until_ends_as_soon_as_it_is_said() -> None:
 def test_a_leak_in_a_child_is_the_trees_and_the_child_is_named() -> None:
     with running(python("watch_grower.py", "parent", "60"), ready=None) as parent:
         child = int(parent.wait_for("ready").split()[1])
-        code, lines = watch(parent.pid, "--duration", "9s")
-        alone, without = watch(parent.pid, "--duration", "8s", "--no-children")
+        with ThreadPoolExecutor() as pool:
+            tree = pool.submit(watch, parent.pid, "--duration", "9s")
+            root = pool.submit(watch, parent.pid, "--duration", "9s", "--no-children")
+            (code, lines), (alone, without) = tree.result(), root.result()
     assert code == 4
     quickest = max(lines[-1]["members"], key=lambda m: m["bytes_per_minute"]["estimate"])
     assert quickest["pid"] == child

@@ -23,6 +23,7 @@ from memforensics.probes.owners.stacks import thread_stacks
 from memforensics.target import Process
 from memforensics.target.memory import Memory
 from memforensics.target.pagemap import Pagemap
+from memforensics.target.urgent import urgent
 
 
 def find_owners(
@@ -55,15 +56,18 @@ def find_owners(
         ground, spans = Ground(), Spans(anonymous)
         ground.claim(jvm(look, process, snapshot))
         ground.claim(_allocators(look, process, snapshot, vain))
-        ground.claim(remembered_chunks(look, spans, known))
+        with urgent:
+            ground.claim(remembered_chunks(look, spans, known))
         ground.claim(glibc_arenas(look, private))
         ground.claim(thread_stacks(look, process, snapshot))
         chunks, broken = chained_chunks(look, private, spans, ground, vain)
         ground.claim(chunks)
-        ground.claim(pymalloc(look, snapshot, private, ground, known))
+        with urgent:
+            ground.claim(pymalloc(look, snapshot, private, ground, known))
         ground.claim(searched_chunks(look, broken, spans, ground, vain))
         ground.claim(hugetlb(look, process, snapshot))
-        marks = [piece for mark in ground.marks for piece in _by_mapping(look, mark, snapshot)]
+        with urgent:
+            marks = [piece for mark in ground.marks for piece in _by_mapping(look, mark, snapshot)]
     taken = Ground(marks)
     taken.claim(special_files(process, snapshot))
     return tuple(taken.marks), tuple(loss for loss in look.losses() if loss.count)
