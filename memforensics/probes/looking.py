@@ -93,12 +93,18 @@ class Look:
     _runs: dict[Run, list[Run]] = field(default_factory=dict)
 
     def present(self, start: int, end: int) -> list[Run]:
-        """Runs of present pages of a range; without PAGEMAP_SCAN of its first GiB."""
+        """Runs of present pages of a range; without PAGEMAP_SCAN of its first GiB. None where the range, which may be
+        what the target wrote, reaches beyond what a process has."""
         known = self._runs.get((start, end))
         if known is not None:
             return known
+        if not 0 <= start <= end < 1 << 63:
+            return []
         if self.can_scan:
-            runs = [(first, last) for first, last, _ in self.pagemap.scan(start, end)]
+            try:
+                runs = [(first, last) for first, last, _ in self.pagemap.scan(start, end)]
+            except ProbeFailed:  # EFAULT
+                runs = []
         else:
             runs = self.pagemap.present(start, end, limit_bytes=GIB)
             self.unread_bytes += max(0, end - start - GIB)

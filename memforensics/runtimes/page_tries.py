@@ -13,7 +13,7 @@ Not known: jemalloc 4, jemalloc for 57 address bits, and Google's newer tcmalloc
 """
 
 import struct
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, replace
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 _USER = 1 << 47
-_MAX_RECORD_BYTES = 256 * MIB  # of records read a snapshot; 128 bytes an extent
+_MAX_LEAF_BYTES = 256 * MIB  # read a snapshot: 8 bytes a page of what is owned
+_MAX_RECORD_BYTES = 256 * MIB  # the same: 128 bytes an extent
+_MAX_READ, _LEAST_READ = 16 * MIB, 16 * KIB  # of them at once; what a read counts at least
+_BATCH, _MAX_ELEMENTS = 1 << 20, 8 << 20  # gone through at a time, and in all: 32 GiB of small objects
+_MAX_BLOCK_READS = 16_384
 _MAX_STATIC_PAGES = 4096  # of one module looked at for the root
 _TRIED_A_SLOT = 24  # pages
 _MAX_TRIES = 1024  # of slots with addresses, a module and kind
@@ -210,70 +214,105 @@ class Owned:
 
 
 def owned(reading: Reading, found: PageTrie) -> Owned:
-    """Everything that one trie knows."""
-    import numpy as np
-
-    trie = found.trie
-    elements: list[np.ndarray[Any, Any]] = []
-    bases: list[np.ndarray[Any, Any]] = []
+    """Everything that one trie knows. Whatever stands there, what is read is bounded; and our own memory, as some
+    leaves are gone through at a time."""
+    trie, records = found.trie, _Records(reading, found.trie)
     leaves: list[Run] = []
+    heap: list[Run] = []
+    pages: list[int] = []
+    budget, left = _MAX_LEAF_BYTES, 0
+    batch = _Elements(trie)
     for slot, leaf in pointers_in(reading, found.root, found.root + (8 << trie.root_bits)):
-        index = (slot - found.root) // 8
-        leaves.append((leaf, leaf + (8 << trie.leaf_bits)))
-        for first, last in reading.present(leaf & -PAGE, leaves[-1][1]):
-            first, last = max(first, leaf), min(last, leaves[-1][1])
-            words = np.frombuffer(reading.read(first, last - first) or b"", "<u8")
-            at = np.flatnonzero(words)
-            page = (index << trie.leaf_bits) + (first - leaf) // 8 + at
-            elements.append(words[at] & np.uint64(trie.pointer_mask & (1 << 64) - 1))
-            bases.append(page.astype(np.uint64) << np.uint64(trie.page_bits))
-    if not elements:
-        return Owned([], [], 0)
-    pointers, where = np.concatenate(elements), np.concatenate(bases)
-    records, order = np.unique(pointers, return_inverse=True)
-    starts, ends, unread = _extents(reading, trie, records)
-    # An element is believed where its record covers its page: those within free memory may be left from before.
-    covers = (starts[order] <= where) & (where < ends[order])
-    true = np.unique(order[covers])
-    heap = joined(list(zip(starts[true].tolist(), ends[true].tolist(), strict=True)))
-    return Owned(heap, joined(_metadata(reading, trie, leaves, records[true].tolist())), unread)
-
-
-def _extents(
-    reading: Reading, trie: Trie, records: "np.ndarray[Any, Any]"
-) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]", int]:
-    """Start and end of each record, 0 where it cannot be read; and how many were left."""
-    import numpy as np
-
-    starts, ends = np.zeros(len(records), np.uint64), np.zeros(len(records), np.uint64)
-    budget = _MAX_RECORD_BYTES
-    splits = np.flatnonzero(np.diff(records.astype(np.int64)) > PAGE) + 1
-    for part in np.split(np.arange(len(records)), splits):
-        first, last = int(records[part[0]]), int(records[part[-1]]) + trie.record.size
-        if not PAGE < first < last < _USER:
+        end = leaf + (8 << trie.leaf_bits)
+        parts = [(max(first, leaf), min(last, end)) for first, last in reading.present(leaf & -PAGE, end)]
+        budget -= sum((last - first for first, last in parts), PAGE)
+        if budget < 0 or batch.total > _MAX_ELEMENTS:
+            left += 1
             continue
-        budget -= last - first
-        if budget < 0:
-            return starts, ends, int(len(records) - part[0])
-        data = reading.read(first, last - first)
-        if data is None:
-            continue
-        pair = np.frombuffer(data, np.uint8)
-        offsets = (records[part] - np.uint64(first)).astype(np.int64)
-        head = trie.record.size - 16
-        fields = pair[offsets[:, None] + np.arange(head, head + 16)].copy().view("<u8")
-        begin = fields[:, 0] * np.uint64(trie.start_scale) & np.uint64(-PAGE & (1 << 64) - 1)
-        size = (fields[:, 1] & np.uint64(trie.size_mask & (1 << 64) - 1)) * np.uint64(trie.size_scale)
-        sane = (begin < _USER) & (size < _USER)
-        starts[part], ends[part] = np.where(sane, begin, 0), np.where(sane, begin + size, 0)
-    return starts, ends, 0
+        leaves.append((leaf, end))
+        for first, last in parts:
+            page = ((slot - found.root) // 8 << trie.leaf_bits) + (first - leaf) // 8
+            batch.add(page, reading.read(first, last - first) or b"")
+        if batch.count > _BATCH:
+            batch.tell(records, heap, pages)
+    batch.tell(records, heap, pages)
+    return Owned(joined(heap), joined(_metadata(reading, trie, leaves, pages)), records.unread + left)
 
 
-def _metadata(reading: Reading, trie: Trie, leaves: Sequence[Run], records: Sequence[int]) -> list[Run]:
+class _Elements:
+    """Of some leaves: addresses of records, and of the pages whose elements they are."""
+
+    def __init__(self, trie: Trie) -> None:
+        self._trie, self.count, self.total = trie, 0, 0
+        self._pointers: list[np.ndarray[Any, Any]] = []
+        self._where: list[np.ndarray[Any, Any]] = []
+
+    def add(self, first_page: int, data: bytes) -> None:
+        import numpy as np
+
+        words = np.frombuffer(data, "<u8")
+        at = np.flatnonzero(words)
+        self._pointers.append(words[at] & np.uint64(self._trie.pointer_mask & (1 << 64) - 1))
+        self._where.append((first_page + at).astype(np.uint64) << np.uint64(self._trie.page_bits))
+        self.count += len(at)
+        self.total += len(at)
+
+    def tell(self, records: "_Records", heap: list[Run], pages: list[int]) -> None:
+        """Adds the extents that are told of, and the pages that hold their records; and begins anew. An element is
+        believed where its record covers its page: those within free memory may be left from before."""
+        import numpy as np
+
+        if self.count:
+            where = np.concatenate(self._where)
+            pointers, order = np.unique(np.concatenate(self._pointers), return_inverse=True)
+            starts, ends = records.extents(pointers)
+            true = np.unique(order[(starts[order] <= where) & (where < ends[order])])
+            heap += joined(list(zip(starts[true].tolist(), ends[true].tolist(), strict=True)))
+            pages += np.unique(pointers[true] & np.uint64(-PAGE & (1 << 64) - 1)).tolist()
+        self._pointers, self._where, self.count = [], [], 0
+
+
+class _Records:
+    """Reads records until it has read enough; `unread` are those that were left."""
+
+    def __init__(self, reading: Reading, trie: Trie) -> None:
+        self.trie, self.unread = trie, 0
+        self._reading, self._budget = reading, _MAX_RECORD_BYTES
+
+    def extents(self, records: "np.ndarray[Any, Any]") -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
+        """Start and end by record (ascending), 0 where it cannot be read."""
+        import numpy as np
+
+        trie = self.trie
+        starts, ends = np.zeros(len(records), np.uint64), np.zeros(len(records), np.uint64)
+        signed = records.astype(np.int64)
+        splits = np.flatnonzero((np.diff(signed) > PAGE) | (np.diff(signed // _MAX_READ) != 0)) + 1
+        for part in np.split(np.arange(len(records)), splits):
+            first, last = int(records[part[0]]), int(records[part[-1]]) + trie.record.size
+            if not PAGE < first < last < _USER:
+                continue
+            self._budget -= max(_LEAST_READ, last - first)
+            if self._budget < 0:
+                self.unread += int(len(records) - part[0])
+                break
+            data = self._reading.read(first, last - first)
+            if data is None:
+                continue
+            offsets = (records[part] - np.uint64(first)).astype(np.int64)
+            head = trie.record.size - 16
+            fields = np.frombuffer(data, np.uint8)[offsets[:, None] + np.arange(head, head + 16)].copy().view("<u8")
+            begin = fields[:, 0] * np.uint64(trie.start_scale) & np.uint64(-PAGE & (1 << 64) - 1)
+            size = (fields[:, 1] & np.uint64(trie.size_mask & (1 << 64) - 1)) * np.uint64(trie.size_scale)
+            sane = (begin < _USER) & (size < _USER)
+            starts[part], ends[part] = np.where(sane, begin, 0), np.where(sane, begin + size, 0)
+        return starts, ends
+
+
+def _metadata(reading: Reading, trie: Trie, leaves: Sequence[Run], pages: Sequence[int]) -> list[Run]:
     """Memory that holds leaves and records: jemalloc's in blocks that tell their size, tcmalloc's where they lie."""
     block: Callable[[int], Run | None] = _NO_BLOCK if trie is not JEMALLOC else _blocks(reading)
     pieces = [(start & -PAGE, -(-end // PAGE) * PAGE) for start, end in leaves]
-    pieces += joined([(record & -PAGE, (record & -PAGE) + PAGE) for record in records], _NEAR)
+    pieces += joined([(page, page + PAGE) for page in pages], _NEAR)
     return [block(start) or (start, end) for start, end in pieces]
 
 
@@ -283,19 +322,22 @@ def _NO_BLOCK(_: int) -> None:  # noqa: N802
 
 def _blocks(reading: Reading) -> Callable[[int], Run | None]:
     """jemalloc's src/base.c: a block begins at a multiple of 2 MiB with its size (a multiple too) and the next."""
-    known: list[Run] = []
+    known: list[Run] = []  # ascending
+    tried = 0
 
     def block_of(address: int) -> Run | None:
-        for run in known:
-            if run[0] <= address < run[1]:
-                return run
+        nonlocal tried
+        index = bisect_right(known, (address, _USER)) - 1
+        if index >= 0 and known[index][0] <= address < known[index][1]:
+            return known[index]
         for steps in range(64):
             start = (address & -2 * MIB) - steps * 2 * MIB
-            data = reading.read(start, 16)
+            tried += 1
+            data = reading.read(start, 16) if tried <= _MAX_BLOCK_READS else None
             size, following = struct.unpack("<2Q", data) if data else (0, 1)
             if size and size % (2 * MIB) == 0 and start + size > address and following % (2 * MIB) == 0:
-                known.append((start, start + size))
-                return known[-1]
+                insort(known, (start, min(start + size, _USER)))
+                return start, min(start + size, _USER)
         return None
 
     return block_of

@@ -1,0 +1,144 @@
+"""Recognisers read what a hostile process may have written: whatever stands there, they end, and say only what may be.
+
+Memory is made of words of which many point into that memory itself, or say what headers say, so that structures are
+followed, and lead in circles.
+"""
+
+import inspect
+import random
+import re
+import struct
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from memforensics.case.model import Mapping
+from memforensics.probes.owners.allocators import static_data
+from memforensics.runtimes import hotspot
+from memforensics.runtimes.golang import find_go_heaps
+from memforensics.runtimes.hotspot import HotSpot
+from memforensics.runtimes.mimalloc import segments
+from memforensics.runtimes.page_tries import TRIES, PageTrie, Static, Trie, find_tries, owned, with_pointers
+from memforensics.runtimes.reading import Run
+from memforensics.units import MIB
+
+BASE = 0x7F0000000000  # a multiple of whatever anyone aligns to
+SIZE = 36 * MIB
+DATA = 0x560000000000
+DATA_SIZE = 3 * MIB
+SEEDS = range(6)
+
+
+class Hostile:
+    """Anonymous memory at BASE and static data at DATA; counts what is read."""
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.memory = {BASE: _words(rng, SIZE).tobytes(), DATA: _words(rng, DATA_SIZE).tobytes()}
+        self.reads = 0
+
+    def read(self, address: int, size: int) -> bytes | None:
+        self.reads += 1 + size // 4096
+        for base, data in self.memory.items():
+            if base <= address and address + size <= base + len(data):
+                return data[address - base : address - base + size]
+        return None
+
+    def present(self, start: int, end: int) -> list[Run]:
+        parts = [(max(start, base), min(end, base + len(data))) for base, data in self.memory.items()]
+        return sorted(part for part in parts if part[0] < part[1])
+
+    def constant(self, address: int, size: int) -> bytes | None:
+        return self.read(address, size)
+
+
+def _words(rng: np.random.Generator, size: int) -> "np.ndarray":
+    count = MIB // 8
+    step = rng.choice([1, 8, 64, 4096, 2 * MIB])  # of what is pointed to
+    kinds = [
+        BASE + rng.integers(0, SIZE // step, count) * step,
+        DATA + rng.integers(0, DATA_SIZE // 8, count) * 8,
+        rng.integers(0, 5000, count),
+        rng.integers(0, 64, count) * 4096,
+        rng.integers(0, 1 << 63, count),
+        np.zeros(count, np.int64),
+    ]
+    weights = rng.dirichlet(np.full(len(kinds), 0.5))
+    return np.tile(np.choose(rng.choice(len(kinds), count, p=weights), kinds).astype("<u8"), size // MIB)
+
+
+def mapping(start: int, size: int, path: str = "", inode: int = 0) -> Mapping:
+    return Mapping(
+        start=start, end=start + size, perms="rw-p", offset=0, device="00:00", inode=inode, path=path, rss=size
+    )
+
+
+@pytest.fixture(params=SEEDS)
+def hostile(request: pytest.FixtureRequest) -> Iterator[Hostile]:
+    yield (made := Hostile(request.param))
+    assert made.reads < 300_000, "of the target's time no more than a second"
+
+
+MEMORY = [(BASE, BASE + SIZE)]
+
+
+def statics(hostile: Hostile) -> list[Static]:
+    (static,) = static_data([mapping(DATA, 4096, "/usr/bin/program", 7), mapping(DATA + 4096, DATA_SIZE - 4096)])
+    return with_pointers(hostile, [static], MEMORY)
+
+
+def fit(runs: Sequence[Run]) -> bool:
+    return all(0 <= start < end < 1 << 48 for start, end in runs)
+
+
+def test_tries(hostile: Hostile) -> None:
+    pages = list(range(BASE, BASE + SIZE, 2 * MIB))
+    for found in find_tries(hostile, statics(hostile), MEMORY, pages):
+        assert fit(owned(hostile, found).heap)
+
+
+@pytest.mark.parametrize("trie", TRIES[:2], ids=lambda trie: trie.kind)
+def test_what_a_false_trie_says_ends(trie: Trie) -> None:
+    hostile = Hostile(seed=1)
+    its = owned(hostile, PageTrie(trie, DATA, "program"))
+    assert fit(its.heap)
+    assert its.unread > 0, "it would have taken longer than is good"
+    assert hostile.reads < 300_000
+
+
+def test_go(hostile: Hostile) -> None:
+    for heap in find_go_heaps(hostile, statics(hostile), MEMORY):
+        assert fit(heap.arenas)
+
+
+def test_mimalloc(hostile: Hostile) -> None:
+    data = hostile.read(DATA, DATA_SIZE) or b""
+    assert fit(segments(hostile, MEMORY, lambda: iter([data])))
+
+
+PAIRS = re.findall(r'"([\w<>]+)", "(\w+)"', inspect.getsource(hotspot))  # types and fields that are looked for
+TEXT = b"\0" + b"\0".join(sorted({name.encode() for pair in PAIRS for name in pair})) + b"\0"
+
+
+def test_hotspot(hostile: Hostile) -> None:
+    """A table that names everything that is looked for, and lies about all of it."""
+    words = [int.from_bytes(hostile.read(DATA + 8 * i, 8) or b"", "little") for i in range(64)]
+    rng = random.Random(words[0])
+
+    def entry(*names: str) -> bytes:
+        at = [DATA + MIB + TEXT.index(b"\0" + name.encode() + b"\0") + 1 for name in names]
+        return struct.pack("<5Q", *at, rng.getrandbits(1), rng.choice([0, 8, 64, *words]), rng.choice(words))
+
+    table = b"".join(entry(*pair) for pair in PAIRS) + bytes(40)
+    exported = {"gHotSpotVMStructs": DATA, "gHotSpotVMStructEntryArrayStride": 40}
+    exported |= {
+        f"gHotSpotVMStructEntry{name}Offset": 8 * index
+        for index, name in enumerate(("TypeName", "FieldName", "IsStatic", "Offset", "Address"))
+    }
+    values = {DATA + 2 * MIB + 8 * i: value for i, value in enumerate(exported.values())}
+    symbols = dict(zip(exported, values, strict=True))
+    library = table.ljust(MIB, b"\0") + TEXT.ljust(MIB, b"\0") + struct.pack(f"<{len(values)}Q", *values.values())
+    hostile.memory[DATA] = library.ljust(DATA_SIZE, b"\0")
+    for _, (start, end), _ in HotSpot(hostile, symbols.get, hostile.constant).regions():
+        assert start < end
