@@ -333,6 +333,8 @@ def _row_verdict(row: LayerRow, decision: Decision) -> VerdictWord:
             return word
     if row.change_bytes is None:
         return "insufficient-data"
+    if decision.verdict == "insufficient-data" and row.change_bytes >= MINIMUM_BYTES_PER_MINUTE:
+        return "insufficient-data"
     levelled = decision.verdict == "bounded" and row.layer != "file" and row.change_bytes >= MINIMUM_BYTES_PER_MINUTE
     return "bounded" if levelled else "steady"
 

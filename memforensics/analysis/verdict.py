@@ -15,6 +15,7 @@ from memforensics.units import GIB, MIB, NS_PER_S, duration_text
 OUTLASTED_SECONDS = 6 * 3600.0  # no warm-up, and few caches, still fill in a straight line after this
 OUTLASTED_SIZE = 1 * GIB  # nor is a smaller process worth the word
 OUTLASTED_SHARE = (0.6, 1.6)  # rate x age over size: below, it grew by something else; above, it was quicker before
+SECONDS_TO_JUDGE = 20.0
 PAST_SECONDS = 60.0  # after its end a trace tells what grew, and only the line what grows
 ONLY_ASKED_SHARE = 0.5  # of the confidence, for a culprit that only made a heap grow
 EXPLAINED_SHARE = 0.7  # of the growth, by findings that are bounded, for the whole to be bounded
@@ -131,6 +132,9 @@ def _outlasted(case: Case, growth: Growth) -> bool:
 
 def _next_step(case: Case, growth: Growth | None, line: VerdictWord) -> str:
     pid = case.meta.root_pid
+    root = case.target(pid) if pid is not None else None
+    if root is not None and root.left_how is not None and line != "growing":
+        return f"it is gone ({root.left_how}); look at it again while it runs, for {SECONDS_TO_JUDGE:.0f} s at least"
     if growth is None or line == "insufficient-data":
         wait = growth.trend.seconds_to_decide if growth else None
         longer = f" for {duration_text(wait)}" if wait else " for longer"

@@ -158,7 +158,7 @@ class TreeObserver:
         found: list[Record] = []
         for root in (self.pid, *self._orphans()):
             for pid in descendants(root, self.proc):
-                if pid in self.members or pid in self._forbidden:
+                if pid in self.members or pid in self._forbidden or pid == os.getpid():
                     continue
                 try:
                     found.append(self._join(open_process(pid, proc=self.proc), now))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,3 +81,14 @@ def test_nothing_is_left_open() -> None:
         for _records in observer.ticks(0.5):
             pass
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_who_observes_is_no_part_of_what_is_observed() -> None:
+    """A shell that is looked at from within: the one who looks is its child."""
+    script = (
+        "import os; from memforensics.jobs.observe import TreeObserver\n"
+        "with TreeObserver(os.getppid()) as observer:\n"
+        "    observer.open(); print(os.getppid() in observer.members, os.getpid() in observer.members)"
+    )
+    shell = ["/bin/sh", "-c", '"$0" -c "$1"; true', sys.executable, script]
+    assert subprocess.run(shell, capture_output=True, text=True, check=True).stdout.split() == ["True", "False"]

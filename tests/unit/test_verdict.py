@@ -150,3 +150,12 @@ def test_a_full_cache_that_turns_its_memory_over_is_steady() -> None:
 def test_a_heap_is_not_hidden_by_its_own_swings() -> None:
     own = replace(FINDING, trend=line(60 * MIB, 15, start=0), culprit=Culprit(library="l", extends=True))
     assert decide(constructed_case(age_s=60), growth(swinging()), [own]).verdict != "growing"
+
+
+def test_a_process_that_is_gone_is_not_to_be_looked_at_for_longer() -> None:
+    case = constructed_case(age_s=60)
+    gone = replace(case, targets=tuple(replace(target, left_how="it exited") for target in case.targets))
+    decision = decide(gone, None, [])
+    assert decision.next_step is not None
+    assert "it exited" in decision.next_step
+    assert f"memforensics diagnose {PID}" not in decision.next_step
