@@ -48,11 +48,13 @@ def _show(seen: "DiffView") -> None:
     from rich.console import Console
 
     from memforensics.report import terminal_snapshot as show
+    from memforensics.units import NS_PER_S
 
     console = Console(highlight=False)
-    console.print(show.diff_title(seen.before.name, seen.after.name, seen.change_bytes, seen.same_process))
+    seconds = (seen.after.snapshot.t_ns - seen.before.snapshot.t_ns) / NS_PER_S if seen.same_process else None
+    console.print(show.diff_title(seen.before.name, seen.after.name, seen.change_bytes, seconds))
     console.print()
-    console.print(show.groups_table(seen.groups))
+    console.print(show.groups_table(seen.groups, console.width))
     console.print()
     console.print(show.layer_changes(seen.layers))
     console.print(show.footnotes(seen.losses))

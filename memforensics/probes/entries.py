@@ -6,6 +6,7 @@ so not for large reservations. The target's mmap lock is let go every 2 MiB; sma
 
 import numpy as np
 
+from memforensics.errors import TargetGone
 from memforensics.target.columns import Bools, Ints, Words
 from memforensics.target.pagemap import ENTRIES_BYTES, IS_FILE, IS_PRESENT, PAGE, Pagemap, zero_frames
 
@@ -26,6 +27,8 @@ class Entries:
 
     def _records(self, at: int, end: int) -> Ints:
         words: Words = np.frombuffer(self._pagemap.entries(at, end), "<u8")
+        if len(words) < (end - at) // PAGE:  # pagemap_read() gives nothing, and no error, once it exits
+            raise TargetGone(self._pagemap.pid, "its address space is gone (exit or exec)")
         is_there, is_file = words >= _PRESENT, words & _FILE != 0
         shared = np.flatnonzero(is_there & (words & _EXCLUSIVE == 0))  # the huge one counts as a file's
         if len(shared):

@@ -9,9 +9,10 @@ from memforensics.case.model import Beside, LayerRow, Loss, MappingGroup, Snapsh
 from memforensics.report.observed import beside_facts
 from memforensics.report.snapshot_json import Group
 from memforensics.report.text import visible
-from memforensics.units import change_text, size_text
+from memforensics.units import change_text, duration_text, size_text
 
 _BAR = 24
+WIDE = 100  # columns
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _WHAT_STYLES = {"grew": "bold yellow", "appeared": "bold yellow", "shrank": "green", "went": "green", "same": "dim"}
 
@@ -29,12 +30,14 @@ def title(target: Target | None, taken: Snapshot) -> Text:
     return text
 
 
-def diff_title(before: str, after: str, change_bytes: int, same_process: bool) -> Text:
-    """What is compared, and by how much it differs."""
+def diff_title(before: str, after: str, change_bytes: int, seconds: float | None) -> Text:
+    """What is compared, and by how much it differs. `seconds`: between the two; None: of different processes."""
     text = Text(f"{visible(before)} → {visible(after)}: ", style="bold")
     text.append(change_text(change_bytes), style="bold yellow" if change_bytes > 0 else "bold green")
-    if not same_process:
+    if seconds is None:
         text.append("\ndifferent processes: paired by owner and size, not by address", style="not bold dim")
+    elif seconds > 0:
+        text.append(f" in {duration_text(seconds)}", style="not bold")
     return text
 
 
@@ -87,25 +90,20 @@ def owned_table(groups: Sequence[Group], top: int) -> Table:
     return table
 
 
-def groups_table(groups: Sequence[MappingGroup]) -> Table:
-    """What changed, the most first; what did not is one last row."""
-    table = _table(
-        ("change", "right"),
-        ("before", "right"),
-        ("after", "right"),
-        ("mappings", "right"),
-        ("what", "left"),
-        ("group", "left"),
-        ("layer", "left"),
-    )
+def groups_table(groups: Sequence[MappingGroup], width: int = WIDE) -> Table:
+    """What changed, the most first; what did not is one last row. Below `WIDE` columns the names have the room of the
+    layers, which `layer_changes` tells of."""
+    layer = (("layer", "left"),) if width >= WIDE else ()
+    sizes = (("change", "right"), ("before", "right"), ("after", "right"), ("mappings", "right"))
+    table = _table(*sizes, ("what", "left"), ("group", "left"), *layer)
     for group in groups:
-        if group.what == "same":
+        if not group.change_bytes:
             continue
         style = _WHAT_STYLES[group.what]
         name = Text(visible(group.name))
         if group.moved:
-            name.append(" (its start moved, its end stayed)", style="dim")
-        table.add_row(
+            name.append(" (downwards)" if group.change_bytes > 0 else " (from below)", style="dim")
+        cells: list[Text | str] = [
             Text(change_text(group.change_bytes), style=style),
             _size(group.before_bytes),
             _size(group.after_bytes),
@@ -113,8 +111,9 @@ def groups_table(groups: Sequence[MappingGroup]) -> Table:
             Text(group.what, style=style),
             name,
             Text("" if group.summed and group.layer == "unattributed" else group.layer, style="dim"),
-        )
-    unchanged = [group for group in groups if group.what == "same"]
+        ]
+        table.add_row(*cells[: len(table.columns)])
+    unchanged = [group for group in groups if not group.change_bytes]
     for what, same in (("moved", [g for g in unchanged if g.moved]), ("same", [g for g in unchanged if not g.moved])):
         if same:
             size = size_text(sum(group.after_bytes or 0 for group in same))
@@ -122,7 +121,7 @@ def groups_table(groups: Sequence[MappingGroup]) -> Table:
             number = sum(max(1, group.summed) for group in same)
             words = f"{number} group{'s' if number > 1 else ''} "
             words += "at other addresses, of the same size" if what == "moved" else "without change"
-            table.add_row("0 B", size, size, counts, what, Text(words), "", style="dim")
+            table.add_row("0 B", size, size, counts, what, Text(words), style="dim")
     return table
 
 

@@ -1,10 +1,15 @@
 """Pairing: mappings merge, split and move, and nothing is lost on the way."""
 
+import io
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from memforensics.analysis.diff import diff, total_change
 from memforensics.case.model import Mapping, MappingGroup, Snapshot
+from memforensics.report.terminal_snapshot import groups_table
 from memforensics.units import MIB
 
 PAGE = 4096
@@ -134,3 +139,41 @@ def test_the_largest_change_comes_first(before: Snapshot, after: Snapshot) -> No
 @given(snapshots())
 def test_a_snapshot_does_not_differ_from_itself(seen: Snapshot) -> None:
     assert all(group.what == "same" and not group.change_bytes for group in diff(seen, seen))
+
+
+@st.composite
+def cut_up(draw: st.DrawFn) -> tuple[Snapshot, Snapshot, int]:
+    """Anonymous memory before and after the mappings were split, merged, and grown at either end; what was added."""
+    before, after, added, at = [], [], 0, 1000
+    for pages in draw(st.lists(st.integers(1, 12), min_size=1, max_size=8)):
+        down, up = draw(st.integers(0, 3)), draw(st.integers(0, 3))
+        for side, first, last in ((before, at, at + pages), (after, at - down, at + pages + up)):
+            cuts = draw(st.sets(st.integers(at + 1, at + pages - 1), max_size=3)) if pages > 1 else set()
+            side += [anonymous(a, b - a) for a, b in pairwise([first, *sorted(cuts), last])]
+        added += down + up
+        at += pages + draw(st.integers(7, 30))
+    return snapshot(*before), snapshot(*after), added * PAGE
+
+
+@given(cut_up(), st.integers(1, 12))
+def test_splits_and_merges_are_no_change(cut: tuple[Snapshot, Snapshot, int], limit: int) -> None:
+    before, after, added = cut
+    groups = diff(before, after, limit=limit)
+    assert sum(group.change_bytes for group in groups) == total_change(before, after) == added
+    assert {group.what for group in groups} <= {"grew", "same"}, "nothing shrank, came or went"
+    assert sum(group.count_before for group in groups) == len(before.mappings)
+    assert sum(group.count_after for group in groups) == len(after.mappings)
+
+
+def test_two_screens() -> None:
+    """Narrow ones have no column for the layer; what has no bytes on either side is no change."""
+    empty = anonymous(9000, 64, rss=0)
+    groups = diff(snapshot(anonymous(100, 50)), snapshot(anonymous(80, 70), empty))
+    for width, has_layer in ((80, False), (120, True)):
+        console = Console(width=width, file=io.StringIO(), record=True)
+        console.print(groups_table(groups, width))
+        text = console.export_text()
+        assert ("anon-mmap" in text) == has_layer
+        assert "appeared" not in text
+        assert "(downwards)" in text
+        assert all(len(line) <= width for line in text.splitlines())
