@@ -24,16 +24,20 @@ _SPANS_BYTES = 8 * (ARENA // _PAGE)
 _MSPAN = struct.Struct("<24x2Q")  # next, prev, list; startAddr, npages
 _TRIED_ARENAS = 256  # the lowest: Go's begin at 0xc000000000
 _TRIED_PAGES = 64  # of an arena, from its start
+_MAX_FALSE = 64  # entries of a table that know no arena: a true one has none
+_MAX_ARENAS = 4096  # a snapshot: 256 GiB
 _NEAR = 16 * KIB  # mspans come from chunks of that size (runtime/mfixalloc.go)
 
 
 @dataclass(frozen=True, slots=True)
 class GoHeap:
-    """`arenas`: the Go heap, stacks of goroutines included. `records`: the tables above, and the mspans."""
+    """`arenas`: the Go heap, stacks of goroutines included. `records`: the tables above, and the mspans. `unread`:
+    arenas that were too many to read."""
 
     module: str
     arenas: list[Run]
     records: list[Run]
+    unread: int
 
 
 def find_go_heaps(reading: Reading, statics: Sequence[Static], memory: Sequence[Run]) -> Iterator[GoHeap]:
@@ -78,15 +82,31 @@ def _spans_of(reading: Reading, heap_arena: int, arena: int) -> int | None:
 def _read(reading: Reading, module: str, table: int) -> GoHeap:
     arenas: list[Run] = []
     records: list[Run] = [(table, table + _TABLE)]
-    mspans: list[Run] = []
+    mspans: set[int] = set()
+    false = unread = 0
     for slot, heap_arena in pointers_in(reading, table, table + _TABLE):
         start = (slot - table) // 8 * ARENA - _BASE
+        if false > _MAX_FALSE or len(arenas) >= _MAX_ARENAS:
+            unread += 1
+            continue
         spans = _spans_of(reading, heap_arena, start) if start > 0 else None
         if spans is None:
+            false += 1
             continue
         arenas.append((start, start + ARENA))
         records.append((heap_arena & -4096, -(-(spans + _SPANS_BYTES) // 4096) * 4096))
-        mspans += [
-            (span & -4096, (span & -4096) + 4096) for _, span in pointers_in(reading, spans, spans + _SPANS_BYTES)
-        ]
-    return GoHeap(module, joined(arenas), joined([*records, *joined(mspans, _NEAR)]))
+        mspans.update(_pages_pointed_to(reading, spans, spans + _SPANS_BYTES))
+    near = joined([(page, page + 4096) for page in mspans], _NEAR)
+    return GoHeap(module, joined(arenas), joined([*records, *near]), unread)
+
+
+def _pages_pointed_to(reading: Reading, start: int, end: int) -> list[int]:
+    """By the words there: 8,192 an arena."""
+    import numpy as np
+
+    pages: list[int] = []
+    for first, last in reading.present(start & -4096, end):
+        first, last = max(first, start), min(last, end)
+        words = np.frombuffer(reading.read(first, last - first & -8) or b"", "<u8")
+        pages += np.unique(words[(words > 4096) & (words < _BASE)] & np.uint64((1 << 64) - 4096)).tolist()
+    return pages

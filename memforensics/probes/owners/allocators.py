@@ -39,6 +39,7 @@ def allocators(look: Look, process: Process, snapshot: Snapshot) -> Iterator[Own
         yield from _marks(memory, its.heap, found.trie.kind, where)
         yield from _marks(memory, its.records, found.trie.kind, f"{where}: the records themselves")
     for heap in find_go_heaps(look, pointing, memory):
+        look.unread_records += heap.unread
         yield from _marks(memory, heap.arenas, "go-heap", f"arenas known to {heap.module}")
         yield from _marks(memory, heap.records, "go-runtime", f"records of the heap of {heap.module}")
     found_segments = segments(look, memory, lambda: _contents(look, statics))
