@@ -73,8 +73,8 @@ def slack(process: Process) -> int:
 
 
 def adds_up(process: Process, seen: Snapshot) -> None:
-    """Of a process that stood still (`settle`, `quiet_snapshot`): the rows in RSS sum to RssAnon + RssFile + RssShmem, and not by what is left over alone:
-    the mappings do so too."""
+    """Of a process that stood still (`settle`, `quiet_snapshot`): the rows in RSS sum to RssAnon + RssFile + RssShmem,
+    and not by what is left over alone: the mappings do so too."""
     assert seen.rollup is not None
     figure, off = kernel_rss(seen.rollup), slack(process)
     rows = layers(None, seen)
