@@ -37,11 +37,12 @@ SNAPSHOT_EVERY_S = 5.0, 15.0  # at the soonest: in the beginning, later
 JUDGE_EVERY_S = 0.5, 10.0  # the same
 LATER = 0.05  # of the time seen
 COMMIT_EVERY_S = 2.0  # to the case file
-CPU_SHARE = 0.006  # of a core: the most that we take in the long run
-CPU_CREDIT_S = 1.5  # CPU seconds that may be taken beyond it: the first minutes are the ones looked at
+CPU_SHARE = 0.005  # of a core: the most that we take in the long run
+CPU_CREDIT_S = 0.8  # CPU seconds that may be taken beyond it: the first minutes are the ones looked at
 PATIENCE_S = 60.0  # a judgement and a snapshot come at least so often ...
 PATIENCE_SHARE = 0.15  # ... and sooner in the beginning: of the time seen, at 8 s, 9 s, 10.5 s, 12 s, ...
 PATIENCE_CPU = 0.0025  # ... but later where one is dear: the most of a core that either takes without room for it
+FIRST_S = 60.0  # in which a judgement is not put off, however dear
 RESCAN_SHARE = 0.001  # of the time, in looking for new children
 LINE_POINTS = 160
 SEEK_S = 1.0  # how often to look for a target that went and should come back
@@ -158,6 +159,7 @@ class _Turn:
 
     allowance: _Allowance
     every_s: tuple[float, float]  # at the soonest: in the beginning, later
+    first_s: float = 0.0  # in which it is not put off
     next_ns: int = 0
     overdue_ns: int = 0
 
@@ -167,7 +169,9 @@ class _Turn:
     def done(self, now: int, cpu_s: float) -> None:
         """It took so much of our CPU time."""
         seen_s = (now - self.allowance.began_ns) / NS_PER_S
-        patience_s = max(min(PATIENCE_SHARE * seen_s, PATIENCE_S), cpu_s / PATIENCE_CPU)
+        patience_s = min(PATIENCE_SHARE * seen_s, PATIENCE_S)
+        if seen_s > self.first_s:
+            patience_s = max(patience_s, cpu_s / PATIENCE_CPU)
         soonest, later = self.every_s
         self.next_ns = now + int(min(max(soonest, LATER * seen_s), later) * NS_PER_S)
         self.overdue_ns = now + int(patience_s * NS_PER_S)
@@ -182,7 +186,7 @@ class _Watch:
         self.began_ns = observer.clock()
         allowance = _Allowance(observer.clock, cpu)
         self.reading = _Turn(allowance, SNAPSHOT_EVERY_S)
-        self.judging = _Turn(allowance, JUDGE_EVERY_S)
+        self.judging = _Turn(allowance, JUDGE_EVERY_S, FIRST_S)
         self.seen = Seen()
         self.earlier: defaultdict[int, Earlier] = defaultdict(Earlier)  # of each member's snapshots
         self.read_ns: dict[int, tuple[int, int]] = {}  # of each member's last snapshot: taken, and its oldest figure

@@ -15,7 +15,18 @@ import msgspec
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from memforensics.case.model import Case, EvidenceItem, Finding, FindingSite, Frame, Hook, Layer, Module, Target
+from memforensics.case.model import (
+    Case,
+    EvidenceItem,
+    Finding,
+    FindingSite,
+    Frame,
+    Hook,
+    Layer,
+    Module,
+    Snapshot,
+    Target,
+)
 
 State = Literal["met", "unmet", "unknown"]
 
@@ -269,25 +280,27 @@ class HugePagesCondition(_Condition, frozen=True, tag="huge-pages", kw_only=True
     share: float = 0.8
 
     def judge(self, scene: Scene) -> Outcome:
-        read = []
-        for snapshot in scene.case.snapshots:
-            if snapshot.pid != scene.pid:
-                continue
-            anonymous = [m for m in snapshot.mappings if not m.path or m.path == "[heap]" or m.path.startswith("[anon")]
-            if anonymous and all(m.anon_huge is not None and m.rss is not None for m in anonymous):
-                read.append(
-                    tuple(
-                        sum(part)
-                        for part in zip(*((m.anon_huge or 0, m.rss or 0, m.size) for m in anonymous), strict=True)
-                    )
-                )
-        if len(read) < 2:
+        taken = [snapshot for snapshot in scene.case.snapshots if snapshot.pid == scene.pid]
+        first = next(((at, sums) for at, each in enumerate(taken) if (sums := _huge_pages(each))), None)
+        last = next(((at, sums) for at, each in reversed([*enumerate(taken)]) if (sums := _huge_pages(each))), None)
+        if first is None or last is None or first[0] == last[0]:
             return Outcome("unknown", "huge pages were not read twice")
-        huge, resident, size = (after - before for before, after in zip(read[0], read[-1], strict=True))
+        huge, resident, size = (after - before for before, after in zip(first[1], last[1], strict=True))
         if resident <= 0:
             return Outcome("unmet", "resident anonymous memory did not grow between the readings")
         text = f"huge pages make {huge / resident:.0%} of the growth of resident anonymous memory"
         return Outcome("met" if huge >= self.share * resident and size < resident / 2 else "unmet", text)
+
+
+def _huge_pages(snapshot: Snapshot) -> tuple[int, int, int] | None:
+    """In huge pages, resident, and mapped, of the anonymous mappings; None where not all of it was read."""
+    huge = resident = size = 0
+    for m in snapshot.mappings:
+        if not m.path or m.path == "[heap]" or m.path.startswith("[anon"):
+            if m.anon_huge is None or m.rss is None:
+                return None
+            huge, resident, size = huge + m.anon_huge, resident + m.rss, size + m.size
+    return (huge, resident, size) if size else None
 
 
 class UnreadCondition(_Condition, frozen=True, tag="unread", kw_only=True):
