@@ -15,6 +15,7 @@ from memforensics.report.watch_line import WatchTick
 from memforensics.units import change_text, duration_text, rate_text, size_text
 
 _BARS = "▁▂▃▄▅▆▇█"
+_DOWN = "↓"
 _MEMBERS_SHOWN = 6
 _EVENTS_SHOWN = 4
 _GROUPS_SHOWN = 5
@@ -145,7 +146,8 @@ def _where(tick: WatchTick, footer: str, width: int) -> Iterator[RenderableType]
     grown = [group for group in diagnosis.groups if group.change_bytes > 0][:_GROUPS_SHOWN]
     if grown:
         yield Text()
-        yield parts.heading("Mappings that grew", "since the first look at them, the most first")
+        moved = f"; {_DOWN} its start moves down, its end stays" if any(group.moved for group in grown) else ""
+        yield parts.heading("Mappings that grew", f"since the first look at them{moved}")
         yield Padding(_groups(grown, width), (0, 0, 0, 2))
     if len(case.targets) > 1:
         yield Text()
@@ -213,11 +215,11 @@ def _groups(grown: Sequence[MappingGroup], width: int) -> Table:
     table.add_column("what", no_wrap=True)
     for group in grown:
         name = group.name + (f", {group.count_after} of them" if group.count_after > 1 else "")
-        name += " (its start moves down)" if group.moved else ""
+        name = f"{_DOWN} {name}" if group.moved else name
         table.add_row(
             size_text(group.after_bytes) if group.after_bytes is not None else "",
             change_text(group.change_bytes),
-            Text(parts.fit_end(visible(name), max(20, width - 28))),
+            Text(parts.fit_end(visible(name), max(20, width - 25))),
         )
     return table
 
