@@ -117,7 +117,7 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
         why, reduce = "to keep --overhead", "a higher --overhead"
         if self._governor.share is None:
             why = f"of very many (of pages touched again, one of {self.sampled_one_in} was)"
-            reduce = "--overhead 100%: looks at each"
+            reduce = "--overhead 100%, which looks at each"
         yield f"faults whose stack was not looked at, {why}: others count for them", reduce, unwalked
 
 

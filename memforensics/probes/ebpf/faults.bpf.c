@@ -258,8 +258,10 @@ static __always_inline int allowed(struct allowance *mine, u32 in_a_window) {
 }
 
 /* One of how many such faults is walked. What a process grows by is, mostly, pages that it never touched before; those
- * that it touches again and again, at the same addresses, are most of the faults where there are many. */
-static __always_inline u32 grain_of(struct settings *how, struct target *target, int is_again) {
+ * that it touches again and again, at the same addresses, are most of the faults where there are many. Before booking
+ * begins nothing is known of a page. */
+static __always_inline u32 grain_of(struct settings *how, struct target *target, struct page *before) {
+    int is_again = before || !how->booking;
     if (!how->free || allowed(is_again ? &target->again : &target->fresh, is_again ? how->free / AGAIN : how->free))
         return how->grain;
     return is_again ? how->rarity : how->rarity / AGAIN;
@@ -307,7 +309,7 @@ int on_rss(void *ctx) {
         if (member == MM_ANONPAGES)
             request->address &= ~((request->pages << PAGE_SHIFT_HERE) - 1);
     } else {
-        if (change > 0 && mine && mine->id != id && syscall == NO_SYSTEM_CALL)
+        if (change > 0 && mine && mine->id && mine->id != id && syscall == NO_SYSTEM_CALL)
             lose_many(LOSS_UNPLACED, change); /* another thread took its place */
         if (change <= 0 || syscall == NO_SYSTEM_CALL || syscall == NR_MUNMAP)
             return 0;
@@ -327,7 +329,7 @@ int on_rss(void *ctx) {
     request->member = member;
     struct page_key key = {.as = request->as, .page = request->address};
     before = pages.lookup(&key);
-    request->weight = weight_of(rarity_of(grain_of(how, target, before != 0), request->pages << PAGE_SHIFT_HERE));
+    request->weight = weight_of(rarity_of(grain_of(how, target, before), request->pages << PAGE_SHIFT_HERE));
     if (request->weight) {
         read_registers(scratch);
         programs.call(ctx, NEXT_WALK);

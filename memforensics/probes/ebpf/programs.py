@@ -14,7 +14,7 @@ MAX_LIVE = 1 << 20
 MAX_LIVE_PREALLOCATED = 1 << 17  # where the whole table costs its memory at once
 
 FREE_WALKS = 4  # stacks of one class of mappings that are walked in 16 ms, be it as balanced as it may
-RARITY = 128  # ... and beyond, one of so many: a power of two
+RARITY = 256  # ... and beyond, one of so many: a power of two
 ALL_BY_LOT = 8  # from that level on, FREE_WALKS draw lots too
 SWEEP_AT = 1 << 15  # closed entries in the table of live mappings
 
