@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -43,11 +42,12 @@ def outside(seen: Snapshot) -> dict[str, int]:
 @pytest.fixture
 def huge_pages() -> Iterator[None]:
     """A pool of hugetlb pages, given back at the end."""
-    if os.geteuid() != 0 or not POOL.exists():
-        pytest.skip("needs root, and a kernel with hugetlb pages")
-    before = int(POOL.read_text())
     try:
+        before = int(POOL.read_text())
         POOL.write_text(str(before + 5))
+    except OSError as error:
+        pytest.skip(f"needs root, and a kernel with hugetlb pages: {error}")
+    try:
         if int(POOL.read_text()) < before + 5:
             pytest.skip("needs 10 MiB of contiguous memory")
         yield
@@ -104,22 +104,18 @@ def test_transparent_huge_pages_of_each_kind(reader: Reader, tmp_path: Path) -> 
 @pytest.fixture
 def swap() -> Iterator[None]:
     """Some compressed memory to swap to, where the machine swaps to nothing."""
-    if len(Path("/proc/swaps").read_text().splitlines()) > 1:
+    with contextlib.ExitStack() as after:
+        if len(Path("/proc/swaps").read_text().splitlines()) < 2:
+            try:
+                number = int((ZRAM / "hot_add").read_text())
+                after.callback((ZRAM / "hot_remove").write_text, str(number))
+                Path(f"/sys/block/zram{number}/disksize").write_text(str(64 * MIB))
+                for tool in ("mkswap", "swapon"):
+                    subprocess.run([tool, f"/dev/zram{number}"], check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                pytest.skip(f"needs root, and zram to swap to: {error}")
+            after.callback(subprocess.run, ["swapoff", f"/dev/zram{number}"], check=True)
         yield
-        return
-    tools = [shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin") for name in ("mkswap", "swapon", "swapoff")]
-    if os.geteuid() != 0 or not (ZRAM / "hot_add").exists() or None in tools:
-        pytest.skip("needs root, and zram to swap to")
-    number = int((ZRAM / "hot_add").read_text())
-    device = Path(f"/dev/zram{number}")
-    try:
-        Path(f"/sys/block/zram{number}/disksize").write_text(str(64 * MIB))
-        for tool in tools[:2]:
-            subprocess.run([str(tool), device], check=True, capture_output=True)
-        yield
-        subprocess.run([str(tools[2]), device], check=True, capture_output=True)
-    finally:
-        (ZRAM / "hot_remove").write_text(str(number))
 
 
 @pytest.mark.parametrize("reader", ["smaps", "pagemap"])
