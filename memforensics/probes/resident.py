@@ -64,7 +64,7 @@ def count_resident(
             shmem[place] = path.startswith(_SHMEM) or columns.device[place] in tmpfs
             kinds[place] = _NONE if columns.device[place] in apart else _kind(path, shared=bool(shared[place]))
     scan = _Scan(pagemap) if pagemap.can_scan() else _ByEntries(pagemap)
-    for first, last in _spans(start, end, kinds, _GAP if is_whole else _GAP_OF_SOME):
+    for first, last in _spans(start, end, kinds, min(scan.gap, _GAP if is_whole else _GAP_OF_SOME)):
         look = scan.by_kind if kinds[first] == _KINDS else scan.plain
         look(int(start[first]), int(end[last - 1]))
     return scan.of(start, end, shared, shmem, (kinds == _KINDS) & shared)
@@ -85,6 +85,8 @@ def hugetlb_devices(process: Process, columns: Columns) -> frozenset[str]:
 
 class _Scan:
     """What the calls told, ascending."""
+
+    gap = _GAP
 
     def __init__(self, pagemap: Pagemap) -> None:
         self._pagemap = pagemap
@@ -139,6 +141,8 @@ class _Scan:
 
 class _ByEntries(_Scan):
     """The same where the kernel has no PAGEMAP_SCAN; entries do not tell of huge pages."""
+
+    gap = 64 * PAGE  # a gap has entries too
 
     def __init__(self, pagemap: Pagemap) -> None:
         super().__init__(pagemap)
