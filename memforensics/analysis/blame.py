@@ -13,6 +13,7 @@ from memforensics.analysis.frames import (
     caller_of,
     culprit_frame,
     extends_heap,
+    is_reserved_heap,
     is_v8_heap,
     layer_of,
     mark_hooks,
@@ -98,6 +99,12 @@ class _Held:
     inside: str | None
     culprit: Culprit | None
     key: tuple[object, ...]  # sites with the same one belong together
+
+
+def stack_and_culprit(case: Case, site: AllocationSite) -> tuple[Stack, Culprit | None]:
+    """The site's stack, hook frames marked, and whom it names."""
+    held = _held(case, site)
+    return held.stack, held.culprit
 
 
 def _held(case: Case, site: AllocationSite) -> _Held:
@@ -292,15 +299,16 @@ def _title(group: SiteGroup) -> str:
             return f"{group.layer} grows; whose code asks was not seen"
         return f"memory of {group.layer} that is mapped and not given back"
     if culprit.extends:
-        return f"{group.layer} grows, mostly when {_place(culprit)} asks for memory"
+        return f"{group.layer} grows, mostly when {place_of(culprit)} asks for memory"
     if group.layer == "thread-stack":
-        return f"stacks of threads that {_place(culprit)} starts stay"
+        return f"stacks of threads that {place_of(culprit)} starts stay"
     if group.inside is not None:
         return f"{culprit.library} maps memory inside {group.inside} and keeps it"
-    return f"{_place(culprit)} maps memory that stays outstanding"
+    return f"{place_of(culprit)} maps memory that stays outstanding"
 
 
-def _place(culprit: Culprit) -> str:
+def place_of(culprit: Culprit) -> str:
+    """keep in cache.py, pool_grow in libpool.so."""
     return f"{culprit.function} in {culprit.library}" if culprit.function else culprit.library
 
 
@@ -327,9 +335,9 @@ def _hook_version(hooks: Iterable[Hook], path: str | None) -> str | None:
 
 
 def _resident_share(site: AllocationSite) -> float:
-    """Resident over outstanding, 0 to 1; 1 where residency was not read."""
+    """Resident over outstanding, 0 to 1; 1 where residency was not read, but of what is only reserved."""
     if site.resident_bytes is None or site.outstanding_bytes <= 0:
-        return 1.0
+        return 0.0 if is_reserved_heap(site) else 1.0
     return min(1.0, site.resident_bytes / site.outstanding_bytes)
 
 

@@ -97,12 +97,12 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
     seconds = line.times_s[-1] - line.times_s[0] if line.times_s else 0.0
     traced = _growth_of_traces(case, line.change_bytes)
     findings = draft_findings(case, traced, seconds, {pid: member.grown for pid, member in tree.items()})
-    findings = [_with_mappings(_with_heaps(f, tree.get(f.pid)), tree.get(f.pid)) for f in findings]
     multiplying = series.population(case)
     if multiplying is not None and growth is not None:
         findings.append(_more_processes(case, multiplying, growth))
     if growth is not None and growth_word(growth.trend) == "growing":
         findings = with_residue(case, growth, members, rows, findings, traced)
+    findings = [_with_mappings(_with_heaps(f, tree.get(f.pid)), tree.get(f.pid)) for f in findings]
     findings = [with_objects(f, case.target(f.pid), _grown_groups(tree.get(f.pid), f.layer)) for f in findings]
     last = seen.beside([member.taken[-1] for member in living.values()])
     return Draft(growth, rows, groups, members, tuple(findings), last)
@@ -359,7 +359,9 @@ def _headline(case: Case, drafted: Draft, decision: Decision) -> str:
     if any(item.kind == _MORE_PROCESSES for item in first.evidence):
         return first.title
     child = "" if first.pid == case.meta.root_pid else f", in child process {first.pid}"
-    how = "mostly when asked by" if first.culprit and first.culprit.extends else "through"
+    extends = first.culprit is not None and first.culprit.extends
+    touched = any(site.kind == "fault" for site in first.sites)
+    how = ("mostly first touched by" if touched else "mostly when asked by") if extends else "through"
     through = f", {how} {_who(first)}" if first.culprit else ""
     grows = f"grows by {rate_text(first.rate.estimate) if first.rate else speed}"
     return f"{first.layer} {grows}{through}{child}"
@@ -416,6 +418,7 @@ def _not_seen(case: Case) -> tuple[NotSeen, ...]:
 
 _PROBES = {
     "mmap-trace": "through whose code memory is mapped",
+    "fault-trace": "who first touches new memory",
     "hooks": "who intercepts mmap and munmap",
     "snapshots": "which layer grows",
     "modules": "versions of the libraries",

@@ -179,4 +179,10 @@ def extends_heap(site: AllocationSite) -> bool:
             break
         if _MALLOC_LIBRARY.fullmatch(basename(frame.module)):
             return True
-    return site.outstanding_bytes == site.outstanding_count * GLIBC_HEAP_BYTES
+    return is_reserved_heap(site)
+
+
+def is_reserved_heap(site: AllocationSite) -> bool:
+    """Whether it is address space that glibc reserved for heaps of an arena, which become writable bit by bit."""
+    reserved = site.outstanding_count * GLIBC_HEAP_BYTES
+    return site.outstanding_bytes == reserved > 0 and layer_of(site) == "native-heap" and site.kind == "mmap"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from memforensics.analysis.blame import HEAPS, MINIMUM_BYTES_PER_MINUTE
+from memforensics.analysis.touched import with_touch
 from memforensics.case.model import (
     Case,
     EvidenceItem,
@@ -17,6 +18,7 @@ from memforensics.case.model import (
 )
 from memforensics.units import rate_text
 
+RESIDUE = "residue"  # kind of evidence
 RESIDUE_SHARE = 0.3  # growth that no finding explains, beyond which it is a finding of its own
 MOSTLY_SEEN = 0.5  # of what a heap grew by, seen to be asked for: else nobody is named
 
@@ -37,13 +39,7 @@ def with_residue(
     left = growth.rate.estimate * (1.0 - explained)
     if left < MINIMUM_BYTES_PER_MINUTE:
         return findings
-    unseen: dict[Layer, float] = {
-        row.layer: (row.change_bytes or 0)
-        - sum((f.share or 0.0) * traced_bytes for f in findings if f.layer == row.layer)
-        for row in rows
-        if row.in_rss and row.layer != "file"
-    }
-    layer: Layer = max(unseen, key=lambda name: unseen[name]) if any(b > 0 for b in unseen.values()) else "unattributed"
+    layer = _most_unseen(rows, findings, traced_bytes)
     pid = members[0].pid if members else (case.meta.root_pid or 0)
     if not case.traces:
         why = "mappings were not traced"
@@ -61,14 +57,20 @@ def with_residue(
         share=1.0 - explained,
         pid=pid,
         evidence=(
-            EvidenceItem(kind="residue", text=f"not explained by any traced site: {why}"),
+            EvidenceItem(kind=RESIDUE, text=f"not explained by any traced site: {why}"),
             EvidenceItem(kind="next", text=f"who touches it (not who leaks it): memforensics trace-faults {pid}"),
         ),
     )
     seen = next((f for f in findings if f.layer == layer and f.culprit is not None and f.culprit.extends), None)
     if seen is None:
-        return [*findings, rest]
-    return [_one_heap(seen, rest, growth.rate.estimate) if f is seen else f for f in findings]
+        return [*findings, with_touch(case, rest)]
+    return [with_touch(case, _one_heap(seen, rest, growth.rate.estimate)) if f is seen else f for f in findings]
+
+
+def is_unseen_heap(finding: Finding) -> bool:
+    """Whether a heap grows here and nobody was seen to ask for most of it."""
+    unseen = any(item.kind == RESIDUE for item in finding.evidence)
+    return unseen and finding.layer in HEAPS and finding.culprit is None
 
 
 def _most_unseen(rows: Sequence[LayerRow], findings: Sequence[Finding], traced_bytes: int) -> Layer:

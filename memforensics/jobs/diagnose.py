@@ -6,22 +6,26 @@ import resource
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from memforensics.case.model import Case, Cost, Diagnosis, ProbeStatus, Sample
+from memforensics.analysis.conclude import draft
+from memforensics.analysis.residue import is_unseen_heap
+from memforensics.case.model import AllocationSite, Case, Cost, Diagnosis, Loss, ProbeStatus, Sample, TraceSummary
 from memforensics.case.store import CaseFile
 from memforensics.errors import Interrupted, MemforensicsError, TargetError
 from memforensics.jobs.beside import Beside
 from memforensics.jobs.conclude import conclude_case
 from memforensics.jobs.identity import identify
 from memforensics.jobs.observe import Record, Recorder, TreeObserver, new_meta
-from memforensics.probes.base import Budget
+from memforensics.probes.base import Budget, Evidence
+from memforensics.probes.faults import FaultTrace
 from memforensics.probes.hooks import audit_hooks
 from memforensics.probes.mmap_trace import MmapTrace
 from memforensics.probes.repeated import Earlier
@@ -34,6 +38,8 @@ TICK_S = 0.5
 SNAPSHOTS = 6  # in one run, the first and the last included
 SPARING = 8.0  # between two snapshots, so many times what one takes
 AUDIT_AGAIN = 0.67  # of the time
+TOUCH_AT = 0.5  # of the time: whether page faults are to be traced for the rest of it
+TOUCH_IDS = 1 << 40  # added to the numbers of their sites
 YOUNG_S = 2.0  # a child younger than this is left unaudited: many live for one request
 CLOSING_S = 3.0  # of the time asked for, kept for the last readings and the conclusion
 
@@ -112,7 +118,9 @@ class _Run:
         self.began = time.monotonic()
         self.seconds = max(1.0, seconds - min(CLOSING_S, 0.1 * seconds))
         self.trace: MmapTrace | None = None
-        self.opening = _Opening()
+        self.opening = _Opening(_open_trace)
+        self.touch: FaultTrace | None = None
+        self.opening_touch: _Opening[FaultTrace] | None = None
         self.beside = Beside()
         self.snapshots = _SnapshotTimes(self.seconds)
         self._audited: set[int] = set()
@@ -122,17 +130,22 @@ class _Run:
         self._last: dict[int, Sample] = {}
 
     @property
+    def members(self) -> list[Process]:
+        return list(self.observer.members.values())
+
+    @property
     def elapsed(self) -> float:
         return time.monotonic() - self.began
 
     def observe(self) -> None:
         self._progress("opening")
         self.recorder.put(self.observer.open())
-        self.opening.start(list(self.observer.members.values()), Budget(seconds=self.seconds))
+        self.opening.start(self.members, Budget(seconds=self.seconds))
         for records in self.observer.ticks(self.seconds - self.elapsed):
             self._remember(records)
             self._audit()
             self._poll_trace()
+            self._poll_touch()
             if self.snapshots.due(self.elapsed) and not self.beside.busy:
                 self._snapshot()
             self.recorder.put(self.beside.take())
@@ -155,6 +168,10 @@ class _Run:
             if self.trace is not None:
                 trace, self.trace = self.trace, None
                 self.recorder.put(trace.close())
+            self._take_touch(wait=True)
+            if self.touch is not None:
+                touch, self.touch = self.touch, None
+                self.recorder.put(_beside_mappings(touch.close()))
         finally:
             self.beside.close()
             self.recorder.put(self.beside.take())
@@ -183,6 +200,31 @@ class _Run:
             trace, self.trace = self.trace, None
             self.recorder.put(trace.close())
             self.recorder.put([ProbeStatus(name=trace.name, status="partial", why=str(error), enable=error.enable)])
+
+    def _take_touch(self, *, wait: bool) -> None:
+        opened = self.opening_touch.result(wait=wait) if self.opening_touch is not None else None
+        if opened is not None:
+            self.touch, statuses = opened
+            self.recorder.put(statuses)
+
+    def _poll_touch(self) -> None:
+        """From the middle on, page faults are traced too where a heap grows and nobody was seen to ask for it."""
+        if self.opening_touch is None:
+            if self.trace is not None and self.elapsed > TOUCH_AT * self.seconds:
+                case, left = self.recorder.case(), Budget(seconds=self.seconds - self.elapsed)
+                self.opening_touch = _Opening(partial(_open_touch, case))
+                self.opening_touch.start(self.members, left)
+            return
+        self._take_touch(wait=False)
+        if self.touch is None:
+            return
+        try:
+            self.recorder.put(_beside_mappings(self.touch.poll()))
+        except MemforensicsError as error:
+            touch, self.touch = self.touch, None
+            self.recorder.put(_beside_mappings(touch.close()))
+            if not isinstance(error, TargetError):
+                self.recorder.put([_unavailable(touch.name, 0, error)])
 
     def _audit(self) -> None:
         """Hooks and versions of each member: the root at once, a child when it has lived for a while; and all again in
@@ -213,17 +255,21 @@ class _Run:
         self.on_progress(Progress(phase, max(0.0, self.seconds - self.elapsed), grown if self._first else None))
 
 
-class _Opening:
-    """The trace is opened (compiled, loaded, its first stacks learned: 1 to 3 s) beside the first ticks."""
+T = TypeVar("T", bound=MmapTrace | FaultTrace)
 
-    def __init__(self) -> None:
+
+class _Opening(Generic[T]):
+    """A trace is opened (compiled, loaded, its first stacks learned: 1 to 3 s) beside the ticks."""
+
+    def __init__(self, open_it: Callable[[list[Process], Budget], tuple[T | None, list[Record]]]) -> None:
+        self._open_it = open_it
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="open-trace")
-        self._future: Future[tuple[MmapTrace | None, list[Record]]] | None = None
+        self._future: Future[tuple[T | None, list[Record]]] | None = None
 
     def start(self, members: list[Process], budget: Budget) -> None:
-        self._future = self._pool.submit(_open_trace, members, budget)
+        self._future = self._pool.submit(self._open_it, members, budget)
 
-    def result(self, *, wait: bool) -> tuple[MmapTrace | None, list[Record]] | None:
+    def result(self, *, wait: bool) -> tuple[T | None, list[Record]] | None:
         """The trace (None: there is none) and how that came, once; None while it is not ready, and from then on."""
         future = self._future
         if future is None or not (wait or future.done()):
@@ -235,7 +281,30 @@ class _Opening:
 
 
 def _open_trace(members: list[Process], budget: Budget) -> tuple[MmapTrace | None, list[Record]]:
-    trace = MmapTrace()
+    return _opened(MmapTrace(), members, budget)
+
+
+def _open_touch(case: Case, members: list[Process], budget: Budget) -> tuple[FaultTrace | None, list[Record]]:
+    """None, where what was seen so far does not call for it."""
+    if not any(is_unseen_heap(finding) for finding in draft(case).findings):
+        return None, []
+    return _opened(FaultTrace(), members, budget)
+
+
+def _beside_mappings(found: Iterable[Evidence]) -> list[Record]:
+    """What of a fault trace goes into a case beside a trace of mappings, which has the summaries of the processes."""
+    records: list[Record] = []
+    for record in found:
+        if isinstance(record, AllocationSite):
+            records.append(replace(record, site_id=record.site_id + TOUCH_IDS))
+        elif isinstance(record, Loss) and record.reduce.startswith("--"):
+            records.append(replace(record, reduce=f"memforensics trace-faults with {record.reduce}"))
+        elif not isinstance(record, TraceSummary):
+            records.append(record)
+    return records
+
+
+def _opened(trace: T, members: list[Process], budget: Budget) -> tuple[T | None, list[Record]]:
     try:
         able = trace.availability(members[0])
         if able.status != "unavailable":

@@ -53,7 +53,7 @@ def _finding(diagnosis: Diagnosis, index: int) -> Iterator[str]:
     culprit = finding.culprit
     if culprit is not None:
         yield ""
-        yield f"- {'Asked' if culprit.extends else 'Held'} by: {markdown(say.culprit_sentence(culprit))}"
+        yield f"- {say.held_word(finding).capitalize()} by: {markdown(say.culprit_sentence(culprit))}"
         if culprit.path:
             yield f"- File: {code(culprit.path)}{f', build id {code(culprit.build_id)}' if culprit.build_id else ''}"
         caller = say.caller_sentence(culprit)

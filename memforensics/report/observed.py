@@ -109,6 +109,13 @@ def culprit_sentence(culprit: Culprit) -> str:
     return f"{culprit.library}{version}{function}"
 
 
+def held_word(finding: Finding) -> str:
+    """What the culprit did: held; of a heap, asked or touched, and who keeps what lies in it is not known."""
+    if finding.culprit is None or not finding.culprit.extends:
+        return "held"
+    return "touched" if any(site.kind == "fault" for site in finding.sites) else "asked"
+
+
 def caller_sentence(culprit: Culprit) -> str | None:
     """serve_request, server.py:88."""
     caller = culprit.caller
@@ -315,6 +322,8 @@ def site_sentence(site: FindingSite) -> str:
     rate = f", {rate_text(site.bytes_per_minute)}" if site.bytes_per_minute is not None else ""
     inside = f": {site.kind} inside {site.inside}" if site.inside else f", by {site.kind}"
     size, there = site.outstanding_bytes, site.resident_bytes
+    if site.kind == "fault":
+        return f"{size_text(size)} became resident in {counted_text(site.count, 'page fault')}"
     resident = f" ({size_text(there)} of it resident)" if there is not None and there < MOSTLY * size else ""
     return f"{size_text(size)} outstanding{resident} in {counted_text(site.count, 'block')}{rate}{inside}"
 

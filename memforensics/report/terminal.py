@@ -76,7 +76,7 @@ def _summary(case: Case, diagnosis: Diagnosis) -> Iterator[tuple[str, Text | str
     if first is not None:
         yield "layer", f"{first.layer}{f', {first.share:.0%} of the growth' if first.share is not None else ''}"
         if first.culprit is not None:
-            yield "asked by" if first.culprit.extends else "held by", say.culprit_sentence(first.culprit)
+            yield f"{say.held_word(first)} by", say.culprit_sentence(first.culprit)
             caller = say.caller_sentence(first.culprit)
             if caller:
                 yield "through", Text(visible(caller), style="bold cyan")

@@ -1,0 +1,70 @@
+"""Who first touched what a heap grew by. The cases are constructed: figures that a real one would show."""
+
+from dataclasses import replace
+
+from memforensics.analysis.blame import ONLY_ASKED
+from memforensics.analysis.residue import RESIDUE, is_unseen_heap
+from memforensics.analysis.touched import ONLY_TOUCHED, with_touch
+from memforensics.case.model import (
+    AllocationSite,
+    Anchor,
+    Case,
+    CaseMeta,
+    Culprit,
+    EvidenceItem,
+    Finding,
+    Frame,
+    Stack,
+)
+from memforensics.units import MIB
+
+META = CaseMeta(
+    memforensics_version="0", command="diagnose", anchor=Anchor(monotonic_ns=0, wall_ns=0), root_pid=7, seed=1
+)
+UNSEEN = Finding(
+    title="t", layer="native-heap", verdict="growing", confidence=0.0, share=1.0, pid=7, against=(ONLY_ASKED,),
+    evidence=(EvidenceItem(kind=RESIDUE, text="unseen"), EvidenceItem(kind="next", text="trace-faults")),
+)  # fmt: skip
+
+
+def touched(number: int, function: str, mib: int, *, file_backed: bool = False, pid: int = 7) -> AllocationSite:
+    libc = Frame(kind="native", module="/usr/lib/libc.so.6", function="malloc")
+    own = Frame(kind="native", module="/srv/libparse.so", function=function)
+    return AllocationSite(
+        pid=pid, site_id=number, kind="fault", stack=Stack(frames=(libc, own)), outstanding_bytes=mib * MIB,
+        outstanding_count=256 * mib, allocated_bytes=mib * MIB, allocated_count=256 * mib, freed_bytes=0,
+        freed_count=0, first_ns=0, last_ns=1, file_backed=file_backed,
+    )  # fmt: skip
+
+
+def case_of(*sites: AllocationSite) -> Case:
+    return Case(meta=META, sites=sites)
+
+
+def test_whoever_touches_most_is_named_as_that_and_no_more() -> None:
+    sites = (touched(1, "churn", 10), touched(2, "parse", 15), touched(3, "parse", 25), touched(4, "scan", 900, pid=8))
+    finding = with_touch(case_of(*sites, touched(5, "load", 900, file_backed=True)), UNSEEN)
+    assert finding.culprit == Culprit(
+        library="libparse.so", path="/srv/libparse.so", function="parse", extends=True, version=None
+    )
+    assert [site.outstanding_bytes // MIB for site in finding.sites] == [25, 15]
+    assert [item.kind for item in finding.evidence] == [RESIDUE, "touched"]
+    assert "80% of the 50.0 MiB" in finding.evidence[-1].text
+    assert finding.against == (ONLY_TOUCHED,)
+
+
+def test_where_many_touch_nobody_is_named() -> None:
+    assert with_touch(case_of(*(touched(n, f"f{n}", 10) for n in range(3))), UNSEEN) == UNSEEN
+
+
+def test_without_faults_and_where_somebody_was_seen_to_ask_it_is_left_alone() -> None:
+    asked = replace(UNSEEN, culprit=Culprit(library="l", extends=True))
+    assert with_touch(case_of(), UNSEEN) == UNSEEN
+    assert with_touch(case_of(touched(1, "parse", 40)), asked) == asked
+
+
+def test_only_a_heap_that_nobody_was_seen_to_extend_calls_for_it() -> None:
+    assert is_unseen_heap(UNSEEN)
+    assert not is_unseen_heap(replace(UNSEEN, culprit=Culprit(library="l", extends=True)))
+    assert not is_unseen_heap(replace(UNSEEN, layer="anon-mmap"))
+    assert not is_unseen_heap(replace(UNSEEN, evidence=()))
