@@ -28,23 +28,25 @@ IS_FILE, IS_PRESENT, IS_PFNZERO, IS_HUGE = 1 << 2, 1 << 3, 1 << 5, 1 << 6
 
 class Query(NamedTuple):
     """Which pages a scan tells of: those of which all of `all_of` and one of `any_of` holds, the categories of
-    `inverted` being turned round before. Their records say which of `told` hold. `pages`: a call ends after so many, 0:
-    any number; `octets`: or when it has looked at so much address space, as page tables cost the same when empty."""
+    `inverted` being turned round before. Their records say which of `told` hold. `pages`: a call ends after so many; 0:
+    any number."""
 
     inverted: int
     all_of: int
     any_of: int
     told: int
     pages: int
-    octets: int
 
 
-# One call holds the target's mmap lock for 0.2 to 0.8 ms. The zero page is no resident memory of the kernel's count.
-PRESENT = Query(IS_PFNZERO, IS_PRESENT | IS_PFNZERO, 0, IS_PRESENT | IS_HUGE, 32768, 1 << 30)
+# Of address space a call, which holds the target's mmap lock for 0.2 to 0.8 ms. Pages alone do not bound it: page
+# tables with one page each take as long as full ones.
+SCAN_BYTES = 512 << 20
+# The zero page is no resident memory of the kernel's count.
+PRESENT = Query(IS_PFNZERO, IS_PRESENT | IS_PFNZERO, 0, IS_PRESENT | IS_HUGE, 32768)
 PRESENT_KINDS = PRESENT._replace(told=IS_PRESENT | IS_HUGE | IS_FILE, pages=8192)  # a look at each page's struct
 # What is absent, and huge pages. Pages that a scan does not tell of cost a quarter of others (0.7 ms a GiB), so this is
 # for dense memory.
-ABSENT = Query(IS_PRESENT, 0, IS_PRESENT | IS_PFNZERO | IS_HUGE, IS_PRESENT | IS_PFNZERO | IS_HUGE, 0, 512 << 20)
+ABSENT = Query(IS_PRESENT, 0, IS_PRESENT | IS_PFNZERO | IS_HUGE, IS_PRESENT | IS_PFNZERO | IS_HUGE, 0)
 
 ENTRIES_BYTES = 64 << 20  # read at a time: 0.6 ms
 
@@ -107,7 +109,7 @@ class Pagemap:
 
         TargetGone when it left, ProbeFailed when this kernel has no PAGEMAP_SCAN.
         """
-        end = min(end, start + query.octets)
+        end = min(end, start + SCAN_BYTES)
         if not urgent.is_able:
             os.sched_yield()  # others have their turn first, so that a whole slice is ours
         try:
