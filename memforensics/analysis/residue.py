@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from memforensics.analysis.blame import HEAPS, MINIMUM_BYTES_PER_MINUTE
-from memforensics.analysis.touched import with_touch
+from memforensics.analysis.touched import TOUCHED_LAYERS, with_touch
 from memforensics.case.model import (
     Case,
     EvidenceItem,
@@ -41,7 +41,12 @@ def with_residue(
         return findings
     layer = _most_unseen(rows, findings, traced_bytes)
     pid = members[0].pid if members else (case.meta.root_pid or 0)
-    if not case.traces:
+    evidence = [EvidenceItem(kind="next", text=f"who touches it (not who leaks it): memforensics trace-faults {pid}")]
+    through = " through code that was not seen"
+    if layer == "jvm-heap":
+        why = "objects of Java fill what the JVM reserved for them, and its collector moves them: no stack tells which"
+        evidence, through = [], ""
+    elif not case.traces:
         why = "mappings were not traced"
     elif layer in HEAPS:
         why = "a heap grows within what was reserved for it before, and no system call that is traced tells of that"
@@ -50,16 +55,13 @@ def with_residue(
             "its pages lie in mappings made before the trace began, or were never mapped by a system call of their own"
         )
     rest = Finding(
-        title=f"{layer} grows by about {rate_text(left)} through code that was not seen",
+        title=f"{layer} grows by about {rate_text(left)}{through}",
         layer=layer,
         verdict="growing",
         confidence=0.0,
         share=1.0 - explained,
         pid=pid,
-        evidence=(
-            EvidenceItem(kind=RESIDUE, text=f"not explained by any traced site: {why}"),
-            EvidenceItem(kind="next", text=f"who touches it (not who leaks it): memforensics trace-faults {pid}"),
-        ),
+        evidence=(EvidenceItem(kind=RESIDUE, text=f"not explained by any traced site: {why}"), *evidence),
     )
     seen = next((f for f in findings if f.layer == layer and f.culprit is not None and f.culprit.extends), None)
     if seen is None:
@@ -70,7 +72,7 @@ def with_residue(
 def is_unseen_heap(finding: Finding) -> bool:
     """Whether a heap grows here and nobody was seen to ask for most of it."""
     unseen = any(item.kind == RESIDUE for item in finding.evidence)
-    return unseen and finding.layer in HEAPS and finding.culprit is None
+    return unseen and finding.layer in TOUCHED_LAYERS and finding.culprit is None
 
 
 def _most_unseen(rows: Sequence[LayerRow], findings: Sequence[Finding], traced_bytes: int) -> Layer:

@@ -4,9 +4,10 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from memforensics.analysis.blame import ONLY_ASKED, SITES_CITED, place_of, stack_and_culprit
-from memforensics.case.model import AllocationSite, Case, Culprit, EvidenceItem, Finding, FindingSite, Stack
+from memforensics.case.model import AllocationSite, Case, Culprit, EvidenceItem, Finding, FindingSite, Layer, Stack
 from memforensics.units import size_text
 
+TOUCHED_LAYERS: tuple[Layer, ...] = ("native-heap", "python-object")  # a collector that moves objects touches for all
 MOSTLY_TOUCHED = 0.5  # of what became resident: less, and nobody is named
 ONLY_TOUCHED = (
     "pages of a heap are first touched by whoever happens to get them: this names who touched, which need not be who "
@@ -30,7 +31,7 @@ def with_touch(case: Case, finding: Finding) -> Finding:
             stack, culprit = stack_and_culprit(case, site)
             who = (culprit.path, culprit.function, culprit.caller and culprit.caller.function) if culprit else ()
             by_who[who].append(_Touch(site, stack, culprit))
-    if finding.culprit is not None or not by_who:
+    if finding.culprit is not None or not by_who or finding.layer not in TOUCHED_LAYERS:
         return finding
     total = sum(_bytes(touches) for touches in by_who.values())
     most = max(by_who.values(), key=_bytes)

@@ -67,4 +67,10 @@ def test_only_a_heap_that_nobody_was_seen_to_extend_calls_for_it() -> None:
     assert is_unseen_heap(UNSEEN)
     assert not is_unseen_heap(replace(UNSEEN, culprit=Culprit(library="l", extends=True)))
     assert not is_unseen_heap(replace(UNSEEN, layer="anon-mmap"))
+    assert not is_unseen_heap(replace(UNSEEN, layer="jvm-heap"))
     assert not is_unseen_heap(replace(UNSEEN, evidence=()))
+
+
+def test_the_collector_that_moves_java_objects_is_nobodys_name() -> None:
+    java = replace(UNSEEN, layer="jvm-heap")
+    assert with_touch(case_of(touched(1, "G1Evacuate", 40)), java) == java
