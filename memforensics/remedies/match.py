@@ -1,8 +1,9 @@
 """From a finding to its cause and its ladder of remedies. Pure.
 
-An entry matches when no required sign is unmet. With one of them unknown it is *possible* and only mentioned, unless
-the entry says that the rest is proof enough (`when_unknown = "lower"`). Only entries whose text was read (certainty V)
-become a cause. Remedies come in the entry's order; what speaks against one here is said, and moves it to the end.
+An entry matches when no required sign is unmet. With one of them unknown it is *possible* and only mentioned, where the
+growth is in the entry's own layer, unless the entry says that the rest is proof enough (`when_unknown = "lower"`). Only
+entries whose text was read (certainty V) become a cause. Remedies come in the entry's order; what speaks against one
+here is said, and moves it to the end.
 """
 
 import re
@@ -81,6 +82,7 @@ def match(draft: Finding, case: Case, catalogue: Catalogue) -> Finding:
             ref=f"remedies/{m.entry.id}",
         )
         for m in causes
+        if draft.layer in (m.entry.layer, "unattributed")
     )
     return replace(draft, evidence=draft.evidence + possible + mentions)
 

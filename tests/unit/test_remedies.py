@@ -96,6 +96,14 @@ def test_growth_of_another_program_with_ucx_loaded_is_not_it() -> None:
     assert "ucx" not in repr(found.evidence).lower()
 
 
+def test_growth_without_stacks_in_another_layer_is_not_possibly_it() -> None:
+    """A heap that grows while UCX is loaded: no mapping was made, so no stack excludes it, but its layer does."""
+    unseen = replace(draft(), sites=(), culprit=None)
+    found = match(replace(unseen, layer="native-heap"), case(), CATALOGUE)
+    assert "ucx-invq" not in repr(found.evidence)
+    assert any("ucx-invq" in item.text for item in match(unseen, case(), CATALOGUE).evidence)
+
+
 def test_a_pass_through_the_mmap_hook_is_not_it() -> None:
     through = Stack(frames=(native("ucm_mmap", UCM, hook=True), *LIST_STACK.frames))
     assert match(draft(finding_site(through, inside="mmap")), case(), CATALOGUE).cause is None
