@@ -45,6 +45,7 @@ MARK_OWNERS: dict[str, tuple[str, Layer]] = {
     "jvm-native": ("JVM's own memory", "jvm-native"),
     "go-heap": ("Go heap", "native-heap"),
     "go-runtime": ("Go runtime's records", "native-heap"),
+    "v8-heap": ("V8 heap (JavaScript)", "native-heap"),
 }
 FILE_MARKS = ("tmpfs-file", "weights-file", "tmpfs-weights-file")
 HUGETLB = "hugetlb"

@@ -21,6 +21,7 @@ from memforensics.runtimes.hotspot import HotSpot
 from memforensics.runtimes.mimalloc import segments
 from memforensics.runtimes.page_tries import TRIES, PageTrie, Static, Trie, find_tries, owned, with_pointers
 from memforensics.runtimes.reading import Run
+from memforensics.runtimes.v8 import chunks
 from memforensics.units import MIB
 
 BASE = 0x7F0000000000  # a multiple of whatever anyone aligns to
@@ -115,6 +116,10 @@ def test_go(hostile: Hostile) -> None:
 def test_mimalloc(hostile: Hostile) -> None:
     data = hostile.read(DATA, DATA_SIZE) or b""
     assert fit(segments(hostile, MEMORY, lambda: iter([data])))
+
+
+def test_v8(hostile: Hostile) -> None:
+    assert fit(chunks(hostile, MEMORY))
 
 
 PAIRS = re.findall(r'"([\w<>]+)", "(\w+)"', inspect.getsource(hotspot))  # types and fields that are looked for

@@ -12,6 +12,7 @@ from memforensics.probes.owners.arenas import glibc_arenas
 from memforensics.probes.owners.files import weights_format
 from memforensics.runtimes.mimalloc import segments
 from memforensics.runtimes.reading import Run, joined
+from memforensics.runtimes.v8 import chunks
 from memforensics.units import KIB, MIB
 
 BASE = 0x7F0000000000
@@ -58,6 +59,22 @@ def test_arenas_of_version_3() -> None:
     run = (BASE, BASE + 64 * MIB)
     assert segments(memory, [run], lambda: iter([words(1, BASE)])) == [run]
     assert segments(memory, [run], lambda: iter([words(1, 2)])) == [], "no module lists it"
+
+
+def chunk(at: int, size: int, heap: int) -> bytes:
+    """As V8 11 begins one."""
+    return words(size, 0x12, heap, at + 0x1148, at + size).ljust(size, b"\0")
+
+
+def test_chunks_of_one_heap_of_v8() -> None:
+    sizes = [256 * KIB, 256 * KIB, 512 * KIB, 256 * KIB]
+    places = [BASE + sum(sizes[:i]) for i in range(4)]
+    run = (BASE, BASE + sum(sizes))
+    heap = b"".join(chunk(at, size, 0x40CBAB20) for at, size in zip(places, sizes, strict=True))
+    assert chunks(Buffer(heap), [run]) == [(at, at + size) for at, size in zip(places, sizes, strict=True)]
+    other = b"".join(chunk(at, size, 0x40CBAB20 + at - BASE) for at, size in zip(places, sizes, strict=True))
+    assert chunks(Buffer(other), [run]) == [], "each of another heap"
+    assert chunks(Buffer(heap), [(BASE + 4096, run[1])]) == [], "none begins where the mapping does"
 
 
 @given(st.binary(min_size=1024, max_size=1024))

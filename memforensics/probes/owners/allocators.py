@@ -1,9 +1,10 @@
-"""Memory of allocators and heaps that keep records of it which can be read: jemalloc, tcmalloc, mimalloc, Go."""
+"""Memory of allocators and heaps that keep records of it which can be read: jemalloc, tcmalloc, mimalloc, Go, V8."""
 
 import contextlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from heapq import nlargest
 from itertools import islice, zip_longest
 
 from memforensics.case.model import Mapping, OwnerMark, Snapshot
@@ -13,6 +14,7 @@ from memforensics.runtimes.golang import find_go_heaps
 from memforensics.runtimes.mimalloc import segments
 from memforensics.runtimes.page_tries import PAGE, Static, find_tries, owned, with_pointers
 from memforensics.runtimes.reading import Run, joined
+from memforensics.runtimes.v8 import chunks
 from memforensics.symbols.elf import ElfFile
 from memforensics.target import Process
 from memforensics.units import KIB, MIB
@@ -32,7 +34,7 @@ def allocators(look: Look, process: Process, snapshot: Snapshot) -> Iterator[Own
         exactly for each in statics if each.end - each.zeros > _LEAST_TABLES for exactly in _bounded(process, each)
     ]
     pointing = with_pointers(look, large, memory)
-    for found in find_tries(look, pointing, memory, _samples(private)):
+    for found in find_tries(look, pointing, memory, _samples(private) if pointing else ()):
         its = owned(look, found)
         look.unread_records += its.unread
         where = f"its records are in {found.module}"
@@ -42,13 +44,15 @@ def allocators(look: Look, process: Process, snapshot: Snapshot) -> Iterator[Own
         look.unread_records += heap.unread
         yield from _marks(memory, heap.arenas, "go-heap", f"arenas known to {heap.module}")
         yield from _marks(memory, heap.records, "go-runtime", f"records of the heap of {heap.module}")
+    of_v8 = chunks(look, [(mapping.start, mapping.end) for mapping in private])
+    yield from _marks(memory, of_v8, "v8-heap", "a chunk by its header")
     found_segments = segments(look, memory, lambda: _contents(look, statics))
     yield from _marks(memory, found_segments, "mimalloc", "segments by their cookies")
 
 
 def _samples(private: Sequence[Mapping]) -> list[int]:
     """Pages at which an extent may well begin or end."""
-    fullest = sorted(private, key=lambda mapping: -(mapping.rss or 0))[:_MAX_SAMPLES]
+    fullest = nlargest(_MAX_SAMPLES, private, key=lambda mapping: mapping.rss or 0)
     edges = [page for mapping in fullest for page in (mapping.start, mapping.end - PAGE)]
     steps = [
         page
