@@ -401,5 +401,8 @@ static __always_inline void execed(struct target *target) {
 }
 
 static __always_inline void thread_left(u64 id) {
+    struct target *target = target_of(id >> 32);
+    if (target && (u32)id == id >> 32)
+        target->mm_id = 0; /* which the next process may get */
     populating.delete(&id);
 }
