@@ -32,8 +32,9 @@ from memforensics.case.model import (
     Snapshot,
     VerdictWord,
 )
-from memforensics.units import NS_PER_S, change_text, duration_text, rate_text
+from memforensics.units import MIB, NS_PER_S, change_text, duration_text, rate_text, size_text
 
+MINIMUM_CHANGE = 4 * MIB  # less is the working of any process
 _MORE_PROCESSES = "more-processes"
 _Line = tuple[list[float], list[float]]  # seconds, bytes
 FLAT_SHARE = 0.15  # of the growth: a heap that took less is flat beside it
@@ -49,6 +50,7 @@ class Draft:
     members: tuple[MemberGrowth, ...]
     findings: tuple[Finding, ...]
     beside: Beside
+    line: series.Series  # the tree's
 
 
 class Seen:
@@ -105,7 +107,7 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
     findings = [_with_mappings(_with_heaps(f, tree.get(f.pid)), tree.get(f.pid)) for f in findings]
     findings = [with_objects(f, case.target(f.pid), _grown_groups(tree.get(f.pid), f.layer)) for f in findings]
     last = seen.beside([member.taken[-1] for member in living.values()])
-    return Draft(growth, rows, groups, members, tuple(findings), last)
+    return Draft(growth, rows, groups, members, tuple(findings), last, line)
 
 
 def finish(case: Case, drafted: Draft, decision: Decision) -> Diagnosis:
@@ -351,7 +353,7 @@ def _headline(case: Case, drafted: Draft, decision: Decision) -> str:
     looked = duration_text((max(times) - min(times)) / NS_PER_S)
     first = decision.findings[0] if decision.findings else None
     if decision.verdict == "steady":
-        return f"no growth that matters in {looked}"
+        return _still(growth, drafted.line, looked)
     if decision.verdict == "bounded" and first is None:
         return f"it grew and levelled off within {looked}"
     if first is None:
@@ -365,6 +367,15 @@ def _headline(case: Case, drafted: Draft, decision: Decision) -> str:
     through = f", {how} {_who(first)}" if first.culprit else ""
     grows = f"grows by {rate_text(first.rate.estimate) if first.rate else speed}"
     return f"{first.layer} {grows}{through}{child}"
+
+
+def _still(growth: Growth, line: series.Series, looked: str) -> str:
+    """What `steady` looked like."""
+    if line.swings and line.span_bytes >= MINIMUM_CHANGE:
+        return f"it rises and falls, without growth that shows, in {looked}"
+    if growth.trend.shape == "step" and line.change_bytes >= MINIMUM_CHANGE:
+        return f"it grew by {size_text(line.change_bytes)} in a step or two, not steadily, in {looked}"
+    return f"no growth that matters in {looked}"
 
 
 def _who(finding: Finding) -> str:

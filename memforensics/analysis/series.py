@@ -44,6 +44,20 @@ class Series:
     def change_bytes(self) -> int:
         return self.values[-1] - self.values[0] if self.values else 0
 
+    @property
+    def span_bytes(self) -> int:
+        return max(self.values, default=0) - min(self.values, default=0)
+
+    @property
+    def swings(self) -> bool:
+        """Whether it both climbs and falls through more than half of its span."""
+        low = high = self.values[0] if self.values else 0
+        climb = fall = 0
+        for value in self.values:
+            low, high = min(low, value), max(high, value)
+            climb, fall = max(climb, value - low), max(fall, high - value)
+        return 2 * min(climb, fall) > self.span_bytes
+
 
 def growth_metric(sample: Sample) -> int:
     return sample.growth_metric
