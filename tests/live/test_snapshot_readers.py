@@ -99,11 +99,12 @@ def test_no_call_looks_at_more_than_takes_a_millisecond(still: Process, query: Q
         assert calls >= 6
 
 
-def test_a_repeated_reading_is_a_reading(still: Process) -> None:
+@pytest.mark.parametrize("reader", ["pagemap", "entries"])
+def test_a_repeated_reading_is_a_reading(still: Process, reader: Reader) -> None:
     earlier = Earlier()
-    whole = taken(still, "pagemap")
+    whole = taken(still, reader)
     for turn in range(2 * TURNS):
-        again, _ = take_snapshot(still, "pagemap", marks=False, earlier=earlier)
+        again, _ = take_snapshot(still, reader, marks=False, earlier=earlier)
         assert fields(again.mappings, (*IDENTITY, *COUNTED)) == fields(whole.mappings, (*IDENTITY, *COUNTED))
         ages = [again.t_ns - (m.read_ns or 0) for m in again.mappings]
         assert min(ages) == 0, "an eighth is read anew each time"
