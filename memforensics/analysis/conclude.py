@@ -34,6 +34,7 @@ from memforensics.case.model import (
 )
 from memforensics.units import MIB, NS_PER_S, change_text, duration_text, rate_text, size_text
 
+STANDS_SHARE = 0.1  # of a rise: so little in the last third is standing still
 MINIMUM_CHANGE = 4 * MIB  # less is the working of any process
 _MORE_PROCESSES = "more-processes"
 _Line = tuple[list[float], list[float]]  # seconds, bytes
@@ -374,7 +375,10 @@ def _still(growth: Growth, line: series.Series, looked: str) -> str:
     if line.swings and line.span_bytes >= MINIMUM_CHANGE:
         return f"it rises and falls, without growth that shows, in {looked}"
     if growth.trend.shape == "step" and line.change_bytes >= MINIMUM_CHANGE:
-        return f"it grew by {size_text(line.change_bytes)} in a step or two, not steadily, in {looked}"
+        lately = line.values[-1] - line.values[len(line.values) * 2 // 3]
+        stands = abs(lately) <= STANDS_SHARE * line.change_bytes
+        how = "at first and stands still since" if stands else "in a step or two, not steadily"
+        return f"it grew by {size_text(line.change_bytes)} {how}, in {looked}"
     return f"no growth that matters in {looked}"
 
 

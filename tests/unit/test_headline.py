@@ -23,11 +23,12 @@ def steady(sizes_mib: list[int]) -> str:
     ("sizes_mib", "says"),
     [
         ([60] * 40, "no growth that matters in 20 s"),
-        ([7] * 11 + [67] * 29, "it grew by 60.0 MiB in a step or two, not steadily, in 20 s"),
+        ([7] * 11 + [67] * 29, "it grew by 60.0 MiB at first and stands still since, in 20 s"),
+        ([7] * 31 + [67] * 9, "it grew by 60.0 MiB in a step or two, not steadily, in 20 s"),
         ([67] * 11 + [7] * 29, "no growth that matters in 20 s"),
         ([20, 60, 100, 140] * 10, "it rises and falls, without growth that shows, in 20 s"),
     ],
-    ids=["flat", "imports", "given-back", "saw-teeth"],
+    ids=["flat", "imports", "late", "given-back", "saw-teeth"],
 )
 def test_what_is_steady_is_said_as_it_was(sizes_mib: list[int], says: str) -> None:
     assert steady(sizes_mib) == says
