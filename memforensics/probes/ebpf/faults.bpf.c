@@ -7,6 +7,9 @@
  * So the stack is walked at rss_stat. Memory that becomes resident in a system call without a fault (MAP_POPULATE,
  * mlock, MADV_POPULATE_WRITE, a device that pins) is seen there too, and placed by the call's arguments.
  *
+ * A walk of the stack costs ten times what all else does. So where there are very many faults, most stacks of pages that
+ * are touched again and again are left out, by lot, and others count for them: see `grain_of`.
+ *
  * Constants by -D, beside those of stacks.bpf.h: MAX_PAGES; offsets of fields in tracepoints: FAULT_ADDRESS, FAULT_CODE,
  * RSS_MM_ID, RSS_CURR, RSS_MEMBER, RSS_SIZE; ANON_ORDERS (bit n: one fault may bring 2**n anonymous pages).
  */
