@@ -83,7 +83,7 @@ def _arenas(reading: Reading, runs: Iterable[Run], statics: Callable[[], Iterato
 
 def _arena_size(reading: Reading, at: int) -> int:
     """0 where there is no header."""
-    head = reading.read(at, 64)
+    head = reading.read(at, 64) if at % SLICE == 0 else None
     base, size, *_, fourth, fifth, sixth, seventh = struct.unpack("<8Q", head or bytes(64))
     fits = base == at and size % SLICE == 0 and 0 < size < 1 << 47
     return size if fits and size // SLICE in (fourth, fifth, sixth, seventh) else 0
