@@ -106,7 +106,7 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
     if growth is not None and growth_word(growth.trend) == "growing":
         findings = with_residue(case, growth, members, rows, findings, traced)
     findings = [_with_mappings(_with_heaps(f, tree.get(f.pid)), tree.get(f.pid)) for f in findings]
-    findings = [with_objects(f, case.target(f.pid), _grown_groups(tree.get(f.pid), f.layer)) for f in findings]
+    findings = [with_objects(f, _grown_groups(tree.get(f.pid), f.layer)) for f in findings]
     last = seen.beside([member.taken[-1] for member in living.values()])
     return Draft(growth, rows, groups, members, tuple(findings), last, line)
 

@@ -146,7 +146,7 @@ def layer_of(site: AllocationSite) -> Layer:
         return "file"
     if site.tmpfs or site.kind == "shm":
         return "shmem"
-    if site.kind in ("brk", "malloc"):
+    if site.kind in ("brk", "malloc") or is_v8_heap(site.stack.frames):
         return "native-heap"
     for frame in site.stack.frames:
         if frame.kind == "python":

@@ -14,7 +14,6 @@ from memforensics.case.model import (
     LayerRow,
     MappingGroup,
     MemberGrowth,
-    Target,
 )
 from memforensics.units import rate_text
 
@@ -104,16 +103,14 @@ def _one_heap(seen: Finding, rest: Finding, bytes_per_minute: float) -> Finding:
 _OBJECTS = {
     "Java heap": "which objects: jcmd {pid} GC.class_histogram, twice (it runs inside the JVM, and stops it meanwhile)",
     "Go heap": "which code: go tool pprof of /debug/pprof/heap, where the program serves net/http/pprof",
-    "node": "pages of V8's heap; which objects, tell two heap snapshots (kill -USR1 {pid} opens the inspector)",
+    "V8 heap (JavaScript)": "which objects: two heap snapshots tell (of node, kill -USR1 {pid} opens the inspector)",
 }
 
 
-def with_objects(finding: Finding, target: Target | None, grown: Sequence[MappingGroup]) -> Finding:
-    """How to see what lies in a heap that a runtime manages: no stack tells that."""
+def with_objects(finding: Finding, grown: Sequence[MappingGroup]) -> Finding:
+    """How to see what lies in a heap that a runtime manages: no stack tells that. `grown`: the groups of mappings of
+    its layer that grew, the most first."""
     text = _OBJECTS.get(grown[0].name) if grown else None
-    is_heap = finding.culprit is not None and finding.culprit.extends
-    if text is None and is_heap and finding.layer == "anon-mmap" and target is not None:
-        text = next((_OBJECTS[r.name] for r in target.runtimes if r.name in _OBJECTS), None)
     if text is None:
         return finding
     item = EvidenceItem(kind="next", text=text.format(pid=finding.pid))

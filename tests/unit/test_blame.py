@@ -184,9 +184,10 @@ def test_a_heap_that_others_explain_is_not_taken_for_the_owner() -> None:
 def test_pages_of_v8s_heap_are_nobodys_function() -> None:
     frames = (*LEAF, native("/usr/bin/node", "v8::base::OS::Allocate(void*)"), native("/usr/bin/node", "node::Run()"))
     site = constructed_site(1, frames, MIB)
-    culprit = group_sites(constructed_case(site))[0].culprit
-    assert culprit is not None
-    assert (culprit.library, culprit.function, culprit.extends) == ("node", None, True)
+    (group,) = group_sites(constructed_case(site))
+    assert group.layer == "native-heap"
+    assert group.culprit is not None
+    assert (group.culprit.library, group.culprit.function, group.culprit.extends) == ("node", None, True)
 
 
 def test_a_single_mapping_has_no_rate() -> None:

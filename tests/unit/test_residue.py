@@ -70,5 +70,5 @@ def test_a_managed_heap_says_how_to_see_its_objects() -> None:
         name="Java heap", layer="jvm-heap", before_bytes=0, after_bytes=MIB, count_before=1, count_after=1, what="grew"
     )
     finding = Finding(title="", layer="jvm-heap", verdict="growing", confidence=0.0, share=1.0, pid=7)
-    assert "jcmd 7 GC.class_histogram" in with_objects(finding, None, [group]).evidence[-1].text
-    assert with_objects(finding, None, []) == finding
+    assert "jcmd 7 GC.class_histogram" in with_objects(finding, [group]).evidence[-1].text
+    assert with_objects(finding, []) == finding
