@@ -60,12 +60,19 @@ def test_heap_of_a_javascript_program() -> None:
     assert group(seen, "anonymous") < 3 * MIB
 
 
-def native_memory(pid: int) -> list[tuple[int, int, str]]:
+def java_homes() -> list[Path]:
+    """Every JVM at hand, once; the one that is called by its name alone first."""
+    named = shutil.which("rmiregistry")
+    found = [*([Path(named)] if named else []), *sorted(Path("/usr/lib/jvm").glob("*/bin/rmiregistry"))]
+    return list(dict.fromkeys(path.resolve().parent for path in found))
+
+
+def native_memory(tools: Path, pid: int) -> list[tuple[int, int, str]]:
     """What the JVM says of its own reservations (jcmd, native memory tracking): (start, end, what for)."""
-    jcmd = shutil.which("jcmd")
-    if jcmd is None:
+    if not (tools / "jcmd").exists():
         return []
-    text = subprocess.run([jcmd, str(pid), "VM.native_memory", "detail"], capture_output=True, text=True, check=True)
+    command = [tools / "jcmd", str(pid), "VM.native_memory", "detail"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True)
     found = NMT_REGION.finditer(text.stdout)
     return [(int(each[1], 16), int(each[2], 16), each[3]) for each in found if each[3] != "Thread Stack"]
 
@@ -77,14 +84,16 @@ def until_touched(process: Process, size: int) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.skipif(shutil.which("rmiregistry") is None, reason="needs a JVM: make setup-test")
-@pytest.mark.parametrize("collector", ["G1", "Parallel"])
-def test_parts_of_a_jvm(collector: str) -> None:
+JVMS = [*((tools, "G1") for tools in java_homes()), *((tools, "Parallel") for tools in java_homes()[:1])]
+
+
+@pytest.mark.parametrize(("tools", "collector"), JVMS, ids=[f"{tools.parent.name}-{name}" for tools, name in JVMS])
+def test_parts_of_a_jvm(tools: Path, collector: str) -> None:
     options = ["-Xms48m", "-Xmx48m", "-XX:+AlwaysPreTouch", "-XX:NativeMemoryTracking=detail", f"-XX:+Use{collector}GC"]
-    command: list[str | Path] = ["rmiregistry", *(f"-J{option}" for option in options), "0"]
+    command: list[str | Path] = [tools / "rmiregistry", *(f"-J{option}" for option in options), "0"]
     with running(command, ready=None) as child, contextlib.closing(open_process(child.pid)) as process:
         until_touched(process, 46 * MIB)
-        regions = native_memory(process.pid)
+        regions = native_memory(tools, process.pid)
         seen = quiet_snapshot(process)
         adds_up(process, seen)
     assert 46 * MIB <= group(seen, "Java heap") <= 48 * MIB, "touched whole; some of it is mapped from the archive"
