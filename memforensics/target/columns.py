@@ -23,6 +23,7 @@ Words = npt.NDArray[np.uint64]
 # A line of anonymous memory: addresses of twelve digits, permissions, and no file (parse.py has the kernel's form).
 _DIGITS, _PERMS, _TAIL = 12, slice(26, 30), b" 00000000 00:00 0 "
 _LENGTH = 30 + len(_TAIL)
+_TAIL_WORDS = [(at, int.from_bytes(_TAIL[at : at + 8], "little")) for at in (0, 8, len(_TAIL) - 8)]
 _ALLOWED = (b"r-", b"w-", b"x-", b"ps")
 _TOP = (1 << 63) - 1
 
@@ -73,7 +74,7 @@ def columns_at(maps: bytes, text: Octets, firsts: Ints, ends: Ints) -> Columns:
     columns = Columns(
         start=_spread(plain, start),
         end=_spread(plain, end),
-        perms=_named(_spread(plain, np.ascontiguousarray(rows[:, _PERMS]).view("<u4")[:, 0])),
+        perms=_named(_spread(plain, _words(rows, _PERMS.start, "<u4"))),
         offset=[0] * len(ends),
         device=["00:00"] * len(ends),
         inode=[0] * len(ends),
@@ -85,7 +86,7 @@ def columns_at(maps: bytes, text: Octets, firsts: Ints, ends: Ints) -> Columns:
 
 def _is_plain(rows: Octets) -> Bools:
     """Whether each is of the form, its digits apart."""
-    found: Bools = np.ascontiguousarray(rows[:, 30:]).view(f"S{len(_TAIL)}")[:, 0] == _TAIL
+    found: Bools = np.logical_and.reduce([_words(rows, 30 + at) == word for at, word in _TAIL_WORDS])
     found &= (rows[:, _DIGITS] == ord("-")) & (rows[:, 2 * _DIGITS + 1] == ord(" "))
     for place, (yes, no) in enumerate(_ALLOWED, _PERMS.start):
         found &= (rows[:, place] == yes) | (rows[:, place] == no)
@@ -100,11 +101,19 @@ def gathered(text: Octets, places: Ints, length: int) -> Octets:
     return everywhere[places].view(np.uint8).reshape(-1, length)
 
 
+def _words(rows: Octets, place: int, kind: str = "<u8") -> "npt.NDArray[Any]":
+    """Of each row the octets from that place on, as a number."""
+    if not len(rows):
+        return np.empty(0, kind)
+    words: npt.NDArray[Any] = np.ndarray((len(rows),), kind, rows, place, (_LENGTH,))
+    return words
+
+
 def _addresses(rows: Octets) -> tuple[Ints, Ints, Bools]:
     """Start, end, and whether both are hexadecimal numbers."""
     words = np.empty((4, len(rows)), np.uint64)
     for word, place in zip(words, (0, _DIGITS - 8, _DIGITS + 1, 2 * _DIGITS - 7), strict=True):
-        word[:] = np.ascontiguousarray(rows[:, place : place + 8]).view("<u8")[:, 0]
+        word[:] = _words(rows, place)
     numbers, good = _hexadecimal(words)
     addresses = numbers[::2] << 16 | numbers[1::2] & 0xFFFF  # eight digits, and the last four
     both: Bools = np.logical_and.reduce(good)
@@ -124,8 +133,10 @@ def _hexadecimal(words: Words) -> tuple[Ints, Bools]:
 
 def _spread(plain: Bools, values: "Ints | npt.NDArray[np.uint32]") -> list[int]:
     """The values at their places among all lines, 0 elsewhere."""
-    out = np.zeros(len(plain), values.dtype)
-    out[plain] = values
+    out = values
+    if len(values) < len(plain):
+        out = np.zeros(len(plain), values.dtype)
+        out[plain] = values
     return cast(list[int], out.tolist())
 
 

@@ -8,6 +8,7 @@ longer) is read line by line: what comes out is what `parse_smaps` gives, at a f
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
+from mmap import PAGESIZE
 
 import numpy as np
 
@@ -19,8 +20,8 @@ from memforensics.units import KIB
 # The kernel gives at most a page of text a call, and throws away the mapping that did not fit in it any more, page walk
 # and all, to begin with it the next time (seq_read_iter(), fs/seq_file.c). Asked for less, by as much as a mapping's
 # text, it stops before: a tenth of the whole cost.
-_READ = 3296
-BLOCK = 160 * _READ
+_READ = PAGESIZE - 800
+BLOCK = 160 * 3296 // _READ * _READ
 _LAST = b"VmFlags:"  # key of the last line of a mapping since Linux 3.8
 _KEY = 16
 _LENGTH, _WORDS = 27, 4  # "Rss:", padded to 16; seq_put_decimal_ull_width(m, str, value, 8), which may be wider; " kB"
