@@ -29,12 +29,13 @@ from memforensics.case.model import (
 from memforensics.case.store import KINDS, CaseFile
 from memforensics.errors import MemforensicsError
 from memforensics.jobs.observe import Record
-from memforensics.units import MIB, NS_PER_S
+from memforensics.units import MIB, NS_PER_S, duration_text
 
 SHORTEST_S, LONGEST_S = 12.0, 60.0
 SEEN_BYTES = 6 * MIB  # of growth, that a search should be long enough for
 AGAIN_S, AGAIN_AT_MOST_S = 600.0, 3600.0  # to the next search; twice as long after each
 CLOSE_S = 10.0
+_TRACE = "mmap-trace"  # the probe that sees through whose code memory is mapped
 
 EVIDENCE = (Module, AllocationSite, TraceSummary, Hook, HookAudit, ProbeStatus, Loss)
 
@@ -50,12 +51,17 @@ class CauseSearch:
         self._running: subprocess.Popen[bytes] | None = None
         self._folder = contextlib.ExitStack()
         self._next_ns, self._wait_s = 0, AGAIN_S
+        self._outcome = ""
 
     def follow(self, diagnosis: Diagnosis, now_ns: int) -> bool:
         """Begins a search where one is due; takes up what one found: True, and the next conclusion may differ."""
         if self._running is not None:
             return self._running.poll() is not None and self._take_up(now_ns)
-        if diagnosis.verdict != "growing" or now_ns < self._next_ns:
+        if diagnosis.verdict != "growing":
+            self.state = None
+            return False
+        if now_ns < self._next_ns:
+            self.state = f"{self._outcome}, next look in {duration_text(round((self._next_ns - now_ns) / NS_PER_S))}"
             return False
         self._begin(_seconds(diagnosis))
         return True
@@ -103,15 +109,19 @@ class CauseSearch:
         self._running = None
         self._next_ns, self._wait_s = now_ns + int(self._wait_s * NS_PER_S), min(2 * self._wait_s, AGAIN_AT_MOST_S)
         self.state = None
+        self._outcome = "no cause that is known"
         try:
             with CaseFile.open(self._case) as file:
                 found = file.load(kinds=(Target, *EVIDENCE))
         except MemforensicsError as error:
-            self.state = f"the search for the cause failed: {error}"
+            self._outcome = f"the search for the cause failed: {error}"
             return True
         finally:
             self._folder.close()
         self._found = tuple(_evidence(found))
+        blind = next((probe for probe in found.probes if probe.name == _TRACE and probe.status != "ok"), None)
+        if blind is not None and not found.sites:
+            self._outcome = f"the cause cannot be seen: {blind.why}"
         self._targets = {target.pid: target for target in found.targets}
         return True
 
