@@ -297,6 +297,8 @@ def _with_mappings(finding: Finding, member: _Member | None) -> Finding:
         else ""
     )
     where = f", {first.examples[0]}" if first.examples else ""
+    if first.count_after > first.count_before + 1 and not first.moved:
+        where = f", {first.count_before:,} of them at first and {first.count_after:,} now"
     item = EvidenceItem(
         kind="mapping-moves" if first.moved else "mapping-grows",
         text=f"mappings that grow: {first.name}{where}: {change_text(first.change_bytes)}{moved}",
