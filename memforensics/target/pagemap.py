@@ -13,6 +13,7 @@ import mmap
 import os
 import re
 import struct
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -54,6 +55,9 @@ _SCAN_ARG = struct.Struct("12Q")
 _REGION = struct.Struct("3Q")
 _IOCTL = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), 96 bytes
 _REGIONS_A_CALL = 16384
+# A waiting mmap has been woken, but does not run yet, when we ask for the lock again and get it (kernel/locking/rwsem.c:
+# readers may steal until the waiter has waited for some 4 ms; 8 ms were measured). So after a long call it gets time.
+_LONG_S, _PAUSE_S = 50e-6, 50e-6
 _FRAME = (1 << 55) - 1  # of a pagemap entry
 _HUGE = 2 << 20
 _PRESENT = re.compile(rb"[\x80-\xff]+")  # bit 63 of a pagemap entry
@@ -170,8 +174,11 @@ class Pagemap:
                 query.told,
             )
         )
+        began = time.perf_counter()
         with urgent:
             count = fcntl.ioctl(self._fd, _IOCTL, arg, True)
+        if time.perf_counter() - began > _LONG_S:
+            time.sleep(_PAUSE_S)
         return count, _SCAN_ARG.unpack(arg)[4]
 
     def close(self) -> None:
