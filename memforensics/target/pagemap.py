@@ -55,7 +55,7 @@ _SCAN_ARG = struct.Struct("12Q")
 _REGION = struct.Struct("3Q")
 _IOCTL = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), 96 bytes
 _REGIONS_A_CALL = 16384
-# A waiting mmap has been woken, but does not run yet, when we ask for the lock again and get it (kernel/locking/rwsem.c:
+# A waiting mmap has been woken, but does not run yet, when we ask for the lock again and get it (locking/rwsem.c:
 # readers may steal until the waiter has waited for some 4 ms; 8 ms were measured). So after a long call it gets time.
 _LONG_S, _PAUSE_S = 50e-6, 50e-6
 _FRAME = (1 << 55) - 1  # of a pagemap entry
