@@ -360,7 +360,8 @@ def _headline(case: Case, drafted: Draft, decision: Decision) -> str:
     if decision.verdict == "bounded" and first is None:
         return f"it grew and levelled off within {looked}"
     if first is None:
-        return f"memory changes by {speed}; too little was seen in {looked} to say more"
+        so_far = f"memory changes by {speed}; " if rate else ""
+        return f"{so_far}too little was seen in {looked} to say more"
     if any(item.kind == _MORE_PROCESSES for item in first.evidence):
         return first.title
     child = "" if first.pid == case.meta.root_pid else f", in child process {first.pid}"

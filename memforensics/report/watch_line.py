@@ -90,8 +90,10 @@ def watch_object(tick: WatchTick) -> Json:
 
 
 def watch_text(tick: WatchTick) -> str:
-    """One tick in one quiet line; the last one says why it ended."""
+    """One tick in one quiet line; the last one says why it ended, and the verdict."""
     diagnosis = tick.diagnosis
+    if tick.ended:
+        return f"{visible(tick.ended)}: {diagnosis.verdict}, {visible(diagnosis.headline)}"
     words = [f"{duration_text(max(tick.elapsed_s, 0.0)):>8}", f"RSS {size_text(tick.rss):>9}"]
     rate = diagnosis.growth.rate if diagnosis.growth else None
     if rate is not None:
@@ -100,10 +102,9 @@ def watch_text(tick: WatchTick) -> str:
     limit = limit_sentence(diagnosis.growth)
     if limit and diagnosis.verdict in ("growing", "leak"):
         words.append(limit)
-    if tick.search and not tick.ended:
+    if tick.search:
         words.append(tick.search)
-    line = "  ".join(words)
-    return f"{line}\n{visible(tick.ended)}: {visible(diagnosis.headline)}" if tick.ended else line
+    return "  ".join(words)
 
 
 def _rounded(seconds: float | None) -> float | None:

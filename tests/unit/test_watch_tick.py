@@ -177,3 +177,9 @@ def test_a_sparkline_spans_its_values() -> None:
     assert sparkline([], 10) == ""
     assert sparkline([5, 5, 5], 10) == "▁▁▁"
     assert sparkline([0, 50, 100], 10) == "▁▅█"
+
+
+def test_the_last_line_says_why_it_ended_and_no_size_twice() -> None:
+    line = watch_text(tick(ended="the time is over"))
+    assert line.startswith("the time is over: ")
+    assert "RSS" not in line
