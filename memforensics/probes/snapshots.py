@@ -14,6 +14,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import le
 from typing import Literal
 
 from memforensics.case.model import Loss, Mapping, OwnerMark, Rollup, Snapshot
@@ -57,6 +58,7 @@ def take_snapshot(
     used, mappings, unparsed = _read(process, reader, earlier, began)
     if not mappings:
         raise TargetGone(process.pid, "it has no mappings any more (exiting)")
+    mappings = newest_only(mappings)
     snapshot = Snapshot(
         pid=process.pid,
         t_ns=began,
@@ -98,6 +100,19 @@ def _read(
         return reader, maps.mappings, maps.unparsed_lines
     smaps = process.smaps()
     return "smaps", smaps.mappings, smaps.unparsed_lines
+
+
+def newest_only(mappings: tuple[Mapping, ...]) -> tuple[Mapping, ...]:
+    """Of mappings that overlap the one told last. The kernel prints maps and smaps a page at a time and goes on where
+    the last mapping ended (fs/proc/task_mmu.c, m_start()): what merged with that meanwhile is told again, whole."""
+    if all(map(le, [mapping.end for mapping in mappings], [mapping.start for mapping in mappings[1:]])):
+        return mappings
+    kept: list[Mapping] = []
+    for mapping in mappings:
+        while kept and kept[-1].end > mapping.start:
+            kept.pop()
+        kept.append(mapping)
+    return tuple(kept)
 
 
 def _is_small(process: Process) -> bool:
