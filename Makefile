@@ -3,7 +3,7 @@ BIN := .venv/bin
 DURATION ?= 30s
 PLAN ?= full
 
-.PHONY: demo test lint setup setup-test calibrate bench-tracer bench-snapshot bench-watch readme docs clean
+.PHONY: demo test lint setup setup-test calibrate bench-tracer bench-snapshot bench-watch bench-verdicts readme docs clean
 
 demo: setup
 	@$(BIN)/memforensics demo --duration $(DURATION)
@@ -34,6 +34,9 @@ bench-snapshot: setup
 
 bench-watch: setup
 	@$(BIN)/python benchmarks/watch.py $(WATCH_ARGS)
+
+bench-verdicts: setup
+	@$(BIN)/python benchmarks/verdicts.py $(VERDICTS_ARGS)
 
 readme: setup
 	@$(BIN)/python scripts/readme_session.py
