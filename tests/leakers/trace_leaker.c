@@ -8,6 +8,7 @@
  *   grow N            N mappings of 2 pages, each mremap'ed to 5 (it may move)
  *   failing N         N mappings of one page, kept; and for each an munmap that fails (not aligned)
  *   heap BYTES        sbrk
+ *   worker BYTES      a forked child obeys from then on; it grows its heap first
  *   fork N BYTES      a child that leaks, and stays
  *   threads N BYTES   four threads that leak N each, and stay
  */
@@ -17,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define PAGE 4096UL
@@ -164,6 +166,14 @@ int main(void) {
             if (read(done[0], &got, 1) != 1)
                 abort();
             printf("child %d\n", child);
+        } else if (!strcmp(word, "worker")) { /* a forked child with a heap of its own goes on in our place */
+            int child = fork();
+            if (child) {
+                waitpid(child, NULL, 0);
+                return 0;
+            }
+            heap_more((size_t)count);
+            printf("worker %d\n", getpid());
         } else if (!strcmp(word, "threads")) {
             thread_count = count;
             thread_bytes = bytes;

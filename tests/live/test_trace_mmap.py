@@ -1,5 +1,6 @@
 """The tracer on programs with exactly known answers."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from processes import LEAKERS, compiled, python, running
-from tracing import PAGE, execs, functions, line_of, pythons, traced, tracer
+from tracing import PAGE, Traced, execs, functions, line_of, pythons, traced, tracer
 
 from memforensics.analysis.frames import layer_of
 from memforensics.case.model import AllocationSite
+from memforensics.probes.base import Budget
 from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
 
@@ -99,6 +102,28 @@ def test_threads_and_a_forked_child() -> None:
     assert [sizes(s) for s in inner] == [(17 * 8192, 17, 17)]
     assert functions(inner[0])[1:11] == [*CHAIN, "leak_many", "main"]
     assert result.summaries[child].resident_bytes == 17 * 8192
+
+
+def test_the_heap_of_a_forked_worker_begins_at_its_program_break() -> None:
+    with running(leaker()) as child:
+        child.tell("heap 20000000")
+        child.wait_for("done")
+        child.tell("worker 1000000")
+        pid = int(child.wait_for("worker").split()[1])
+        child.wait_for("done")
+        assert Path(f"/proc/{pid}/maps").read_text().count("[heap]") == 2
+        trace = MmapTrace()
+        with contextlib.closing(open_process(pid)) as process:
+            trace.open(process, Budget(seconds=4))
+            try:
+                it = Traced(child, trace)
+                it.do("heap 3000000")
+                result = it.result()
+            finally:
+                trace.close()
+    heap = result.only("heap_more")
+    assert 3_000_000 <= heap.outstanding_bytes < 3_000_000 + 2 * PAGE
+    result.accounts_for_growth(pid, within=0.05)
 
 
 def test_a_file_in_memory_is_memory_and_a_file_on_a_disk_is_not() -> None:
@@ -187,6 +212,32 @@ def test_the_target_outlives_a_killed_tracer() -> None:
         child.tell("leak 3 4096")
         child.wait_for("done")
         assert child.alive
+
+
+REPLACE = """
+import mmap
+def filled(size):
+    kept = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    kept.write(b"x" * size)
+    return kept
+old = filled(30 << 20)
+print("ready", flush=True)
+input()
+new = filled(40 << 20)
+old.close()
+print("done", flush=True)
+input()
+"""
+
+
+def test_sites_that_hold_more_than_rss_grew_by_are_a_loss() -> None:
+    with traced([sys.executable, "-c", REPLACE], MmapTrace()) as it:
+        it.do("")
+        result = it.result()
+    coverage = result.summaries[it.child.pid].coverage
+    assert coverage is not None
+    assert coverage > 3
+    assert any(loss.count == 1 and f"up to {coverage:.0%}" in loss.what for loss in result.losses)
 
 
 def test_the_command_prints_json() -> None:

@@ -42,9 +42,14 @@ def mapped(maps: str) -> Mapped:
 
 
 def heap_end(maps: str) -> int:
-    """Where brk stands, in whole pages; 0 where there is no heap yet."""
-    found = re.search(r"^[0-9a-f]+-([0-9a-f]+) .* \[heap\]$", maps, re.MULTILINE)
-    return int(found[1], 16) if found else 0
+    """The program break, in whole pages; 0 where there is no heap yet.
+
+    The kernel names every mapping below the break "[heap]" (fs/proc/task_mmu.c), and there may be several: what a child
+    adds after fork is not merged with what it inherited (mm/vma.c, is_mergeable_anon_vma), and mprotect splits it too.
+    The last of them ends at the break.
+    """
+    ends = re.findall(r"^[0-9a-f]+-([0-9a-f]+) .* \[heap\]$", maps, re.MULTILINE)
+    return max((int(end, 16) for end in ends), default=0)
 
 
 def segment_at(maps: str, start: int) -> int | None:

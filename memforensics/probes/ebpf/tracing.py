@@ -31,6 +31,7 @@ SMALLEST_GROWTH = 1 * MIB  # of RSS, below which a coverage would mean nothing
 GOVERN_NS = NS_PER_S // 2  # between two looks at what it costs ...
 GOVERN_FIRST_NS = NS_PER_S // 10  # ... and before booking begins
 BLIND_GROWTH = 8 * MIB  # without a single event
+FULL_COVERAGE = 1.1  # above it, sites claim more than RSS grew by
 
 LossRow = tuple[str, str, int]  # what, what reduces it, how often
 
@@ -375,10 +376,13 @@ class TreeTrace(ABC, Generic[P, S]):
             bpf_run_ns=stats.run_ns - self._stats_before.run_ns if stats else None,
             bpf_runs=stats.runs - self._stats_before.runs if stats else None,
         )
+        coverages = []
         for member in self.members:
             yield from self._sites(member, ended_ns)
-            yield self._summary(member, ended_ns, cost)
-        yield from self._losses(stats)
+            summary = self._summary(member, ended_ns, cost)
+            coverages.append(summary.coverage or 0.0)
+            yield summary
+        yield from self._losses(stats, coverages)
         yield replace(cost, observer_cpu_s=time.process_time() - self._cpu_before)
 
     def _summary(self, member: Member[S], ended_ns: int, cost: Cost) -> TraceSummary:
@@ -407,10 +411,11 @@ class TreeTrace(ABC, Generic[P, S]):
     def _lose(self, what: str, count: int = 1) -> None:
         self._lost[what] = self._lost.get(what, 0) + count
 
-    def _losses(self, stats: RunStats | None) -> Iterator[Loss]:
+    def _losses(self, stats: RunStats | None, coverages: Sequence[float]) -> Iterator[Loss]:
         spaces = [space for member in self.members for space in member.spaces]
         not_stored = sum(space.learner.not_stored for space in spaces)
         of_python = sum((space.python.lost for space in spaces), Counter[str]())
+        above = f"processes whose sites hold more than RSS grew by (up to {max(coverages, default=0.0):.0%} of it)"
         rows = [
             *self.programs.losses(),
             *((what, "", count) for what, count in self._lost.items()),
@@ -418,6 +423,11 @@ class TreeTrace(ABC, Generic[P, S]):
             *self._own_losses(stats),
             *self._governor.losses(stats is not None),
             ("unwind rules not stored: the table was full", "a shorter trace", not_stored),
+            (
+                f"{above}: other memory was freed meanwhile, or the sites count too much",
+                "a longer trace",
+                sum(coverage > FULL_COVERAGE for coverage in coverages),
+            ),
         ]
         for what, reduce, count in rows:
             if count:
