@@ -99,6 +99,16 @@ def python(script: str, *args: str, interpreter: str = sys.executable) -> list[s
     return [interpreter, "-u", LEAKERS / script, *args]
 
 
+def interpreters() -> dict[str, str]:
+    """Version ("3.9") -> path: the running Python, and pyenv's of other versions. test_gate.py asks for each version
+    that is supported, so a list made from this does not shrink unseen."""
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
+    for path in sorted(root.glob("versions/3.*/bin/python3")):
+        found.setdefault(".".join(path.parts[-3].split(".")[:2]), str(path))
+    return found
+
+
 def compiled(source: str, *flags: str) -> Path:
     """tests/leakers/`source` (C), compiled with gcc when it is newer than its program; the program."""
     binary = LEAKERS / "bin" / (Path(source).stem + "".join(flags).replace("/", "_").replace(" ", ""))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from processes import LEAKERS, Child, running
+from processes import LEAKERS, Child, interpreters, running
 
 from memforensics.case.model import AllocationSite, Cost, Loss, TraceSummary
 from memforensics.probes.base import Budget
@@ -102,12 +102,7 @@ def traced(command: list[str | Path], trace: MmapTrace | FaultTrace, overhead: f
 
 def pythons(versions: Iterable[str]) -> list[str]:
     """The running Python, and one of each of those versions that is installed."""
-    found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
-    for path in sorted(Path.home().glob(".pyenv/versions/3.*/bin/python")):
-        version = ".".join(path.parts[-3].split(".")[:2])
-        if version in versions:
-            found.setdefault(version, str(path))
-    return sorted(found.values())
+    return sorted(path for version, path in interpreters().items() if version in versions or path == sys.executable)
 
 
 def line_of(source: str, mark: str) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from processes import LEAKERS, Child, python, running
+from processes import interpreters as every_version
 
 from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.engine import Engine
@@ -32,9 +33,7 @@ Expected = dict[int, tuple[str, list[tuple[str, str, int]]]]  # tid -> shape, fr
 
 def interpreters() -> list[str]:
     """The running Python, pyenv's and the distribution's, of the versions that are known."""
-    found = {os.path.realpath(sys.executable)}
-    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    found |= {os.path.realpath(path) for path in root.glob("versions/3.*/bin/python3")}
+    found = {os.path.realpath(path) for path in every_version().values()}
     found |= {os.path.realpath(path) for path in Path("/usr/bin").glob("python3.[0-9]*") if path.name.count("-") == 0}
     supported = {f"python{major}.{minor}" for major, minor in known_versions()}
     return sorted(path for path in found if Path(path).name in supported)

@@ -1,7 +1,6 @@
 """Who owns a mapping, on real programs whose owners are known."""
 
 import contextlib
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from owned import adds_up, quiet_snapshot, settle
 from processes import compiled, python, running
+from tracing import pythons
 
 from memforensics.analysis.ownership import pieces
 from memforensics.case.model import Snapshot
@@ -67,12 +67,9 @@ def test_blocks_with_their_own_mapping_and_mappings_that_are_none() -> None:
         assert group(seen, "anonymous") >= 7 * MIB
 
 
-def _interpreters() -> list[str]:
-    others = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python"))
-    return [sys.executable, *(str(path) for path in others if path.parts[-3].split(".")[1] in ("9", "10", "12", "13"))]
-
-
-every_python = pytest.mark.parametrize("interpreter", _interpreters(), ids=lambda path: Path(path).parts[-3])
+every_python = pytest.mark.parametrize(
+    "interpreter", pythons(("3.9", "3.10", "3.12", "3.13")), ids=lambda path: Path(path).parts[-3]
+)
 
 
 def with_more_objects(interpreter: str, allocator: str) -> tuple[Snapshot, Snapshot]:
