@@ -10,6 +10,7 @@
     ├── ToolMissing              3   bcc, bpftrace, gdb, memray, tracefs
     ├── ProbeFailed              3   there and allowed, and still it did not work
     ├── CaseError                3   a case file that cannot be read or written
+    │   └── CaseExists               there is a file of that name
     └── Interrupted            130   Ctrl-C; the case is kept
 
 Only `memforensics.__main__` turns one into an exit. A leaf: imports nothing of the project.
@@ -75,6 +76,10 @@ class ProbeFailed(MemforensicsError):
 
 class CaseError(MemforensicsError):
     """A case file that cannot be opened, is not one, or is of a newer version."""
+
+
+class CaseExists(CaseError):
+    """A new case would overwrite a file."""
 
 
 class Interrupted(MemforensicsError):

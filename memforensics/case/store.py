@@ -21,11 +21,13 @@ import msgspec
 from msgspec import structs
 
 from memforensics.case import model
-from memforensics.errors import CaseError
+from memforensics.errors import CaseError, CaseExists
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x4D465243  # "MFRC"
 _CHECKPOINT_PAGES = 100  # of 4 KiB: how much stands in the log alone
+_CLOSE_WAIT_MS = 200  # for a reader to end
+_WAL_HEADER = b"\x02\x02"  # bytes 18 and 19 of a database that was last written with a log (sqlite.org/fileformat2)
 
 T = TypeVar("T")
 
@@ -89,18 +91,21 @@ _MAPPING_REST = _columns(model.Mapping)[2:]  # all but start and end
 
 
 class CaseFile:
-    """An open case file. `create` makes one (mode 0600), `open` reads an existing one."""
+    """An open case file. `create` makes one (mode 0600), `open` reads an existing one.
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._db, self.path = connection, path
+    While it is written there is a write-ahead log beside it; `close` folds the log into the file and removes it.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, write: bool) -> None:
+        self._db, self.path, self._write = connection, path, write
 
     @classmethod
     def create(cls, path: Path, meta: model.CaseMeta) -> "CaseFile":
-        """A new, empty case. CaseError when there is a file already, or none can be made there."""
+        """A new, empty case. CaseExists when there is a file already, CaseError when none can be made there."""
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
         except FileExistsError as error:
-            raise CaseError(
+            raise CaseExists(
                 f"{path} exists already", why="a case is never overwritten", enable=f"mv {path} {path}.old"
             ) from error
         except OSError as error:
@@ -124,11 +129,14 @@ class CaseFile:
             for leftover in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
                 leftover.unlink(missing_ok=True)  # ours, just made, and empty
             raise CaseError(f"cannot create {path}", why=str(error), enable="choose another place") from error
-        return cls(db, path)
+        return cls(db, path, write=True)
 
     @classmethod
     def open(cls, path: Path, *, write: bool = False) -> "CaseFile":
-        """An existing case, to read, or (write) to change. CaseError when it is none, or of a newer memforensics."""
+        """An existing case, to read, or (write) to change. CaseError when it is none, or of a newer memforensics.
+
+        Reading makes no file beside it, and takes in the log that a killed writer left or a living one appends to.
+        """
         if path.exists() and not path.is_file():
             raise CaseError(f"{path} is not a case file", why="it is no regular file")
         if not path.is_file():
@@ -136,20 +144,20 @@ class CaseFile:
         if not os.access(path, os.R_OK):
             raise CaseError(f"cannot read {path}", why="permission denied", enable="sudo, or chown it")
         try:
-            db = sqlite3.connect(
-                f"{path.resolve().as_uri()}?mode=rw" if write else _uri(path), uri=True, isolation_level=None
-            )
-        except sqlite3.Error as error:
+            db = _to_change(path) if write else _to_read(path)
+        except (sqlite3.Error, OSError) as error:
             raise CaseError(f"cannot read {path}", why=str(error)) from error
         try:
             _check(db, path)
+            if write:
+                db.execute("PRAGMA journal_mode = WAL")
         except sqlite3.Error as error:
             db.close()
             raise CaseError(f"{path} is not a case file, or is damaged", why=str(error)) from error
         except CaseError:
             db.close()
             raise
-        return cls(db, path)
+        return cls(db, path, write=write)
 
     def put(self, records: Iterable[object]) -> None:
         """Appends (or, for a record with a key, replaces) and commits, all or nothing."""
@@ -275,6 +283,12 @@ class CaseFile:
         return CaseError(f"{self.path} is damaged", why=str(error))
 
     def close(self) -> None:
+        """Leaves one file, where nobody else has it open and there is room; else the log stays beside it."""
+        if self._write:
+            self._write = False
+            with suppress(sqlite3.Error):
+                self._db.execute(f"PRAGMA busy_timeout = {_CLOSE_WAIT_MS}")
+                self._db.execute("PRAGMA journal_mode = DELETE")
         self._db.close()
 
     def __enter__(self) -> "CaseFile":
@@ -389,11 +403,29 @@ def _schema() -> Iterator[str]:
     yield f"CREATE TABLE mapping (snapshot_id INTEGER NOT NULL, {mapping})"
 
 
-def _uri(path: Path) -> str:
-    """Read only. A case on a read-only medium, or in another user's folder, has no place for the WAL's index: it is
-    read as it lies; but never past a WAL, which holds what a killed writer committed last."""
-    alone = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
-    return f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
+def _to_change(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None)
+
+
+def _to_read(path: Path) -> sqlite3.Connection:
+    """A read-only connection that makes no file, in a folder that cannot be written too. sqlite3.Error, OSError.
+
+    SQLite opens a file with a log (WAL) through an index beside it, and makes one where there is none. Without a log
+    there is nothing to index: the file is read as it is. A log without an index has no living writer (each one keeps
+    its index open): it is read with an index in memory, which SQLite has for exclusive connections. The exclusive lock
+    needs a file that can be written, so that connection takes no locks.
+    """
+    place = path.resolve()
+    wal, index = (place.with_name(f"{place.name}{end}") for end in ("-wal", "-shm"))
+    alone = wal.exists() and not index.exists()
+    how = "&vfs=unix-none" if alone else ""
+    if not wal.exists():
+        with open(place, "rb") as file:
+            how = "&immutable=1" if file.read(20)[18:] == _WAL_HEADER else ""
+    db = sqlite3.connect(f"{place.as_uri()}?mode=ro{how}", uri=True, isolation_level=None)
+    if alone:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    return db
 
 
 def _quoted(names: Iterable[str]) -> list[str]:

@@ -427,3 +427,87 @@ def test_rows_of_a_table_and_of_none(tmp_path: Path) -> None:
         with pytest.raises(CaseError, match="no table") as raised:
             file.rows("sample; DROP TABLE sample")
         assert "mapping" in raised.value.enable
+
+
+# --- one file ----------------------------------------------------------------------------------------------------
+
+
+def beside(path: Path) -> set[str]:
+    return {p.name for p in path.parent.iterdir()} - {path.name}
+
+
+def as_of_the_first_version(path: Path) -> Path:
+    """A case in WAL mode whose log was folded in, as memforensics 0.1 left it."""
+    written(path, sample(1))
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.close()
+    assert path.read_bytes()[18:20] == b"\2\2"
+    return path
+
+
+def test_a_closed_case_is_one_file_and_stays_so_when_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.case", sample(1))
+    assert beside(path) == set()
+    with CaseFile.open(path) as file:
+        file.load()
+        assert beside(path) == set()
+    assert beside(path) == set()
+
+
+def test_reading_an_old_case_makes_no_files(tmp_path: Path) -> None:
+    path = as_of_the_first_version(tmp_path / "a.case")
+    assert len(loaded(path).samples) == 1
+    assert beside(path) == set()
+
+
+def test_a_changed_case_is_one_file_again(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.case", sample(1))
+    with CaseFile.open(path, write=True) as file:
+        file.put([sample(2)])
+    assert beside(path) == set()
+    assert len(loaded(path).samples) == 2
+
+
+def test_closing_while_another_reads_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.case"
+    file = CaseFile.create(path, META)
+    file.put([sample(1)])
+    with CaseFile.open(path) as reader:
+        file.put([sample(2)])
+        assert len(reader.load().samples) == 2
+        file.close()
+        assert len(reader.load().samples) == 2
+    assert len(loaded(path).samples) == 2
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["with-its-index", "copied-without-its-index"])
+@pytest.mark.needs_root
+def test_a_killed_writer_s_case_is_read_whole_from_a_read_only_folder(
+    tmp_path: Path, writer: subprocess.Popen[str], indexed: bool
+) -> None:
+    said = _promised(writer, 300)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    place = tmp_path / "read-only"
+    place.mkdir()
+    for end in ("", "-wal", "-shm") if indexed else ("", "-wal"):
+        (place / f"a.case{end}").write_bytes((tmp_path / f"a.case{end}").read_bytes())
+    subprocess.run(["mount", "--bind", place, place], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+        times = [s.t_ns for s in loaded(place / "a.case").samples]
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert len(times) >= said
+    assert times == list(range(1, len(times) + 1))
+
+
+def test_reading_what_a_killed_writer_left_changes_no_file(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
+    _promised(writer, 300)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    (tmp_path / "a.case-shm").unlink()
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    loaded(tmp_path / "a.case")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
