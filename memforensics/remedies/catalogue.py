@@ -11,7 +11,10 @@ explanation   why it grows, in about three sentences
 sources       where that is written
 
 [[signs]]     need = "required" | "adds", weight (adds), when_unknown = "possible" | "lower" (required), says, when
-[[remedies]]  the ladder, in the order to try: kind, name, value, text, scope, caveats, source, satisfied_by
+[[remedies]]  the ladder, in the order to try: kind, name, value, text, scope, caveats, source
+              satisfied_by (a regular expression for the whole value) or satisfied_up_to (a size as UCX writes it):
+              values of the variable with which this remedy is already in place
+  [[remedies.needs]]    a version condition: the remedy is offered only where the mapped library has such a version
   [[remedies.vetoes]]   effect = "last" | "drop", text, when
 """
 
@@ -25,7 +28,7 @@ import msgspec.toml
 
 from memforensics.case.model import Layer, Remedy, RemedyKind
 from memforensics.errors import UsageError
-from memforensics.remedies.conditions import Condition, check_patterns
+from memforensics.remedies.conditions import Condition, VersionCondition, check_patterns
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -52,7 +55,7 @@ class Veto(_Part, frozen=True, kw_only=True):
 
 
 class Rung(_Part, frozen=True, kw_only=True):
-    """One remedy of the ladder. `satisfied_by`: a regular expression of values that do the same."""
+    """One remedy of the ladder."""
 
     kind: RemedyKind
     name: str
@@ -62,7 +65,21 @@ class Rung(_Part, frozen=True, kw_only=True):
     source: str
     caveats: tuple[str, ...] = ()
     satisfied_by: str | None = None
+    satisfied_up_to: str | None = None
+    needs: tuple[VersionCondition, ...] = ()
     vetoes: tuple[Veto, ...] = ()
+
+    @property
+    def setting(self) -> str:
+        """UCX_RCACHE_MAX_UNRELEASED=1024, UCX >= 1.21.0."""
+        return f"{self.name}={self.value}" if self.kind == "env" else f"{self.name} {self.value}".strip()
+
+    def is_in_place(self, value: str) -> bool:
+        """Whether the variable with this value has the effect of the remedy already."""
+        if self.satisfied_up_to is not None:
+            size, limit = parse_memunits(value), parse_memunits(self.satisfied_up_to)
+            return size is not None and limit is not None and size <= limit
+        return re.fullmatch(self.satisfied_by or re.escape(self.value), value) is not None
 
     def remedy(self, *more_caveats: str) -> Remedy:
         return Remedy(
@@ -96,6 +113,17 @@ class Entry(_Part, frozen=True, kw_only=True):
     def why(self) -> str:
         """The explanation in one line."""
         return " ".join(self.explanation.split())
+
+
+# UCX, src/ucs/sys/string.c, ucs_str_to_memunits: sscanf("%ld%c%c"), B to T in either case, a second letter only "b".
+_MEMUNITS = re.compile(r"\s*(\d+)(?:([bkmgt])(?:b.*)?)?", re.IGNORECASE | re.DOTALL)
+_MEMUNITS_FACTORS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_memunits(text: str) -> int | None:
+    """A size as UCX reads it (1024, 64k, 8MB), in bytes. None for `inf`, `auto`, and what UCX refuses (1.5G)."""
+    found = _MEMUNITS.fullmatch(text)
+    return int(found[1]) * _MEMUNITS_FACTORS[(found[2] or "").lower()] if found else None
 
 
 Catalogue = tuple[Entry, ...]
@@ -151,5 +179,8 @@ def _check(entry: Entry) -> None:
         if not rung.source:
             raise ValueError(f"the remedy {rung.name} has no source")
         re.compile(rung.satisfied_by or "")
+        if rung.satisfied_up_to is not None and parse_memunits(rung.satisfied_up_to) is None:
+            raise ValueError(f"satisfied_up_to {rung.satisfied_up_to!r} is not a size")
     check_patterns([sign.when for sign in entry.signs])
+    check_patterns([condition for rung in entry.remedies for condition in rung.needs])
     check_patterns([veto.when for rung in entry.remedies for veto in rung.vetoes])

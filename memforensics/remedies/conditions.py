@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from packaging.specifiers import SpecifierSet
@@ -152,48 +152,65 @@ class ModuleCondition(_Condition, frozen=True, tag="module", kw_only=True):
 
 
 class VersionCondition(_Condition, frozen=True, tag="version", kw_only=True):
-    """The mapped file's own version is in `range`. Copies can coexist: the file that is on the finding's stacks counts
-    first, then its neighbours in the same folder, then any file of that name. Where the files that count disagree, the
-    version is unknown."""
+    """The mapped file's own version is in `range`. Copies can coexist: the copy that is on the finding's stacks counts
+    (a copy is what lies in one folder and its subfolders); the others are named. Where the files that count disagree,
+    or no copy is on a stack and the copies disagree, the version is unknown."""
 
     name: str
     range: str
     product: str
 
     def judge(self, scene: Scene) -> Outcome:
-        found = self._read(scene)
-        if not found:
-            return Outcome("unknown", f"the version of {self.product} could not be read")
-        texts = sorted({text for text, _, _ in found})
-        if len(texts) > 1:
-            return Outcome("unknown", f"several versions of {self.product} are mapped: {', '.join(texts)}")
-        text, path, how = found[0]
-        try:
-            inside = SpecifierSet(self.range).contains(Version(text), prereleases=True)
-        except InvalidVersion:
-            return Outcome("unknown", f"{self.product} calls itself {text!r}, which is no version")
-        told = f"{self.product} {text} is loaded ({basename(path)}{f', by {how}' if how else ''})"
-        ref = f"modules/{scene.pid}/{path}"
-        return Outcome("met" if inside else "unmet", told, ref)
-
-    def _read(self, scene: Scene) -> list[tuple[str, str, str]]:
-        """(version, path, how) of the files that count most and have a version."""
-        known = [(m.version, m.path, m.version_how or "") for m in scene.modules(self.name) if m.version]
-        culprit = scene.finding.culprit
-        if culprit and culprit.version and culprit.path and named(culprit.path, self.name):
-            known.append((culprit.version, culprit.path, ""))
-        known += [
-            (h.owner_version, h.owner_path, h.owner_version_how or "")
-            for h in scene.hooks
-            if h.owner_version and h.owner_path and named(h.owner_path, self.name)
-        ]
+        known = self._read(scene)
         stacked = {f.module for f in scene.frames() if f.module and named(f.module, self.name)}
-        folders = {path.rpartition("/")[0] for path in stacked}
-        return (
-            [k for k in known if k[1] in stacked]
-            or [k for k in known if k[1].rpartition("/")[0] in folders]
-            or ([] if stacked and len({k[0] for k in known}) > 1 else known)
-        )
+        here = [k for k in known if k.path in stacked] or [k for k in known if _is_same_copy(k.path, stacked)]
+        others = [k for k in known if not any(_is_same_copy(k.path, [counted]) for counted in stacked)]
+        if not stacked:
+            here, others = known, []
+        elsewhere = f"another copy is mapped: {_versions(others)}" if others else ""
+        if not here:
+            unread = f"the version of {self.product} could not be read"
+            return Outcome("unknown", f"{unread} of the copy on the stacks; {elsewhere}" if elsewhere else unread)
+        if len({k.version for k in here}) > 1:
+            return Outcome("unknown", f"several versions of {self.product} are mapped: {_versions(here)}")
+        first = here[0]
+        try:
+            inside = SpecifierSet(self.range).contains(Version(first.version), prereleases=True)
+        except InvalidVersion:
+            return Outcome("unknown", f"{self.product} calls itself {first.version!r}, which is no version")
+        how = f", by {first.how}" if first.how else ""
+        loaded = f"{self.product} {first.version} is loaded ({first.path if others else basename(first.path)}{how})"
+        text = f"{loaded}, and is on the stacks; {elsewhere}, and is not" if others else loaded
+        return Outcome("met" if inside else "unmet", text, f"modules/{scene.pid}/{first.path}")
+
+    def _read(self, scene: Scene) -> list["_MappedVersion"]:
+        """Every mapped file of that name with a version."""
+        culprit = scene.finding.culprit
+        read: list[tuple[str | None, str | None, str | None]]
+        read = [(m.version, m.path, m.version_how) for m in scene.modules(self.name)]
+        read += [(culprit.version, culprit.path, None)] if culprit else []
+        read += [(h.owner_version, h.owner_path, h.owner_version_how) for h in scene.hooks]
+        return [_MappedVersion(v, path, how or "") for v, path, how in read if v and path and named(path, self.name)]
+
+
+class _MappedVersion(NamedTuple):
+    version: str
+    path: str
+    how: str
+
+
+def _versions(found: Iterable[_MappedVersion]) -> str:
+    """1.19.0 (/a/libucs.so.0), 1.21.0 (/b/libucs.so.0): one file of each version."""
+    by_version = {each.version: each.path for each in reversed([*found])}
+    return ", ".join(f"{version} ({by_version[version]})" for version in sorted(by_version))
+
+
+def _is_same_copy(path: str, others: Iterable[str]) -> bool:
+    """Whether the file is in the folder of one of `others`, or one of the two folders is in the other (UCX loads its
+    transports from lib/ucx)."""
+    folder = path.rpartition("/")[0]
+    folders = [other.rpartition("/")[0] for other in others]
+    return any(folder in (each, each.rpartition("/")[0]) or folder.rpartition("/")[0] == each for each in folders)
 
 
 class EnvCondition(_Condition, frozen=True, tag="env", kw_only=True):

@@ -3,14 +3,13 @@
 An entry matches when no required sign is unmet. With one of them unknown it is *possible* and only mentioned, where the
 growth is in the entry's own layer, unless the entry says that the rest is proof enough (`when_unknown = "lower"`). Only
 entries whose text was read (certainty V) become a cause. Remedies come in the entry's order; what speaks against one
-here is said, and moves it to the end.
+here is said, and moves it to the end. A remedy that this process cannot use is not offered, and that is said too.
 """
 
-import re
 from dataclasses import dataclass, replace
 
 from memforensics.case.model import Case, EvidenceItem, Finding, Remedy
-from memforensics.remedies.catalogue import Catalogue, Entry, Rung
+from memforensics.remedies.catalogue import Catalogue, Entry
 from memforensics.remedies.conditions import Outcome, Scene, environment, evidence_of
 
 _GROWS = ("growing", "leak", "retention", "bounded")
@@ -101,18 +100,21 @@ def candidates(scene: Scene, catalogue: Catalogue) -> list[Match]:
 def _explained(scene: Scene, found: Match, mentions: tuple[EvidenceItem, ...]) -> Finding:
     draft, entry = scene.finding, found.entry
     verdict = entry.verdict if entry.verdict is not None and draft.verdict == "growing" else draft.verdict
-    remedies, set_already = _ladder(scene, entry)
+    ladder = _ladder(scene, entry)
     confidence = found.strength
     against = [f"{text}: the confidence is lower for it" for text in found.unknowns()]
     for doubt, cost in _doubts(scene):
         against.append(doubt)
         confidence *= cost
-    if set_already:
-        against += set_already
+    if ladder.set_already:
+        against += ladder.set_already
         confidence *= _SET_ALREADY_COST
     explanation = EvidenceItem(kind="cause", text=entry.why, ref=f"remedies/{entry.id}")
     useless = tuple(
         EvidenceItem(kind="does-not-help", text=text, ref=f"remedies/{entry.id}") for text in entry.does_not_help
+    )
+    unusable = tuple(
+        EvidenceItem(kind="not-offered", text=text, ref=f"remedies/{entry.id}") for text in ladder.not_offered
     )
     return replace(
         draft,
@@ -120,9 +122,9 @@ def _explained(scene: Scene, found: Match, mentions: tuple[EvidenceItem, ...]) -
         cause=entry.id,
         verdict=verdict,
         confidence=round(min(confidence, 0.99), 3),
-        evidence=(*draft.evidence, *found.evidence(), explanation, *useless, *mentions),
+        evidence=(*draft.evidence, *found.evidence(), explanation, *useless, *unusable, *mentions),
         against=(*draft.against, *against),
-        remedies=remedies,
+        remedies=ladder.offered,
     )
 
 
@@ -139,34 +141,39 @@ def _doubts(scene: Scene) -> list[tuple[str, float]]:
     return doubts
 
 
-def _ladder(scene: Scene, entry: Entry) -> tuple[tuple[Remedy, ...], list[str]]:
-    """The remedies to offer here, in order, and a sentence for each that is in place already."""
+@dataclass(frozen=True, slots=True)
+class _Ladder:
+    """The remedies of an entry for one process."""
+
+    offered: tuple[Remedy, ...]  # in the order to try
+    set_already: tuple[str, ...]  # a sentence for each that is in place
+    not_offered: tuple[str, ...]  # a sentence for each that cannot be used here
+
+
+def _ladder(scene: Scene, entry: Entry) -> _Ladder:
     first: list[Remedy] = []
     last: list[Remedy] = []
     set_already: list[str] = []
+    not_offered: list[str] = []
     for rung in entry.remedies:
-        now = _in_place(scene, rung)
-        if now is not None:
-            set_already.append(now)
+        value, where = environment(scene.target, rung.name) if rung.kind == "env" else (None, "")
+        if value is not None and rung.is_in_place(value):
+            set_already.append(
+                f"{rung.name}={value} is set already ({where}), and the memory still grows: either it was set after "
+                "the library read it, or this is not the cause"
+            )
             continue
+        needs = [(f"it needs {need.product} {need.range}", need.judge(scene)) for need in rung.needs]
+        unmet = [f"{text}, and {seen.text}" for text, seen in needs if seen.state == "unmet"]
         vetoes = [veto for veto in rung.vetoes if veto.when.judge(scene).state == "met"]
-        if any(veto.effect == "drop" for veto in vetoes):
+        unmet += [veto.text for veto in vetoes if veto.effect == "drop"]
+        if unmet:
+            not_offered.append(f"{rung.setting} is not offered: {'; '.join(unmet)}")
             continue
-        other, where = environment(scene.target, rung.name) if rung.kind == "env" else (None, "")
-        notes = [f"now {rung.name}={other} ({where})"] if other is not None else []
-        remedy = rung.remedy(*(veto.text for veto in vetoes), *notes)
-        (last if vetoes else first).append(remedy)
-    return (*first, *last), set_already
-
-
-def _in_place(scene: Scene, rung: Rung) -> str | None:
-    """A sentence when the environment carries this remedy already."""
-    if rung.kind != "env":
-        return None
-    value, where = environment(scene.target, rung.name)
-    if value is None or not re.fullmatch(rung.satisfied_by or re.escape(rung.value), value):
-        return None
-    return (
-        f"{rung.name}={value} is set already ({where}), and the growth goes on: either it was set after the library "
-        "read it, or this is not the cause"
-    )
+        caveats = [veto.text for veto in vetoes]
+        caveats += [f"{text[0].upper()}{text[1:]}; {seen.text}." for text, seen in needs if seen.state == "unknown"]
+        if value is not None:
+            limit = f"; only a value up to {rung.satisfied_up_to} limits the growth" if rung.satisfied_up_to else ""
+            caveats.append(f"now {rung.name}={value} ({where}){limit}")
+        (last if vetoes else first).append(rung.remedy(*caveats))
+    return _Ladder((*first, *last), tuple(set_already), tuple(not_offered))

@@ -90,11 +90,14 @@ def _page(entry: Entry, mark: str) -> Iterator[str]:
 
 
 def _rung(number: int, rung: Rung) -> Iterator[str]:
-    setting = f"{rung.name}={rung.value}" if rung.kind == "env" else f"{rung.name} {rung.value}".strip()
     when = "at a restart" if rung.scope == "restart" else "while it runs"
-    yield f"{number}. `{setting}` ({rung.kind}, takes effect {when}). {rung.text}"
+    yield f"{number}. `{rung.setting}` ({rung.kind}, takes effect {when}). {rung.text}"
     for caveat in rung.caveats:
         yield f"   - Mind: {caveat}"
+    for need in rung.needs:
+        yield f"   - Offered only where {describe(need)}."
+    if rung.satisfied_up_to:
+        yield f"   - In place already where the value is {rung.satisfied_up_to} or less."
     for veto in rung.vetoes:
         effect = "moves to the end" if veto.effect == "last" else "is not offered"
         yield f"   - Where {describe(veto.when)}, it {effect}: {veto.text}"

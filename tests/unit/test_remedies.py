@@ -1,11 +1,13 @@
 """The catalogue and the matcher, on constructed findings."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fixtures.constructed import (
     BASE,
+    LIBS,
     LIST_STACK,
     PID,
     UCM,
@@ -20,8 +22,8 @@ from fixtures.constructed import (
 
 from memforensics.case.model import EnvVar, Finding, HeapState, Module, Stack
 from memforensics.errors import UsageError
-from memforensics.remedies.catalogue import PACKAGED, load_catalogue, parse_entry
-from memforensics.remedies.conditions import EnvCondition, Scene
+from memforensics.remedies.catalogue import PACKAGED, load_catalogue, parse_entry, parse_memunits
+from memforensics.remedies.conditions import EnvCondition, Scene, VersionCondition
 from memforensics.remedies.match import match
 
 CATALOGUE = load_catalogue()
@@ -78,11 +80,123 @@ def test_an_unknown_version_lowers_the_confidence_and_is_said() -> None:
     assert any("version of UCX could not be read" in text for text in unsure.against)
 
 
-def test_two_copies_the_one_on_the_stack_counts() -> None:
-    other = tuple(
-        replace(m, path=m.path.replace("/libucx/lib/", "/nixl.libs/"), version="1.21.0") for m in ucx_modules()
+def bundled_ucx(version: str | None) -> tuple[Module, ...]:
+    """A second copy of UCX, in another folder."""
+    return tuple(replace(m, path=m.path.replace("/libucx/lib/", "/nixl.libs/"), version=version) for m in ucx_modules())
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(("on_stack", "other", "cause"), [("1.19.0", "1.21.0", "ucx-invq"), ("1.21.0", "1.19.0", None)])
+def test_of_two_copies_the_one_on_the_stack_counts(
+    on_stack: str, other: str, cause: str | None, is_first: bool
+) -> None:
+    copies = [ucx_modules(on_stack), bundled_ucx(other)]
+    modules = tuple(module for copy in (copies if is_first else reversed(copies)) for module in copy)
+    found = match(replace(draft(), culprit=None), case(modules=modules, hooks=()), CATALOGUE)
+    assert found.cause == cause
+    if cause:
+        (version,) = [item for item in found.evidence if item.kind == "version"]
+        assert re.search(r"UCX 1\.19\.0 is loaded \(.*/libucx/lib/libuc.\.so.* on the stacks", version.text)
+        assert re.search(r"another copy is mapped: 1\.21\.0 \(.*/nixl\.libs/libuc.\.so", version.text)
+        assert "/libucx/lib/" in version.ref
+
+
+def test_another_copy_does_not_stand_for_one_whose_version_is_unread() -> None:
+    modules = (*ucx_modules(None), *bundled_ucx("1.21.0"))
+    found = match(replace(draft(), culprit=None), case(modules=modules, hooks=()), CATALOGUE)
+    assert found.cause == "ucx-invq"
+    assert any(
+        "could not be read of the copy on the stacks; another copy is mapped: 1.21.0" in t for t in found.against
     )
-    assert match(draft(), case(modules=(*other, *ucx_modules())), CATALOGUE).cause == "ucx-invq"
+
+
+def test_without_stacks_two_versions_are_unknown_and_both_named() -> None:
+    condition = VersionCondition(name="libuc[mpst]*.so*", range=">=1.17.0,<1.21.0", product="UCX")
+    bare = replace(draft(finding_site(Stack(frames=()))), culprit=None)
+    outcome = condition.judge(Scene(bare, case(modules=(*ucx_modules(), *bundled_ucx("1.21.0")), hooks=())))
+    assert outcome.state == "unknown"
+    assert re.search(r"1\.19\.0 \(.*/libucx/lib/.*1\.21\.0 \(.*/nixl\.libs/", outcome.text)
+
+
+CUDA_IPC = f"{LIBS}/ucx/libuct_cuda.so.0.0.0"
+
+
+def cuda_ipc_finding() -> Finding:
+    opened = Stack(frames=(native("mmap", "/usr/lib/libc.so.6"), native("uct_cuda_ipc_map_memhandle", CUDA_IPC)))
+    return replace(draft(finding_site(opened, inside=None)), layer="device", culprit=None)
+
+
+@pytest.mark.parametrize(
+    ("version", "offered"),
+    [
+        ("1.20.1", ["UCX >= 1.21.0"]),
+        ("1.21.0", ["UCX_CUDA_IPC_CACHE_MAX_REGIONS 1024"]),
+        (None, ["UCX >= 1.21.0", "UCX_CUDA_IPC_CACHE_MAX_REGIONS 1024"]),
+    ],
+)
+def test_only_options_of_the_mapped_version_are_offered(version: str | None, offered: list[str]) -> None:
+    modules = (*ucx_modules(version), Module(pid=PID, path=CUDA_IPC, start=0x7F1000000000), *bundled_ucx("1.22.0"))
+    found = match(cuda_ipc_finding(), case(modules=modules, hooks=()), CATALOGUE)
+    assert (found.cause, names(found)) == ("ucx-cudaipc", offered)
+    left_out = [item.text for item in found.evidence if item.kind == "not-offered"]
+    assert len(left_out) == 2 - len(offered)
+    if version == "1.20.1":
+        assert left_out[0].startswith(
+            "UCX_CUDA_IPC_CACHE_MAX_REGIONS=1024 is not offered: it needs UCX >=1.21.0, and UCX 1.20.1 is loaded"
+        )
+    if version is None:
+        assert all("could not be read" in remedy.caveats[-1] for remedy in found.remedies)
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        ("1024", 1024),
+        (" 64k", 64 << 10),
+        ("8MB", 8 << 20),
+        ("512G", 512 << 30),
+        ("1t", 1 << 40),
+        ("7b", 7),
+        ("inf", None),
+        ("auto", None),
+        ("1.5G", None),
+        ("-1", None),
+        ("64q", None),
+        ("64kx", None),
+        ("", None),
+    ],
+)
+def test_sizes_are_read_as_ucx_reads_them(value: str, size: int | None) -> None:
+    assert parse_memunits(value) == size
+
+
+@pytest.mark.parametrize(
+    ("value", "is_in_place"), [("1024", True), ("1G", True), ("1025M", False), ("512G", False), ("inf", False)]
+)
+def test_only_a_small_finite_value_of_max_unreleased_is_in_place(value: str, is_in_place: bool) -> None:
+    variable = EnvVar(name="UCX_RCACHE_MAX_UNRELEASED", value=value, source="live")
+    found = match(draft(), case(targets=(target(variable),)), CATALOGUE)
+    assert ("UCX_RCACHE_MAX_UNRELEASED 1024" not in names(found)) is is_in_place
+    assert any("is set already" in text for text in found.against) is is_in_place
+
+
+@pytest.mark.parametrize(
+    ("value", "is_in_place"), [("none", True), ("NONE", True), ("nonempty", False), ("a none", False)]
+)
+def test_satisfied_by_fits_the_whole_value(value: str, is_in_place: bool) -> None:
+    variable = EnvVar(name="UCX_MEM_MMAP_HOOK_MODE", value=value, source="live")
+    found = match(draft(), case(targets=(target(variable),)), CATALOGUE)
+    assert ("UCX_MEM_MMAP_HOOK_MODE none" not in names(found)) is is_in_place
+
+
+def test_a_veto_that_drops_takes_the_remedy_away_and_says_why() -> None:
+    dropping = parse_entry(UCX_TEXT.replace('effect = "last"', 'effect = "drop"'), "ucx-invq.toml")
+    rocm = Module(pid=PID, path="/opt/rocm/lib/libamdhip64.so.6", start=0x7F1000000000)
+    found = match(draft(), case(modules=(*ucx_modules(), rocm)), (dropping,))
+    assert names(found) == ["UCX >= 1.21.0", "UCX_RCACHE_MAX_UNRELEASED 1024"]
+    (left_out,) = [item.text for item in found.evidence if item.kind == "not-offered"]
+    assert left_out.startswith("UCX_MEM_MMAP_HOOK_MODE=none is not offered: ROCm libraries are mapped")
+    assert len(names(match(draft(), case(), (dropping,)))) == 3
 
 
 def test_the_same_pool_outside_the_hooks_is_not_it() -> None:
@@ -132,7 +246,7 @@ def test_a_remedy_in_place_is_not_offered_again(source: str) -> None:
 def test_another_value_of_the_variable_is_named() -> None:
     variable = EnvVar(name="UCX_RCACHE_MAX_UNRELEASED", value="inf", source="live")
     found = match(draft(), case(targets=(target(variable),)), CATALOGUE)
-    assert "now UCX_RCACHE_MAX_UNRELEASED=inf (live environment)" in found.remedies[1].caveats
+    assert found.remedies[1].caveats[-1].startswith("now UCX_RCACHE_MAX_UNRELEASED=inf (live environment); ")
 
 
 def test_rocm_moves_the_hook_mode_to_the_end_and_warns() -> None:
@@ -210,6 +324,7 @@ def test_a_plausible_entry_is_mentioned_never_firm() -> None:
         ("libucm*!*", "libucm*", "file!function"),
         ('kind = "version"', 'kind = "versions"', "versions"),
         ('satisfied_by = "(?i)none"', 'satisfied_by = "("', "unterminated"),
+        ('satisfied_up_to = "1G"', 'satisfied_up_to = "1.5G"', "1.5G"),
         ("title =", "title", ""),
     ],
 )
