@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 
 from memforensics.errors import MemforensicsError, UsageError
+from memforensics.report.text import visible
+from memforensics.target.cmdline import harmless_command
 from memforensics.target.parse import parse_stat, parse_status, status_bytes
 from memforensics.target.procfs import ProcFS
 from memforensics.target.roles import role_of
@@ -15,7 +17,7 @@ from memforensics.units import size_text
 class Candidate:
     pid: int
     comm: str
-    cmdline: str
+    words: tuple[str, ...]  # of the command line, all of them
     rss_bytes: int
     role: str | None
 
@@ -41,13 +43,15 @@ def find(*, name: str | None = None, cmdline: str | None = None, proc: ProcFS | 
         line = " ".join(words)
         if rss is None or (name is not None and about.comm != name) or (pattern and not pattern.search(line)):
             continue
-        found.append(Candidate(pid, about.comm, line, rss, role_of(words)))
+        found.append(Candidate(pid, about.comm, words, rss, role_of(words)))
     return sorted(found, key=lambda c: (c.role is None, -c.rss_bytes))
 
 
-def table(candidates: list[Candidate]) -> str:
-    """As text, a line each."""
+def table(candidates: list[Candidate], *, show_cmdline: bool = False) -> str:
+    """As text, a line each. Of the command lines only what is known to be harmless, unless `show_cmdline`."""
     rows = [f"{'PID':>8}  {'RSS':>9}  {'role':<18}  command"]
     for c in candidates:
-        rows.append(f"{c.pid:>8}  {size_text(c.rss_bytes):>9}  {c.role or '':<18}  {c.cmdline[:90] or c.comm}")
+        line = " ".join(c.words if show_cmdline else harmless_command(c.words))
+        shown = visible(line if show_cmdline else line[:90]) or visible(c.comm)
+        rows.append(f"{c.pid:>8}  {size_text(c.rss_bytes):>9}  {c.role or '':<18}  {shown}")
     return "\n".join(rows)

@@ -8,7 +8,8 @@ from pathlib import Path
 from memforensics.case.model import EnvVar, Runtime, Target
 from memforensics.errors import MemforensicsError, TargetError
 from memforensics.target.cgroup import cgroup_of
-from memforensics.target.environ import command_without_secrets, live_environ, parse_environ
+from memforensics.target.cmdline import harmless_command
+from memforensics.target.environ import live_environ, parse_environ
 from memforensics.target.memory import Unreadable
 from memforensics.target.process import Process
 from memforensics.target.procfs import ProcFS
@@ -56,7 +57,7 @@ def about(process: Process, *, environ_address: int | None = None, fs_root: Path
         ppid=stat.ppid,
         comm=stat.comm,
         exe=_exe(process),
-        cmdline=command_without_secrets(words),
+        cmdline=harmless_command(words),
         role=role_of(words),
         runtimes=runtimes_of(paths),
         cgroup=cgroup_of(process, fs_root=fs_root),

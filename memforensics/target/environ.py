@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterable
 
 from memforensics.case.model import EnvVar
+from memforensics.target.cmdline import harmless_value
 from memforensics.target.memory import Memory, Unreadable, read_c_string, read_u64
 
 # What changes how memory is obtained, hooked, cached or given back.
@@ -23,19 +24,6 @@ ALLOWED = re.compile(
 )
 # A name of the list that says of itself that its value is secret (VLLM_API_KEY).
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|COOKIE|PRIVATE", re.IGNORECASE)
-# A secret inside a value: java -Dpassword=..., https://user:word@host
-_SECRET_VALUE = re.compile(
-    r"((?:[\w.-]*(?:password|passwd|secret|token|api[_-]?key|credential)[\w.-]*)\s*[=:]\s*)[^\s,;]+"
-    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)",
-    re.IGNORECASE,
-)
-_SECRET_OPTION = re.compile(
-    r"--?[\w.-]*(?:password|passwd|secret|token|api[_-]?key|credential|auth)[\w.-]*", re.IGNORECASE
-)
-# Options that count tokens, and are no secret.
-_NO_SECRET = re.compile(r"--?(?:[\w-]*(?:max|num|min)[\w-]*tokens?[\w-]*|[\w-]*tokenizer[\w-]*|[\w-]*tokens[\w-]*)")
-HIDDEN = "[hidden]"
-
 _MAX_VARIABLES = 4096
 _MAX_VALUE_BYTES = 8192
 _ENTRIES_A_READ = 64
@@ -53,7 +41,7 @@ def allowed_variables(entries: Iterable[bytes], source: str = "exec") -> tuple[E
         name_bytes, equals, value = entry.partition(b"=")
         name = os.fsdecode(name_bytes)
         if equals and name not in found and is_allowed(name):
-            text = without_secrets(os.fsdecode(value[:_MAX_VALUE_BYTES]))
+            text = harmless_value(name, os.fsdecode(value[:_MAX_VALUE_BYTES]))
             found[name] = EnvVar(name=name, value=text, source="live" if source == "live" else "exec")
     return tuple(found[name] for name in sorted(found))
 
@@ -90,27 +78,3 @@ def _pointers(memory: Memory, array: int) -> list[int]:
             return out + list(block[: block.index(0)])
         out += block
     return out
-
-
-def without_secrets(text: str) -> str:
-    """A value in which what looks like a password or token is hidden."""
-    return _SECRET_VALUE.sub(lambda match: (match[1] or "") + HIDDEN, text)
-
-
-def command_without_secrets(words: Iterable[str]) -> tuple[str, ...]:
-    """A command line in which the values of options that name a password, key or token are hidden."""
-    out: list[str] = []
-    hide_next = False
-    for word in words:
-        option, equals, value = word.partition("=")
-        names_secret = _SECRET_OPTION.fullmatch(option) is not None and _NO_SECRET.fullmatch(option) is None
-        if hide_next and not word.startswith("-"):
-            out.append(HIDDEN)
-        elif names_secret and equals and value:
-            out.append(f"{option}={HIDDEN}")
-        elif names_secret or _NO_SECRET.fullmatch(option):
-            out.append(word)
-        else:
-            out.append(without_secrets(word))
-        hide_next = names_secret and not equals
-    return tuple(out)

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from memforensics.errors import NoSuchProcess, PermissionNeeded, TargetGone
+from memforensics.errors import NoSuchProcess, PermissionNeeded, ProbeFailed, TargetGone
+
+_KIB = 1024
+# What is read of a file that the target itself sizes: its arguments and environment may span all of its memory
+# (PR_SET_MM_MAP). What lies beyond is left out.
+_CUT_AT = {"cmdline": 64 * _KIB, "environ": 1024 * _KIB}
+# The most that is read of a file with a line for each mapping or mount. More is refused: half a table is not one.
+_AT_MOST = {"maps": 512 * _KIB * _KIB, "mountinfo": 16 * _KIB * _KIB}
+_SMALL = 1024 * _KIB  # of every other
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +31,19 @@ class ProcFS:
         return sorted(int(entry.name) for entry in self.root.iterdir() if entry.name.isdigit())
 
     def read_bytes(self, pid: int, name: str) -> bytes:
-        """The whole of /proc/PID/name. TargetGone when the process left, PermissionNeeded when it is not for us."""
+        """/proc/PID/name: the first 64 KiB of cmdline and the first MiB of environ, the whole of every other file.
+        ProbeFailed when that is more than any real process has. TargetGone when the process left, PermissionNeeded
+        when it is not for us."""
+        cut = _CUT_AT.get(name)
+        limit = cut or _AT_MOST.get(name, _SMALL)
         try:
-            return (self.root / str(pid) / name).read_bytes()
+            with FileIO(self.root / str(pid) / name) as file:
+                data = _read_up_to(file, limit if cut else limit + 1)
         except OSError as error:
             raise self.explain(error, pid, name) from error
+        if cut is None and len(data) > limit:
+            raise ProbeFailed(f"/proc/{pid}/{name} is larger than {limit >> 10} KiB", why="it is not read")
+        return data
 
     def open(self, pid: int, name: str) -> FileIO:
         """/proc/PID/name, unbuffered. Errors as read_bytes; reading raises OSErrors, for `explain`."""
@@ -66,3 +82,13 @@ class ProcFS:
                 enable=f"sudo memforensics ... {pid}   (or grant CAP_SYS_PTRACE; see: memforensics doctor)",
             )
         return error
+
+
+def _read_up_to(file: FileIO, limit: int) -> bytes:
+    """Up to the end, `limit` bytes at most. procfs gives short reads."""
+    pieces: list[bytes] = []
+    left = limit
+    while left > 0 and (piece := file.read(min(left, _SMALL))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)

@@ -23,7 +23,7 @@ def test_a_running_program() -> None:
         found = about(process)
     assert abs(found.start_wall_ns - time.time_ns()) < 60e9
     assert found.exe == str(compiled("own_layers.c"))
-    assert found.cmdline[1:] == ("anon", "1", "4096")
+    assert found.cmdline[1:] == ("...",)
     assert found.ppid == os.getpid()
     assert "glibc" in {runtime.name for runtime in found.runtimes}
     assert [v.value for v in found.environment if v.name == "UCX_TLS"] == ["tcp"]

@@ -7,9 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.target.environ import (
-    HIDDEN,
     allowed_variables,
-    command_without_secrets,
     is_allowed,
     live_environ,
     parse_environ,
@@ -66,10 +64,3 @@ def test_live_environ_of_none_and_of_unreadable_memory() -> None:
     assert live_environ(BytesMemory(0x1000, bytes(8)), 0x1000) == ()
     with pytest.raises(Unreadable):
         live_environ(BytesMemory(0x1000, struct.pack("<Q", 0x9000)), 0x1000)
-
-
-def test_secrets_of_a_command_line() -> None:
-    words = "vllm serve --api-key sk-1 --max-num-batched-tokens 8192 --token=abc --tokenizer x"
-    hidden = f"vllm serve --api-key {HIDDEN} --max-num-batched-tokens 8192 --token={HIDDEN} --tokenizer x"
-    assert command_without_secrets(words.split()) == tuple(hidden.split())
-    assert command_without_secrets(["postgres://me:pw@db/x"]) == (f"postgres://{HIDDEN}@db/x",)
