@@ -16,6 +16,11 @@
 Only `memforensics.__main__` turns one into an exit. A leaf: imports nothing of the project.
 """
 
+import os
+import shlex
+import sys
+from pathlib import Path
+
 
 class MemforensicsError(Exception):
     """What happened (one line), why (may be empty), and `enable`: the exact command or setting that helps."""
@@ -40,9 +45,7 @@ class TargetError(MemforensicsError):
 
 class NoSuchProcess(TargetError):
     def __init__(self, pid: int) -> None:
-        super().__init__(
-            f"no process has PID {pid}", enable="memforensics watch   (without a PID: lists likely targets)"
-        )
+        super().__init__(f"no process has PID {pid}", enable="leave the PID out: the command then lists likely targets")
         self.pid = pid
 
 
@@ -59,10 +62,14 @@ class NotATarget(TargetError):
 
 
 class PermissionNeeded(MemforensicsError):
-    """EACCES or EPERM. `privilege` is the name of what is missing, such as CAP_SYS_PTRACE."""
+    """EACCES or EPERM. `privilege` is the name of what is missing, such as CAP_SYS_PTRACE. What helps is this command
+    under sudo (`as_root`), or `grant`: what gives the privilege without it."""
 
-    def __init__(self, what: str, *, privilege: str, why: str = "", enable: str = "") -> None:
-        super().__init__(what, why=why or f"needs {privilege}", enable=enable or "sudo, or see: memforensics doctor")
+    def __init__(self, what: str, *, privilege: str, why: str = "", enable: str = "", grant: str = "") -> None:
+        grant = grant or f"grant {privilege}; see: memforensics doctor"
+        if not enable:
+            enable = f"{as_root()}   (or {grant})" if os.geteuid() != 0 else grant
+        super().__init__(what, why=why or f"needs {privilege}", enable=enable)
         self.privilege = privilege
 
 
@@ -87,3 +94,17 @@ class Interrupted(MemforensicsError):
 
     def __init__(self, case_path: str | None = None) -> None:
         super().__init__(f"interrupted; what was collected is in {case_path}" if case_path else "interrupted")
+
+
+def as_root() -> str:
+    """The command line of this process under sudo. The program has its full path: sudo has a PATH of its own, without
+    the folder of a virtual environment."""
+    program, *words = sys.argv
+    path = Path(program)
+    if path.name == "__main__.py":
+        command = [sys.executable, "-m", "memforensics", *words]
+    elif path.name == "memforensics":
+        command = [str(path.absolute()), *words]
+    else:
+        return "sudo memforensics ..."  # a library call
+    return shlex.join(["sudo", *command])

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from memforensics import __version__
-from memforensics.cli.groups import epilog
+from memforensics.cli.groups import WIDTH, Group, epilog
 from memforensics.errors import Interrupted, MemforensicsError
 
 # In the order that --help shows them: the main ones first. Each is cli/NAME.py with a function of that name.
@@ -33,22 +33,37 @@ COMMANDS: tuple[str, ...] = (
 
 app = typer.Typer(
     name="memforensics",
+    cls=Group,
     help="Memory-leak forensics on live inference processes: which layer grows, through whose code, "
     "what to set, and the proof.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
 
 
-@app.callback()
-def _main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"memforensics {__version__}")
         raise typer.Exit
+
+
+@app.callback(
+    epilog=epilog(
+        (
+            "memforensics diagnose 4242",
+            "memforensics diagnose --name llama-server",
+            "memforensics diagnose -h",
+        )
+    )
+)
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    del version  # its callback has printed it
 
 
 for _name in COMMANDS:
@@ -90,12 +105,12 @@ def run(arguments: list[str]) -> int:
             shown()
             return int(getattr(error, "exit_code", 2))
         if type(error).__name__ == "Abort":
-            return _say(Interrupted())
+            return _say(Interrupted())  # Ctrl-C or the end of input at a question
         return _say(
             MemforensicsError(
                 f"memforensics failed: {type(error).__name__}: {error}",
-                why="this is a defect of memforensics",
-                enable="MEMFORENSICS_DEBUG=1 shows where; please report it",
+                why="this is a bug in memforensics",
+                enable="please report it, with what MEMFORENSICS_DEBUG=1 prints",
             )
         )
 

@@ -19,7 +19,8 @@ _EXAMPLES = (
 )
 group = typer.Typer(
     cls=group_with_default("list"),
-    help="What is in a case file (`case FILE` is `case list FILE`), and names for what it has none for.",
+    help="List or export what a case file holds (`case FILE` is `case list FILE`), or add symbol names to it.",
+    epilog=epilog((*_EXAMPLES[:2], SYMBOLIZE_EXAMPLES[0])),
     no_args_is_help=True,
     rich_markup_mode=None,
 )

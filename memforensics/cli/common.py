@@ -1,5 +1,6 @@
 """What several commands share: option types, the choice of a target, printing JSON."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,15 +9,7 @@ import msgspec
 import typer
 
 from memforensics.errors import UsageError
-from memforensics.units import parse_duration
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-
+from memforensics.units import duration_text, parse_duration
 
 PidArgument = Annotated[
     int | None, typer.Argument(metavar="PID", help="The process; without it, likely targets are listed.")
@@ -24,14 +17,36 @@ PidArgument = Annotated[
 NameOption = Annotated[
     str | None, typer.Option("--name", help="Choose the process by its name (comm) instead of a PID.")
 ]
-CmdlineOption = Annotated[str | None, typer.Option("--cmdline", help="Choose the process whose command line matches.")]
+CmdlineOption = Annotated[
+    str | None, typer.Option("--cmdline", metavar="REGEX", help="Choose the process whose command line matches.")
+]
+ContainerOption = Annotated[
+    str | None,
+    typer.Option("--container", metavar="ID", help="Choose a container by its ID or name: its first process."),
+]
+RemediesOption = Annotated[
+    Path | None, typer.Option("--remedies", metavar="DIR", help="Also the catalogue entries of this folder.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object (no colours, no progress).")]
 RecordOption = Annotated[Path | None, typer.Option("--record", metavar="CASE", help="Keep the case in this file.")]
 
 
-def duration_option(help_text: str, *names: str) -> object:
-    """An option whose value is a duration: 60s, 2m, 500ms. The function gets seconds."""
-    return typer.Option(*(names or ("--duration",)), metavar="TIME", parser=_duration, help=help_text)
+def duration_option(help_text: str, *names: str, least: float = 0.0, because: str = "") -> object:
+    """An option whose value is a duration: 60s, 2m, 500ms. The function gets seconds. A value below `least` is refused
+    with that reason."""
+
+    def parsed(text: str) -> float:
+        try:
+            seconds = parse_duration(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        if seconds < least:
+            raise typer.BadParameter(f"at least {duration_text(least)}: {because}")
+        return seconds
+
+    if least:
+        help_text += f" At least {duration_text(least)}."
+    return typer.Option(*(names or ("--duration",)), metavar="TIME", parser=parsed, help=help_text)
 
 
 def print_json(value: object) -> None:
@@ -43,23 +58,29 @@ def print_json(value: object) -> None:
     sys.stdout.flush()
 
 
-def choose_pid(pid: int | None, name: str | None, cmdline: str | None) -> int:
-    """The one process meant. UsageError (exit 2) when there is none or more than one; without any word, the likely
-    targets are listed, largest first."""
+def choose_pid(pid: int | None, name: str | None, cmdline: str | None, container: str | None = None) -> int:
+    """The one process meant; of a tree that matches, its root. UsageError (exit 2) when there is none or more than one;
+    without any word, the likely targets are listed, largest first."""
     from memforensics.jobs import targets
+    from memforensics.jobs.again import only_root
 
+    if sum(way is not None for way in (pid, name or cmdline, container)) > 1:
+        raise UsageError("the process is named in two ways", enable="a PID, --container, or --name and --cmdline")
     if pid is not None:
         return pid
+    if container is not None:
+        return only_root(container)
     found = targets.find(name=name, cmdline=cmdline)
+    width = shutil.get_terminal_size((120, 24)).columns
     if name is None and cmdline is None:
         typer.echo("Name a process. Likely targets, largest first:\n", err=True)
-        typer.echo(targets.table(found[:15]), err=True)
-        raise UsageError("no PID given", enable="memforensics COMMAND PID")
+        typer.echo(targets.table(found[:15], width=width), err=True)
+        raise UsageError("no PID given", enable="add one of these PIDs, or --name, --cmdline or --container")
+    found = targets.roots(found)
     if len(found) == 1:
         return found[0].pid
+    wanted = " and ".join(repr(word) for word in (name, cmdline) if word is not None)
     if not found:
-        raise UsageError(
-            f"no process matches {name or cmdline!r}", enable="memforensics watch   (lists likely targets)"
-        )
-    typer.echo(targets.table(found[:15]), err=True)
-    raise UsageError(f"{len(found)} processes match {name or cmdline!r}", enable="name one PID")
+        raise UsageError(f"no process matches {wanted}", enable="leave it out: the command then lists likely targets")
+    typer.echo(targets.table(found[:15], width=width), err=True)
+    raise UsageError(f"{len(found)} process trees match {wanted}", enable="add one of these PIDs")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from memforensics.cli.common import JsonOption, duration_option
+from memforensics.cli.diagnose import BECAUSE, LEAST_S
 
 EXAMPLES = (
     "memforensics demo",
@@ -18,7 +19,7 @@ def demo(
     ucx_version: Annotated[
         str, typer.Option("--ucx-version", metavar="V", help="The UCX in it: up to 1.20.x it leaks, from 1.21.0 not.")
     ] = "1.19.0",
-    duration: Annotated[float, duration_option("How long to diagnose.")] = "30s",  # type: ignore[assignment]
+    duration: Annotated[float, duration_option("How long to diagnose.", least=LEAST_S, because=BECAUSE)] = "30s",  # type: ignore[assignment]
     record: Annotated[Path | None, typer.Option("--record", metavar="CASE", help="Keep the case in this file.")] = None,
     json: JsonOption = False,
 ) -> int:
@@ -36,5 +37,7 @@ def demo(
 
     with progress("diagnosing the example", quiet=json) as on_progress:
         outcome = job.demo(ucx_version, duration, record=record, on_progress=on_progress, on_start=on_start)
-    print_report(outcome.case, outcome.diagnosis, "json" if json else "terminal", None)
+    print_report(outcome.case, outcome.diagnosis, "json" if json else "terminal")
+    if outcome.path is not None and not json:
+        typer.echo(f"\ncase: {outcome.path}")
     return outcome.exit_code

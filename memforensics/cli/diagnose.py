@@ -5,38 +5,80 @@ from typing import Annotated, Literal
 
 import typer
 
-from memforensics.cli.common import CmdlineOption, JsonOption, NameOption, PidArgument, choose_pid, duration_option
+from memforensics.cli.common import (
+    CmdlineOption,
+    ContainerOption,
+    JsonOption,
+    NameOption,
+    PidArgument,
+    RemediesOption,
+    choose_pid,
+    duration_option,
+)
 
 EXAMPLES = (
     "memforensics diagnose 4242",
     "memforensics diagnose 4242 --duration 20s --json",
     "memforensics diagnose --name VLLM::EngineCor --record leak.case",
+    "memforensics diagnose 4242 --output leak.md",
 )
+LEAST_S, BECAUSE = 10.0, "a verdict needs 8 samples over 7 s, and the end of the time goes to closing"
 
 
 def diagnose(
     pid: PidArgument = None,
-    duration: Annotated[float, duration_option("How long in all; longer decides smaller leaks.")] = "60s",  # type: ignore[assignment]
-    record: Annotated[Path | None, typer.Option(metavar="CASE", help="Keep the case in this file.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report there as well.")] = None,
+    duration: Annotated[
+        float, duration_option("How long in all; longer decides smaller leaks.", least=LEAST_S, because=BECAUSE)
+    ] = "60s",  # type: ignore[assignment]
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="CASE", help="Keep the case in this file (default: in ~/.local/state/memforensics)."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the report there as well: .md, .json or .txt."),
+    ] = None,
     format: Annotated[Literal["terminal", "md", "json"], typer.Option(help="What to print.")] = "terminal",
     json: JsonOption = False,
     children: Annotated[bool, typer.Option(help="Follow the process tree below it.")] = True,
     seed: Annotated[int | None, typer.Option(hidden=True)] = None,
+    remedies: RemediesOption = None,
     name: NameOption = None,
     cmdline: CmdlineOption = None,
+    container: ContainerOption = None,
 ) -> int:
     """Say whether a live process leaks, in which layer, through whose code, and what to set.
 
     Observes the process and its children without stopping them: sizes, mappings, who maps memory (eBPF), who
     intercepts mmap and munmap. Exit code 0: no leak; 1: leak; 4: growing, or too little seen; 3: cannot observe.
+    The case is kept in $XDG_STATE_HOME/memforensics or ~/.local/state/memforensics, unless --record names a file; the
+    last line says where. Ctrl-C ends early with what was seen so far: exit code 130, with the report where it is enough
+    for a verdict.
     """
     from memforensics.cli.live import progress
-    from memforensics.cli.render import print_report
-    from memforensics.jobs.diagnose import diagnose as run
+    from memforensics.cli.render import output_form, print_report, write_report
+    from memforensics.errors import Interrupted
+    from memforensics.jobs.diagnose import investigate
+    from memforensics.jobs.report import Format, render
+    from memforensics.remedies.catalogue import load_catalogue
 
-    chosen = choose_pid(pid, name, cmdline)
+    form: Format = "json" if json else format
+    written = output_form(output, form if output is not None and not output.suffix else None)
+    catalogue = load_catalogue(remedies)
+    chosen = choose_pid(pid, name, cmdline, container)
     with progress(f"diagnosing {chosen}", quiet=json or format != "terminal") as on_progress:
-        case, diagnosis = run(chosen, duration, record=record, on_progress=on_progress, children=children, seed=seed)
-    print_report(case, diagnosis, "json" if json else format, output)
-    return diagnosis.exit_code
+        found = investigate(
+            chosen, duration, record=record, on_progress=on_progress, children=children, seed=seed, catalogue=catalogue
+        )
+    case = str(found.path) if found.path is not None else None
+    if not (found.interrupted and found.diagnosis.verdict == "insufficient-data"):
+        print_report(found.case, found.diagnosis, form)
+        if output is not None:
+            write_report(render(found.case, found.diagnosis, written), output, printed=True)
+        if case is not None and not found.interrupted:
+            typer.echo(f"\ncase: {case}" if form == "terminal" else f"case: {case}", err=form != "terminal")
+    if found.trouble:
+        typer.echo(f"memforensics: {found.trouble}", err=True)
+    if found.interrupted:
+        raise Interrupted(case)
+    return found.diagnosis.exit_code

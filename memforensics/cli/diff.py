@@ -13,7 +13,7 @@ EXAMPLES = (
     "memforensics diff 4711 --over 10s",
     "memforensics diff before.case after.case",
     "memforensics diff watch.case --from 5m --to 1h",
-    "memforensics diff 4711 4712     a healthy worker against a sick one",
+    "memforensics diff 4711 4712     # a healthy worker against a sick one",
 )
 
 

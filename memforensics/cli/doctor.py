@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import JsonOption, print_json
+from memforensics.cli.common import CmdlineOption, ContainerOption, JsonOption, NameOption, choose_pid, print_json
 
 EXAMPLES = (
     "memforensics doctor",
@@ -18,13 +18,18 @@ def doctor(
         int | None, typer.Argument(metavar="PID", help="Also: whether this process can be observed.")
     ] = None,
     json: JsonOption = False,
+    name: NameOption = None,
+    cmdline: CmdlineOption = None,
+    container: ContainerOption = None,
 ) -> int:
-    """What this host allows (kernel, capabilities, eBPF tried for real, tools), and what enables what is missing.
+    """Show what this host allows (kernel, capabilities, eBPF tried for real, tools), and what enables what is missing.
 
-    Exit code 0 when everything that the main job needs is there, else 3.
+    Exit code 0 when everything that diagnose needs is there, else 3.
     """
     from memforensics.jobs.doctor import examine
 
+    if name or cmdline or container:
+        pid = choose_pid(pid, name, cmdline, container)
     examination = examine(pid)
     if json:
         print_json(examination.as_json())
@@ -44,7 +49,7 @@ def doctor(
     console.print(table)
     missing = [check.name for check in examination.checks if check.essential and not check.ok]
     if missing:
-        console.print(Text(f"\nThe main job is not whole here: {', '.join(missing)}.", style="bold"))
+        console.print(Text(f"\ndiagnose is limited here, or cannot run. Missing: {', '.join(missing)}.", style="bold"))
     else:
-        console.print("\nEverything the main job (diagnose, with stacks) needs is here.")
+        console.print("\ndiagnose has everything it needs here, stacks included.")
     return examination.exit_code

@@ -7,6 +7,7 @@ import typer
 
 from memforensics.cli.common import (
     CmdlineOption,
+    ContainerOption,
     JsonOption,
     NameOption,
     PidArgument,
@@ -28,12 +29,15 @@ def heap(
     memray: Annotated[
         bool, typer.Option("--memray", help="Attach memray: runs code in the process, which must have memray itself.")
     ] = False,
-    duration: Annotated[float, duration_option("How long memray tracks.")] = "10s",  # type: ignore[assignment]
+    duration: Annotated[
+        float, duration_option("How long memray tracks.", least=1, because="in less, memray has hardly started")
+    ] = "10s",  # type: ignore[assignment]
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: memray may run code in the process.")] = False,
     json: JsonOption = False,
     record: RecordOption = None,
     name: NameOption = None,
     cmdline: CmdlineOption = None,
+    container: ContainerOption = None,
 ) -> None:
     """Who allocated what is still held in the heap, by Python line (memray, attached through gdb).
 
@@ -42,7 +46,7 @@ def heap(
     """
     from memforensics.jobs import heap as job
 
-    chosen = choose_pid(pid, name, cmdline)
+    chosen = choose_pid(pid, name, cmdline, container)
     if not memray:
         job.heap(chosen)
     job.check_memray(chosen)
@@ -51,7 +55,9 @@ def heap(
 
         if not sys.stdin.isatty():
             raise UsageError("heap --memray asks first, and there is no terminal", why=WARNING, enable="add --yes")
-        typer.confirm(f"{WARNING}.\nAttach to process {chosen}?", abort=True, err=True)
+        if not typer.confirm(f"{WARNING}.\nAttach to process {chosen}?", err=True):
+            typer.echo("nothing was done", err=True)
+            return
     view = job.heap_memray(
         chosen,
         duration,

@@ -4,6 +4,7 @@ import typer
 
 from memforensics.cli.common import (
     CmdlineOption,
+    ContainerOption,
     JsonOption,
     NameOption,
     PidArgument,
@@ -24,6 +25,7 @@ def hooks(
     record: RecordOption = None,
     name: NameOption = None,
     cmdline: CmdlineOption = None,
+    container: ContainerOption = None,
 ) -> None:
     """Say who intercepts mmap, munmap, brk, malloc and their kin in a live process, and how.
 
@@ -32,7 +34,7 @@ def hooks(
     """
     from memforensics.jobs.hooks import hooks as run
 
-    view = run(choose_pid(pid, name, cmdline), record=record)
+    view = run(choose_pid(pid, name, cmdline, container), record=record)
     if json:
         print_json(view.json())
         return

@@ -6,17 +6,25 @@ from typing import Annotated
 import typer
 
 from memforensics.cli.common import JsonOption, print_json
+from memforensics.cli.groups import Group, epilog
 from memforensics.errors import UsageError
 
+_LIST = ("memforensics remedies list", "memforensics remedies list --json")
+_SHOW = ("memforensics remedies show ucx-invq",)
+_TEST = ("memforensics remedies test --folder ./our-remedies",)
 group = typer.Typer(
-    help="The catalogue of known causes and what removes them.", no_args_is_help=True, rich_markup_mode=None
+    cls=Group,
+    help="List, show and check the catalogue of known causes and their remedies.",
+    epilog=epilog((_LIST[0], *_SHOW, *_TEST)),
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 FolderOption = Annotated[
     Path | None, typer.Option("--folder", metavar="DIR", help="Also your own entries, one .toml file each.")
 ]
 
 
-@group.command("list", epilog="Examples: memforensics remedies list    |    memforensics remedies list --json")
+@group.command("list", epilog=epilog(_LIST))
 def list_entries(folder: FolderOption = None, as_json: JsonOption = False) -> None:
     """List the causes that are known."""
     from memforensics.remedies.catalogue import load_catalogue
@@ -30,7 +38,7 @@ def list_entries(folder: FolderOption = None, as_json: JsonOption = False) -> No
         typer.echo(f"{entry.id:<{width}}  {entry.layer:<20} {entry.title}")
 
 
-@group.command("show", epilog="Example: memforensics remedies show ucx-invq")
+@group.command("show", epilog=epilog(_SHOW))
 def show(
     id: Annotated[str, typer.Argument(metavar="ID", help="As `remedies list` prints it.")],
     folder: FolderOption = None,
@@ -49,7 +57,7 @@ def show(
         typer.echo(entry_page(entries[id]), nl=False)
 
 
-@group.command("test", epilog="Example: memforensics remedies test --folder ./our-remedies")
+@group.command("test", epilog=epilog(_TEST))
 def check(folder: FolderOption = None) -> None:
     """Check every entry (and those of your own folder): exits 2 with the file and its fault when one is bad."""
     from memforensics.remedies.catalogue import load_catalogue

@@ -6,20 +6,23 @@ from pathlib import Path
 import typer
 
 from memforensics.case.model import Case, Diagnosis
+from memforensics.errors import MemforensicsError
 from memforensics.jobs import report as job
-from memforensics.jobs.files import write_text
+from memforensics.jobs.files import check_output, write_text
 
 
-def form_of(output: Path) -> job.Format | None:
-    """The form that a file's ending asks for."""
-    endings: dict[str, job.Format] = {".md": "md", ".json": "json"}
-    return endings.get(output.suffix)
+def output_form(output: Path | None, asked: job.Format | None) -> job.Format:
+    """The form of the report in that file: the one asked for, else by its ending. UsageError when it cannot be written
+    or has an ending that is not known; to be called before the work begins."""
+    if output is None:
+        return asked or "terminal"
+    form = asked or job.form_of(output)
+    check_output(output)
+    return form
 
 
-def print_report(case: Case, diagnosis: Diagnosis, form: job.Format, output: Path | None = None) -> None:
-    """On the screen as `form`; and to `output`, Markdown or JSON by its ending, where one is named."""
-    if output is not None:
-        write_text(job.render(case, diagnosis, form_of(output) or form), output)
+def print_report(case: Case, diagnosis: Diagnosis, form: job.Format) -> None:
+    """On stdout as `form`."""
     if form == "terminal" and sys.stdout.isatty():
         from rich.console import Console
 
@@ -28,3 +31,14 @@ def print_report(case: Case, diagnosis: Diagnosis, form: job.Format, output: Pat
         Console(highlight=False).print(Report(case, diagnosis))
     else:
         typer.echo(job.render(case, diagnosis, form), nl=False)
+
+
+def write_report(text: str, output: Path, *, printed: bool) -> None:
+    """To the file. Where that fails at the end (a full disk), stderr says so, and the report goes to stdout unless it
+    is `printed` there already."""
+    try:
+        write_text(text, output)
+    except MemforensicsError as error:
+        typer.echo(f"memforensics: {error}; the report is on stdout", err=True)
+        if not printed:
+            typer.echo(text, nl=False)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from memforensics.cli.common import JsonOption
+from memforensics.cli.common import JsonOption, RemediesOption
 
 EXAMPLES = (
     "memforensics report leak.case",
@@ -20,23 +20,25 @@ def report(
         Literal["terminal", "md", "json"] | None,
         typer.Option("--format", help="How to render it (default: terminal, or by the ending of --output)."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
-    remedies: Annotated[
-        Path | None, typer.Option("--remedies", metavar="DIR", help="Also the catalogue entries of this folder.")
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write it there: .md, .json or .txt, unless --format is given."
+        ),
     ] = None,
+    remedies: RemediesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Render a saved case: the same report as diagnose, with no privileges and no live process.
 
     Exits 0 whenever the case could be read, whatever its verdict (3 when it could not): the report was made.
     """
-    from memforensics.cli.render import form_of, print_report
+    from memforensics.cli.render import output_form, print_report, write_report
     from memforensics.jobs import report as job
-    from memforensics.jobs.files import write_text
 
-    form: job.Format | None = "json" if as_json else format
+    form = output_form(output, "json" if as_json else format)
     loaded, diagnosis = job.load(case, remedies)
     if output is not None:
-        write_text(job.render(loaded, diagnosis, form or form_of(output) or "terminal"), output)
+        write_report(job.render(loaded, diagnosis, form), output, printed=False)
     else:
-        print_report(loaded, diagnosis, form or "terminal")
+        print_report(loaded, diagnosis, form)

@@ -7,6 +7,7 @@ import typer
 
 from memforensics.cli.common import (
     CmdlineOption,
+    ContainerOption,
     JsonOption,
     NameOption,
     PidArgument,
@@ -39,6 +40,7 @@ def snapshot(
     pid: PidArgument = None,
     name: NameOption = None,
     cmdline: CmdlineOption = None,
+    container: ContainerOption = None,
     as_json: JsonOption = False,
     record: RecordOption = None,
     reader: Annotated[ReaderName, typer.Option("--reader", help="How to read; auto spares large processes.")] = (
@@ -49,10 +51,12 @@ def snapshot(
     ] = False,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many groups to show.")] = 15,
 ) -> None:
-    """One point in time: RSS by layer, summing to the kernel's figure, and every mapping with its owner."""
+    """Show RSS by layer at one point in time, summing to the kernel's figure, and every mapping with its owner."""
     from memforensics.jobs import snapshot as job
 
-    seen = job.snapshot(choose_pid(pid, name, cmdline), reader="smaps" if full else reader.value, record=record)
+    seen = job.snapshot(
+        choose_pid(pid, name, cmdline, container), reader="smaps" if full else reader.value, record=record
+    )
     if as_json:
         from memforensics.report.snapshot_json import snapshot_json
 

@@ -6,6 +6,7 @@ import typer
 
 from memforensics.cli.common import (
     CmdlineOption,
+    ContainerOption,
     JsonOption,
     NameOption,
     PidArgument,
@@ -18,7 +19,7 @@ from memforensics.cli.common import (
 EXAMPLES = (
     "memforensics stacks 4242 --on mmap --count 3",
     "memforensics stacks 4242 --on mmap --if 'length >= 1048576 && fd == -1' --json",
-    "memforensics stacks 4242 --function libucs.so.0!ucs_mpool_grow",
+    "memforensics stacks 4242 --function 'libucs.so.0!ucs_mpool_grow'",
 )
 
 
@@ -32,22 +33,35 @@ def stacks(
         str | None, typer.Option("--if", metavar="EXPR", help="Only where this holds: length == 16384, $rsi > 4096.")
     ] = None,
     count: Annotated[int, typer.Option(help="How many stacks.")] = 1,
-    timeout: Annotated[float, duration_option("Give up after so long.", "--timeout")] = "30s",  # type: ignore[assignment]
-    max_stopped: Annotated[float, duration_option("Cap on all pauses together.", "--max-stopped")] = "5s",  # type: ignore[assignment]
+    timeout: Annotated[
+        float,
+        duration_option("Give up after so long.", "--timeout", least=1, because="attaching gdb takes up to a second"),
+    ] = "30s",  # type: ignore[assignment]
+    max_stopped: Annotated[
+        float,
+        duration_option(
+            "Cap on all pauses together.",
+            "--max-stopped",
+            least=0.05,
+            because="attaching alone stops for tens of milliseconds",
+        ),
+    ] = "5s",  # type: ignore[assignment]
     json: JsonOption = False,
     record: RecordOption = None,
     name: NameOption = None,
     cmdline: CmdlineOption = None,
-) -> None:
+    container: ContainerOption = None,
+) -> int:
     """Capture a few full stacks with arguments and return values, by gdb. Each pause is measured and shown.
 
     The process is stopped for some tens of milliseconds to attach (longer with very many libraries), and its calling
     thread for a few at each capture. Nothing is written into its code, and it lives on whatever happens to gdb.
+    Exit code 4 when nothing was captured: the call did not come, or its condition never held.
     """
     from memforensics.jobs.stacks import stacks as run
 
     view = run(
-        choose_pid(pid, name, cmdline),
+        choose_pid(pid, name, cmdline, container),
         on=on,
         function=function,
         condition=condition,
@@ -63,3 +77,7 @@ def stacks(
         typer.echo(view.text())
         for loss in view.losses:
             typer.echo(f"{loss.what}: {loss.count} ({loss.reduce})", err=True)
+    if view.nothing is not None:
+        typer.echo(f"memforensics: {view.nothing}", err=True)
+        return 4
+    return 0

@@ -1,7 +1,7 @@
 """`memforensics trace-faults [PID]...`."""
 
 from memforensics.cli import trace_options as options
-from memforensics.cli.common import CmdlineOption, JsonOption, NameOption, RecordOption
+from memforensics.cli.common import CmdlineOption, ContainerOption, JsonOption, NameOption, RecordOption
 
 EXAMPLES = (
     "memforensics trace-faults 4711",
@@ -26,13 +26,14 @@ def trace_faults(
     record: RecordOption = None,
     name: NameOption = None,
     cmdline: CmdlineOption = None,
+    container: ContainerOption = None,
 ) -> None:
-    """What makes RSS move, in any layer: page faults by Python-and-native stack, whose pages are still there (eBPF).
+    """Show what makes RSS grow, in any layer: page faults by Python and native stack, with eBPF.
 
-    It names who touches new memory, not who leaks: no culprit rests on it alone. Nothing is written into the process.
+    It names who touches new memory, a hint, not proof, of who leaks. Nothing is written into the process.
     """
     from memforensics.cli import trace_run
 
     what = trace_run.What("faults", duration, children, sort, filters, min_age, "bcc", record, overhead)
     shown = trace_run.Shown("json" if as_json else format, output, top, stacks, quiet=as_json)
-    trace_run.run(what, shown, pids, name, cmdline)
+    trace_run.run(what, shown, pids, name, cmdline, container)

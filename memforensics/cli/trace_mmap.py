@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from memforensics.cli import trace_options as options
-from memforensics.cli.common import CmdlineOption, JsonOption, NameOption, RecordOption
+from memforensics.cli.common import CmdlineOption, ContainerOption, JsonOption, NameOption, RecordOption
 
 EXAMPLES = (
     "memforensics trace-mmap 4711 --duration 60s --record leak.case",
@@ -31,13 +31,14 @@ def trace_mmap(
     record: RecordOption = None,
     name: NameOption = None,
     cmdline: CmdlineOption = None,
+    container: ContainerOption = None,
 ) -> None:
-    """Who maps the memory that is not given back: outstanding mmap, mremap and brk by Python-and-native stack (eBPF).
+    """Show outstanding mappings (mmap, mremap, brk) by Python and native stack, with eBPF.
 
-    Outstanding is not leaked: a cache that fills looks the same. Nothing is written into the process or stopped.
+    Outstanding is not leaked: a cache that is filling looks the same. Nothing is written into the process or stopped.
     """
     from memforensics.cli import trace_run
 
     what = trace_run.What("mappings", duration, children, sort, filters, min_age, engine, record, overhead)
     shown = trace_run.Shown("json" if as_json else format, output, top, stacks, quiet=as_json)
-    trace_run.run(what, shown, pids, name, cmdline)
+    trace_run.run(what, shown, pids, name, cmdline, container)

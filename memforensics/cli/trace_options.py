@@ -19,7 +19,7 @@ def _share(text: str) -> float:
 Pids = Annotated[
     list[int] | None, typer.Argument(metavar="PID", help="The processes; without any, targets are listed.")
 ]
-Duration = Annotated[float, duration_option("How long to trace.")]
+Duration = Annotated[float, duration_option("How long to trace.", least=1, because="no rate can be told from less")]
 Children = Annotated[bool, typer.Option(help="Their child processes too.")]
 Sort = Annotated[Literal["outstanding", "rate", "count", "age"], typer.Option(help="First what has most.")]
 Top = Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many sites are shown.")]

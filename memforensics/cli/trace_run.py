@@ -10,7 +10,7 @@ import typer
 from memforensics.analysis.sites import SortKey
 from memforensics.cli import trace_live, trace_out
 from memforensics.cli.common import choose_pid
-from memforensics.errors import Interrupted
+from memforensics.errors import Interrupted, UsageError
 from memforensics.jobs import trace as job
 from memforensics.jobs.trace_view import EngineName, Wanted
 
@@ -41,11 +41,15 @@ class Shown:
     quiet: bool
 
 
-def run(what: What, shown: Shown, pids: list[int] | None, name: str | None, cmdline: str | None) -> None:
+def run(
+    what: What, shown: Shown, pids: list[int] | None, name: str | None, cmdline: str | None, container: str | None
+) -> None:
     """UsageError, and what the job raises; Interrupted after a Ctrl-C, with all that was collected shown and kept."""
     trace_out.check(shown.form, shown.output)
     wanted = Wanted(what.sort, trace_out.filters_of(what.filters), what.min_age_s)
-    named = pids or [choose_pid(None, name, cmdline)]
+    if pids and (name or cmdline or container):
+        raise UsageError("the process is named in two ways", enable="PIDs, --container, or --name and --cmdline")
+    named = pids or [choose_pid(None, name, cmdline, container)]
     command = job.COMMANDS[what.family]
     with trace_live.ending() as stop:
         ticks = job.trace_ticks(

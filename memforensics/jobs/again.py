@@ -17,11 +17,11 @@ def only_root(container: str) -> int:
 
 
 def back(name: str | None, cmdline: str | None, container: str | None) -> int | None:
-    """The PID of what matches now; None while nothing does. Of several the largest."""
+    """The PID of what matches now; None while nothing does. Of several trees the root of the largest."""
     if container is not None:
         try:
             return only_root(container)
         except UsageError:
             return None
-    found = targets.find(name=name, cmdline=cmdline)
+    found = targets.roots(targets.find(name=name, cmdline=cmdline))
     return found[0].pid if found else None

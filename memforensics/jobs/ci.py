@@ -59,7 +59,7 @@ def gate(
     """
     with started(command, env) as run:
         _warm_up(run, warmup_s, sleep)
-        path = record or case_path(run.pid)
+        path = record or case_path(run.pid, Path.cwd())
         began = time.monotonic()
         case, diagnosis = diagnose(run.pid, seconds, record=path, on_progress=on_progress)
         passed = diagnosis.verdict not in fail_on

@@ -12,8 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from memforensics.case.model import Case, Diagnosis
-from memforensics.errors import ProbeFailed, UsageError
-from memforensics.jobs.diagnose import OnProgress, diagnose
+from memforensics.errors import Interrupted, ProbeFailed, UsageError
+from memforensics.jobs.diagnose import OnProgress, investigate
 
 LAUNCHER = Path(str(files("memforensics"))) / "shipped" / "ucx_rcache_leak" / "run.py"
 _FIXED_IN = (1, 21)  # openucx/ucx PR 11248
@@ -25,6 +25,7 @@ class Outcome:
     case: Case
     diagnosis: Diagnosis
     leak_expected: bool
+    path: Path | None = None  # of the case
 
     @property
     def exit_code(self) -> int:
@@ -75,8 +76,10 @@ def demo(
     with example(ucx_version, ["--seconds", f"{seconds + 120:.0f}"]) as pid:
         if on_start is not None:
             on_start(pid)
-        case, diagnosis = diagnose(pid, seconds, record=record, on_progress=on_progress)
-    return Outcome(case, diagnosis, expected)
+        found = investigate(pid, seconds, record=record, on_progress=on_progress)
+    if found.interrupted:
+        raise Interrupted(str(found.path) if found.path else None)
+    return Outcome(found.case, found.diagnosis, expected, found.path)
 
 
 def _wait_until_ready(running: "subprocess.Popen[bytes]", deadline: float) -> None:

@@ -3,25 +3,36 @@ the same second half again."""
 
 import os
 import resource
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from memforensics.analysis.conclude import draft
 from memforensics.analysis.residue import is_unseen_heap
-from memforensics.case.model import AllocationSite, Case, Cost, Diagnosis, Loss, ProbeStatus, Sample, TraceSummary
+from memforensics.case.model import (
+    AllocationSite,
+    Case,
+    CaseMeta,
+    Cost,
+    Diagnosis,
+    Loss,
+    ProbeStatus,
+    Sample,
+    TraceSummary,
+)
 from memforensics.case.store import CaseFile
-from memforensics.errors import Interrupted, MemforensicsError, TargetError
+from memforensics.errors import CaseExists, Interrupted, MemforensicsError, TargetError
 from memforensics.jobs.beside import Beside
 from memforensics.jobs.conclude import conclude_case
+from memforensics.jobs.files import state_folder
 from memforensics.jobs.identity import identify
 from memforensics.jobs.observe import Record, Recorder, TreeObserver, new_meta
 from memforensics.probes.base import Budget, Evidence
@@ -30,6 +41,7 @@ from memforensics.probes.hooks import audit_hooks
 from memforensics.probes.mmap_trace import MmapTrace
 from memforensics.probes.repeated import Earlier
 from memforensics.probes.snapshots import take_snapshot
+from memforensics.remedies.catalogue import Catalogue, load_catalogue
 from memforensics.symbols.space import AddressSpace
 from memforensics.target import Process, open_process
 from memforensics.units import NS_PER_S
@@ -56,6 +68,18 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to. `path`: the case file, None where there is none; `trouble`: why there is none, or why it is
+    not complete."""
+
+    case: Case
+    diagnosis: Diagnosis
+    path: Path | None
+    trouble: str = ""
+    interrupted: bool = False
+
+
 def diagnose(
     pid: int,
     seconds: float,
@@ -64,50 +88,89 @@ def diagnose(
     on_progress: OnProgress | None = None,
     children: bool = True,
     seed: int | None = None,
+    catalogue: Catalogue | None = None,
 ) -> tuple[Case, Diagnosis]:
-    """Looks at the process (and its children) for about `seconds` in all, and concludes. The case is kept in `record`,
-    or in a file of its own name (`case_path`).
-
-    NoSuchProcess, NotATarget, PermissionNeeded when it cannot be looked at; Interrupted at Ctrl-C, the case kept.
-    """
-    path = record or case_path(pid)
-    collect(pid, seconds, path, on_progress=on_progress, children=children, seed=seed)
-    with CaseFile.open(path) as file:
-        case = file.load()
-    return case, conclude_case(case)
+    """As `investigate`, for those who need the answer alone. Interrupted at Ctrl-C, the case kept."""
+    found = investigate(
+        pid, seconds, record=record, on_progress=on_progress, children=children, seed=seed, catalogue=catalogue
+    )
+    if found.interrupted:
+        raise Interrupted(str(found.path) if found.path else None)
+    return found.case, found.diagnosis
 
 
-def case_path(pid: int) -> Path:
-    """`memforensics-PID-TIME.case` in the present folder; where that cannot be written, in that of temporary files."""
-    name = f"memforensics-{pid}-{datetime.now():%Y%m%d-%H%M%S}.case"
-    here = Path.cwd()
-    return (here if os.access(here, os.W_OK) else Path(tempfile.gettempdir())) / name
-
-
-def collect(
+def investigate(
     pid: int,
     seconds: float,
-    path: Path,
     *,
+    record: Path | None = None,
     on_progress: OnProgress | None = None,
     children: bool = True,
     seed: int | None = None,
-) -> None:
-    """All evidence of one run into a new case file at `path`."""
+    catalogue: Catalogue | None = None,
+) -> Outcome:
+    """Looks at the process (and its children) for about `seconds` in all, and concludes. The case is kept in `record`,
+    or under a name of its own in the state folder (`case_path`); there it is done without where the disk is full.
+
+    NoSuchProcess, NotATarget, PermissionNeeded when it cannot be looked at; CaseError when `record` cannot be made. At
+    Ctrl-C it concludes on what was seen (`interrupted`); at a second one, Interrupted.
+    """
+    catalogue = catalogue or load_catalogue()
     open_process(pid).close()  # says at once what is wrong with the PID, before a file is made
-    with ExitStack() as stack:
-        recorder = stack.enter_context(Recorder(new_meta("diagnose", pid, seed=seed), path))
-        observer = stack.enter_context(TreeObserver(pid, children=children, interval_s=TICK_S, about=identify))
-        run = _Run(recorder, observer, seconds, on_progress or (lambda _: None))
+    recorder, path, trouble = _recorder(new_meta("diagnose", pid, seed=seed), record)
+    try:
+        with recorder:
+            interrupted = _collect(recorder, pid, seconds, on_progress or (lambda _: None), children=children)
+        if recorder.failed is not None:
+            trouble = f"the case is not complete: {recorder.failed.why}" + (f"; it is {path}" if path else "")
+        if path is None or recorder.failed is not None:
+            case = recorder.case()
+        else:
+            with CaseFile.open(path) as file:
+                case = file.load()
+        return Outcome(case, conclude_case(case, catalogue), path, trouble, interrupted)
+    except KeyboardInterrupt:
+        raise Interrupted(str(path) if path else None) from None
+
+
+def case_path(pid: int, folder: Path | None = None) -> Path:
+    """`memforensics-PID-TIME.case` in the folder (default: the state folder; MemforensicsError when there is none),
+    with a number behind it where there is such a file."""
+    stem = f"memforensics-{pid}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = folder or state_folder()
+    names = chain([f"{stem}.case"], (f"{stem}-{number}.case" for number in count(2)))
+    return next(path for name in names if not os.path.lexists(path := folder / name))
+
+
+def _recorder(meta: CaseMeta, record: Path | None) -> tuple[Recorder, Path | None, str]:
+    """What keeps the case, where, and why nowhere. Another run may take the same name in the same second: then the
+    next one is taken."""
+    if record is not None:
+        return Recorder(meta, record, tolerant=True), record, ""
+    while True:
+        try:
+            path = case_path(meta.root_pid or 0)
+            return Recorder(meta, path, tolerant=True), path, ""
+        except CaseExists:
+            continue
+        except MemforensicsError as error:
+            return Recorder(meta), None, f"no case is kept: {error}"
+
+
+def _collect(recorder: Recorder, pid: int, seconds: float, on_progress: OnProgress, *, children: bool) -> bool:
+    """All evidence of one run; whether it was interrupted."""
+    with TreeObserver(pid, children=children, interval_s=TICK_S, about=identify) as observer:
+        run = _Run(recorder, observer, seconds, on_progress)
         try:
             run.observe()
+            run.finish()
         except KeyboardInterrupt:
             run.close()
-            raise Interrupted(str(path)) from None
+            return True
         except BaseException:
             run.close()
             raise
-        run.finish()
+    return False
 
 
 class _Run:

@@ -18,7 +18,7 @@ from typing import Any
 from memforensics import __version__
 from memforensics.case.model import Anchor, Case, CaseMeta, Loss, ProbeStatus, Sample, Snapshot, Target, VariantRun
 from memforensics.case.store import KINDS, CaseFile
-from memforensics.errors import MemforensicsError, PermissionNeeded, TargetError, TargetGone
+from memforensics.errors import CaseError, MemforensicsError, PermissionNeeded, TargetError, TargetGone
 from memforensics.jobs.thinned import Thinned
 from memforensics.probes.base import Evidence
 from memforensics.target import Process, open_process
@@ -243,7 +243,8 @@ class Recorder:
     In memory, older samples and snapshots thin out, so that a watch of days stays small; so do processes that left,
     the oldest first, beyond `max_left`. The file keeps them all unless `bounded`: then it keeps FILE_SAMPLES a level of
     samples (`Thinned`) and the snapshots that memory has, and the rest is taken out now and then.
-    Leaving the block, by Ctrl-C too, writes what is pending.
+    Leaving the block, by Ctrl-C too, writes what is pending. `tolerant`: where the file cannot be written any more (a
+    full disk), memory goes on alone and `failed` says why.
     """
 
     meta: CaseMeta
@@ -254,6 +255,8 @@ class Recorder:
     max_mappings: int = 1_000_000  # in all snapshots of a process: with very many, fewer snapshots are kept
     max_left: int = 1_000_000  # processes that left
     bounded: bool = False
+    tolerant: bool = False
+    failed: CaseError | None = None
     clock: Callable[[], int] = time.monotonic_ns
     _kept: dict[type, dict[Any, Any]] = field(default_factory=dict)
     _samples: dict[int, Thinned[Sample]] = field(default_factory=dict)
@@ -270,7 +273,7 @@ class Recorder:
             self._file = CaseFile.create(self.path, self.meta)
 
     def put(self, records: Iterable[Record]) -> None:
-        """CaseError when the file cannot be written; memory then has it still."""
+        """CaseError (unless `tolerant`) when the file cannot be written; memory then has it still."""
         for record in records:
             self._remember(record)
             if self._file is not None:
@@ -281,9 +284,17 @@ class Recorder:
     def flush(self) -> None:
         pending, self._pending = self._pending, []
         self._committed_ns = self.clock()
-        if self._file is not None and pending:
+        if self._file is None or not pending:
+            return
+        try:
             self._file.put(pending)
             self._prune()
+        except CaseError as error:
+            if not self.tolerant:
+                raise
+            self.failed = error
+            self._file.close()
+            self._file = None
 
     def case(self) -> Case:
         """All of it, as analysis takes it."""
@@ -304,7 +315,8 @@ class Recorder:
             try:
                 self.flush()
             finally:
-                self._file.close()
+                if self._file is not None:
+                    self._file.close()
                 self._file = None
 
     def __enter__(self) -> "Recorder":

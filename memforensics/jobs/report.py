@@ -5,10 +5,23 @@ from typing import Literal
 
 from memforensics.case.model import Case, Diagnosis
 from memforensics.case.store import CaseFile
+from memforensics.errors import UsageError
 from memforensics.jobs.conclude import conclude_case
 from memforensics.remedies.catalogue import load_catalogue
 
 Format = Literal["terminal", "md", "json"]
+ENDINGS: dict[str, Format] = {".md": "md", ".json": "json", ".txt": "terminal", "": "terminal"}
+
+
+def form_of(output: Path) -> Format:
+    """The form that a file's ending asks for. UsageError where it is none of ours."""
+    form = ENDINGS.get(output.suffix)
+    if form is None:
+        raise UsageError(
+            f"no report can be written as {output.suffix}: {output}",
+            enable="an ending that can: .md, .json or .txt; or --format md, json or terminal",
+        )
+    return form
 
 
 def load(path: Path, remedies: Path | None = None) -> tuple[Case, Diagnosis]:

@@ -10,13 +10,14 @@ from typing import Any
 from memforensics.case.model import CapturedStack, Loss, Pause, ProbeStatus, Target
 from memforensics.errors import ProbeFailed, UsageError
 from memforensics.jobs.observe import Recorder, minimal_target, new_meta
-from memforensics.probes.gdb import Capture, Stop
+from memforensics.probes.gdb import TIMED_OUT, Capture, Stop
 from memforensics.probes.gdb_python import python_stacks
 from memforensics.probes.hooks import entry_state
 from memforensics.report.observed import frame_name, frame_place
 from memforensics.report.sites import capture_json, losses_json, pauses_json
 from memforensics.symbols.space import AddressSpace, MappedModule
 from memforensics.target import Process, open_process
+from memforensics.units import duration_text
 
 MAX_COUNT = 1000
 
@@ -29,6 +30,18 @@ class StacksView:
     captures: tuple[CapturedStack, ...]
     pauses: tuple[Pause, ...]
     losses: tuple[Loss, ...]
+    call: str = ""  # what was waited for: "mmap", "mmap where length == 4096"
+    timeout_s: float = 0.0
+
+    @property
+    def nothing(self) -> str | None:
+        """Why there is no capture; None when there is one."""
+        if self.captures:
+            return None
+        other = [loss.what for loss in self.losses if loss.what != TIMED_OUT]
+        return f"nothing was captured: no call of {self.call} in {duration_text(self.timeout_s)}" + (
+            f" ({other[0]})" if other else ""
+        )
 
     @property
     def total_ms(self) -> float:
@@ -123,7 +136,10 @@ def stacks(
                 recorder.put([target, *got.captures, *got.pauses, *got.losses])
         if recorder is not None:
             recorder.put([ProbeStatus(name="gdb", pid=pid, status="ok")])
-    return StacksView(target, tuple(result.captures), tuple(result.pauses), tuple(result.losses))
+    call = f"{name} where {condition}" if condition else name
+    return StacksView(
+        target, tuple(result.captures), tuple(result.pauses), tuple(result.losses), call=call, timeout_s=timeout_s
+    )
 
 
 def _entry_address(process: Process, space: AddressSpace, name: str) -> int:
@@ -147,12 +163,18 @@ def _entry_address(process: Process, space: AddressSpace, name: str) -> int:
     return state.address
 
 
+def is_library(wanted: str, name: str, path: str, soname: str | None) -> bool:
+    """Whether `wanted` means this library: its path, file name or soname, or the beginning of its file name before a
+    dot or hyphen: libucs.so.0 and libucs both mean libucs.so.0.0.0, and libucs-3ab1.so.0.0.0 of a wheel."""
+    return wanted in (path, name, soname) or name.startswith((f"{wanted}.", f"{wanted}-"))
+
+
 def _find_function(space: AddressSpace, library: str, name: str) -> tuple[MappedModule, int, int] | None:
     """Exported definitions first: that is what others call."""
     later: tuple[MappedModule, int, int] | None = None
     for module in space.modules:
         elf = space.elf(module)
-        if elf is None or (library and library not in (module.name, module.path)):
+        if elf is None or (library and not is_library(library, module.name, module.path, elf.soname)):
             continue
         symbol = elf.find_symbol(name)
         if symbol is None:

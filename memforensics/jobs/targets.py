@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from memforensics.errors import MemforensicsError, UsageError
@@ -20,6 +22,7 @@ class Candidate:
     words: tuple[str, ...]  # of the command line, all of them
     rss_bytes: int
     role: str | None
+    ppid: int
 
 
 def find(*, name: str | None = None, cmdline: str | None = None, proc: ProcFS | None = None) -> list[Candidate]:
@@ -43,15 +46,45 @@ def find(*, name: str | None = None, cmdline: str | None = None, proc: ProcFS | 
         line = " ".join(words)
         if rss is None or (name is not None and about.comm != name) or (pattern and not pattern.search(line)):
             continue
-        found.append(Candidate(pid, about.comm, words, rss, role_of(words)))
+        found.append(Candidate(pid, about.comm, words, rss, role_of(words), about.ppid))
+    if pattern is not None:
+        launchers = _launchers(proc)
+        found = [c for c in found if c.pid not in launchers]
     return sorted(found, key=lambda c: (c.role is None, -c.rss_bytes))
 
 
-def table(candidates: list[Candidate], *, show_cmdline: bool = False) -> str:
-    """As text, a line each. Of the command lines only what is known to be harmless, unless `show_cmdline`."""
+def roots(found: list[Candidate], proc: ProcFS | None = None) -> list[Candidate]:
+    """Those without another of them above it: a server and its workers are one target, named by the server."""
+    proc, pids = proc or ProcFS(), {c.pid for c in found}
+    return [c for c in found if not pids.intersection(_ancestors(c.ppid, proc))]
+
+
+def _launchers(proc: ProcFS) -> set[int]:
+    """Our ancestors whose command line holds ours: sudo, timeout, sh -c. They match whatever we look for."""
+    out = set()
+    for pid in _ancestors(os.getppid(), proc):
+        with suppress(MemforensicsError, OSError):
+            if "memforensics" in proc.read_text(pid, "cmdline"):
+                out.add(pid)
+    return out
+
+
+def _ancestors(pid: int, proc: ProcFS) -> Iterator[int]:
+    """The process, its parent, and so on, as far as they can be read."""
+    while pid:
+        yield pid
+        try:
+            pid = parse_stat(proc.read_text(pid, "stat")).ppid
+        except (MemforensicsError, OSError, ValueError):
+            return
+
+
+def table(candidates: list[Candidate], *, show_cmdline: bool = False, width: int = 120) -> str:
+    """As text, a line each of at most `width` columns. Of the command lines only what is known to be harmless, unless
+    `show_cmdline`: then whole."""
     rows = [f"{'PID':>8}  {'RSS':>9}  {'role':<18}  command"]
     for c in candidates:
-        line = " ".join(c.words if show_cmdline else harmless_command(c.words))
-        shown = visible(line if show_cmdline else line[:90]) or visible(c.comm)
-        rows.append(f"{c.pid:>8}  {size_text(c.rss_bytes):>9}  {c.role or '':<18}  {shown}")
+        line = visible(" ".join(c.words if show_cmdline else harmless_command(c.words))) or visible(c.comm)
+        row = f"{c.pid:>8}  {size_text(c.rss_bytes):>9}  {c.role or '':<18}  {line}"
+        rows.append(row if show_cmdline else row[:width])
     return "\n".join(rows)

@@ -52,6 +52,9 @@ class PythonReader(Protocol):
         ...
 
 
+TIMED_OUT = "requested captures timed out"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
     """Where to stop: a system call by name, or (`address`) the entry of a function."""
@@ -210,7 +213,7 @@ class Capture:
         while len(self._done) < self.stop.count:
             got = session.next_stop(end - time.monotonic())
             if got is None:
-                self._lose("captures that were asked for did not come in time", self.stop.count - len(self._done))
+                self._lose(TIMED_OUT, self.stop.count - len(self._done))
                 return
             heard_ns, payload = got
             if self._too_many(session):

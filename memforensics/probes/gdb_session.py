@@ -118,7 +118,7 @@ def _check_ptrace(process: Process, status: Mapping[str, str]) -> None:
             f"not allowed to trace process {process.pid}",
             privilege="CAP_SYS_PTRACE",
             why=why,
-            enable=f"sudo memforensics stacks {process.pid} ...   (containers: add the capability SYS_PTRACE)",
+            grant="in a container, add the capability SYS_PTRACE",
         )
 
 

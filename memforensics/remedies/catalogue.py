@@ -136,7 +136,7 @@ def load_catalogue(extra: Path | None = None) -> Catalogue:
     entries = {entry.id: entry for entry in _entries(PACKAGED)}
     if extra is not None:
         if not extra.is_dir():
-            raise UsageError(f"there is no folder {extra}", enable="--folder takes a folder of .toml files")
+            raise UsageError(f"there is no folder {extra}", enable="name a folder of .toml files")
         entries |= {entry.id: entry for entry in _entries(extra)}
     return tuple(entries[name] for name in sorted(entries))
 

@@ -79,7 +79,6 @@ class ProcFS:
                 f"not allowed to read /proc/{pid}/{name}",
                 privilege="CAP_SYS_PTRACE",
                 why="the process belongs to another user or is protected",
-                enable=f"sudo memforensics ... {pid}   (or grant CAP_SYS_PTRACE; see: memforensics doctor)",
             )
         return error
 

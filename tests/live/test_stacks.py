@@ -127,7 +127,7 @@ def test_a_condition_that_never_holds_ends_in_time_with_what_was_missed(chain: C
     view = stacks(chain.pid, on="mmap", condition="length == 1", timeout_s=1.0)
     assert view.captures == ()
     assert {loss.what.split(":")[0] for loss in view.losses} == {
-        "captures that were asked for did not come in time",
+        "requested captures timed out",
         "stops whose condition did not hold",
     }
     assert_lives_and_loads(chain)

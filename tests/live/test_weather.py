@@ -134,7 +134,7 @@ def test_a_target_that_execs_is_told(tmp_path: Path) -> None:
     program = "import sys,os; print('ready',flush=True); sys.stdin.readline(); os.execv('/bin/sleep',['sleep','60'])"
     with running([sys.executable, "-c", program]) as child:
         with subprocess.Popen(
-            [*PYTHON, "diagnose", str(child.pid), "--duration", "9s", "--record", case, "--json"],
+            [*PYTHON, "diagnose", str(child.pid), "--duration", "10s", "--record", case, "--json"],
             stdout=subprocess.PIPE, text=True,
         ) as observer:  # fmt: skip
             _wait_for_samples(case, 4)
@@ -217,7 +217,7 @@ def test_without_ebpf_what_proc_tells_is_still_told(tmp_path: Path) -> None:
 def test_a_case_is_never_overwritten(leaker: Child, tmp_path: Path) -> None:
     case = tmp_path / "there.case"
     case.write_text("something of mine")
-    says_clearly(run("diagnose", leaker.pid, "--duration", "5s", "--record", case), 3, "exists already")
+    says_clearly(run("diagnose", leaker.pid, "--duration", "10s", "--record", case), 3, "exists already")
     assert case.read_text() == "something of mine"
 
 

@@ -267,7 +267,7 @@ def _require() -> str:
     if program is None:
         raise ToolMissing("bpftrace is not installed", enable=INSTALL)
     if os.geteuid() != 0:  # bpftrace 0.17 checks for uid 0 itself, whatever the capabilities
-        raise PermissionNeeded("bpftrace runs as root only", privilege="root", enable="sudo memforensics ...")
+        raise PermissionNeeded("bpftrace runs as root only", privilege="root", grant="--engine bcc")
     tracefs()
     return program
 

@@ -74,10 +74,10 @@ def tracefs() -> Path:
                 return place
         except PermissionError as error:
             raise PermissionNeeded(
-                f"not allowed to read {place}", privilege="root (or CAP_DAC_READ_SEARCH)", enable=MOUNT_TRACEFS
+                f"not allowed to read {place}", privilege="CAP_DAC_READ_SEARCH", why="needs root or CAP_DAC_READ_SEARCH"
             ) from error
     if os.geteuid() != 0:
-        raise PermissionNeeded("tracefs cannot be read", privilege="root", enable=f"sudo {MOUNT_TRACEFS}")
+        raise PermissionNeeded("tracefs cannot be read", privilege="root")
     raise ToolMissing(
         "tracefs is not mounted", why="system call tracepoints are attached through it", enable=MOUNT_TRACEFS
     )
@@ -343,7 +343,7 @@ def _forbidden(why: str = "") -> PermissionNeeded:
         "not allowed to load eBPF programs",
         privilege="CAP_BPF and CAP_PERFMON (or root)",
         why=why or "needs CAP_BPF and CAP_PERFMON (or root)",
-        enable="sudo memforensics ...   (in a container: --cap-add BPF --cap-add PERFMON; see: memforensics doctor)",
+        grant="in a container: --cap-add BPF --cap-add PERFMON; see: memforensics doctor",
     )
 
 
