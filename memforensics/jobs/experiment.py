@@ -88,6 +88,12 @@ def parse_variants(env: Sequence[str], variants: Sequence[str]) -> tuple[Variant
     return tuple(found)
 
 
+def run_order(variants: Sequence[Variant], rounds: int, seed: int) -> list[Variant]:
+    """Each variant once a round, in a new random order each round: what drifts with time favours none of them."""
+    rng = random.Random(seed)
+    return [variant for _ in range(rounds) for variant in rng.sample(list(variants), len(variants))]
+
+
 @contextlib.contextmanager
 def started(command: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[Started]:
     """The command in a session of its own, with `env` added. At the end it and its process group get SIGTERM, and
@@ -133,8 +139,7 @@ def experiment(
     UsageError when the command cannot be started; ProbeFailed when the plain one fails at once; Interrupted at Ctrl-C.
     """
     meta = new_meta("prove", None, seed=seed)
-    rng = random.Random(meta.seed)
-    sequence = [v for _ in range(rounds) for v in rng.sample(list(variants), len(variants))]
+    sequence = run_order(variants, rounds, meta.seed)
     with Recorder(meta, record) as recorder:
         try:
             for order, variant in enumerate(sequence):
