@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from math import sqrt
+from signal import Signals
 from statistics import NormalDist
 from typing import Literal
 
 from memforensics.analysis.series import Series, tree_series
 from memforensics.analysis.trend import growth_word, judge, least_effect
 from memforensics.case.model import Case, Rate, Trend, VariantResult, VariantRun
-from memforensics.units import rate_text
+from memforensics.units import duration_text, rate_text
 
 PLAIN = "plain"
 WORKS_SHARE = 0.1  # of the plain growth: a variant that leaves less of it works
@@ -35,6 +36,9 @@ def compare(case: Case, *, confidence: float = 0.95) -> tuple[VariantResult, ...
         if name == PLAIN:
             effect: Effect = "baseline"
             why = "" if grows else "it does not grow here: nothing can be shown"
+            ended = next((run for run in runs[name] if run.exit_code is not None), None)
+            if ended is not None and (ended.exit_code or base is None):
+                why = _ended(ended)
         elif not grows or base is None:
             effect, why = "not-shown", "the plain command does not grow here"
         else:
@@ -57,12 +61,12 @@ def compare(case: Case, *, confidence: float = 0.95) -> tuple[VariantResult, ...
 
 
 def _effect(base: Rate, mine: Rate | None, trends: Sequence[Trend], runs: Sequence[VariantRun]) -> tuple[Effect, str]:
-    failed = [run for run in runs if run.exit_code not in (None, 0)]
-    if failed:
-        first = failed[0]
-        return "not-shown", f"the command ended with exit code {first.exit_code} after {first.seconds:.0f} s"
+    failed = next((run for run in runs if run.exit_code not in (None, 0)), None)
+    if failed is not None:
+        return "not-shown", _ended(failed)
     if mine is None:
-        return "not-shown", "the runs were too short to judge"
+        ended = next((run for run in runs if run.exit_code is not None), None)
+        return "not-shown", f"{_ended(ended)}: too short to judge" if ended else "the runs were too short to judge"
     floor = least_effect(0, max(trend.seconds for trend in trends))
     share = mine.estimate / base.estimate
     left = f"{max(share, 0.0):.0%} of the growth is left"
@@ -75,6 +79,20 @@ def _effect(base: Rate, mine: Rate | None, trends: Sequence[Trend], runs: Sequen
     if mine.high - mine.low > base.estimate:
         return "not-shown", f"too noisy: {rate_text(mine.low)} to {rate_text(mine.high)}; more --rounds or --duration"
     return "none", left
+
+
+def _ended(run: VariantRun) -> str:
+    return f"the command {ending(run.exit_code or 0)} after {duration_text(run.seconds)}"
+
+
+def ending(code: int) -> str:
+    """How a process ended, by the exit code that subprocess gives: `was killed by SIGKILL`."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
 
 
 def _trend(case: Case, run: VariantRun) -> Trend:

@@ -33,7 +33,7 @@ def ci(
     """Run COMMAND, diagnose it while it works, and fail the build when it leaks.
 
     The report (Markdown) and the case are written beside each other. Exit code 0: passed; 1: leak; 4: growing, or too
-    little was seen; 3: it could not be looked at."""
+    little was seen; 3: it could not be observed, or COMMAND ended before the time was over."""
     from memforensics.cli.live import progress
     from memforensics.jobs.ci import gate, parse_fail_on
     from memforensics.report.junit import GateOutcome, gate_object, junit_xml
@@ -51,17 +51,26 @@ def ci(
             record=record,
             on_progress=on_progress,
         )
-    page = report or found.case_file.with_suffix(".md")
-    page.write_text(report_markdown(found.case, found.diagnosis), encoding="utf-8")
+    case_file = str(found.case_file) if found.case_file else None
     outcome = GateOutcome(
-        label, found.passed, found.message, found.seconds, str(found.case_file), found.case, found.diagnosis
+        label,
+        found.passed,
+        found.message,
+        found.seconds,
+        case_file,
+        found.case,
+        found.diagnosis,
+        found.failed_to_observe,
     )
+    lines = [f"{'PASSED' if found.passed else 'FAILED'}  {found.message}"]
+    if found.case and found.diagnosis and found.case_file:
+        page = report or found.case_file.with_suffix(".md")
+        page.write_text(report_markdown(found.case, found.diagnosis), encoding="utf-8")
+        lines.append(f"report: {page}   case: {found.case_file}")
     if junit is not None:
         junit.write_text(junit_xml([outcome]), encoding="utf-8")
     if json:
         print_json(gate_object([outcome]))
     else:
-        typer.echo(
-            f"{'PASSED' if found.passed else 'FAILED'}  {found.message}\nreport: {page}   case: {found.case_file}"
-        )
+        typer.echo("\n".join(lines))
     return found.exit_code

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memforensics.analysis.effects import PLAIN, compare
+from memforensics.analysis.effects import PLAIN, compare, ending
 from memforensics.case.model import Case, VariantResult, VariantRun
 from memforensics.errors import Interrupted, ProbeFailed, TargetError, UsageError
 from memforensics.jobs.observe import Recorder, TreeObserver, new_meta
@@ -27,7 +27,7 @@ from memforensics.units import duration_text
 
 TICK_S = 0.5
 TERM_SECONDS = 3.0  # between SIGTERM and SIGKILL
-EARLY_SECONDS = 3.0  # a command that fails sooner never ran
+EARLY_SECONDS = 3.0  # a command that ends sooner cannot be observed
 _UNITS = re.compile(rb"units (\d+(?:\.\d+)?)\s*")
 
 
@@ -59,10 +59,17 @@ class Started:
     popen: "subprocess.Popen[bytes]"
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=12))
     units_done: float | None = None
+    drained: threading.Event = field(default_factory=threading.Event)
 
     @property
     def pid(self) -> int:
         return self.popen.pid
+
+    def last_lines(self, count: int = 3) -> list[str]:
+        """The last lines of its output. After its end: once all of it is read."""
+        if self.popen.poll() is not None:
+            self.drained.wait(timeout=1.0)
+        return list(self.tail)[-count:]
 
     def drain(self) -> None:
         assert self.popen.stdout is not None
@@ -72,6 +79,7 @@ class Started:
                 self.units_done = float(found[1])
             else:
                 self.tail.append(line.decode("utf-8", "backslashreplace").rstrip())
+        self.drained.set()
 
 
 def parse_variants(env: Sequence[str], variants: Sequence[str]) -> tuple[Variant, ...]:
@@ -174,10 +182,10 @@ def _run(
         lasted = time.monotonic() - began
         ended_itself = lasted < seconds - TICK_S
         code = run.popen.wait() if ended_itself else None
-        if variant.name == PLAIN and ended_itself and code != 0 and lasted < EARLY_SECONDS + TERM_SECONDS:
+        if variant.name == PLAIN and code is not None and lasted < EARLY_SECONDS + TERM_SECONDS:
             raise ProbeFailed(
-                f"the command ended with exit code {code} after {duration_text(lasted)}",
-                why=" / ".join(list(run.tail)[-3:]) or "it printed nothing",
+                f"failed to observe: the command {ending(code)} after {duration_text(lasted)}",
+                why=" / ".join(run.last_lines()) or "it printed nothing",
                 enable=shlex.join(command),
             )
         return VariantRun(

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from junitparser import Failure, JUnitXml, TestCase, TestSuite
+from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
 
-from memforensics.case.model import Case, Diagnosis
+from memforensics.case.model import Case, Diagnosis, Growth, VerdictWord
 from memforensics.report.json_report import growth_json
 from memforensics.report.markdown import report_markdown
 from memforensics.report.sites import Json
@@ -13,28 +13,38 @@ from memforensics.report.text import utf8, visible
 
 @dataclass(frozen=True, slots=True)
 class GateOutcome:
-    """One scenario of `ci`, as the renderers take it."""
+    """One scenario of `ci`, as the renderers take it. Without a case: the command ended before it was looked at."""
 
     name: str
     passed: bool
     message: str
     seconds: float
-    case_file: str
-    case: Case
-    diagnosis: Diagnosis
+    case_file: str | None = None
+    case: Case | None = None
+    diagnosis: Diagnosis | None = None
+    failed_to_observe: bool = False
+
+    @property
+    def verdict(self) -> VerdictWord:
+        return self.diagnosis.verdict if self.diagnosis else "insufficient-data"
+
+    @property
+    def growth(self) -> Growth | None:
+        return self.diagnosis.growth if self.diagnosis else None
 
 
 def gate_object(outcomes: list[GateOutcome]) -> Json:
-    """{scenarios: [{name, verdict, growth, limit, passed, case, message}]}."""
+    """{scenarios: [{name, verdict, growth, limit, passed, failed_to_observe, case, message}]}."""
     return {
         "scenarios": [
             {
                 "name": utf8(outcome.name),
-                "verdict": outcome.diagnosis.verdict,
-                "growth": growth_json(outcome.diagnosis.growth),
-                "limit": outcome.diagnosis.growth.limit_bytes if outcome.diagnosis.growth else None,
+                "verdict": outcome.verdict,
+                "growth": growth_json(outcome.growth),
+                "limit": outcome.growth.limit_bytes if outcome.growth else None,
                 "passed": outcome.passed,
-                "case": utf8(outcome.case_file),
+                "failed_to_observe": outcome.failed_to_observe,
+                "case": utf8(outcome.case_file) if outcome.case_file else None,
                 "message": utf8(outcome.message),
             }
             for outcome in outcomes
@@ -43,12 +53,15 @@ def gate_object(outcomes: list[GateOutcome]) -> Json:
 
 
 def junit_xml(outcomes: list[GateOutcome]) -> str:
-    """A suite with a test case for each scenario; the report is the failure's text."""
+    """A suite with a test case for each scenario; the report is the failure's text.
+
+    A command that could not be observed is an error, not a failure."""
     suite = TestSuite("memforensics")
     for outcome in outcomes:
         case = TestCase(_xml(outcome.name), classname="memforensics.ci", time=round(outcome.seconds, 3))
         if not outcome.passed:
-            failure = Failure(_xml(outcome.message), outcome.diagnosis.verdict)
+            kind = Error if outcome.failed_to_observe else Failure
+            failure = kind(_xml(outcome.message), "failed-to-observe" if outcome.failed_to_observe else outcome.verdict)
             failure.text = "\n".join(_xml(line) for line in _report(outcome).splitlines())
             case.result = [failure]
         suite.add_testcase(case)
@@ -59,6 +72,8 @@ def junit_xml(outcomes: list[GateOutcome]) -> str:
 
 
 def _report(outcome: GateOutcome) -> str:
+    if outcome.case is None or outcome.diagnosis is None:
+        return outcome.message
     return report_markdown(outcome.case, outcome.diagnosis)
 
 

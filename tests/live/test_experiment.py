@@ -138,8 +138,34 @@ def test_the_gate(tmp_path: Path, rate: str, code: int, verdict: str) -> None:
         assert failure.get("message").startswith("growing: ")
 
 
-def test_the_gate_says_when_the_command_ended(tmp_path: Path) -> None:
-    done = memforensics("ci", "--warmup", "5s", "--", *COMMAND, cwd=tmp_path, env={"FAIL": "7"})
-    assert done.returncode == 3
-    assert "exit code 7" in done.stderr
-    assert "no such model" in done.stderr
+ENDS = "import signal, sys, time; print('no such model', flush=True); time.sleep({}); {}"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "last", "words", "how"),
+    [
+        (0, "sys.exit(7)", ["--warmup", "5s"], "ended with exit code 7"),
+        (0, "sys.exit(0)", ["--duration", "5s"], "ended with exit code 0"),
+        (5, "sys.exit(0)", ["--duration", "20s"], "ended with exit code 0"),
+        (5, "signal.raise_signal(signal.SIGKILL)", ["--duration", "20s"], "was killed by SIGKILL"),
+    ],
+)
+def test_a_command_that_ends_early_failed_to_be_observed(
+    tmp_path: Path, seconds: int, last: str, words: list[str], how: str
+) -> None:
+    command = [sys.executable, "-c", ENDS.format(seconds, last)]
+    done = memforensics("ci", *words, "--junit", "out.xml", "--record", "gate.case", "--", *command, cwd=tmp_path)
+    assert done.returncode == 3, done.stdout
+    said = done.stdout + "".join(page.read_text() for page in tmp_path.glob("*.md"))
+    assert f"FAILED  failed to observe: the command {how} after" in said
+    assert "no such model" in said
+    assert "ook for longer" not in said
+    assert "memforensics watch" not in said
+    suite = Xml.parse(tmp_path / "out.xml").getroot().find("testsuite")
+    assert (suite.get("errors"), suite.get("failures")) == ("1", "0")
+    assert how in suite.find("testcase/error").get("message")
+
+
+def test_a_plain_command_that_ends_at_once_failed_to_be_observed() -> None:
+    with pytest.raises(ProbeFailed, match="failed to observe: the command ended with exit code 0"):
+        experiment([sys.executable, "-c", ""], (Variant("plain"),), seconds=5, rounds=1)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from fixtures.constructed import BASE, SECOND, case
 
-from memforensics.analysis.effects import compare
+from memforensics.analysis.effects import compare, ending
 from memforensics.case.model import Case, Sample, VariantResult, VariantRun
 from memforensics.jobs.experiment import Variant, run_order
 from memforensics.units import MIB
@@ -95,3 +95,21 @@ def test_variants_run_in_a_new_order_each_round() -> None:
     assert len({tuple(v.name for v in order[:4]) for order in orders}) > 5
     assert any(order[:4] != order[4:8] for order in orders)
     assert run_order(variants, rounds=3, seed=7) == orders[7]
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(0, "ended with exit code 0"), (7, "ended with exit code 7"), (-9, "was killed by SIGKILL"), (-40, "signal 40")],
+)
+def test_the_end_of_a_command_in_words(code: int, text: str) -> None:
+    assert text in ending(code)
+
+
+@pytest.mark.parametrize("name", ["plain", "A=1"])
+def test_a_run_too_short_to_judge_says_how_the_command_ended(name: str) -> None:
+    made = experiment(("plain", grows(120)), ("A=1", grows(0)))
+    short = next(run for run in made.runs if run.variant == name)
+    samples = tuple(s for s in made.samples if s.pid != short.root_pid or s.t_ns <= BASE + short.order * 60 * SECOND)
+    runs = tuple(replace(run, exit_code=0, seconds=0.4) if run is short else run for run in made.runs)
+    found = {result.name: result for result in compare(replace(made, samples=samples, runs=runs))}
+    assert found[name].why.startswith("the command ended with exit code 0 after 400 ms")
