@@ -130,10 +130,31 @@ fetch_aarch64_libraries() {
         mv .make/aarch64.new .make/aarch64
 }
 
-# Where tests find UCX. The example makes (and keeps) the environments itself.
+# Real servers (uvicorn with FastAPI, gunicorn) in an environment of their own, kept in the cache folder.
+web_environment() {
+    local cache=${XDG_CACHE_HOME:-$HOME/.cache}/memforensics tag folder
+    tag=$(.venv/bin/python -c 'import hashlib, sys; base = sys.implementation.cache_tag, sys._base_executable
+print(base[0] + "-" + hashlib.sha256(base[1].encode()).hexdigest()[:8])')
+    folder=$cache/web-1-$tag
+    mkdir -p "$cache"
+    exec 8>"$folder.lock"
+    flock 8
+    if [ ! -e "$folder/complete" ]; then
+        .venv/bin/python -m venv --clear "$folder" >&2
+        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
+            uvicorn==0.54.0 fastapi==0.165.0 gunicorn==27.0.1 >&2
+        touch "$folder/complete"
+    fi
+    echo "$folder"
+}
+
+# Where tests find UCX and the servers. The example makes (and keeps) its environments itself.
 write_env() {
-    local version name python
+    local version name python folder
     : >.make/env.new
+    if folder=$(web_environment); then
+        printf 'export MEMFORENSICS_WEB_DIR=%q\n' "$folder" >>.make/env.new
+    fi
     for version in 1.19.0 1.21.0; do
         [ $version = 1.19.0 ] && name=MEMFORENSICS_UCX_DIR || name=MEMFORENSICS_UCX_DIR_1_21
         python=$(.venv/bin/python examples/ucx_rcache_leak/run.py --ucx-version $version --prepare)
@@ -170,7 +191,7 @@ if [ -n "$for_tests" ]; then
     step "the speedscope viewer" fetch_speedscope || say "going on without it; the test that needs it says so"
     step "Perfetto's trace processor" fetch_trace_processor || say "going on without it; the test that needs it says so"
     step "libraries for aarch64" fetch_aarch64_libraries || say "going on without it; the tests that need it say so"
-    step "UCX 1.19.0 and 1.21.0 for the example" write_env
+    step "UCX 1.19.0 and 1.21.0 for the example, and web servers" write_env
 fi
 fingerprint >".make/stamp${for_tests:+-$for_tests}"
 say "done in $((SECONDS - began)) s"

@@ -50,6 +50,9 @@ def _why_missing(marker: str) -> str | None:
         return _why_no_bpf() or (None if shutil.which("bpftrace") else "needs bpftrace: apt-get install bpftrace")
     if marker == "needs_ucx":
         return _why_no_ucx()
+    if marker == "needs_web":
+        is_there = (Path(os.environ.get("MEMFORENSICS_WEB_DIR", "")) / "bin" / "uvicorn").exists()
+        return None if is_there else "needs uvicorn, FastAPI and gunicorn: make setup-test, then . .make/env"
     if marker == "needs_gdb":
         return None if shutil.which("gdb") and os.geteuid() == 0 else "needs gdb (apt-get install gdb) and root"
     if marker == "needs_browser":
@@ -71,6 +74,7 @@ MARKERS = (
     "needs_bpftrace",
     "needs_gdb",
     "needs_ucx",
+    "needs_web",
     "needs_browser",
     "needs_pprof",
     "needs_speedscope",

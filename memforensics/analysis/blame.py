@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from memforensics.analysis.application import package_path
 from memforensics.analysis.frames import (
     basename,
     caller_of,
@@ -276,6 +277,9 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
                 ref=refs,
             )
         )
+    nearest = nearest_item(group.culprit, refs)
+    if nearest is not None:
+        evidence.append(nearest)
     return Finding(
         title=_title(group),
         layer=group.layer,
@@ -307,6 +311,19 @@ def _title(group: SiteGroup) -> str:
     return f"{place_of(culprit)} maps memory that stays outstanding"
 
 
+NO_APPLICATION = "no application code on this stack"
+
+
+def nearest_item(culprit: Culprit | None, ref: str) -> EvidenceItem | None:
+    """Says that no code of the application is on the stack, and names the nearest Python function of a library."""
+    caller = culprit.caller if culprit else None
+    if caller is None or caller.application:
+        return None
+    line = f":{caller.line}" if caller.line is not None else ""
+    text = f"{NO_APPLICATION}; nearest: {package_path(caller.file)}{line}, in {caller.function}"
+    return EvidenceItem(kind="no-application", text=text, ref=ref)
+
+
 def place_of(culprit: Culprit) -> str:
     """keep in cache.py, pool_grow in libpool.so."""
     return f"{culprit.function} in {culprit.library}" if culprit.function else culprit.library
@@ -316,8 +333,10 @@ def _culprit(case: Case, pid: int, named: Frame | None, caller: Caller | None) -
     if named is None:
         return None
     if named.kind == "python":
-        holder = caller or Caller(function=named.function or "?", file=named.file or "?", line=named.line)
-        return Culprit(library=basename(holder.file), path=holder.file, function=holder.function, caller=holder)
+        if caller is None:
+            return None  # nothing but what starts other code
+        library = basename(caller.file) if caller.application else package_path(caller.file)
+        return Culprit(library=library, path=caller.file, function=caller.function, caller=caller)
     module = next((m for m in case.modules if m.pid == pid and m.path == named.module), None)
     version = module.version if module else _hook_version(case.hooks, named.module)
     return Culprit(

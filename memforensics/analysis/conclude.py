@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from memforensics.analysis import series
-from memforensics.analysis.blame import HEAPS, MINIMUM_BYTES_PER_MINUTE, draft_findings
+from memforensics.analysis.blame import HEAPS, MINIMUM_BYTES_PER_MINUTE, NO_APPLICATION, draft_findings
 from memforensics.analysis.diff import diff
 from memforensics.analysis.ownership import Totals, beside, totals, waterfall
 from memforensics.analysis.residue import with_objects, with_residue
@@ -388,6 +388,9 @@ def _still(growth: Growth, line: series.Series, looked: str) -> str:
 def _who(finding: Finding) -> str:
     culprit = finding.culprit
     assert culprit is not None
+    if culprit.caller is not None and not culprit.caller.application and culprit.path == culprit.caller.file:
+        line = f":{culprit.caller.line}" if culprit.caller.line is not None else ""
+        return f"{culprit.library}{line} ({NO_APPLICATION})"
     if culprit.caller is not None and culprit.path == culprit.caller.file:
         return f"{culprit.caller.function} ({culprit.library}:{culprit.caller.line})"
     version = f" {culprit.version}" if culprit.version else ""

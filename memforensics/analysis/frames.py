@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from memforensics.analysis.application import is_application_file
+from memforensics.analysis.application import MODULE, is_application, is_launcher
 from memforensics.case.model import AllocationSite, Caller, Frame, Hook, Layer, Stack
 
 _LIBC = re.compile(
@@ -75,12 +75,19 @@ def is_v8_heap(frames: Sequence[Frame]) -> bool:
 
 
 def caller_of(frames: Sequence[Frame]) -> Caller | None:
-    """The application's innermost Python function; where no application code is on the stack, the innermost one."""
+    """The application's innermost Python function. Where no application code is on the stack, the innermost Python
+    function that is not a launcher's, marked as not the application's; None where there is no such."""
     python = [f for f in frames if f.kind == "python" and f.function is not None and f.file is not None]
-    chosen = next((f for f in python if is_application_file(f.file or "")), python[0] if python else None)
+    calls: str | None = None
+    for frame in python:
+        if is_application(frame.file, frame.function, calls):
+            return Caller(function=frame.function or "?", file=frame.file or "?", line=frame.line)
+        calls = frame.file
+    nearest = [f for f in python if not is_launcher(f.file, f.function)]
+    chosen = next((f for f in nearest if f.function != MODULE), nearest[0] if nearest else None)
     if chosen is None:
         return None
-    return Caller(function=chosen.function or "?", file=chosen.file or "?", line=chosen.line)
+    return Caller(function=chosen.function or "?", file=chosen.file or "?", line=chosen.line, application=False)
 
 
 def mark_hooks(stack: Stack, hooks: Sequence[Hook]) -> tuple[Stack, str | None]:

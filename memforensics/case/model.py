@@ -575,11 +575,13 @@ class Beside:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """The application's innermost Python function on the stack."""
+    """The application's innermost Python function on the stack; `application` False: no application code is on the
+    stack, and this is the innermost function of a library."""
 
     function: str
     file: str
     line: int | None
+    application: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -187,7 +187,12 @@ def _culprit(culprit: Culprit | None) -> Json | None:
 def _caller(caller: Caller | None) -> Json | None:
     if caller is None:
         return None
-    return {"function": utf8(caller.function), "file": utf8(caller.file), "line": caller.line}
+    return {
+        "function": utf8(caller.function),
+        "file": utf8(caller.file),
+        "line": caller.line,
+        "application": caller.application,
+    }
 
 
 def _evidence(item: EvidenceItem) -> Json:

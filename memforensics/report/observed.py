@@ -117,9 +117,12 @@ def held_word(finding: Finding) -> str:
 
 
 def caller_sentence(culprit: Culprit) -> str | None:
-    """serve_request, server.py:88."""
+    """serve_request, server.py:88; where it is a library's: no application code on this stack; nearest: ..."""
     caller = culprit.caller
-    return None if caller is None else f"{caller.function}, {place(caller.file, caller.line)}"
+    if caller is None:
+        return None
+    where = f"{caller.function}, {place(caller.file, caller.line)}"
+    return where if caller.application else f"no application code on this stack; nearest: {where}"
 
 
 def finding_sentence(finding: Finding) -> str:

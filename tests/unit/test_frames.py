@@ -75,6 +75,14 @@ def test_an_interposer_that_keeps_memory_in_its_own_library_is_named() -> None:
     assert named.module == INTERPOSER
 
 
+def test_the_outermost_call_that_gives_memory_back_is_what_it_is_inside() -> None:
+    """free() of a large block unmaps it: both are hooked, and the program called free."""
+    hooks = [*HOOKS, hook("free", INTERPOSER, "override_free")]
+    frames = (*INSIDE_MUNMAP.frames[:6], native(LIBC, None), native(INTERPOSER, "override_free"))
+    _, inside = mark_hooks(Stack(frames=(*frames, *INSIDE_MUNMAP.frames[6:])), hooks)
+    assert inside == "free"
+
+
 def test_without_hooks_nothing_is_inside() -> None:
     assert mark_hooks(INSIDE_MUNMAP, []) == (INSIDE_MUNMAP, None)
 
@@ -85,10 +93,39 @@ def test_the_caller_is_the_applications_innermost_function() -> None:
     assert (caller.function, caller.file, caller.line) == ("handle", "/srv/app/server.py", 12)
 
 
+SITE = "/opt/venv/lib/python3.11/site-packages"
+LAUNCHED = (
+    python(f"{SITE}/uvicorn/server.py", "Server.run", 66),
+    python(f"{SITE}/uvicorn/main.py", "main", 412),
+    python("/opt/venv/bin/uvicorn", "<module>", 8),
+)
+
+
 def test_the_caller_without_application_code_is_the_innermost_python_function() -> None:
     caller = caller_of([python("/usr/lib/python3.11/tempfile.py", "mapped", 3)])
     assert caller is not None
-    assert caller.function == "mapped"
+    assert (caller.function, caller.application) == ("mapped", False)
+
+
+def test_a_launcher_is_never_the_caller() -> None:
+    rendered = (python(f"{SITE}/starlette/responses.py", "JSONResponse.render", 200), *LAUNCHED)
+    caller = caller_of(rendered)
+    assert caller is not None
+    assert (caller.function, caller.line, caller.application) == ("JSONResponse.render", 200, False)
+    handled = caller_of((python("/srv/app.py", "handle", 7), *rendered))
+    assert handled is not None
+    assert (handled.function, handled.application) == ("handle", True)
+    assert caller_of(LAUNCHED[-1:]) is None
+
+
+def test_a_worker_process_is_not_named_by_what_spawned_it() -> None:
+    spawned = (
+        python("/usr/lib/python3.11/multiprocessing/spawn.py", "spawn_main", 122),
+        python("<string>", "<module>", 1),
+    )
+    caller = caller_of((*LAUNCHED[:2], *spawned))
+    assert caller is not None
+    assert (caller.function, caller.application) == ("Server.run", False)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,8 @@ def test_the_json_validates_and_answers() -> None:
     assert (report["schema"], report["verdict"], report["exit_code"]) == ("memforensics/report/1", "leak", 1)
     assert finding["cause"] == "ucx-invq"
     assert finding["culprit"]["library"] == "libucs.so.0.0.0"
-    assert finding["culprit"]["caller"] == {"function": "BlockBuffer.release", "file": APP, "line": 88}
+    caller = finding["culprit"]["caller"]
+    assert caller == {"function": "BlockBuffer.release", "file": APP, "line": 88, "application": True}
     assert finding["sites"][0]["inside"] == "munmap"
     assert [frame["kind"] for frame in finding["sites"][0]["stack"]][:2] == ["native", "hook"]
     assert [remedy["name"] for remedy in finding["remedies"]][1:] == [

@@ -1,0 +1,99 @@
+"""Real servers: their launchers are never named."""
+
+import contextlib
+import os
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import LEAKERS, Child, running
+from tracing import Traced, line_of
+
+from memforensics.analysis.application import package_path
+from memforensics.analysis.frames import caller_of
+from memforensics.case.model import AllocationSite, Caller
+from memforensics.probes.base import Budget
+from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.target import open_process
+from memforensics.target.tree import descendants
+
+pytestmark = [pytest.mark.live, pytest.mark.needs_bpf, pytest.mark.needs_web]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    def __init__(self, child: Child, port: int) -> None:
+        self.child, self.port = child, port
+
+    def get(self, path: str) -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as reply:
+            reply.read()
+
+
+@contextlib.contextmanager
+def serving(name: str, *arguments: str) -> Iterator[Server]:
+    port = free_port()
+    command: list[str | Path] = [Path(os.environ["MEMFORENSICS_WEB_DIR"]) / "bin" / name]
+    command += [word.replace("PORT", str(port)) for word in arguments]
+    with running(command, env={"PYTHONPATH": str(LEAKERS)}, ready=None) as child:
+        server = Server(child, port)
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                server.get("/")
+                break
+            time.sleep(0.05)
+        yield server
+
+
+def traced_sites(server: Server, paths: list[str], pids: list[int]) -> list[AllocationSite]:
+    with contextlib.ExitStack() as opened:
+        processes = [opened.enter_context(contextlib.closing(open_process(pid))) for pid in pids]
+        trace = MmapTrace()
+        trace.open(processes, Budget(seconds=4))
+        try:
+            it = Traced(server.child, trace)
+            for path in paths:
+                server.get(path)
+                it.poll()
+            return it.result().sites
+        finally:
+            trace.close()
+
+
+def callers(sites: list[AllocationSite]) -> dict[tuple[str, str], Caller]:
+    found = [caller for site in sites if (caller := caller_of(site.stack.frames)) is not None]
+    return {(package_path(caller.file), caller.function): caller for caller in found}
+
+
+def test_behind_uvicorn_the_application_is_named_or_said_to_be_absent() -> None:
+    with serving("uvicorn", "--port", "PORT", "--log-level", "error", "web_app:app") as server:
+        sites = traced_sites(server, ["/keep", "/big"] * 5, [server.child.pid])
+    named = callers(sites)
+    kept = [c for s in sites if s.outstanding_count == 5 and (c := caller_of(s.stack.frames)) is not None]
+    assert (kept[0].function, kept[0].line) == ("keep", line_of("web_app.py", "keep"))
+    assert any(f.function == "<module>" and "bin/uvicorn" in (f.file or "") for s in sites for f in s.stack.frames)
+    assert {path for (path, _), caller in named.items() if caller.application} == {"web_app.py"}
+    assert {path for (path, _), caller in named.items() if not caller.application} - {"uvicorn"}
+    assert not any("bin/uvicorn" in caller.file for caller in named.values())
+
+
+def test_behind_gunicorn_the_application_is_named_in_each_worker() -> None:
+    with serving("gunicorn", "-w", "3", "-b", "127.0.0.1:PORT", "--log-level", "error", "web_app:wsgi") as server:
+        workers = descendants(server.child.pid)
+        assert len(workers) == 3
+        sites = traced_sites(server, ["/keep"] * 30, [server.child.pid, *workers])
+    named = callers(sites)
+    assert {path for (path, _), caller in named.items() if caller.application} == {"web_app.py"}
+    kept = [site for site in sites if (c := caller_of(site.stack.frames)) is not None and c.function == "keep"]
+    assert {site.pid for site in kept} <= set(workers)
+    assert sum(site.outstanding_count for site in kept if site.outstanding_bytes >= 1 << 20) == 30
