@@ -246,6 +246,8 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
             stack=stack,
             kind=site.kind,
             resident_bytes=site.resident_bytes,
+            site_id=site.site_id,
+            cohorts=site.cohorts,
         )
         for site, stack, per_minute in zip(
             group.sites[:SITES_CITED], group.stacks, group.bytes_per_minute or (None,) * SITES_CITED, strict=False

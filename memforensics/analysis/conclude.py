@@ -11,6 +11,7 @@ from memforensics.analysis.blame import HEAPS, MINIMUM_BYTES_PER_MINUTE, NO_APPL
 from memforensics.analysis.diff import diff
 from memforensics.analysis.ownership import Totals, beside, totals, waterfall
 from memforensics.analysis.residue import with_objects, with_residue
+from memforensics.analysis.survival import with_survival
 from memforensics.analysis.trend import growth_word
 from memforensics.analysis.verdict import Decision
 from memforensics.case.model import (
@@ -100,6 +101,7 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
     seconds = line.times_s[-1] - line.times_s[0] if line.times_s else 0.0
     traced = _growth_of_traces(case, line.change_bytes)
     findings = draft_findings(case, traced, seconds, {pid: member.grown for pid, member in tree.items()})
+    findings = [with_survival(case, finding) for finding in findings]
     multiplying = series.population(case)
     if multiplying is not None and growth is not None:
         findings.append(_more_processes(case, multiplying, growth))
@@ -444,4 +446,5 @@ _PROBES = {
     "snapshots": "which layer grows",
     "modules": "versions of the libraries",
     "heap": "what is inside the heaps",
+    "references": "whether anything points to the memory that stays",
 }

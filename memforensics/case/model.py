@@ -297,6 +297,19 @@ class SitePoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """The blocks of one site that were born in [born_from_ns, born_to_ns), and what of them is outstanding at the end
+    of the trace. Sampled blocks count by their weight."""
+
+    born_from_ns: int
+    born_to_ns: int
+    born_bytes: int
+    born_count: int
+    left_bytes: int
+    left_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AllocationSite:
     """All memory obtained through one stack by one process, since the trace began."""
 
@@ -317,7 +330,41 @@ class AllocationSite:
     file_backed: bool = False  # of a file that lives on a disk: page cache
     tmpfs: bool = False  # of a file that lives in memory: memfd, /dev/shm
     timeline: tuple[SitePoint, ...] = ()
-    age_quantiles_s: tuple[float, float, float] | None = None  # 10%, 50%, 90% of the outstanding blocks
+    cohorts: tuple[Cohort, ...] = ()  # by rising time, from the begin of the trace to its end; empty: not read
+    effective_births: int | None = None  # of sampled births: so many exact ones tell as much; None: all are exact
+
+    @property
+    def age_quantiles_s(self) -> tuple[float, float, float] | None:
+        """The ages at the end of the trace that 10%, 50% and 90% of the outstanding blocks do not exceed, in seconds,
+        to the width of a cohort. None: not read, or nothing is outstanding."""
+        total = sum(cohort.left_count for cohort in self.cohorts)
+        if not total:
+            return None
+        low, middle, high = (self._age_of(share * total) for share in (0.1, 0.5, 0.9))
+        return low, middle, high
+
+    def _age_of(self, rank: float) -> float:
+        """The age in seconds of the outstanding block of that rank, youngest first. Births are spread evenly over
+        their cohort."""
+        ended, seen, age = self.cohorts[-1].born_to_ns, 0, 0.0
+        for cohort in reversed(self.cohorts):
+            if not cohort.left_count:
+                continue
+            share = min(1.0, max(0.0, (rank - seen) / cohort.left_count))
+            age = (ended - cohort.born_to_ns + share * (cohort.born_to_ns - cohort.born_from_ns)) / 1e9
+            seen += cohort.left_count
+            if seen >= rank:
+                break
+        return age
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Releases:
+    """Calls of munmap by one process in one slot of time."""
+
+    from_ns: int
+    to_ns: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,6 +385,24 @@ class TraceSummary:
     bpf_run_ns: int | None = None  # total time in the BPF programs
     unwalked: int | None = None  # mappings of busy, balanced sizes whose stacks were sampled, not each taken
     sampled_one_in: int | None = None  # ... one of so many, whose figures count so many times
+    releases: tuple[Releases, ...] = ()  # in the slots of the sites' cohorts; empty: not counted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceCheck:
+    """Two searches of a process's memory for pointers to sampled blocks of one site. `lost`: blocks that are still
+    mapped and that neither search found a pointer to. `complete`: both searches read all memory that is present; else
+    `lost` proves nothing."""
+
+    pid: int
+    site_id: int
+    first_ns: int
+    second_ns: int
+    tested: int
+    lost: int
+    bytes_read: int  # by the larger of the two searches
+    complete: bool
+    why: str = ""  # what makes it incomplete
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -490,6 +555,7 @@ class Case:
     captures: tuple[CapturedStack, ...] = ()
     heaps: tuple[HeapState, ...] = ()
     heap_profiles: tuple[HeapProfile, ...] = ()
+    reference_checks: tuple[ReferenceCheck, ...] = ()
     probes: tuple[ProbeStatus, ...] = ()
     losses: tuple[Loss, ...] = ()
     pauses: tuple[Pause, ...] = ()
@@ -633,6 +699,8 @@ class FindingSite:
     stack: Stack
     kind: str = "mmap"
     resident_bytes: int | None = None
+    site_id: int | None = None  # of the AllocationSite it was read from
+    cohorts: tuple[Cohort, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

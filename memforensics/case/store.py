@@ -44,6 +44,7 @@ KINDS: dict[type, tuple[tuple[str, ...], str]] = {
     model.CapturedStack: ((), "captures"),
     model.HeapState: ((), "heaps"),
     model.HeapProfile: ((), "heap_profiles"),
+    model.ReferenceCheck: (("pid", "site_id"), "reference_checks"),
     model.ProbeStatus: (("name", "pid"), "probes"),
     model.Loss: (("probe", "what"), "losses"),
     model.Pause: ((), "pauses"),
@@ -247,10 +248,14 @@ class CaseFile:
             raise self._damaged(error) from error
 
     def counts(self) -> dict[str, int]:
-        """Table -> rows, for listing."""
+        """Table -> rows, for listing. 0 for a kind of evidence that is younger than the file."""
         names = [*(table for table, _ in _TABLES.values()), "mapping"]
         try:
-            return {name: int(self._db.execute(f"SELECT count(*) FROM {name}").fetchone()[0]) for name in names}
+            stored = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            return {
+                name: int(self._db.execute(f"SELECT count(*) FROM {name}").fetchone()[0]) if name in stored else 0
+                for name in names
+            }
         except sqlite3.Error as error:
             raise self._damaged(error) from error
 

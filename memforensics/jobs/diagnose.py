@@ -35,6 +35,7 @@ from memforensics.jobs.conclude import conclude_case
 from memforensics.jobs.files import state_folder
 from memforensics.jobs.identity import identify
 from memforensics.jobs.observe import Record, Recorder, TreeObserver, new_meta
+from memforensics.jobs.references import References
 from memforensics.probes.base import Budget, Evidence
 from memforensics.probes.faults import FaultTrace
 from memforensics.probes.hooks import audit_hooks
@@ -185,6 +186,7 @@ class _Run:
         self.touch: FaultTrace | None = None
         self.opening_touch: _Opening[FaultTrace] | None = None
         self.beside = Beside()
+        self.references = References(self.beside, recorder.meta.seed)
         self.snapshots = _SnapshotTimes(self.seconds)
         self._audited: set[int] = set()
         self._audited_late: set[int] = set()
@@ -208,6 +210,7 @@ class _Run:
             self._remember(records)
             self._audit()
             self._poll_trace()
+            self._check_references()
             self._poll_touch()
             if self.snapshots.due(self.elapsed) and not self.beside.busy:
                 self._snapshot()
@@ -263,6 +266,10 @@ class _Run:
             trace, self.trace = self.trace, None
             self.recorder.put(trace.close())
             self.recorder.put([ProbeStatus(name=trace.name, status="partial", why=str(error), enable=error.enable)])
+
+    def _check_references(self) -> None:
+        if self.trace is not None:
+            self.references.step(self.elapsed / self.seconds, self.trace, self.recorder.case)
 
     def _take_touch(self, *, wait: bool) -> None:
         opened = self.opening_touch.result(wait=wait) if self.opening_touch is not None else None

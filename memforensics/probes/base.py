@@ -16,6 +16,7 @@ from memforensics.case.model import (
     Module,
     Pause,
     ProbeState,
+    ReferenceCheck,
     Sample,
     Snapshot,
     Target,
@@ -34,6 +35,7 @@ Evidence = (
     | HookAudit
     | CapturedStack
     | HeapState
+    | ReferenceCheck
     | HeapProfile
     | Loss
     | Pause

@@ -14,25 +14,37 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
 
-from memforensics.case.model import AllocationSite, Sample
-from memforensics.errors import MemforensicsError, ProbeFailed
+from memforensics.case.model import AllocationSite, Cohort, Cost, Releases, Sample, TraceSummary
+from memforensics.errors import MemforensicsError, ProbeFailed, TargetError
 from memforensics.probes.ebpf.book import Counts, SiteRecord
+from memforensics.probes.ebpf.cohorts import Born, Left, Slots, cohorts
 from memforensics.probes.ebpf.engine import RunStats
 from memforensics.probes.ebpf.layout import EventType, RangeEvent
 from memforensics.probes.ebpf.ledger import Span, union
 from memforensics.probes.ebpf.members import Member
 from memforensics.probes.ebpf.programs import MmapPrograms
 from memforensics.probes.ebpf.reconcile import Account, heap_end, segment_at
-from memforensics.probes.ebpf.residency import Standing, standing
+from memforensics.probes.ebpf.residency import Standing, outstanding_blocks, standing
 from memforensics.probes.ebpf.space import TracedSpace
 from memforensics.probes.ebpf.tracing import LossRow, Totals, TreeTrace
+from memforensics.probes.references import Block
 from memforensics.target import Process
 from memforensics.units import NS_PER_S
 
 SYMBOLIZE_S = 0.3  # at most in one second of a trace: what is left comes later
 RECONCILE_S = 10.0  # between two readings of /proc/PID/maps, and SPARING times what one takes
 SPARING = 100.0
+
+
+class SiteBlocks(NamedTuple):
+    """The outstanding blocks of one site, and its cohorts so far."""
+
+    site_id: int
+    blocks: tuple[Block, ...]
+    cohorts: tuple[Cohort, ...]
 
 
 class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
@@ -51,6 +63,9 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         self._accounts: dict[int, Account] = {}  # by the space's number
         self._standing: dict[int, Standing] = {}  # by PID, at the end
         self._untold: dict[SiteRecord, int] = {}  # what changed since it was told of last, and its PID
+        self._slots: Slots | None = None
+        self._releases: dict[int, list[Born]] = {}  # by PID: the counter of munmap at the ends of slots, and its last
+        self._not_compared: dict[str, int] = {}  # comparisons with /proc that failed, by what would have helped
 
     def outstanding(self, pid: int) -> list[Span]:
         """All addresses of a process that were mapped since the trace began and still are, rising and disjoint."""
@@ -58,6 +73,22 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         space = self.members[pid].space
         live = space.settle_now(self.programs.live().get(space.number, []))
         return union([*((e.start, e.end) for e in live), *((p.start, p.end) for p in space.book.ledger)])
+
+    def blocks(self, pid: int) -> list[SiteBlocks]:
+        """The outstanding blocks of each site of a process, now."""
+        self._take_in()
+        self._update_counts()
+        space, now, slots = self.members[pid].space, self.clock(), self._slots
+        found: dict[SiteRecord, tuple[list[Block], list[Left]]] = {}
+        live = space.settle_now(self.programs.live().get(space.number, []))
+        for record, spans, left in outstanding_blocks(space.book, live):
+            blocks, lefts = found.setdefault(record, ([], []))
+            blocks.append(Block(left.born_ns, tuple(spans)))
+            lefts.append(left)
+        return [
+            SiteBlocks(record.number, tuple(blocks), record.cohorts(slots, now, lefts) if slots is not None else ())
+            for record, (blocks, lefts) in found.items()
+        ]
 
     # --- beginning
 
@@ -74,8 +105,18 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         return self.programs.add_target(member.pid, member.space.number, heap)
 
     def _account_begins(self, member: Member[TracedSpace]) -> None:
-        with contextlib.suppress(MemforensicsError):
+        with self._comparing():
             self._accounts[member.space.number].begin()
+
+    @contextlib.contextmanager
+    def _comparing(self) -> Iterator[None]:
+        """A comparison with /proc/PID/maps. A failed one is counted; a process that left has nothing to compare."""
+        try:
+            yield
+        except TargetError:
+            return
+        except MemforensicsError as error:
+            self._not_compared[error.enable] = self._not_compared.get(error.enable, 0) + 1
 
     # --- events
 
@@ -116,10 +157,27 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
                     self._reconcile(member)
                 took = self.clock() - now
                 account.next_ns = now + max(int(RECONCILE_S * NS_PER_S), int(SPARING * took))
+        self._end_slot(now)
         self.programs.sweep()
 
+    def _end_slot(self, now: int) -> None:
+        """Reads the counters of births and of munmap where a slot of time ends."""
+        slots = self._slots = self._slots or Slots(self.began_ns)
+        is_due = slots.due(now)
+        if is_due:
+            slots.close(now)
+        for member in self.members.alive:
+            count = self.programs.releases(member.pid)
+            readings = self._releases.setdefault(member.pid, [])
+            if count is not None:
+                kept = slots.kept(readings) if len(readings) > 2 * len(slots.bounds) else readings
+                self._releases[member.pid] = [*kept, Born(now, 0, count)]
+            if is_due:
+                for record in member.space.book.sites.values():
+                    record.end_slot(slots)
+
     def _reconcile(self, member: Member[TracedSpace]) -> None:
-        with contextlib.suppress(MemforensicsError):
+        with self._comparing():
             repaired = self._accounts[member.space.number].reconcile(self.programs, self._take_in)
             self._lose("removals that were not seen (found in /proc/PID/maps, repaired)", repaired.gone)
             self._lose("mappings that were not seen (found in /proc/PID/maps, without a stack)", repaired.missing)
@@ -162,9 +220,23 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
             self._standing[member.pid] = standing(member.process, space.book, live)
             for record in space.book.sites.values():
                 record.note(ended_ns, space.book.most_points)
+            count = self.programs.releases(member.pid)
+            if count is not None:
+                self._releases.setdefault(member.pid, []).append(Born(ended_ns, 0, count))
 
     def _sites(self, member: Member[TracedSpace], ended_ns: int) -> Iterator[AllocationSite]:
-        return (site for space in member.spaces for site in space.sites(ended_ns))
+        slots = self._slots or Slots(self.began_ns)
+        return (site for space in member.spaces for site in space.sites(ended_ns, slots))
+
+    def _summary(self, member: Member[TracedSpace], ended_ns: int, cost: Cost) -> TraceSummary:
+        slots, readings = self._slots or Slots(self.began_ns), self._releases.get(member.pid, [])
+        if not readings:
+            return super()._summary(member, ended_ns, cost)
+        counted = cohorts(slots, ended_ns, readings, readings[-1], [])
+        releases = tuple(
+            Releases(from_ns=slot.born_from_ns, to_ns=slot.born_to_ns, count=slot.born_count) for slot in counted
+        )
+        return replace(super()._summary(member, ended_ns, cost), releases=releases)
 
     def _totals(self, member: Member[TracedSpace]) -> Totals:
         records = [record for space in member.spaces for record in space.book.sites.values()]
@@ -181,6 +253,8 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         yield "mappings whose stack could not be followed to its end", "a longer trace", cut_short
         unwalked = sum(one.unwalked for one in self._standing.values())
         yield "stacks not told apart: too many different ones", "a shorter trace", sum(book.left_out for book in books)
+        for enable, count in self._not_compared.items():
+            yield "comparisons of the ledger with /proc/PID/maps that failed", enable, count
         yield self._why_unwalked(), "a higher --overhead" if self.is_thinned else "", unwalked
         if stats is not None:
             yield "program runs left out by the kernel: another was running on that CPU", "", stats.missed

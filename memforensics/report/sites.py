@@ -6,7 +6,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from memforensics.case.model import (
@@ -66,10 +66,11 @@ def site_json(
         "complete": site.stack.complete,
         "doubtful": site.stack.doubtful,
         "stack": stack_json(site.stack),
+        "site_id": site.site_id,
+        "cohorts": [asdict(cohort) for cohort in site.cohorts] or None,
     }
     if isinstance(site, AllocationSite):
         out |= {
-            "site_id": site.site_id,
             "allocated_bytes": site.allocated_bytes,
             "allocated_count": site.allocated_count,
             "freed_bytes": site.freed_bytes,
@@ -80,6 +81,7 @@ def site_json(
             "shared": site.shared,
             "file_backed": site.file_backed,
             "tmpfs": site.tmpfs,
+            "effective_births": site.effective_births,
             "age_quantiles_s": list(site.age_quantiles_s) if site.age_quantiles_s is not None else None,
         }
     return out

@@ -18,7 +18,7 @@ def test_two_of_one_slot() -> None:
     programs = MmapPrograms(files=False, python=False)
     try:
         targets = programs._targets
-        one, two, three = ((FAR + n * SLOTS, layout.TARGET.pack(n, 0, 0, n * 7, 0)) for n in (1, 2, 3))
+        one, two, three = ((FAR + n * SLOTS, layout.TARGET.pack(n, 0, 0, n * 7, 0, 0)) for n in (1, 2, 3))
         for pid, value in (one, two):
             assert targets.enter(pid, value)
             assert targets.get(pid) == value
@@ -42,7 +42,7 @@ class Crowded(MmapTrace):
     def _load(self) -> MmapPrograms:
         programs = super()._load()
         for pid in range(FAR, FAR + SLOTS):
-            assert programs._targets.enter(pid, layout.TARGET.pack(1, 0, 0, 0, 0))
+            assert programs._targets.enter(pid, layout.TARGET.pack(1, 0, 0, 0, 0, 0))
         return programs
 
 

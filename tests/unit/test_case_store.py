@@ -511,3 +511,18 @@ def test_reading_what_a_killed_writer_left_changes_no_file(tmp_path: Path, write
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     loaded(tmp_path / "a.case")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_case_of_before_a_kind_of_evidence(tmp_path: Path) -> None:
+    """Its table is not there."""
+    path = written(tmp_path / "a.case", *case().sites)
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE reference_check")
+        db.execute("ALTER TABLE allocation_site DROP COLUMN cohorts")
+        db.execute("ALTER TABLE allocation_site ADD COLUMN age_quantiles_s TEXT")
+        db.execute("UPDATE allocation_site SET age_quantiles_s = '[1.0,2.0,3.0]'")
+    old = loaded(path)
+    assert old.reference_checks == ()
+    assert (old.sites[0].cohorts, old.sites[0].age_quantiles_s) == ((), None)
+    with CaseFile.open(path) as file:
+        assert file.counts()["reference_check"] == 0

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from exported import GROW, LOAD, MAIN, SITES, TOTAL, S, site
+from fixtures.constructed import of_age
 
 from memforensics.analysis.sites import parse_filter
 from memforensics.case.model import AllocationSite, Anchor, Case, CaseMeta, Target, TraceSummary
@@ -60,8 +61,8 @@ def test_what_is_filtered_is_counted_and_not_exported() -> None:
 
 
 def test_young_memory_is_left_out() -> None:
-    young = replace(site(41, 1, 100, 1, GROW, LOAD), age_quantiles_s=(0.1, 0.5, 0.9))
-    old = replace(site(41, 2, 50, 1, LOAD, MAIN), age_quantiles_s=(0.1, 8.0, 9.0))
+    young = replace(site(41, 1, 100, 1, GROW, LOAD), cohorts=of_age(0.5))
+    old = replace(site(41, 2, 50, 1, LOAD, MAIN), cohorts=of_age(8.0))
     view = view_of(case(young, old), "bcc", 10.0, Wanted(min_age_s=5))
     assert [s.site_id for s in view.sites] == [2]
     assert [g.sites[0].site_id for g in view.left_out] == [1]
@@ -69,8 +70,8 @@ def test_young_memory_is_left_out() -> None:
 
 @pytest.mark.parametrize(("sort", "first"), [("outstanding", 1), ("count", 2), ("age", 2)])
 def test_sorted_as_wanted(sort: str, first: int) -> None:
-    large = replace(site(41, 1, 100, 1, GROW, LOAD), age_quantiles_s=(0.1, 0.5, 0.9))
-    many = replace(site(41, 2, 50, 9, LOAD, MAIN), age_quantiles_s=(0.1, 8.0, 9.0))
+    large = replace(site(41, 1, 100, 1, GROW, LOAD), cohorts=of_age(0.5))
+    many = replace(site(41, 2, 50, 9, LOAD, MAIN), cohorts=of_age(8.0))
     view = view_of(case(many, large), "bcc", 10.0, Wanted(sort=sort))  # type: ignore[arg-type]
     assert view.groups[0].sites[0].site_id == first
 

@@ -1,6 +1,7 @@
 """Groups by the frame that matters, filters, and an order that settles."""
 
 import pytest
+from fixtures.constructed import of_age
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,14 +96,14 @@ def test_figures_of_a_group_are_sums() -> None:
 
 
 def test_ages_are_the_blocks_where_they_were_read() -> None:
-    young, old = (1.0, 2.0, 3.0), (8.0, 9.0, 10.0)
+    young, old = of_age(2.0), of_age(9.0)
     sites = [
-        site(1, native("grow"), count=5, age_quantiles_s=young),
-        site(2, native("grow"), count=4, age_quantiles_s=old),
+        site(1, native("grow"), count=5, cohorts=young),
+        site(2, native("grow"), count=4, cohorts=old),
     ]
     (group,) = group_by_frame(sites, (), 100 * 10**9)
-    assert group.age_s == 2.0
-    assert score(group, "age") == 2.0
+    assert group.age_s == pytest.approx(2.0)
+    assert score(group, "age") == group.age_s
 
 
 def test_without_ages_of_blocks_the_time_that_memory_was_held_counts() -> None:

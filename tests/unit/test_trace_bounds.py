@@ -28,14 +28,3 @@ def test_points_of_a_timeline_are_thinned_out() -> None:
     assert len(record.points) <= 50
     assert record.points[0].t_ns == 0
     assert record.points[-1].t_ns == 9999
-
-
-def test_what_was_mapped_while_the_trace_ended_is_not_younger_than_new() -> None:
-    """It was born after the end that was noted: its age is none, and it is shown."""
-    book = Book(lambda _start: None, itertools.count(1))
-    book.new_site(1, ("one",), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
-    (record,) = book.sites.values()
-    record.births = [2_000_000_000, 4_000_000_000]
-    ages = record.site(1, 3_000_000_000).age_quantiles_s
-    assert ages is not None
-    assert ages[0] == 0.0

@@ -227,3 +227,12 @@ def test_a_stack_completed_later_takes_over_its_site() -> None:
     assert record.stack.complete
     assert record.outstanding_bytes == 4096
     assert sum(r.outstanding_bytes for r in book.sites.values()) == 4096
+
+
+def test_a_mapping_born_when_memory_is_removed_is_not_removed() -> None:
+    """A removal at time T takes what was born before T: what is born at T came after it."""
+    ledger = Ledger()
+    ledger.add(0, 10, Block(1, 5))
+    assert ledger.remove(0, 10, born_before_ns=5) == []
+    assert [(piece.start, piece.end) for piece in ledger] == [(0, 10)]
+    assert [piece.size for piece in ledger.remove(0, 10, born_before_ns=6)] == [10]

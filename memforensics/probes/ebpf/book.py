@@ -5,7 +5,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from memforensics.case.model import AllocationSite, SitePoint, Stack
+from memforensics.case.model import AllocationSite, Cohort, SitePoint, Stack
+from memforensics.probes.ebpf.cohorts import Born, Left, Slots, cohorts
 from memforensics.probes.ebpf.cuts import Cut, Cuts, Overlap
 from memforensics.probes.ebpf.layout import EventType, Kind, LiveRange, RangeEvent
 from memforensics.probes.ebpf.ledger import Block, Ledger, Piece, freed_by_site, union, without
@@ -26,6 +27,7 @@ class Counts:
     freed_count: int = 0
     first_ns: int = 0
     last_ns: int = 0
+    squares: int = 0  # of the weights of the births
 
     def add(self, other: "Counts") -> None:
         self.allocated_bytes += other.allocated_bytes
@@ -35,6 +37,7 @@ class Counts:
         if other.first_ns:
             self.first_ns = min(self.first_ns or other.first_ns, other.first_ns)
         self.last_ns = max(self.last_ns, other.last_ns)
+        self.squares += other.squares
 
 
 SiteKey = tuple[object, ...]  # kind, flags, native pcs, python frames
@@ -52,7 +55,8 @@ class SiteRecord:
     make_stack: Callable[[], Stack]
     now: Counts = field(default_factory=Counts)
     points: list[SitePoint] = field(default_factory=list)
-    births: list[int] = field(default_factory=list)  # of the outstanding blocks, at the end
+    readings: list[Born] = field(default_factory=list)  # of the counter of births, at the ends of slots
+    left: list[Left] | None = None  # the outstanding blocks, at the end
     resident_bytes: int | None = None
     tmpfs: bool = False
     _stack: Stack | None = None
@@ -86,7 +90,25 @@ class SiteRecord:
             del self.points[1:-1:2]
         return changed
 
-    def site(self, pid: int, ended_ns: int) -> AllocationSite:
+    def end_slot(self, slots: Slots) -> None:
+        """Reads the counter of births at the end of a slot."""
+        if not self.readings or self.readings[-1].count != self.now.allocated_count:
+            self.readings.append(Born(slots.bounds[-1], self.now.allocated_bytes, self.now.allocated_count))
+        if len(self.readings) > len(slots.bounds):
+            self.readings = slots.kept(self.readings)
+
+    def cohorts(self, slots: Slots, ended_ns: int, left: list[Left]) -> tuple[Cohort, ...]:
+        """`left`: the site's outstanding blocks."""
+        born = Born(ended_ns, self.now.allocated_bytes, self.now.allocated_count)
+        return cohorts(slots, ended_ns, self.readings, born, left)
+
+    @property
+    def _effective_births(self) -> int | None:
+        """Kish's effective sample size, where births have weights."""
+        count, squares = self.now.allocated_count, self.now.squares
+        return count * count // squares if squares > count else None
+
+    def site(self, pid: int, ended_ns: int, slots: Slots | None = None) -> AllocationSite:
         return AllocationSite(
             pid=pid,
             site_id=self.number,
@@ -105,15 +127,9 @@ class SiteRecord:
             file_backed=self.file_backed,
             tmpfs=self.tmpfs,
             timeline=tuple(self.points),
-            age_quantiles_s=self._ages(ended_ns),
+            cohorts=self.cohorts(slots, ended_ns, self.left) if slots is not None and self.left is not None else (),
+            effective_births=self._effective_births,
         )
-
-    def _ages(self, ended_ns: int) -> tuple[float, float, float] | None:
-        if not self.births:
-            return None
-        ages = sorted(max(0, ended_ns - born) / 1e9 for born in self.births)
-        low, middle, high = (ages[round(q * (len(ages) - 1))] for q in (0.1, 0.5, 0.9))
-        return low, middle, high
 
 
 Take = Callable[[int], LiveRange | None]
@@ -234,7 +250,11 @@ class Book:
         as allocated here, not by the kernel."""
         if made:
             count = block.weight if block.left == 0 else 0
-            self._counts(block.site).add(Counts(allocated_bytes=(end - start) * block.weight, allocated_count=count))
+            self._counts(block.site).add(
+                Counts(
+                    allocated_bytes=(end - start) * block.weight, allocated_count=count, squares=count * block.weight
+                )
+            )
         self._book(self.ledger.remove(start, end, born_before_ns=block.born_ns))
         younger = union([(p.start, p.end) for p in self.ledger.overlapping(start, end)])
         spans = [(start, end)]
@@ -318,6 +338,7 @@ class Book:
         for record in self.sites.values():
             record.now.freed_bytes = record.now.allocated_bytes
             record.now.freed_count = record.now.allocated_count
+            record.left = []
 
     def record(self, kernel_site: int) -> SiteRecord | None:
         return self._by_kernel.get(kernel_site)

@@ -12,11 +12,11 @@ MAX_NATIVE = 128
 MAX_PYTHON = 128
 
 TARGET_KEY = struct.Struct("<I")
-TARGET = struct.Struct("<QQQQQ")  # address space, brk, forked from, mappings not walked, last removal told
+TARGET = struct.Struct("<QQQQQQ")  # address space, brk, forked from, mappings not walked, last removal told, munmaps
 LIVE_KEY = struct.Struct("<QQ")  # address space, address
 LIVE = struct.Struct("<QQQII")  # length, site, born_ns, weight, gone
 SITE_KEY = struct.Struct("<QQ")  # address space, site
-SITE = struct.Struct("<QQQQQQ")
+SITE = struct.Struct("<QQQQQQQ")
 INDEX = struct.Struct("<I")  # of an array
 SETTINGS = struct.Struct("<IIIII")  # booking, free, rarity, grain, exact
 RULE_KEY = struct.Struct("<QQ")  # address space, pc

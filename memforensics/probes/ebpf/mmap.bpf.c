@@ -74,6 +74,7 @@ struct target {
     u64 parent; /* tgid it was forked from, with the same program in it; 0: none, or it has exec'ed */
     u64 unwalked; /* mappings without a look at the stack */
     u64 cut_ns;   /* the last removal that was told to user space */
+    u64 releases; /* calls of munmap */
 };
 
 struct live_key {
@@ -98,6 +99,7 @@ struct size_class {
 
 struct site {
     u64 allocated_bytes, allocated_count, freed_bytes, freed_count, first_ns, last_ns;
+    u64 squares; /* of the weights of what was allocated */
 };
 
 #define PENDING_NONE 0
@@ -305,6 +307,7 @@ int on_book(void *ctx) {
     if (request->event != EVENT_REMAP && request->event != EVENT_ATTACH) { /* whose sizes user space finds */
         __sync_fetch_and_add(&site->allocated_bytes, request->length * request->weight);
         __sync_fetch_and_add(&site->allocated_count, request->weight);
+        __sync_fetch_and_add(&site->squares, request->weight * request->weight);
     }
     site->last_ns = request->t_ns;
     book(scratch, scratch->out.site);
@@ -395,6 +398,7 @@ int on_munmap_enter(struct sys_enter *ctx) {
     struct target *target = target_of(tgid);
     if (!target || !is_booking())
         return 0;
+    __sync_fetch_and_add(&target->releases, 1);
     u64 addr = ctx->args[0], length = PAGE_UP(ctx->args[1]);
     if (removable(addr, length))
         take((u32)id, target, 0, addr, length);

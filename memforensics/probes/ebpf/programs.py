@@ -71,7 +71,7 @@ class MmapPrograms(StackPrograms):
         return self.settings.rarity
 
     def add_target(self, pid: int, space: int, brk: int) -> bool:
-        return self._targets.enter(pid, layout.TARGET.pack(space, brk, 0, 0, 0))
+        return self._targets.enter(pid, layout.TARGET.pack(space, brk, 0, 0, 0, 0))
 
     @contextlib.contextmanager
     def exact_births(self) -> Iterator[None]:
@@ -127,6 +127,11 @@ class MmapPrograms(StackPrograms):
         """Mappings of a process whose stack was not looked at. None: it is no target (any more)."""
         value = self._targets.get(pid)
         return layout.TARGET.unpack(value)[3] if value is not None else None
+
+    def releases(self, pid: int) -> int | None:
+        """Calls of munmap by a process since booking began. None: it is no target (any more)."""
+        value = self._targets.get(pid)
+        return layout.TARGET.unpack(value)[5] if value is not None else None
 
     def counts(self) -> Iterator[tuple[int, int, Counts]]:
         """(space, site, counts)."""

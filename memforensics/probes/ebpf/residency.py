@@ -1,11 +1,13 @@
 """How much of the outstanding ranges is resident, by /proc/PID/pagemap: nothing is touched, nothing stops."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.book import Book, SiteRecord
+from memforensics.probes.ebpf.cohorts import Left
 from memforensics.probes.ebpf.layout import LiveRange
+from memforensics.probes.ebpf.ledger import Block, Span
 from memforensics.target.pagemap import Pagemap
 from memforensics.target.process import Process
 
@@ -26,24 +28,28 @@ class Standing:
 def standing(process: Process, book: Book, live: Iterable[LiveRange]) -> Standing:
     """Notes for each site of the book when what stands of it was born, and how much of that is resident. `live`: what
     the kernel has of it."""
-    ranges = [(r.start, r.end, r.site, r.born_ns, r.weight) for r in live]
-    ranges += [(p.start, p.end, p.block.site, p.block.born_ns, p.block.weight) for p in book.ledger]
-    sizes = [end - start for start, end, _, _, weight in ranges if not weight]
+    live = list(live)
+    ranges = [(r.start, r.end, r.site, r.weight) for r in live]
+    ranges += [(p.start, p.end, p.block.site, p.block.weight) for p in book.ledger]
+    sizes = [end - start for start, end, _, weight in ranges if not weight]
     is_loss = sum(sizes) > UNWALKED_SHARE * sum(end - start for start, end, *_ in ranges)
     unwalked = len(sizes) if is_loss else 0
     groups: dict[tuple[SiteRecord | None, int], int] = {}
     grouped: list[tuple[int, int, int]] = []
-    for start, end, site, born_ns, weight in ranges:
+    lefts: dict[SiteRecord, list[Left]] = {site: [] for site in book.sites.values()}
+    for site_record, _, left in outstanding_blocks(book, live):
+        lefts[site_record].append(left)
+    for site_record, found in lefts.items():
+        site_record.left = found
+    for start, end, site, weight in ranges:
         record = book.record(site)
-        if record is not None:
-            record.births.append(born_ns)
         grouped.append((start, end, groups.setdefault((record, weight), len(groups))))
     try:
         resident = resident_by_site(process, grouped)
     except MemforensicsError:
         return Standing(None, unwalked)
-    for record in book.sites.values():
-        record.resident_bytes = 0
+    for site_record in lefts:
+        site_record.resident_bytes = 0
     total = 0
     for (record, weight), number in groups.items():
         present = resident.get(number, 0)
@@ -52,6 +58,23 @@ def standing(process: Process, book: Book, live: Iterable[LiveRange]) -> Standin
         if record is None or not record.file_backed:
             total += present
     return Standing(total, unwalked)
+
+
+def outstanding_blocks(book: Book, live: Iterable[LiveRange]) -> Iterator[tuple[SiteRecord, list[Span], Left]]:
+    """The outstanding blocks of all sites: the ranges of each, and its birth. `live`: what the kernel has of them."""
+    for entry in live:
+        record = book.record(entry.site)
+        if record is not None:
+            size = entry.end - entry.start
+            yield record, [(entry.start, entry.end)], Left(entry.born_ns, size * entry.weight, entry.weight)
+    cut: dict[Block, list[Span]] = {}
+    for piece in book.ledger:
+        cut.setdefault(piece.block, []).append((piece.start, piece.end))
+    for block, spans in cut.items():
+        record = book.record(block.site)
+        if record is not None:
+            size = sum(end - start for start, end in spans)
+            yield record, spans, Left(block.born_ns, size * block.weight, block.weight)
 
 
 def resident_by_site(process: Process, ranges: Iterable[tuple[int, int, int]]) -> dict[int, int]:

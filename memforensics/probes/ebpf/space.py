@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from memforensics.case.model import AllocationSite, Frame, Stack
 from memforensics.probes.ebpf.book import Book
+from memforensics.probes.ebpf.cohorts import Slots
 from memforensics.probes.ebpf.layout import LiveRange, NativePc, StackEvent
 from memforensics.probes.ebpf.programs import MmapPrograms
 from memforensics.probes.ebpf.walked import WalkedSpace
@@ -69,10 +70,10 @@ class TracedSpace(WalkedSpace):
         """The same, against this content of the table; what of it the kernel keeps."""
         return self.book.settle(live)
 
-    def sites(self, ended_ns: int) -> Iterator[AllocationSite]:
+    def sites(self, ended_ns: int, slots: Slots) -> Iterator[AllocationSite]:
         for record in self.book.sites.values():
             if record.now.allocated_count:  # else: the first part of a stack that was completed later
-                yield record.site(self.pid, ended_ns)
+                yield record.site(self.pid, ended_ns, slots)
 
     def end(self) -> None:
         if not self.ended:

@@ -93,6 +93,11 @@ class TreeTrace(ABC, Generic[P, S]):
         self._last: list[Evidence] = []
 
     @property
+    def began_ns(self) -> int:
+        """When booking began."""
+        return self._began_ns
+
+    @property
     def programs(self) -> P:
         """Between `open` and `close`."""
         assert self._programs is not None

@@ -1,0 +1,227 @@
+"""What became of the blocks of a site: how many have died, whether anything points to the rest, and whether they come
+with the calls that give memory back. Evidence for a finding; the word is verdict.py's. Pure.
+
+- "lost": of the sampled blocks of the site, the lower limit of the share that nothing points to is at least half; the
+  error rate is divided by the number of sites tested in the case.
+- "give-back-hook": the memory is mapped inside munmap, fewer than 5% of the older half of the births have died (upper
+  limit), and the number of births per call of munmap is the same in all slots of time, within its limits.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import exp, lgamma, log, log1p
+
+from memforensics.case.model import AllocationSite, Case, Cohort, EvidenceItem, Finding, ReferenceCheck, Releases
+from memforensics.units import NS_PER_S, counted_text, duration_text, size_text
+
+CONFIDENCE = 0.95
+LEAST_TESTED = 12  # blocks; and outstanding ones of a site that is worth a test
+SITES_CHECKED = 4  # of a case
+LOST_SHARE = 0.5
+FEW_DEATHS = 0.05
+LEAST_SLOTS = 4  # with releases
+LEAST_RELEASES = 20  # in each of them
+MAPPED_INSIDE = "munmap"  # the call whose number a trace knows
+
+
+# --- limits of a share ----------------------------------------------------------------------------------------------
+
+
+def upper_limit(hits: float, trials: float, confidence: float = CONFIDENCE) -> float:
+    """The share above which `hits` or fewer of `trials` come with a probability of less than 1 - confidence (one-sided
+    Clopper-Pearson). 1 without trials."""
+    if trials <= 0 or hits >= trials:
+        return 1.0
+    return _beta_quantile(confidence, hits + 1, trials - hits)
+
+
+def lower_limit(hits: float, trials: float, confidence: float = CONFIDENCE) -> float:
+    """The mirror of `upper_limit`."""
+    return 1.0 - upper_limit(trials - hits, trials, confidence) if trials > 0 else 0.0
+
+
+def _beta_quantile(p: float, a: float, b: float) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _beta_cdf(middle, a, b) < p:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _beta_cdf(x: float, a: float, b: float) -> float:
+    """The regularized incomplete beta function, by its continued fraction (DLMF 8.17.22)."""
+    if x <= 0.0 or x >= 1.0:
+        return float(x >= 1.0)
+    if x > (a + 1) / (a + b + 2):
+        return 1.0 - _beta_cdf(1.0 - x, b, a)
+    front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log1p(-x)) / a
+    fraction, above, below = 1.0, 1.0, 0.0  # Lentz's method
+    for step in range(1, 100_000):
+        m = step // 2
+        if step % 2:
+            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        else:
+            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        below = 1.0 / (1.0 + term * below)
+        above = 1.0 + term / above
+        fraction *= above * below
+        if abs(above * below - 1.0) < 1e-13:
+            break
+    return front / fraction
+
+
+# --- deaths over births ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """`upper`: the one-sided limit at CONFIDENCE."""
+
+    estimate: float
+    upper: float
+
+
+def deaths_over_births(site: AllocationSite) -> Share | None:
+    """Of the older half of the site's births, the share that has died: the younger ones may not have had the time.
+    Sampled births count as what they tell. None: nothing was born, or births were not read by time."""
+    return _deaths(site.cohorts, site.allocated_count, site.effective_births)
+
+
+def _deaths(cohorts: Sequence[Cohort], births: int, effective: int | None) -> Share | None:
+    born = left = 0
+    for cohort in cohorts:
+        if born and 2 * born >= births:
+            break
+        born += cohort.born_count
+        left += cohort.left_count
+    if not born:
+        return None
+    scale = 1.0 if effective is None or not births else min(1.0, effective / births)
+    return Share((born - left) / born, upper_limit((born - left) * scale, born * scale))
+
+
+# --- evidence for findings ------------------------------------------------------------------------------------------
+
+
+def sites_to_check(findings: Iterable[Finding]) -> list[tuple[int, int]]:
+    """(PID, site) of the sites whose blocks are worth a search for pointers to them: private-use mappings that nobody
+    manages, that grow, and are many."""
+    sites = [
+        site
+        for finding in findings
+        if finding.layer == "anon-mmap" and not (finding.culprit is not None and finding.culprit.extends)
+        for site in finding.sites
+        if site.site_id is not None and site.count >= LEAST_TESTED and (site.bytes_per_minute or 0.0) > 0.0
+    ]
+    sites.sort(key=lambda site: -site.outstanding_bytes)
+    return [(site.pid, site.site_id or 0) for site in sites[:SITES_CHECKED]]
+
+
+def with_survival(case: Case, finding: Finding) -> Finding:
+    """The finding with what is known about the blocks of its sites."""
+    items = [*_references(case, finding), *_give_back(case, finding)]
+    return replace(finding, evidence=(*finding.evidence, *items)) if items else finding
+
+
+def _references(case: Case, finding: Finding) -> Iterable[EvidenceItem]:
+    valid = [check for check in case.reference_checks if check.complete and check.tested >= LEAST_TESTED]
+    of_site = {(check.pid, check.site_id): check for check in valid}
+    checked = [
+        (site, of_site[site.pid, site.site_id])
+        for site in finding.sites
+        if site.site_id is not None and (site.pid, site.site_id) in of_site
+    ]
+    lost = [(site, check) for site, check in checked if is_lost(check, len(valid))]
+    enough = LOST_SHARE * sum(site.outstanding_bytes for site in finding.sites)
+    if lost and sum(site.outstanding_bytes for site, _ in lost) >= enough:
+        yield _reference_item("lost", [check for _, check in lost])
+    elif checked:
+        yield _reference_item("referenced", [check for _, check in checked])
+
+
+def is_lost(check: ReferenceCheck, tests: int) -> bool:
+    """Whether at least half of the site's old blocks are lost, the error rate divided by the number of tests."""
+    confidence = 1.0 - (1.0 - CONFIDENCE) / max(1, tests)
+    return lower_limit(check.lost, check.tested, confidence) >= LOST_SHARE
+
+
+def _reference_item(kind: str, checks: Sequence[ReferenceCheck]) -> EvidenceItem:
+    first, tested, lost = checks[0], sum(c.tested for c in checks), sum(c.lost for c in checks)
+    apart = duration_text(max(0, first.second_ns - first.first_ns) / NS_PER_S)
+    if kind == "lost":
+        text = (
+            f"nothing points to {lost} of {tested} sampled blocks any more: two searches of the process's memory, "
+            f"{apart} apart, {size_text(first.bytes_read)} read, found no address in them"
+        )
+    else:
+        text = f"the process still points to {tested - lost} of {tested} sampled blocks: it keeps them, or has lost few"
+    return EvidenceItem(kind=kind, text=text, ref=f"reference_checks/{first.pid}/{first.site_id}")
+
+
+def _give_back(case: Case, finding: Finding) -> Iterable[EvidenceItem]:
+    if not any(site.inside == MAPPED_INSIDE for site in finding.sites):
+        return
+    summary = next((trace for trace in case.traces if trace.pid == finding.pid), None)
+    cohorts = _summed(site.cohorts for site in finding.sites)
+    if summary is None or not cohorts:
+        return
+    births = sum(cohort.born_count for cohort in cohorts)
+    known = {(site.pid, site.site_id): site.effective_births for site in case.sites}
+    effective = [known.get((site.pid, site.site_id or 0)) for site in finding.sites]
+    told = None if all(number is None for number in effective) else sum(number or 0 for number in effective)
+    deaths = _deaths(cohorts, births, told)
+    if deaths is None or deaths.upper >= FEW_DEATHS or not grows_with_releases(cohorts, summary.releases):
+        return
+    calls = sum(slot.count for slot in summary.releases)
+    yield EvidenceItem(
+        kind="give-back-hook",
+        text=f"{counted_text(births, 'block')} mapped inside {MAPPED_INSIDE}, one in {calls / births:,.0f} calls of it "
+        f"throughout; less than {deaths.upper:.1%} of the older ones were unmapped",
+        ref=f"traces/{finding.pid}",
+    )
+
+
+def _summed(sites: Iterable[Sequence[Cohort]]) -> tuple[Cohort, ...]:
+    """The cohorts of several sites of one trace: its slots are the same for all. Empty where one has none."""
+    sums: dict[tuple[int, int], Cohort] = {}
+    for cohorts in sites:
+        if not cohorts:
+            return ()
+        for cohort in cohorts:
+            key = cohort.born_from_ns, cohort.born_to_ns
+            before = sums.get(key)
+            sums[key] = cohort if before is None else _sum(before, cohort)
+    return tuple(sums[key] for key in sorted(sums))
+
+
+def _sum(one: Cohort, other: Cohort) -> Cohort:
+    return replace(
+        one,
+        born_bytes=one.born_bytes + other.born_bytes,
+        born_count=one.born_count + other.born_count,
+        left_bytes=one.left_bytes + other.left_bytes,
+        left_count=one.left_count + other.left_count,
+    )
+
+
+def grows_with_releases(cohorts: Sequence[Cohort], releases: Sequence[Releases]) -> bool:
+    """Whether births come with the releases: of all births, each slot has the share that it has of the releases, within
+    the limits of a binomial count (error rate divided by the slots); and the later half of the slots has at least half
+    as many births per release as the earlier one, by its lower limit. Slots with few releases are left out."""
+    released = {(slot.from_ns, slot.to_ns): slot.count for slot in releases}
+    slots = [(cohort.born_count, released.get((cohort.born_from_ns, cohort.born_to_ns), 0)) for cohort in cohorts]
+    slots = [(births, calls) for births, calls in slots if calls >= LEAST_RELEASES]
+    births, calls = sum(slot[0] for slot in slots), sum(slot[1] for slot in slots)
+    if len(slots) < LEAST_SLOTS or not births:
+        return False
+    confidence = 1.0 - (1.0 - CONFIDENCE) / (2 * len(slots))
+    for born, called in slots:
+        if not lower_limit(born, births, confidence) <= called / calls <= upper_limit(born, births, confidence):
+            return False
+    later = slots[len(slots) // 2 :]
+    born, called = sum(slot[0] for slot in later), sum(slot[1] for slot in later)
+    half_as_many = 0.5 * called / (calls - called + 0.5 * called)
+    return lower_limit(born, births) >= half_as_many

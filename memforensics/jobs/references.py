@@ -1,0 +1,118 @@
+"""Whether anything points to what a growing site keeps: two searches of a process's memory beside a trace, some time
+apart, and the ReferenceChecks that come of them (probes/references.py)."""
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+
+from memforensics.analysis.conclude import draft
+from memforensics.analysis.survival import LEAST_TESTED, sites_to_check
+from memforensics.case.model import Case, ProbeStatus, ReferenceCheck
+from memforensics.errors import MemforensicsError, TargetError
+from memforensics.jobs.beside import Beside
+from memforensics.jobs.observe import Record
+from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.references import Block, Search, old_blocks, search
+from memforensics.target import open_process
+
+NAME = "references"
+CHOOSE_AT = 0.5  # of the time
+SECOND_AT = 0.8
+
+Sampled = dict[int, tuple[Block, ...]]  # site -> blocks
+
+
+@dataclass(frozen=True, slots=True)
+class _First:
+    """The first search of one process."""
+
+    sampled: Sampled
+    found: Search
+
+
+class References:
+    """One check in the course of an observation. `step` is called in the thread that polls the trace; what reads for
+    longer runs in `beside`."""
+
+    def __init__(self, beside: Beside, seed: int) -> None:
+        self._beside, self._chance = beside, random.Random(seed)
+        self._asked = self._sampled = self._ended = False
+        self._chosen: list[tuple[int, int]] | None = None
+        self._first: dict[int, _First] = {}
+
+    def step(self, elapsed_share: float, trace: MmapTrace, case: Callable[[], Case]) -> None:
+        """Does what is due. `elapsed_share`: of the time of the observation."""
+        if not self._asked and elapsed_share >= CHOOSE_AT:
+            self._asked = True
+            self._beside.run(partial(self._choose, case()))
+        elif self._chosen is not None and not self._sampled:
+            self._sampled = True
+            self._sample(trace, self._chosen)
+        elif self._first and not self._ended and elapsed_share >= SECOND_AT:
+            self._ended = True
+            for pid, first in self._first.items():
+                standing = {block for site in trace.blocks(pid) for block in site.blocks}
+                self._beside.run(partial(self._second_search, pid, first, standing))
+
+    def _choose(self, case: Case) -> Sequence[Record]:
+        self._chosen = sites_to_check(draft(case).findings)
+        return []
+
+    def _sample(self, trace: MmapTrace, chosen: Iterable[tuple[int, int]]) -> None:
+        wanted: defaultdict[int, set[int]] = defaultdict(set)
+        for pid, site_id in chosen:
+            wanted[pid].add(site_id)
+        for pid, numbers in wanted.items():
+            now = time.monotonic_ns()
+            sampled = {
+                site.site_id: old_blocks(site.blocks, site.cohorts, now, self._chance)
+                for site in trace.blocks(pid)
+                if site.site_id in numbers
+            }
+            sampled = {number: blocks for number, blocks in sampled.items() if len(blocks) >= LEAST_TESTED}
+            if sampled:
+                self._beside.run(partial(self._first_search, pid, sampled))
+
+    def _first_search(self, pid: int, sampled: Sampled) -> Sequence[Record]:
+        found, records = _searched(pid, (block for blocks in sampled.values() for block in blocks))
+        if found is not None:
+            self._first[pid] = _First(sampled, found)
+        return records
+
+    def _second_search(self, pid: int, first: _First, standing: set[Block]) -> Sequence[Record]:
+        if first.found.why:
+            return list(_checks(pid, first, first.found))
+        found, records = _searched(pid, first.found.unfound & standing)
+        return records if found is None else [*records, *_checks(pid, first, found)]
+
+
+def _searched(pid: int, blocks: Iterable[Block]) -> tuple[Search | None, list[Record]]:
+    try:
+        with closing(open_process(pid)) as process:
+            found = search(process, blocks)
+    except TargetError:
+        return None, []
+    except MemforensicsError as error:
+        status = ProbeStatus(name=NAME, pid=pid, status="unavailable", why=str(error), enable=error.enable)
+        return None, [status]
+    state = ProbeStatus(name=NAME, pid=pid, status="partial" if found.why else "ok", why=found.why)
+    return found, [state]
+
+
+def _checks(pid: int, first: _First, second: Search) -> Iterable[ReferenceCheck]:
+    for site_id, blocks in first.sampled.items():
+        yield ReferenceCheck(
+            pid=pid,
+            site_id=site_id,
+            first_ns=first.found.t_ns,
+            second_ns=second.t_ns,
+            tested=len(blocks),
+            lost=len(second.unfound.intersection(blocks)),
+            bytes_read=max(first.found.bytes_read, second.bytes_read),
+            complete=not second.why,
+            why=second.why,
+        )

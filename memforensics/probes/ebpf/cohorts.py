@@ -1,0 +1,121 @@
+"""Births by time slot, and what is left of each slot's births. Pure; no OS, no clock.
+
+The kernel counts births and deaths by site, without their times: it closes most pairs by itself. So the births of a
+slot are the difference of two readings of a site's counter, and what is left of them is known exactly, by the birth
+times of the outstanding blocks. A birth near a reading may be counted on the other side of it; `cohorts` moves such
+births to the neighbouring slot, and the sums stay what the counters say.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from memforensics.case.model import Cohort
+
+MOST_SLOTS = 16
+LEAST_SLOT_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Born:
+    """What a counter of births showed."""
+
+    t_ns: int
+    bytes: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """An outstanding block; bytes and count by weight."""
+
+    born_ns: int
+    bytes: int
+    count: int
+
+
+@dataclass(slots=True)
+class Slots:
+    """The bounds of the slots of a trace, MOST_SLOTS of them at most: when there are more, two become one. All slots
+    but the last have the same width, to the time between two readings."""
+
+    began_ns: int
+    bounds: list[int] = field(default_factory=list)  # where each slot but the last ends
+    width_ns: int = LEAST_SLOT_NS
+
+    def due(self, now_ns: int) -> bool:
+        return now_ns - (self.bounds[-1] if self.bounds else self.began_ns) >= self.width_ns
+
+    def close(self, now_ns: int) -> None:
+        """A slot ends now, and the next one begins."""
+        self.bounds.append(now_ns)
+        if len(self.bounds) >= MOST_SLOTS:
+            del self.bounds[::2]
+            self.width_ns *= 2
+
+    def kept(self, readings: Sequence[Born]) -> list[Born]:
+        """Of a counter's readings, by rising time, those that `cohorts` needs: the last before the end of each slot."""
+        found = {bisect_right(readings, bound, key=lambda reading: reading.t_ns) - 1 for bound in self.bounds}
+        return [readings[at] for at in sorted(found) if at >= 0]
+
+
+def cohorts(
+    slots: Slots, ended_ns: int, readings: Sequence[Born], born: Born, left: Sequence[Left]
+) -> tuple[Cohort, ...]:
+    """One cohort a slot. `readings`: of the counter of births, by rising time, each at the end of a slot (slots without
+    births need none); `born`: the counter at the end."""
+    bounds = [bound for bound in slots.bounds if bound < ended_ns]
+    edges = [slots.began_ns, *bounds, max(ended_ns, slots.began_ns + 1)]
+    cumulative = [_at(readings, bound) for bound in bounds]
+    born_bytes = _slot_births([value.bytes for value in cumulative], born.bytes)
+    born_count = _slot_births([value.count for value in cumulative], born.count)
+    left_bytes, left_count = [0] * len(born_bytes), [0] * len(born_bytes)
+    for block in left:
+        slot = min(max(bisect_right(edges, block.born_ns) - 1, 0), len(left_bytes) - 1)
+        left_bytes[slot] += block.bytes
+        left_count[slot] += block.count
+    _cover(born_bytes, left_bytes)
+    _cover(born_count, left_count)
+    return tuple(
+        Cohort(
+            born_from_ns=edges[i],
+            born_to_ns=edges[i + 1],
+            born_bytes=born_bytes[i],
+            born_count=born_count[i],
+            left_bytes=left_bytes[i],
+            left_count=left_count[i],
+        )
+        for i in range(len(born_bytes))
+    )
+
+
+def _at(readings: Sequence[Born], t_ns: int) -> Born:
+    at = bisect_right(readings, t_ns, key=lambda reading: reading.t_ns) - 1
+    return readings[at] if at >= 0 else Born(t_ns, 0, 0)
+
+
+def _slot_births(cumulative: list[int], total: int) -> list[int]:
+    """Differences, none of them below 0; their sum is the total."""
+    out, before = [], 0
+    for value in [*cumulative, total]:
+        now = min(max(value, before), total)
+        out.append(now - before)
+        before = now
+    return out
+
+
+def _cover(born: list[int], left: list[int]) -> None:
+    """Moves births to slots that have fewer births than blocks left, from the nearest slots that have more. What is
+    left beyond all births is cut: the counters are the reference."""
+    spare = sum(born)
+    for i in range(len(left)):
+        left[i] = min(left[i], spare)
+        spare -= left[i]
+    for i in range(len(born)):
+        for j in sorted(range(len(born)), key=lambda j: (abs(j - i), -j)):
+            missing = left[i] - born[i]
+            if missing <= 0:
+                break
+            moved = min(missing, max(0, born[j] - left[j]))
+            born[i] += moved
+            born[j] -= moved

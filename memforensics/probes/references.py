@@ -1,0 +1,252 @@
+"""Whether anything in a process still points to a block: a search of its memory for addresses, from outside.
+
+A reference is any word, at an address that 4 divides, that holds an address in the block (the high 16 bits, which
+tags and boxed values use, are left out of the comparison) or the number of one of its pages. What lies in the block
+itself does not count; what lies in any other memory does, stale copies and numbers that happen to be equal included.
+So a block that is found may still be lost, and one that is not found twice is lost, but for what no search of memory
+can see: addresses that are kept encoded (XOR-linked lists, compressed pointers), unaligned, in registers only, by the
+kernel only (io_uring, DMA), by another process, or in pages that are not present. docs/limits.md has measured rates.
+
+Only pages that are present are read, so that reading makes none; and a block that was found is not looked for any more,
+so that a search of a healthy process ends early.
+"""
+
+import os
+import random
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from memforensics.case.model import Cohort, Mapping
+from memforensics.errors import MemforensicsError
+from memforensics.target import Process
+from memforensics.target.memory import Unreadable
+from memforensics.target.pagemap import Pagemap
+from memforensics.units import GIB, MIB, NS_PER_S, size_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Words = npt.NDArray[np.uint64]
+
+SAMPLED_BLOCKS = 48  # of one site
+LEAST_AGE_NS = 2 * NS_PER_S
+LIMIT_BYTES = 16 * GIB  # in one search; a larger process is not searched
+LIMIT_S = 20.0
+PIECE_BYTES = 1 * MIB
+MOST_ENTRIES = 4096  # threads and descriptors whose words are read
+_ADDRESS_MASK = (1 << 48) - 1
+_PAGE_BITS = 12
+_DEVICE = re.compile(r"/dev/(?!zero|shm/)|\[v(var|dso|syscall)")
+_EPOLL_DATA = re.compile(r"^tfd:.* data: *([0-9a-f]+)", re.MULTILINE)
+_WORD = re.compile(r"0x([0-9a-f]+)")
+
+Span = tuple[int, int]
+
+
+class Block(NamedTuple):
+    """One outstanding block, by what is left of its range."""
+
+    born_ns: int
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What one search found. `unfound`: the blocks that nothing was seen to point to. `why`: what was not read."""
+
+    t_ns: int
+    unfound: frozenset[Block]
+    bytes_read: int
+    why: str = ""
+
+
+# --- which blocks ---------------------------------------------------------------------------------------------------
+
+
+def old_blocks(
+    blocks: Iterable[Block], cohorts: Sequence[Cohort], now_ns: int, chance: random.Random
+) -> tuple[Block, ...]:
+    """A sample of the blocks that have outlived the median lifetime of the site's blocks; where fewer than half of any
+    cohort have died, of those older than half of the time since its first birth."""
+    least = least_age_ns(cohorts, now_ns)
+    old = sorted(block for block in blocks if now_ns - block.born_ns >= least)
+    return tuple(chance.sample(old, min(SAMPLED_BLOCKS, len(old))))
+
+
+def least_age_ns(cohorts: Sequence[Cohort], now_ns: int) -> int:
+    born = [cohort for cohort in cohorts if cohort.born_count]
+    least = (now_ns - born[0].born_from_ns) // 2 if born else LEAST_AGE_NS
+    for cohort in reversed(born):
+        if 2 * cohort.left_count <= cohort.born_count:
+            least = now_ns - cohort.born_from_ns
+            break
+    return max(LEAST_AGE_NS, least)
+
+
+# --- the search -----------------------------------------------------------------------------------------------------
+
+
+def search(process: Process, blocks: Iterable[Block], limit_bytes: int = LIMIT_BYTES) -> Search:
+    """Looks for pointers to the blocks. TargetGone, PermissionNeeded."""
+    wanted = _Wanted(blocks)
+    now_ns = time.monotonic_ns()
+    sample = process.sample()
+    held = sample.rss_anon + sample.rss_shmem
+    why = ""
+    if sample.swap:
+        why = f"{size_text(sample.swap)} of the process are swapped out"
+    elif held > limit_bytes:
+        why = f"the process holds {size_text(held)}, and at most {size_text(limit_bytes)} are searched"
+    if why:
+        return Search(now_ns, wanted.blocks(), 0, why)
+    wanted.look_at(_kernel_words(process))
+    read = unreadable = 0
+    end = time.monotonic() + LIMIT_S
+    for start, size in _pieces(process):
+        if not wanted.any or time.monotonic() > end:
+            break
+        try:
+            data = process.memory.read(start, size)
+        except Unreadable:
+            unreadable += size
+            continue
+        read += size
+        wanted.look(start, data)
+    if wanted.any and time.monotonic() > end:
+        why = f"a search ends after {LIMIT_S:.0f} s"
+    elif unreadable:
+        why = f"{size_text(unreadable)} could not be read"
+    return Search(now_ns, wanted.blocks(), read, why)
+
+
+class _Wanted:
+    """The blocks that nothing was seen to point to so far, as sorted ranges."""
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        self._set(sorted((start, end, block) for block in blocks for start, end in block.spans))
+
+    def _set(self, spans: list[tuple[int, int, Block]]) -> None:
+        import numpy as np
+
+        self._spans = spans
+        self._starts = np.array([start for start, _, _ in spans], dtype=np.uint64)
+        self._ends = np.array([end for _, end, _ in spans], dtype=np.uint64)
+
+    @property
+    def any(self) -> bool:
+        return bool(self._spans)
+
+    def blocks(self) -> frozenset[Block]:
+        return frozenset(block for _, _, block in self._spans)
+
+    def look(self, at: int, data: bytes) -> None:
+        """At memory that stands at an address."""
+        import numpy as np
+
+        found: set[Block] = set()
+        for offset in (0, 4):
+            count = (len(data) - offset) // 8
+            words = np.frombuffer(data, dtype="<u8", offset=offset, count=count)
+            found |= self._found(words & np.uint64(_ADDRESS_MASK), 0, at + offset)
+            found |= self._found(words, _PAGE_BITS, at + offset)
+        self._drop(found)
+
+    def look_at(self, values: Iterable[int]) -> None:
+        """At words that stand in no memory."""
+        import numpy as np
+
+        words = np.fromiter((value & _ADDRESS_MASK for value in values), dtype=np.uint64)
+        self._drop(self._found(words, 0, None))
+
+    def _drop(self, found: set[Block]) -> None:
+        if found:
+            self._set([entry for entry in self._spans if entry[2] not in found])
+
+    def _found(self, words: "Words", shift: int, at: int | None) -> set[Block]:
+        """Blocks that one of the words points into, each word shifted; words in the block itself left out."""
+        import numpy as np
+
+        if not self._spans:
+            return set()
+        starts, ends = self._starts >> np.uint64(shift), self._ends >> np.uint64(shift)
+        near = np.flatnonzero((words >= starts[0]) & (words < ends[-1]))
+        if not near.size:
+            return set()
+        values = words[near]
+        which = np.searchsorted(starts, values, side="right") - 1
+        hits = values < ends[which]
+        found: set[Block] = set()
+        for place, index in zip(near[hits].tolist(), which[hits].tolist(), strict=True):
+            block = self._spans[index][2]
+            if block in found:
+                continue
+            address = None if at is None else at + 8 * place
+            if address is None or not any(start <= address < end for start, end in block.spans):
+                found.add(block)
+        return found
+
+
+# --- what is read ---------------------------------------------------------------------------------------------------
+
+
+def _pieces(process: Process) -> Iterator[tuple[int, int]]:
+    """Start and size of present memory that may hold pointers, a piece at a time."""
+    with Pagemap(process.pid, process.proc) as pagemap:
+        can_scan = pagemap.can_scan()
+        for mapping in process.maps().mappings:
+            if _may_point(mapping):
+                for start, end in _present(pagemap, mapping, can_scan=can_scan):
+                    for at in range(start, end, PIECE_BYTES):
+                        yield at, min(PIECE_BYTES, end - at)
+
+
+def _may_point(mapping: Mapping) -> bool:
+    """Whether the process can have written a pointer there. A private file mapping is: its written pages are anonymous;
+    a shared one that it cannot write is not."""
+    if _DEVICE.match(mapping.path):
+        return False
+    return not (mapping.inode and mapping.shared and "w" not in mapping.perms)
+
+
+def _present(pagemap: Pagemap, mapping: Mapping, *, can_scan: bool) -> Iterator[Span]:
+    """Present pages; of a private mapping of a file those that were written to, which are the anonymous ones."""
+    of_file = bool(mapping.inode) and not mapping.shared
+    if can_scan:
+        for start, end, is_file in pagemap.scan(mapping.start, mapping.end, kinds=of_file):
+            if not (of_file and is_file):
+                yield start, end
+    elif not of_file or "w" in mapping.perms:
+        yield from pagemap.present(mapping.start, mapping.end)
+
+
+def _kernel_words(process: Process) -> Iterator[int]:
+    """What the kernel shows of the words it keeps for the process: arguments of the system calls that its threads wait
+    in, and what it gave to epoll with each descriptor."""
+    for tid in process.threads()[:MOST_ENTRIES]:
+        text = _text(process, f"task/{tid}/syscall")
+        yield from (int(word, 16) for word in _WORD.findall(text))
+    folder = process.proc.root / str(process.pid) / "fd"
+    try:
+        descriptors = os.listdir(folder)[:MOST_ENTRIES]
+    except OSError:
+        return
+    for descriptor in descriptors:
+        try:
+            is_epoll = os.readlink(folder / descriptor) == "anon_inode:[eventpoll]"
+        except OSError:
+            continue
+        if is_epoll:
+            text = _text(process, f"fdinfo/{descriptor}")
+            yield from (int(word, 16) for word in _EPOLL_DATA.findall(text))
+
+
+def _text(process: Process, name: str) -> str:
+    """Empty where it cannot be read: a thread left, a descriptor was closed, or it is not for us."""
+    try:
+        return process.read_text(name)
+    except MemforensicsError:
+        return ""
