@@ -13,6 +13,7 @@ import argparse
 import fcntl
 import hashlib
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -24,15 +25,30 @@ DISTRIBUTION = "libucx-cu12"
 
 
 def default_cache() -> Path:
-    """$XDG_CACHE_HOME/memforensics, ~/.cache/memforensics, or a folder of this user in the temporary directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    cache = Path(base) / "memforensics"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        writable = os.access(cache, os.W_OK)
-    except OSError:
-        writable = False
-    return cache if writable else Path(tempfile.gettempdir()) / f"memforensics-{os.getuid()}"
+    """$XDG_CACHE_HOME/memforensics, ~/.cache/memforensics, for root also /var/cache/memforensics: the first that nobody
+    else can write to. Where there is none, a new folder with a name that nobody can guess, for this run alone."""
+    bases = [os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")]
+    bases += ["/var/cache"] if os.geteuid() == 0 else []
+    for base in bases:
+        cache = Path(base) / "memforensics"
+        try:
+            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.access(cache, os.W_OK) and not others_can_write(cache):
+                return cache
+        except OSError:
+            continue
+    return Path(tempfile.mkdtemp(prefix="memforensics-"))
+
+
+def others_can_write(folder: Path) -> str | None:
+    """Why another user could put a program there; None when nobody can but root and this user."""
+    for place in (folder.resolve(), *folder.resolve().parents):
+        about = place.stat()
+        if about.st_uid not in (0, os.geteuid()):
+            return f"{place} belongs to user {about.st_uid}"
+        if about.st_mode & 0o022 and not about.st_mode & stat.S_ISVTX:
+            return f"{place} is writable by others"
+    return None
 
 
 def environment(ucx_version: str, cache: Path) -> Path:
@@ -43,10 +59,14 @@ def environment(ucx_version: str, cache: Path) -> Path:
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}-{hashlib.sha256(os.fsencode(base)).hexdigest()[:8]}"
     folder = cache / f"ucx-{ucx_version}-{tag}"
     python, stamp = folder / "bin" / "python", folder / "complete"
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for place in (cache, folder):  # a program from there is about to be run
+        why = others_can_write(place) if place.exists() else None
+        if why is not None:
+            sys.exit(f"will not run a program from {place}: {why}\n  do: --cache with a folder of your own")
     if stamp.exists() and os.access(python, os.X_OK):
         return python
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / f"{folder.name}.lock", "w") as lock:
+    with open(cache / f"{folder.name}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two at once: the second waits, and finds it made
         if stamp.exists() and os.access(python, os.X_OK):
             return python

@@ -109,3 +109,26 @@ def test_without_a_place_it_is_compiled_each_time(tmp_path: Path, monkeypatch: p
     bcc = Counting()
     assert made(bcc) == made(bcc)
     assert bcc.times == 2
+
+
+@pytest.mark.needs_root
+def test_nothing_is_touched_below_a_folder_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """He may swap it, or a link in it, for any other folder at any time."""
+    victim = tmp_path / "victim" / "ebpf"
+    victim.mkdir(parents=True)
+    for number in range(compiled.KEPT + 8):
+        (victim / f"file{number}").touch()
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "memforensics").symlink_to(victim.parent)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("BCC_KERNEL_SOURCE", str(engine.SOURCES))
+    bcc = Counting()
+    made(bcc)  # the link is ours, and is not followed all the same
+    os.chown(cache, 12345, 12345)
+    made(bcc)
+    (cache / "memforensics").unlink()
+    made(bcc)
+    assert bcc.times == 3
+    assert len(list(victim.iterdir())) == compiled.KEPT + 8
+    assert list(cache.iterdir()) == []

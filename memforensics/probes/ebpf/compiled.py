@@ -6,13 +6,14 @@ were made from. Whatever is not as it should be there (another owner, a damaged 
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import platform
 import re
+import secrets
 import stat
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from memforensics.probes.ebpf.objects import MapSpec
 
 FORMAT = 1
 KEPT = 32  # files: the oldest go
+MAX_BYTES = 16 << 20  # of a file: ours have some 100 KiB
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _LOAD_IMM64, _PSEUDO_MAP_FD = 0x18, 1  # an instruction that names a map (include/uapi/linux/bpf.h)
 
 
@@ -105,33 +108,46 @@ def _key(bcc: Any, text: bytes, flags: Sequence[str]) -> str:
     return hashed.hexdigest()
 
 
-def _folder() -> Path | None:
-    """Ours alone, made when it is not there. None where there can be none."""
+@contextlib.contextmanager
+def _folder() -> Iterator[int]:
+    """A descriptor of our own folder, made when it is not there. Every step is made from the descriptor of the one
+    before, follows no link, and must belong to us: another user who owns a parent cannot swap it for another place.
+    OSError where there can be none."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if not os.path.isabs(home):
-        return None
-    folder = Path(home) / "memforensics" / "ebpf"
+        raise FileNotFoundError(home)
+    parent, last = os.path.split(home.rstrip("/"))
+    exists = os.path.isdir(home)
+    folder = os.open(home if exists else parent, _DIRECTORY)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = folder.lstat()
-    except OSError:
-        return None
-    return folder if stat.S_ISDIR(about.st_mode) and _is_ours(about) else None
+        _check(folder)
+        for name in (*(() if exists else (last,)), "memforensics", "ebpf"):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=folder)
+            inner = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+            _check(folder)
+        yield folder
+    finally:
+        os.close(folder)
 
 
-def _is_ours(about: os.stat_result) -> bool:
-    return about.st_uid == os.geteuid() and not about.st_mode & 0o022
+def _check(descriptor: int) -> None:
+    """PermissionError where anyone else could have written it."""
+    about = os.fstat(descriptor)
+    if about.st_uid != os.geteuid() or about.st_mode & 0o022:
+        raise PermissionError(errno.EPERM, "another user can write there")
 
 
 def _kept(key: str) -> Compiled | None:
-    folder = _folder()
-    if folder is None:
-        return None
     try:
-        with open(os.open(folder / key, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
-            if not _is_ours(os.fstat(file.fileno())):
-                return None
-            digest, data = file.read(32), file.read()
+        with (
+            _folder() as folder,
+            open(os.open(key, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb") as file,
+        ):
+            _check(file.fileno())
+            digest, data = file.read(32), file.read(MAX_BYTES)
         if hashlib.sha256(data).digest() != digest:
             return None
         return msgspec.msgpack.decode(data, type=Compiled)
@@ -140,18 +156,27 @@ def _kept(key: str) -> Compiled | None:
 
 
 def _keep(key: str, made: Compiled) -> None:
-    folder = _folder()
-    if folder is None:
-        return
     data = msgspec.msgpack.encode(made)
-    descriptor, name = tempfile.mkstemp(dir=folder)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(hashlib.sha256(data).digest() + data)
-        os.rename(name, folder / key)
-    except OSError:
-        os.unlink(name)
-        raise
-    oldest = sorted((path for path in folder.iterdir() if path.is_file()), key=lambda path: path.stat().st_mtime)
-    for path in oldest[:-KEPT]:
-        path.unlink(missing_ok=True)
+    with _folder() as folder:
+        fresh = f".{secrets.token_hex(8)}"
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(hashlib.sha256(data).digest() + data)
+            os.rename(fresh, key, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            os.unlink(fresh, dir_fd=folder)
+            raise
+        _drop_oldest(folder)
+
+
+def _drop_oldest(folder: int) -> None:
+    """Keeps the newest KEPT files."""
+    about = {}
+    for name in os.listdir(folder):
+        with contextlib.suppress(OSError):
+            about[name] = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    files = [name for name, found in about.items() if stat.S_ISREG(found.st_mode)]
+    for name in sorted(files, key=lambda name: about[name].st_mtime)[:-KEPT]:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=folder)
