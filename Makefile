@@ -3,7 +3,7 @@ BIN := .venv/bin
 DURATION ?= 30s
 PLAN ?= full
 
-.PHONY: demo test lint setup setup-test calibrate bench-tracer bench-snapshot bench-watch bench-verdicts readme docs clean
+.PHONY: demo test lint setup setup-test mutants calibrate bench-tracer bench-snapshot bench-watch bench-verdicts readme docs clean
 
 demo: setup
 	@$(BIN)/memforensics demo --duration $(DURATION)
@@ -22,6 +22,10 @@ setup:
 
 setup-test:
 	@scripts/setup.sh test
+
+mutants: setup-test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group mutants
+	@$(BIN)/python scripts/mutants.py $(MODULES)
 
 calibrate: setup
 	@$(BIN)/python benchmarks/calibrate.py --markdown docs/calibration.md

@@ -1,0 +1,123 @@
+"""Mutation testing of the code that judges, with mutmut; docs/mutants.md has the score.
+
+    scripts/mutants.py                     every module of [tool.mutmut] in pyproject.toml, from scratch
+    scripts/mutants.py analysis/diff.py    that module; the other rows of the page stay
+    scripts/mutants.py --survivors NAME    the changes that no test noticed
+
+One mutant is one small change of one function. It is killed when a unit test that runs this function fails. Texts are
+not mutated: what a sentence says is tested where it is printed.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "mutants.md"
+KEPT = ROOT / "mutants"  # mutmut's mutated copy of the sources, and its results
+GOAL = 0.85
+ROW = re.compile(r"^\| `(?P<module>[\w/]+\.py)` \|(?P<counts>[ \d|]+)\|")
+COLUMNS = ("killed", "timeout", "survived", "no tests")
+# A test file belongs to the run when it imports from these.
+CONCERNED = re.compile(r"memforensics\.(analysis|remedies|report|jobs)|probes\.ebpf\.(ledger|book|cuts)")
+
+
+def tests() -> list[str]:
+    """The unit test files that can kill a mutant here."""
+    found = sorted((ROOT / "tests" / "unit").glob("test_*.py"))
+    return [str(path.relative_to(ROOT)) for path in found if CONCERNED.search(path.read_text())]
+
+
+def mutated_modules() -> list[Path]:
+    from mutmut.utils.file_utils import walk_mutatable_files
+
+    return sorted(path for path in walk_mutatable_files() if path.stat().st_size > 100)
+
+
+def test_mutants(modules: list[Path], children: int) -> None:
+    """mutmut has no option that leaves string literals alone: its operator for them is taken out of the list."""
+    from mutmut import __main__ as mutmut
+    from mutmut.configuration import config
+    from mutmut.mutation import mutators
+
+    operators = [entry for entry in mutators.mutation_operators if entry[1] is not mutators.operator_string]
+    mutators.mutation_operators[:] = operators  # type: ignore[index]
+    config().pytest_add_cli_args_test_selection = [*tests(), "-m", "not slow"]
+    mutmut._run([".".join(module.with_suffix("").parts) + ".*" for module in modules], children)
+
+
+def outcome(module: Path) -> dict[str, str]:
+    """Mutant -> what became of it."""
+    from mutmut.stats import status_by_exit_code
+
+    codes = json.loads((KEPT / f"{module}.meta").read_text())["exit_code_by_key"]
+    return {mutant: status_by_exit_code[code] for mutant, code in codes.items()}
+
+
+def survivors(module: Path) -> None:
+    from mutmut.mutation.diff_apply import get_diff_for_mutant
+
+    for mutant, status in outcome(module).items():
+        if status not in ("killed", "timeout"):
+            print(f"# {mutant}: {status}")
+            print("\n".join(get_diff_for_mutant(mutant, path=module).splitlines()[2:]))
+
+
+def rows(text: str) -> dict[str, tuple[int, ...]]:
+    """Module -> its counts, of the page."""
+    return {
+        found["module"]: tuple(int(count) for count in found["counts"].split("|"))[: len(COLUMNS)]
+        for found in map(ROW.match, text.splitlines())
+        if found
+    }
+
+
+def table(counts: dict[str, tuple[int, ...]]) -> str:
+    lines = [f"| module | {' | '.join(COLUMNS)} | score |", f"|---|{'---:|' * len(COLUMNS)}---:|"]
+    total = tuple(sum(column) for column in zip(*counts.values(), strict=True))
+    for name, each in [*((f"`{module}`", counts[module]) for module in sorted(counts)), ("**all**", total)]:
+        lines.append(f"| {name} | {' | '.join(map(str, each))} | {(each[0] + each[1]) / (sum(each) or 1):.1%} |")
+    return "\n".join(lines)
+
+
+def write_page(modules: list[Path]) -> None:
+    text = PAGE.read_text()
+    counts = rows(text)
+    known = {str(module) for module in mutated_modules()}
+    for module in modules:
+        seen = Counter(outcome(module).values())
+        counts[str(module)] = tuple(seen[column] for column in COLUMNS)
+    counts = {module: each for module, each in counts.items() if module in known and sum(each)}
+    before, after = text.split("<!-- table -->")[0], text.split("<!-- end -->")[1]
+    PAGE.write_text(f"{before}<!-- table -->\n{table(counts)}\n<!-- end -->{after}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", help="paths, or the end of paths, below memforensics")
+    parser.add_argument("--children", type=int, default=2, help="processes at once")
+    parser.add_argument("--survivors", action="store_true", help="run nothing; print what survived")
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    os.environ["MEMFORENSICS_REQUIRE_ALL"] = "1"  # the same examples each time, and no test is skipped
+    modules = [path for path in mutated_modules() if not options.modules or str(path).endswith(tuple(options.modules))]
+    if not modules:
+        parser.error(f"no module of [tool.mutmut] is called so: {' '.join(options.modules)}")
+    if options.survivors:
+        for module in modules:
+            survivors(module)
+        return 0
+    if not options.modules:
+        shutil.rmtree(KEPT, ignore_errors=True)
+    test_mutants(modules, options.children)
+    write_page(modules)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Changes that a reviewer made and that no test noticed at the time: each must fail a unit test now.
+
+    scripts/named_mutants.py          every one of tests/named_mutants.toml; docs/mutants.md gets the table
+    scripts/named_mutants.py veto     those whose name has this word in it
+
+Unlike those of mutmut they change constants of a module and whole lines. Each is made in a copy of the repository.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "mutants.md"
+LIMIT_S = 300
+COPIED = ("memforensics", "tests", "benchmarks", "docs", "examples", "scripts", "pyproject.toml", "README.md")
+
+
+def load() -> list[dict[str, Any]]:
+    """Each with name, file, old (part of a line, that the file has once), new, and tests (words for pytest)."""
+    found: list[dict[str, Any]] = tomllib.loads((ROOT / "tests" / "named_mutants.toml").read_text())["mutant"]
+    return found
+
+
+def killed_by(mutant: dict[str, Any], copy: Path) -> str | None:
+    """The test that failed; None where all passed. SystemExit where the file has not the text once, or tests did not
+    run."""
+    path = copy / mutant["file"]
+    text = path.read_text()
+    if text.count(mutant["old"]) != 1:
+        raise SystemExit(f"{mutant['name']}: {mutant['file']} has {text.count(mutant['old'])} times: {mutant['old']}")
+    path.write_text(text.replace(mutant["old"], mutant["new"]))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not live", *mutant["tests"]]
+    try:
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, timeout=LIMIT_S)
+    finally:
+        path.write_text(text)
+    failed = re.search(r"^(?:FAILED|ERROR) tests/\w+/([^\s\[]+)", done.stdout, re.MULTILINE)
+    if done.returncode == 0:
+        return None
+    if done.returncode != 1 or failed is None:
+        raise SystemExit(f"{mutant['name']}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr}")
+    return failed[1]
+
+
+def write_page(found: list[tuple[dict[str, Any], str | None]]) -> None:
+    lines = ["| change | in | noticed by |", "|---|---|---|"]
+    for mutant, test in found:
+        noticed = f"`{test.replace('::', ' ')}`" if test else "**no test**"
+        lines.append(f"| {mutant['name']} | `{mutant['file'].removeprefix('memforensics/')}` | {noticed} |")
+    before, _, rest = PAGE.read_text().partition("<!-- named -->")
+    after = rest.partition("<!-- end of named -->")[2]
+    PAGE.write_text(f"{before}<!-- named -->\n{chr(10).join(lines)}\n<!-- end of named -->{after}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("word", nargs="?", default="")
+    word = parser.parse_args().word
+    found = []
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".venvs"))
+            else:
+                shutil.copy2(ROOT / name, copy / name)
+        for mutant in load():
+            if word in mutant["name"]:
+                test = killed_by(mutant, copy)
+                found.append((mutant, test))
+                print(f"{mutant['name']}: {test or 'SURVIVED'}", flush=True)
+    if not word:
+        write_page(found)
+    return int(any(test is None for _, test in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
