@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from memforensics.case.model import Stack
 from memforensics.probes.ebpf.book import Book, Counts
 from memforensics.probes.ebpf.layout import EventType, Kind, LiveRange, RangeEvent
-from memforensics.probes.ebpf.ledger import Block, Ledger, freed_by_site, union, without
+from memforensics.probes.ebpf.ledger import Block, Freed, Ledger, freed_by_site, union, without
 
 PAGES = 64
 spans = st.tuples(st.integers(0, PAGES - 1), st.integers(1, 16)).map(lambda s: (s[0], min(PAGES, s[0] + s[1])))
@@ -58,6 +58,53 @@ def test_ledger_agrees_with_a_page_table(steps: list[tuple[str, tuple[int, int],
         for site, size in outstanding.items():
             assert size == sum(piece.size for piece in pieces if piece.block.site == site)
     assert len(blocks_gone) == len(set(blocks_gone))
+
+
+@given(st.lists(spans, max_size=8), spans)
+def test_what_overlaps_is_what_shares_an_address(mapped: list[tuple[int, int]], asked: tuple[int, int]) -> None:
+    ledger = Ledger()
+    for number, (start, end) in enumerate(mapped):
+        ledger.remove(start, end)
+        ledger.add(start, end, Block(1, number))
+    assert ledger.overlapping(*asked) == [piece for piece in ledger if piece.start < asked[1] and asked[0] < piece.end]
+    assert ledger.overlapping(asked[0], asked[0]) == []
+    assert len(ledger) == len(list(ledger))
+
+
+def test_a_block_that_is_born_at_the_time_of_a_removal_is_not_removed() -> None:
+    """The kernel stamps a removal at its entry: what has the same stamp was mapped by another thread after it."""
+    ledger = Ledger()
+    ledger.add(0, 10, Block(1, born_ns=5))
+    assert ledger.remove(0, 10, born_before_ns=5) == []
+    assert [piece.size for piece in ledger.remove(0, 10, born_before_ns=6)] == [10]
+
+
+def test_a_removal_of_one_block_leaves_the_others() -> None:
+    ledger, mine, other = Ledger(), Block(1, born_ns=0), Block(1, born_ns=0)
+    ledger.add(0, 10, mine)
+    ledger.add(10, 20, other)
+    assert [(piece.start, piece.end) for piece in ledger.remove(5, 15, only=other)] == [(10, 15)]
+    assert [(piece.start, piece.end, piece.block) for piece in ledger] == [(0, 10, mine), (15, 20, other)]
+    assert (mine.left, other.left) == (10, 5)
+
+
+def test_bytes_and_blocks_count_by_weight_where_the_last_byte_goes() -> None:
+    ledger, sampled, not_walked = Ledger(), Block(1, born_ns=0, weight=3), Block(2, born_ns=0, weight=0)
+    ledger.add(0, 10, sampled)
+    ledger.add(10, 20, not_walked)
+    assert freed_by_site(ledger.remove(0, 4)) == [Freed(site=1, bytes=12, blocks=0)]
+    ledger.remove(6, 8)  # nobody asks what this one freed
+    both_ends = ledger.remove(4, 20)
+    assert freed_by_site(both_ends) == [Freed(site=1, bytes=12, blocks=3), Freed(site=2, bytes=0, blocks=0)]
+    ledger.restore(both_ends)
+    assert (sampled.left, not_walked.left) == (4, 10)
+
+
+def test_nothing_is_added_where_there_is_no_room() -> None:
+    ledger, block = Ledger(), Block(1, born_ns=0)
+    ledger.add(5, 5, block)
+    ledger.add(5, 4, block)
+    assert (list(ledger), block.left) == ([], 0)
 
 
 def _event(kind: EventType, start: int, end: int, **more: int) -> RangeEvent:
