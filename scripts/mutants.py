@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -25,14 +26,24 @@ ROW = re.compile(r"^\| `(?P<module>[\w/]+\.py)` \|(?P<counts>[ \d|]+)\|")
 NOTICED = ("killed", "timeout")
 COLUMNS = (*NOTICED, "survived", "no tests")
 SLOW = "not upward_trends_are_rare and not growth_is_seen and not detection_grows and not coverage and not calibrat"
-# A test file belongs to the run when it imports from these.
-CONCERNED = re.compile(r"memforensics\.(analysis|remedies|report|jobs)|probes\.ebpf\.(ledger|book|cuts)")
+# Test files that kill mutants of a module beside those that import it.
+BESIDE = {
+    "analysis/conclude.py": ["test_headline.py", "test_report_recorded.py"],
+    "analysis/residue.py": ["test_touched.py"],
+    "analysis/series.py": ["test_series_recorded.py"],
+    "probes/ebpf/cuts.py": ["test_trace_ledger.py"],
+    "remedies/conditions.py": ["test_remedies.py"],
+}
 
 
-def tests() -> list[str]:
-    """The unit test files that can kill a mutant here."""
-    found = sorted((ROOT / "tests" / "unit").glob("test_*.py"))
-    return [str(path.relative_to(ROOT)) for path in found if CONCERNED.search(path.read_text())]
+def tests_of(module: Path) -> list[str]:
+    """The unit test files that import the module, and those named in BESIDE."""
+    package, name = ".".join(module.parent.parts), module.stem
+    imports = re.compile(rf"{re.escape(package)}(\.{name}\b| import [^\n]*\b{name}\b)")
+    folder = ROOT / "tests" / "unit"
+    found = {path.name for path in folder.glob("test_*.py") if imports.search(path.read_text())}
+    found |= {test for test in BESIDE.get(str(module.relative_to("memforensics")), []) if (folder / test).exists()}
+    return [f"tests/unit/{test}" for test in sorted(found)]
 
 
 def mutated_modules() -> list[Path]:
@@ -41,21 +52,26 @@ def mutated_modules() -> list[Path]:
     return sorted(path for path in walk_mutatable_files() if path.stat().st_size > 100)
 
 
-def test_mutants(modules: list[Path], children: int) -> None:
-    """mutmut has no option that leaves string literals alone: its operator for them is taken out of the list."""
+def test_mutants(module: Path, children: int) -> None:
+    """Tests the mutants that never were or, when all were, those that survived.
+
+    mutmut has no option that leaves string literals alone: its operator for them is taken out of the list."""
     from mutmut import __main__ as mutmut
     from mutmut.configuration import config
     from mutmut.mutation import mutators
 
     operators = [entry for entry in mutators.mutation_operators if entry[1] is not mutators.operator_string]
     mutators.mutation_operators[:] = operators  # type: ignore[index]
-    config().pytest_add_cli_args_test_selection = [*tests(), "-m", "not slow", "-k", SLOW]
+    config().pytest_add_cli_args_test_selection = [*tests_of(module), "-m", "not slow", "-k", SLOW]
     KEPT.mkdir(exist_ok=True)
+    (KEPT / "mutmut-stats.json").unlink(missing_ok=True)  # of the tests of another module
     with mutmut.CatchOutput():
         mutmut.copy_src_dir()
         mutmut.copy_also_copy_files()
         mutmut.create_mutants(children)
-    names = [name for module in modules for name, status in outcome(module).items() if status not in NOTICED]
+    found = outcome(module)
+    names = [name for name, status in found.items() if status == "not checked"]
+    names = names or [name for name, status in found.items() if status not in NOTICED]
     if names:
         mutmut._run(names, children)
 
@@ -95,14 +111,13 @@ def table(counts: dict[str, tuple[int, ...]]) -> str:
     return "\n".join(lines)
 
 
-def write_page(modules: list[Path]) -> None:
+def write_page(module: Path) -> None:
     text = PAGE.read_text()
     counts = rows(text)
-    known = {str(module) for module in mutated_modules()}
-    for module in modules:
-        seen = Counter(outcome(module).values())
-        counts[str(module)] = tuple(seen[column] for column in COLUMNS)
-    counts = {module: each for module, each in counts.items() if module in known and sum(each)}
+    seen = Counter(outcome(module).values())
+    counts[str(module)] = tuple(seen[column] for column in COLUMNS)
+    known = {str(each) for each in mutated_modules()}
+    counts = {each: count for each, count in counts.items() if each in known and sum(count)}
     before, after = text.split("<!-- table -->")[0], text.split("<!-- end -->")[1]
     PAGE.write_text(f"{before}<!-- table -->\n{table(counts)}\n<!-- end -->{after}")
 
@@ -124,9 +139,12 @@ def main() -> int:
         return 0
     if not options.modules:
         shutil.rmtree(KEPT, ignore_errors=True)
-    test_mutants(modules, options.children)
-    write_page(modules)
-    return 0
+    if len(modules) == 1:
+        test_mutants(modules[0], options.children)
+        write_page(modules[0])
+        return 0
+    words = [sys.executable, __file__, "--children", str(options.children)]
+    return max(subprocess.run([*words, str(module)], check=False).returncode for module in modules)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """The waterfall sums to the kernel's figure, and each byte lies in the layer of its owner."""
 
+import dataclasses
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from memforensics.analysis.ownership import HUGE_PAGES, MARK_OWNERS, beside, layers, pieces
+from memforensics.analysis.ownership import HUGE_PAGES, MARK_OWNERS, Owner, beside, layers, owner_of, pieces
 from memforensics.case.model import Beside, HeapState, LayerRow, Mapping, OwnerMark, Rollup, Snapshot
 from memforensics.target.parse import parse_maps
 from memforensics.units import MIB
@@ -142,6 +145,197 @@ def test_retention_is_null_until_it_is_read_and_then_carved_out() -> None:
     rows = layers(seen, seen, heaps=[later, heap])
     assert by_layer(rows) == {"native-heap": 8, "allocator-retention": 2}, "the last reading counts"
     assert {row.change_bytes for row in rows} == {0, None}
+
+
+def unread(start: int, pages: int, path: str = "", perms: str = "rw-p") -> Mapping:
+    """As /proc/PID/maps tells it: nothing of what is resident."""
+    return replace(mapping(start, pages, path, perms=perms), rss=None, anonymous=None)
+
+
+def owners(*mappings: Mapping, marks: tuple[OwnerMark, ...] = ()) -> list[tuple[str, str, int | None, bool]]:
+    """Group, layer, pages and whether in RSS, of each piece."""
+    return [
+        (p.group, p.layer, None if p.bytes is None else p.bytes // PAGE, p.in_rss)
+        for p in pieces(snapshot(*mappings, marks=marks))
+    ]
+
+
+def marked(start: int, pages: int, kind: str, resident: int | None = None) -> OwnerMark:
+    in_bytes = None if resident is None else resident * PAGE
+    return OwnerMark(start=start * PAGE, end=(start + pages) * PAGE, kind=kind, resident_bytes=in_bytes)
+
+
+NAMES = [
+    ("[stack]", "thread stacks", "thread-stack"),
+    ("[anon:glibc: malloc arena]", "glibc arenas", "native-heap"),
+    ("[anon: Go: heap]", "Go heap", "native-heap"),
+    ("[anon_shmem:mimalloc]", "mimalloc", "native-heap"),
+    ("[anon:stage 2]", "anonymous, named 'stage 2'", "anon-mmap"),
+    ("[vdso]", "kernel's pages (vdso and the like)", "file"),
+    ("/dev/zero (deleted)", "anonymous", "anon-mmap"),
+    ("/anon_hugepage (deleted)", HUGE_PAGES, "anon-mmap"),
+    ("/dev/hugepages/a", HUGE_PAGES, "shmem"),
+    ("/memfd:java_heap (deleted)", "Java heap", "jvm-heap"),
+    ("/memfd:pool (deleted)", "memfd pool", "shmem"),
+    ("/memfd: (deleted)", "memfd", "shmem"),
+    ("/SYSV00000000 (deleted)", "SysV shared memory", "shmem"),
+    ("/dev/shm/a", "POSIX shared memory (/dev/shm)", "shmem"),
+    ("/srv/a/table.bin (deleted)", "file table.bin", "file"),
+]
+
+
+@pytest.mark.parametrize(("path", "group", "layer"), NAMES)
+def test_a_name_tells_group_and_layer(path: str, group: str, layer: str) -> None:
+    assert owners(mapping(10, 4, path)) == [(group, layer, 4, True)]
+    assert owners(unread(10, 4, path)) == [(group, layer, None, True)]
+
+
+@pytest.mark.parametrize(
+    ("path", "copies"),
+    [
+        ("/memfd:pool", "private copies of memfd pages"),
+        ("/dev/shm/a", "private copies of shared memory"),
+        ("/srv/table.bin (deleted)", "changed pages of table.bin"),
+    ],
+)
+def test_pages_that_are_no_longer_the_files_are_the_programs(path: str, copies: str) -> None:
+    """Those of a private mapping that were written to."""
+    (own, rest) = owners(mapping(10, 8, path, rss=5, anon=2))
+    assert (own, rest[2:]) == ((copies, "anon-mmap", 2, True), (3, True))
+    assert owners(mapping(10, 8, path, rss=2, anon=2)) == [(copies, "anon-mmap", 2, True)]
+    assert len(owners(replace(mapping(10, 8, path, rss=5), anonymous=None))) == 1
+
+
+DATA = mapping(10, 4, LIBC, perms="rw-p")
+CODE = mapping(4, 2, LIBC, perms="r-xp")
+
+
+@pytest.mark.parametrize(
+    ("before", "what", "is_bss"),
+    [
+        (DATA, mapping(14, 3), True),
+        (DATA, mapping(15, 3), False),  # does not touch it
+        (DATA, mapping(14, 3, perms="r--p"), False),
+        (mapping(10, 4, LIBC, perms="r--p"), mapping(14, 3), False),
+        (mapping(10, 4, "/srv/table.bin"), mapping(14, 3), False),  # no library
+    ],
+)
+def test_what_follows_a_librarys_data_is_its_bss(before: Mapping, what: Mapping, is_bss: bool) -> None:
+    assert owners(CODE, before, what)[-1][0] == ("libraries' data" if is_bss else "anonymous")
+
+
+def test_a_program_is_a_file_with_code_in_it() -> None:
+    found = owners(mapping(1, 1, "[vdso]", perms="r-xp"), CODE, mapping(30, 2, "/srv/table.bin", perms="r--p"))
+    assert [group for group, *_ in found][1:] == ["libraries and program", "file table.bin"]
+
+
+def test_marks_of_one_mapping_own_their_parts() -> None:
+    marks = (marked(12, 2, "glibc-arena"), marked(16, 4, "v8-heap", resident=1), marked(0, 5, "jemalloc"))
+    assert owners(mapping(10, 10), marks=marks) == [
+        ("glibc arenas", "native-heap", 2, True),
+        ("V8 heap (JavaScript)", "native-heap", 1, True),
+        ("anonymous", "anon-mmap", 7, True),
+    ]
+    assert owners(mapping(10, 10, rss=1), marks=marks) == [
+        ("glibc arenas", "native-heap", 1, True),
+        ("V8 heap (JavaScript)", "native-heap", 0, True),
+    ]
+    assert [found[2] for found in owners(unread(10, 10), marks=marks)] == [None, None]
+
+
+def test_a_mark_may_reach_over_several_mappings() -> None:
+    """The whole of a mapping is its, whatever part of that it says is resident."""
+    over = (marked(12, 10, "pymalloc-arena", resident=1),)
+    found = owners(mapping(10, 4), mapping(14, 6), mapping(20, 5), mapping(25, 5), marks=over)
+    assert [(layer, size) for _, layer, size, _ in found] == [
+        ("python-object", 1), ("anon-mmap", 3), ("python-object", 6), ("python-object", 1), ("anon-mmap", 4),
+        ("anon-mmap", 5),
+    ]  # fmt: skip
+
+
+def test_a_mark_that_ends_where_a_mapping_begins_is_not_its() -> None:
+    around = (marked(6, 4, "jemalloc"), marked(14, 4, "jemalloc"))
+    assert owners(mapping(10, 4), marks=around) == [("anonymous", "anon-mmap", 4, True)]
+
+
+def test_a_mark_of_an_unknown_kind_is_unattributed_under_its_name() -> None:
+    assert owners(mapping(10, 4), marks=(marked(10, 4, "moonmalloc"),)) == [("moonmalloc", "unattributed", 4, True)]
+
+
+def test_a_file_on_tmpfs_is_shared_memory_and_a_model_is_named() -> None:
+    path, whole = "/models/a.safetensors", mapping(10, 8, "/models/a.safetensors", rss=5, anon=1)
+    changed = ("changed pages of a.safetensors", "anon-mmap", 1, True)
+    for kind, group, layer in (
+        ("tmpfs-file", "file a.safetensors", "shmem"),
+        ("weights-file", "weights a.safetensors", "file"),
+        ("tmpfs-weights-file", "weights a.safetensors", "shmem"),
+    ):
+        assert owners(whole, marks=(marked(10, 8, kind),)) == [changed, (group, layer, 4, True)], (kind, path)
+
+
+def test_huge_pages_lie_beside_rss_whatever_a_reader_counts() -> None:
+    for path, layer in (("/anon_hugepage (deleted)", "anon-mmap"), ("/mnt/huge/a", "shmem")):
+        mark = (marked(10, 512, "hugetlb", resident=256),)
+        assert owners(mapping(10, 512, path), marks=mark) == [(HUGE_PAGES, layer, 256, False)]
+
+
+def test_huge_pages_of_no_mapping_that_was_seen_are_counted() -> None:
+    mark = (marked(10, 512, "hugetlb", resident=256),)
+    seen = snapshot(mapping(10, 512, "/mnt/huge/a", rss=0), marks=mark)
+    assert seen.rollup is not None
+    rows = layers(None, replace_rollup(seen, hugetlb=300 * PAGE))
+    outside = {row.layer: row.bytes for row in rows if not row.in_rss and row.bytes}
+    assert outside == {"shmem": 256 * PAGE, "anon-mmap": 44 * PAGE}
+    rows = layers(None, replace_rollup(seen, hugetlb=256 * PAGE))
+    assert [row.layer for row in rows if not row.in_rss and row.bytes] == ["shmem"]
+
+
+def replace_rollup(seen: Snapshot, **sums: int) -> Snapshot:
+    assert seen.rollup is not None
+    return dataclasses.replace(seen, rollup=dataclasses.replace(seen.rollup, **sums))
+
+
+def test_a_device_that_is_resident_is_in_rss_and_the_rest_beside_it() -> None:
+    assert owners(mapping(10, 8, "/dev/dri/card0", perms="rw-s", rss=3)) == [
+        ("GPU mappings", "gpu", 3, True),
+        ("GPU mappings", "gpu", 5, False),
+    ]
+    assert owners(mapping(10, 8, "/dev/dri/card0", perms="---s", rss=0)) == [("GPU mappings", "gpu", 0, False)]
+
+
+def test_the_owner_of_most_bytes_is_the_mappings() -> None:
+    found = pieces(snapshot(mapping(10, 10, rss=9), marks=(marked(10, 6, "jemalloc", resident=5),)))
+    assert owner_of(found) == Owner("jemalloc", "native-heap")
+    assert owner_of(reversed(found)) == Owner("jemalloc", "native-heap")
+    assert owner_of(pieces(snapshot(unread(10, 4)))) == Owner("anonymous", "anon-mmap")
+
+
+def test_a_surplus_is_taken_off_the_largest_row() -> None:
+    """What the kernel counts is less than what the mappings show: no row becomes negative."""
+    three = (mapping(10, 4), mapping(20, 7, "[heap]"), mapping(30, 1, "[stack]"))
+    rows = by_layer(layers(None, snapshot(*three, extra_pages=-2)))
+    assert rows == {"anon-mmap": 4, "native-heap": 5, "thread-stack": 1}
+    rows = by_layer(layers(None, snapshot(*three, extra_pages=-8)))
+    assert rows == {"anon-mmap": 3, "thread-stack": 1}
+
+
+def test_without_a_rollup_the_mappings_are_summed() -> None:
+    bare = Snapshot(pid=1, t_ns=0, reader="maps", mappings=(mapping(10, 4), mapping(20, 6)))
+    assert by_layer(layers(None, bare)) == {"anon-mmap": 10}
+    grown = Snapshot(pid=1, t_ns=1, reader="maps", mappings=(mapping(10, 9), mapping(30, 2, "[heap]")))
+    changes = {row.layer: row.change_bytes for row in layers(bare, grown) if row.in_rss}
+    assert changes == {"anon-mmap": -PAGE, "native-heap": 2 * PAGE, "unattributed": 0}
+
+
+def test_what_each_allocator_retains_comes_out_of_its_own_heap() -> None:
+    marks = (marked(20, 10, "pymalloc-arena"),)
+    seen = snapshot(mapping(10, 10, "[heap]"), mapping(20, 10), marks=marks)
+    heaps = [
+        HeapState(pid=1, t_ns=0, allocator="glibc", retained_bytes=4 * PAGE),
+        HeapState(pid=1, t_ns=0, allocator="pymalloc", retained_bytes=99 * PAGE),  # more than there is
+        HeapState(pid=1, t_ns=9, allocator="jemalloc", retained_bytes=None),
+    ]
+    assert by_layer(layers(None, seen, heaps=heaps)) == {"native-heap": 6, "allocator-retention": 14}
 
 
 PATHS = ["", "[heap]", "[stack]", LIBC, "/m/x.gguf", "/memfd:a (deleted)", "/dev/zero (deleted)", "/dev/shm/a",
