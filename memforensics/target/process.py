@@ -153,41 +153,42 @@ class Process:
     def open_mapped(self, mapping: Mapping) -> Iterator[BinaryIO]:
         """The very file that is mapped there, deleted ones and other mount namespaces included.
 
-        /proc/PID/map_files first (exact inode); where that is forbidden, the path under /proc/PID/root with device
-        and inode compared; never a bare path. FileNotFoundError when the file cannot be had.
+        /proc/PID/map_files first (exact inode); where that is forbidden, the path inside /proc/PID/root, links kept
+        inside it, with device and inode compared; never a bare path. FileNotFoundError when the file cannot be had.
         """
         name = f"{mapping.start:x}-{mapping.end:x}"
         base = self.proc.root / str(self.pid)
         try:
             descriptor = os.open(base / "map_files" / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
-            path = base / "root" / mapping.path.lstrip("/")
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            about = os.fstat(descriptor)
-            if about.st_ino != mapping.inode:
-                os.close(descriptor)
-                raise FileNotFoundError(f"{mapping.path} is another file now") from None
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise FileNotFoundError(f"{mapping.path} is not a regular file")
+            with open_in_root(base / "root", mapping.path) as stream:
+                about = os.fstat(stream.fileno())
+                device = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}"
+                if (device, about.st_ino) != (mapping.device, mapping.inode):
+                    raise FileNotFoundError(f"{mapping.path} is another file now") from None
+                yield stream
+            return
         with open(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FileNotFoundError(f"{mapping.path} is not a regular file")
             yield stream
 
     @contextlib.contextmanager
-    def open_inside(self, path: str) -> Iterator[BinaryIO]:
-        """A regular file by the path that it has for the process itself. OSError when it cannot be had; TargetGone."""
+    def open_inside(self, path: str, *, follow_last: bool = True) -> Iterator[BinaryIO]:
+        """A regular file by the path that it has for the process itself. OSError when it cannot be had, or when it is a
+        link and `follow_last` is off; TargetGone."""
         self.check()
-        with open_in_root(self.proc.root / str(self.pid) / "root", path) as stream:
+        with open_in_root(self.proc.root / str(self.pid) / "root", path, follow_last=follow_last) as stream:
             yield stream
 
     @contextlib.contextmanager
     def open_jit_map(self) -> Iterator[BinaryIO]:
         """What a just-in-time compiler tells perf of its code: /tmp/perf-PID.map, by the PID and in the file system
         that the process itself sees. OSError when there is none, or it belongs to neither the process's user nor root
-        (perf ignores such too: tools/perf/util/symbol.c); TargetGone, PermissionNeeded."""
+        (perf ignores such too: tools/perf/util/symbol.c), or it is a link; TargetGone, PermissionNeeded."""
         status = self.status()
         inner = status.get("NSpid", str(self.pid)).split()[-1]
-        with self.open_inside(f"/tmp/perf-{inner}.map") as stream:
+        with self.open_inside(f"/tmp/perf-{inner}.map", follow_last=False) as stream:
             if os.fstat(stream.fileno()).st_uid not in (0, int(status["Uid"].split()[1])):
                 raise PermissionError(f"perf-{inner}.map belongs to another user")
             yield stream

@@ -13,19 +13,19 @@ _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
-def open_in_root(root: Path, path: str) -> Iterator[BinaryIO]:
+def open_in_root(root: Path, path: str, *, follow_last: bool = True) -> Iterator[BinaryIO]:
     """A regular file below `root`. Links stay inside, absolute ones and `..` too: what openat2(2) does for
     RESOLVE_IN_ROOT, which Python does not offer. Nothing but a regular file is ever opened, so that no device or FIFO
-    of that name acts on us. OSError, as of open."""
+    of that name acts on us. OSError, as of open; ELOOP where the last name is a link and `follow_last` is off."""
     with contextlib.ExitStack() as opened:
-        at = _walk(root, path, opened)
+        at = _walk(root, path, opened, follow_last)
         if not stat.S_ISREG(os.fstat(at).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
         with open(os.open(f"/proc/self/fd/{at}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as stream:
             yield stream
 
 
-def _walk(root: Path, path: str, opened: contextlib.ExitStack) -> int:
+def _walk(root: Path, path: str, opened: contextlib.ExitStack, follow_last: bool) -> int:
     """A descriptor (O_PATH) of what the path names; all that were opened on the way are closed with `opened`."""
     folders = [os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
     opened.callback(os.close, folders[0])
@@ -43,7 +43,7 @@ def _walk(root: Path, path: str, opened: contextlib.ExitStack) -> int:
         mode = os.fstat(found).st_mode
         if stat.S_ISLNK(mode):
             links += 1
-            if links > _MAX_LINKS:
+            if links > _MAX_LINKS or (not follow_last and not any(waiting)):
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
             link = os.readlink("", dir_fd=found)
             if link.startswith("/"):
