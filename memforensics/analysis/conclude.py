@@ -2,18 +2,20 @@
 once causes and words are known, finish (one sentence, what was not seen)."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from memforensics.analysis import series
-from memforensics.analysis.blame import HEAPS, MINIMUM_BYTES_PER_MINUTE, NO_APPLICATION, draft_findings
+from memforensics.analysis.blame import HEAPS, draft_findings
 from memforensics.analysis.diff import diff
+from memforensics.analysis.headline import LAYER_NAMES, MORE_PROCESSES, code_of, headline
+from memforensics.analysis.next_steps import step_of_finding, step_of_report
 from memforensics.analysis.ownership import Totals, beside, totals, waterfall
 from memforensics.analysis.residue import with_objects, with_residue
 from memforensics.analysis.survival import with_survival
 from memforensics.analysis.trend import growth_word
-from memforensics.analysis.verdict import Decision
+from memforensics.analysis.verdict import Decision, layer_word, layers_differ, settled
 from memforensics.case.model import (
     LAYERS,
     Beside,
@@ -31,20 +33,16 @@ from memforensics.case.model import (
     NotSeen,
     Rate,
     Snapshot,
-    VerdictWord,
 )
-from memforensics.units import MIB, NS_PER_S, change_text, duration_text, rate_text, size_text
+from memforensics.units import NS_PER_S, change_text, rate_text
 
-STANDS_SHARE = 0.1  # of a rise: so little in the last third is standing still
-MINIMUM_CHANGE = 4 * MIB  # less is the working of any process
-_MORE_PROCESSES = "more-processes"
 _Line = tuple[list[float], list[float]]  # seconds, bytes
 FLAT_SHARE = 0.15  # of the growth: a heap that took less is flat beside it
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """All that can be said before causes are known."""
+    """What is known before causes are."""
 
     growth: Growth | None
     layers: tuple[LayerRow, ...]
@@ -53,6 +51,8 @@ class Draft:
     findings: tuple[Finding, ...]
     beside: Beside
     line: series.Series  # the tree's
+    own_layers: Mapping[int, tuple[LayerRow, ...]]  # by PID: each process's, with their rates
+    seconds: float  # between the first snapshot and the last
 
 
 class Seen:
@@ -91,13 +91,13 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
     """Lines, layers, groups, and findings without cause and word."""
     seen = seen or Seen()
     seen.keep(case.snapshots)
-    growth = series.growth(case)
+    line = series.tree_series(case.samples, began=series.began(case))
+    growth = settled(case, series.growth(case), line)
     members = series.members(case)
     tree = _members_of(case, seen)
     living = _living(case, tree)
     rows = _layers(living)
     groups = _groups(living)
-    line = series.tree_series(case.samples, began=series.began(case))
     seconds = line.times_s[-1] - line.times_s[0] if line.times_s else 0.0
     traced = _growth_of_traces(case, line.change_bytes)
     findings = draft_findings(case, traced, seconds, {pid: member.grown for pid, member in tree.items()})
@@ -110,25 +110,31 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
     findings = [_with_mappings(_with_heaps(f, tree.get(f.pid)), tree.get(f.pid)) for f in findings]
     findings = [with_objects(f, _grown_groups(tree.get(f.pid), f.layer)) for f in findings]
     last = seen.beside([member.taken[-1] for member in living.values()])
-    return Draft(growth, rows, groups, members, tuple(findings), last, line)
+    own_layers = {pid: _layers({pid: member}) for pid, member in living.items()}
+    taken = [snapshot.t_ns for member in living.values() for snapshot in member.taken]
+    watched = (max(taken) - min(taken)) / NS_PER_S if taken else 0.0
+    return Draft(growth, rows, groups, members, tuple(findings), last, line, own_layers, watched)
 
 
 def finish(case: Case, drafted: Draft, decision: Decision) -> Diagnosis:
     """The diagnosis, with its sentence."""
-    rows = tuple(replace(row, verdict=_row_verdict(row, decision)) for row in drafted.layers)
+    rows = tuple(replace(row, verdict=layer_word(row, decision, drafted.seconds)) for row in drafted.layers)
+    findings = tuple(
+        replace(_titled(finding), next_step=step_of_finding(case, finding)) for finding in decision.findings
+    )
     return Diagnosis(
         verdict=decision.verdict,
-        headline=_headline(case, drafted, decision),
+        headline=headline(case, drafted.growth, drafted.line, decision),
         growth=drafted.growth,
         layers=rows,
         groups=drafted.groups,
         members=drafted.members,
-        findings=decision.findings,
+        findings=findings,
         hooks=case.hooks,
         beside=drafted.beside,
         hook_meanings=hook_meanings(case.hooks, case.hook_audits),
-        not_seen=_not_seen(case),
-        next_step=decision.next_step,
+        not_seen=(*_not_seen(case), *_layers_that_differ(drafted)),
+        next_step=step_of_report(case, drafted.growth, decision.verdict, findings),
     )
 
 
@@ -323,7 +329,7 @@ def _more_processes(case: Case, found: series.Population, growth: Growth) -> Fin
         pid=case.meta.root_pid or 0,
         evidence=(
             EvidenceItem(
-                kind=_MORE_PROCESSES,
+                kind=MORE_PROCESSES,
                 text=f"{found.now - found.before} more processes than at the start, each counted as it settled",
                 ref="samples",
             ),
@@ -333,71 +339,28 @@ def _more_processes(case: Case, found: series.Population, growth: Growth) -> Fin
     )
 
 
-def _row_verdict(row: LayerRow, decision: Decision) -> VerdictWord:
-    found = [f.verdict for f in decision.findings if f.layer == row.layer]
-    for word in ("leak", "growing", "retention", "bounded"):
-        if word in found:
-            return word
-    if row.change_bytes is None:
-        return "insufficient-data"
-    if decision.verdict == "insufficient-data" and row.change_bytes >= MINIMUM_BYTES_PER_MINUTE:
-        return "insufficient-data"
-    levelled = decision.verdict == "bounded" and row.layer != "file" and row.change_bytes >= MINIMUM_BYTES_PER_MINUTE
-    return "bounded" if levelled else "steady"
-
-
 # --- words --------------------------------------------------------------------------------------------------------
 
 
-def _headline(case: Case, drafted: Draft, decision: Decision) -> str:
-    growth, rate = drafted.growth, drafted.growth.rate if drafted.growth else None
-    if growth is None:
-        return "nothing could be measured"
-    speed = f"{rate_text(rate.estimate)}" if rate else "an unknown rate"
-    times = [sample.t_ns for sample in case.samples]
-    looked = duration_text((max(times) - min(times)) / NS_PER_S)
-    first = decision.findings[0] if decision.findings else None
-    if decision.verdict == "steady":
-        return _still(growth, drafted.line, looked)
-    if decision.verdict == "bounded" and first is None:
-        return f"it grew and levelled off within {looked}"
-    if first is None:
-        so_far = f"memory changes by {speed}; " if rate else ""
-        return f"{so_far}too little was seen in {looked} to say more"
-    if any(item.kind == _MORE_PROCESSES for item in first.evidence):
-        return first.title
-    child = "" if first.pid == case.meta.root_pid else f", in child process {first.pid}"
-    extends = first.culprit is not None and first.culprit.extends
-    touched = any(site.kind == "fault" for site in first.sites)
-    how = ("mostly first touched by" if touched else "mostly when asked by") if extends else "through"
-    through = f", {how} {_who(first)}" if first.culprit else ""
-    grows = f"grows by {rate_text(first.rate.estimate) if first.rate else speed}"
-    return f"{first.layer} {grows}{through}{child}"
+def _titled(finding: Finding) -> Finding:
+    """Its title; where it is too early for a verdict, one that does not say that it grows."""
+    if finding.verdict != "insufficient-data":
+        return finding
+    code = code_of(finding)
+    return replace(finding, title=f"{LAYER_NAMES[finding.layer]} so far{f': {code}' if code else ''}")
 
 
-def _still(growth: Growth, line: series.Series, looked: str) -> str:
-    """What `steady` looked like."""
-    if line.swings and line.span_bytes >= MINIMUM_CHANGE:
-        return f"it rises and falls, without growth that shows, in {looked}"
-    if growth.trend.shape == "step" and line.change_bytes >= MINIMUM_CHANGE:
-        lately = line.values[-1] - line.values[len(line.values) * 2 // 3]
-        stands = abs(lately) <= STANDS_SHARE * line.change_bytes
-        how = "at first and stands still since" if stands else "in a step or two, not steadily"
-        return f"it grew by {size_text(line.change_bytes)} {how}, in {looked}"
-    return f"no growth that matters in {looked}"
-
-
-def _who(finding: Finding) -> str:
-    culprit = finding.culprit
-    assert culprit is not None
-    if culprit.caller is not None and not culprit.caller.application and culprit.path == culprit.caller.file:
-        line = f":{culprit.caller.line}" if culprit.caller.line is not None else ""
-        return f"{culprit.library}{line} ({NO_APPLICATION})"
-    if culprit.caller is not None and culprit.path == culprit.caller.file:
-        return f"{culprit.caller.function} ({culprit.library}:{culprit.caller.line})"
-    version = f" {culprit.version}" if culprit.version else ""
-    inside = next((site.inside for site in finding.sites if site.inside), None)
-    return f"{culprit.library}{version}" + (f" inside {inside}" if inside else "")
+def _layers_that_differ(drafted: Draft) -> Iterable[NotSeen]:
+    """Says so where the layers do not sum to the growth of the whole."""
+    found = layers_differ(drafted.layers, drafted.growth)
+    if found is not None:
+        layers, whole = found
+        yield NotSeen(
+            what="all of the layers' growth",
+            why=f"the layers sum to {rate_text(layers.estimate)} in a few snapshots, and the whole changes by "
+            f"{rate_text(whole.estimate)} in many samples",
+            enable="a longer --duration",
+        )
 
 
 def hook_meanings(hooks: Iterable[Hook], audits: Iterable[HookAudit]) -> dict[str, str]:

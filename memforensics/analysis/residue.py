@@ -1,9 +1,11 @@
-"""Growth that no traced site explains, and heaps: where it is, who asked, and what would tell more. Pure."""
+"""Growth that no traced site explains, and heaps: where it is, and which code requested it. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from memforensics.analysis.blame import HEAPS, MINIMUM_BYTES_PER_MINUTE
+from memforensics.analysis.headline import LAYER_NAMES
+from memforensics.analysis.next_steps import STEP_EVIDENCE
 from memforensics.analysis.touched import TOUCHED_LAYERS, with_touch
 from memforensics.case.model import (
     Case,
@@ -15,7 +17,7 @@ from memforensics.case.model import (
     MappingGroup,
     MemberGrowth,
 )
-from memforensics.units import rate_text
+from memforensics.units import size_text
 
 RESIDUE = "residue"  # kind of evidence
 RESIDUE_SHARE = 0.3  # growth that no finding explains, beyond which it is a finding of its own
@@ -30,37 +32,32 @@ def with_residue(
     findings: list[Finding],
     traced_bytes: int,
 ) -> list[Finding]:
-    """The findings, and one of the growth that no site explains: where it is, and what would tell more. A heap that
-    someone was seen to extend is one finding with what it grew by unseen."""
+    """The findings, and one for the growth that no site explains. Where code was seen that extends the same heap, both
+    become one finding. Growth always has a finding."""
     explained = sum(f.share or 0.0 for f in findings)
     if growth.rate is None or explained >= 1.0 - RESIDUE_SHARE:
         return findings
     left = growth.rate.estimate * (1.0 - explained)
-    if left < MINIMUM_BYTES_PER_MINUTE:
+    if left < MINIMUM_BYTES_PER_MINUTE and findings:
         return findings
     layer = _most_unseen(rows, findings, traced_bytes)
     pid = members[0].pid if members else (case.meta.root_pid or 0)
-    evidence = [EvidenceItem(kind="next", text=f"who touches it (not who leaks it): memforensics trace-faults {pid}")]
-    through = " through code that was not seen"
     if layer == "jvm-heap":
-        why = "objects of Java fill what the JVM reserved for them, and its collector moves them: no stack tells which"
-        evidence, through = [], ""
+        why = "Java objects fill what the JVM reserved for them, and its collector moves them: no stack tells which"
     elif not case.traces:
         why = "mappings were not traced"
     elif layer in HEAPS:
-        why = "a heap grows within what was reserved for it before, and no system call that is traced tells of that"
+        why = "a heap can grow within memory that was reserved before; no traced system call shows that"
     else:
-        why = (
-            "its pages lie in mappings made before the trace began, or were never mapped by a system call of their own"
-        )
+        why = "its pages lie in mappings made before the trace began, or no system call of their own mapped them"
     rest = Finding(
-        title=f"{layer} grows by about {rate_text(left)}{through}",
+        title=f"{LAYER_NAMES[layer]} grows about {size_text(left)}/min; no stack was captured",
         layer=layer,
         verdict="growing",
         confidence=0.0,
         share=1.0 - explained,
         pid=pid,
-        evidence=(EvidenceItem(kind=RESIDUE, text=f"not explained by any traced site: {why}"), *evidence),
+        evidence=(EvidenceItem(kind=RESIDUE, text=f"no traced site explains this growth: {why}"),),
     )
     seen = next((f for f in findings if f.layer == layer and f.culprit is not None and f.culprit.extends), None)
     if seen is None:
@@ -89,10 +86,12 @@ def _one_heap(seen: Finding, rest: Finding, bytes_per_minute: float) -> Finding:
     share = (seen.share or 0.0) + (rest.share or 0.0)
     part = (seen.share or 0.0) / share
     mostly = part >= MOSTLY_SEEN
-    about = rate_text(bytes_per_minute * share)
+    about = f"{size_text(bytes_per_minute * share)}/min"
     return replace(
         seen,
-        title=seen.title if mostly else f"{seen.layer} grows by about {about}; who asked was seen for {part:.0%} of it",
+        title=seen.title
+        if mostly
+        else f"{LAYER_NAMES[seen.layer]} grows about {about}; stacks were captured for {part:.0%} of it",
         culprit=seen.culprit if mostly else None,
         share=min(share, 1.0),
         rate=None,
@@ -101,9 +100,11 @@ def _one_heap(seen: Finding, rest: Finding, bytes_per_minute: float) -> Finding:
 
 
 _OBJECTS = {
-    "Java heap": "which objects: jcmd {pid} GC.class_histogram, twice (it runs inside the JVM, and stops it meanwhile)",
-    "Go heap": "which code: go tool pprof of /debug/pprof/heap, where the program serves net/http/pprof",
-    "V8 heap (JavaScript)": "which objects: two heap snapshots tell (of node, kill -USR1 {pid} opens the inspector)",
+    "Java heap": "count its objects twice, and compare (it runs inside the JVM, and stops it meanwhile): jcmd {pid} "
+    "GC.class_histogram",
+    "Go heap": "see which code holds memory, if the program serves net/http/pprof: go tool pprof "
+    "http://localhost:6060/debug/pprof/heap",
+    "V8 heap (JavaScript)": "take two heap snapshots with the inspector, which this opens in node: kill -USR1 {pid}",
 }
 
 
@@ -113,5 +114,5 @@ def with_objects(finding: Finding, grown: Sequence[MappingGroup]) -> Finding:
     text = _OBJECTS.get(grown[0].name) if grown else None
     if text is None:
         return finding
-    item = EvidenceItem(kind="next", text=text.format(pid=finding.pid))
+    item = EvidenceItem(kind=STEP_EVIDENCE, text=text.format(pid=finding.pid))
     return replace(finding, evidence=(*finding.evidence, item))

@@ -1,80 +1,219 @@
-"""The word. A rising line alone is `growing`; `leak` needs something beside the line that says nothing will stop it.
+"""The verdict of a case. Growth alone is `growing`; `leak` needs evidence that nothing will stop it.
 
-What makes a `leak` here: a cause that is known and matches (the catalogue), whose own memory still grows; or a line
-that has outlasted every warm-up and bound in sight: straight, old, and its rate times the age of the process explains
-most of its size. A cache that fills draws the same line in a minute, so nothing else on the line is enough.
+What makes a growing finding a `leak`:
+
+- a cause of the catalogue that matches (it says "leak"), while the finding's own memory grows;
+- evidence that nothing will free the memory: LEAK_EVIDENCE;
+- growth that was watched for long enough (`outlasted.py`).
+
+Zero deaths and a straight line alone stay `growing`: a FIFO cache looks like that until it is full.
+
+The guard behind all words:
+
+1. Nothing is `steady` or `bounded` while the interval of the rate lies above what matters (`what_matters`). If the line
+   was bent and its end is flat, the rate is that of the end (`settled`). The one exception is a known cause that says
+   `bounded` or `retention` and explains EXPLAINED_SHARE of the growth.
+2. A finding whose own memory grows is not dropped because the whole does not show it. It is dropped only where the
+   whole, its process and its layer all exclude it: then as much memory from before the trace was freed, as in a full
+   cache that replaces its entries.
+3. Nothing is `steady` or `bounded` while traced survivors explain more than half of a rise that goes on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from memforensics.analysis.trend import FEW_POINTS, growth_word, least_effect
-from memforensics.case.model import Case, EvidenceItem, Finding, Growth, Trend, VerdictWord
-from memforensics.units import GIB, MIB, NS_PER_S, duration_text
+from memforensics.analysis import series
+from memforensics.analysis.trend import FEW_POINTS, MIN_RISE, growth_word, judge, least_effect
+from memforensics.case.model import (
+    Case,
+    EvidenceItem,
+    Finding,
+    Growth,
+    LayerRow,
+    MemberGrowth,
+    Rate,
+    Trend,
+    VerdictWord,
+)
+from memforensics.units import GIB, NS_PER_S
 
 OUTLASTED_SECONDS = 6 * 3600.0  # no warm-up, and few caches, still fill in a straight line after this
 OUTLASTED_SIZE = 1 * GIB  # nor is a smaller process worth the word
 OUTLASTED_SHARE = (0.6, 1.6)  # rate x age over size: below, it grew by something else; above, it was quicker before
-SECONDS_TO_JUDGE = 20.0
+NO_PROOF = "growth alone does not prove a leak: a cache that is filling looks the same"
 PAST_SECONDS = 60.0  # after its end a trace tells what grew, and only the line what grows
-ONLY_ASKED_SHARE = 0.5  # of the confidence, for a culprit that only made a heap grow
 EXPLAINED_SHARE = 0.7  # of the growth, by findings that are bounded, for the whole to be bounded
+MOST_SHARE = 0.5  # of a rise: more is most of it
+SETTLED_SHARE = 0.4  # of the rate of the whole: a line whose end rises by less has bent
+SETTLED_CUTS = (0.3, 0.4, 0.5, 0.6, 0.7)  # of the window, tried in turn as where it became flat
+LEAK_EVIDENCE: tuple[frozenset[str], ...] = (
+    frozenset({"ended-threads"}),  # stacks of ended threads grow beyond what glibc keeps for new threads
+    frozenset({"lost"}),  # nothing points to the memory any more
+    frozenset({"inside", "give-back-hook"}),  # mapped inside a hook of munmap, never freed, one more a release
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     verdict: VerdictWord
     findings: tuple[Finding, ...]
-    next_step: str | None = None
 
 
-def decide(case: Case, growth: Growth | None, findings: Sequence[Finding]) -> Decision:
+LayersOf = Mapping[int, Sequence[LayerRow]]  # PID -> its own layers, with their rates
+
+
+def decide(
+    case: Case,
+    growth: Growth | None,
+    findings: Sequence[Finding],
+    layers: LayersOf | None = None,
+    members: Sequence[MemberGrowth] = (),
+) -> Decision:
     """The verdict of the whole and of each finding. Findings come with `cause` and, where the catalogue knows the
     cause's nature, its verdict ("leak", "bounded", "retention"); without a cause theirs is "growing"."""
-    line: VerdictWord = growth_word(growth.trend) if growth else "insufficient-data"
+    line = line_word(case, growth)
     outlasted = growth is not None and line == "growing" and _outlasted(case, growth)
     judged = [_judge(finding, line, outlasted=outlasted, past=_is_past(case, finding)) for finding in findings]
     judged.sort(key=lambda f: (f.verdict != "leak", -(f.share or 0.0)))
     if any(finding.verdict == "leak" for finding in judged):
-        return Decision("leak", tuple(judged))
-    hidden = [replace(f, evidence=(*f.evidence, HIDDEN)) for f in judged if growth and _is_hidden(f, growth.trend)]
-    if hidden and line != "growing":
-        return Decision("growing", tuple(hidden), _next_step(case, growth, "growing"))
+        return Decision("leak", tuple(f for f in judged if f.verdict != "steady"))
+    if line == "growing":
+        return _while_it_grows(judged)
+    kept = [
+        _hidden(f)
+        for f in judged
+        if f.verdict == "growing" and growth and grew(f) and not _is_past(case, f)
+        if not _replaces_older(f, growth.trend, (layers or {}).get(f.pid, ()), members)
+    ]
+    if kept:
+        return Decision("growing", tuple(kept))
+    limited = tuple(f for f in judged if f.verdict in ("bounded", "retention"))
     if line in ("steady", "bounded", "retention"):
-        return Decision(line, tuple(f for f in judged if f.verdict in ("bounded", "retention")))
-    if outlasted:
-        return Decision("leak", tuple(judged))
+        if not any(_explains_the_end(case, f) for f in judged if f not in limited):
+            return Decision(line, limited)
+        line = "insufficient-data"
+    doubtful = [replace(f, verdict="insufficient-data") for f in judged if f not in limited]
+    return Decision(line, (*limited, *doubtful))
+
+
+def _while_it_grows(judged: Sequence[Finding]) -> Decision:
+    """The whole grows in a straight line, and nothing says that it is a leak."""
     for word in ("bounded", "retention"):
-        if sum(f.share or 0.0 for f in judged if f.verdict == word) >= EXPLAINED_SHARE:
-            return Decision(word, tuple(judged))
-    return Decision(line, tuple(judged), _next_step(case, growth, line))
+        limited = tuple(f for f in judged if f.verdict == word)
+        others = [f for f in judged if f.verdict == "growing" and grew(f)]
+        if sum(f.share or 0.0 for f in limited) >= EXPLAINED_SHARE and not others:
+            return Decision(word, limited)
+    return Decision("growing", tuple(judged))
+
+
+# --- the guard ----------------------------------------------------------------------------------------------------
+
+
+def what_matters(case: Case, trend: Trend) -> float:
+    """The rate in bytes a minute below which growth of the whole does not matter."""
+    return least_effect(_size(case), trend.seconds)
+
+
+def line_word(case: Case, growth: Growth | None) -> VerdictWord:
+    """What the line of the whole allows to say. Never `steady` or `bounded` while its rate lies above what matters."""
+    if growth is None:
+        return "insufficient-data"
+    word = growth_word(growth.trend)
+    if word in ("steady", "bounded") and growth.rate is not None and growth.rate.low > what_matters(case, growth.trend):
+        return "insufficient-data"
+    return word
+
+
+def settled(case: Case, growth: Growth | None, line: series.Series) -> Growth | None:
+    """The growth with the rate of its end, where the line rose, bent, and its end is flat: what it did before is over.
+    Else as it was."""
+    if growth is None or growth.rate is None or growth_word(growth.trend) not in ("steady", "bounded"):
+        return growth
+    enough = what_matters(case, growth.trend)
+    if growth.rate.low <= enough or not line.times_s:
+        return growth
+    began, seconds = line.times_s[0], line.times_s[-1] - line.times_s[0]
+    for cut in SETTLED_CUTS:
+        at = next(i for i, t in enumerate(line.times_s) if t >= began + cut * seconds)
+        end = judge(line.times_s[at:], line.values[at:], seed=case.meta.seed)
+        if end.rate is None:
+            break
+        flat = growth_word(end) == "steady" and end.rate.low <= enough
+        if flat and end.rate.estimate <= SETTLED_SHARE * growth.rate.estimate:
+            trend = replace(growth.trend, rate=end.rate, cut_seconds=line.times_s[at] - began)
+            return replace(growth, trend=trend, rate=end.rate)
+    return growth
 
 
 HIDDEN = EvidenceItem(
     kind="hidden",
-    text="these mappings grow in a straight line; the whole goes up and down by so much more that it neither shows nor "
-    "excludes it in this time",
+    text="this memory grows in a straight line; the whole fluctuates too much, or other memory shrinks, so that the "
+    "whole does not show it",
 )
 
 
-def _is_hidden(finding: Finding, whole: Trend) -> bool:
-    """Whether the finding's own memory grows in a line that the whole, which moves about, neither shows nor excludes.
-    A cache that is full turns its memory over, and what it mapped lately grows: there the whole stands still, and
-    excludes it."""
+def _hidden(finding: Finding) -> Finding:
+    finding = replace(finding, evidence=(*finding.evidence, HIDDEN))
+    return replace(finding, confidence=confidence(finding, finding.verdict, grows=True))
+
+
+def grew(finding: Finding) -> bool:
+    """Whether the finding's own memory grows in a line, by what matters."""
     own = finding.trend
-    if own is None or own.shape != "linear" or own.rate is None or whole.rate is None:
+    if own is None or own.rate is None or growth_word(own) != "growing":
         return False
-    if finding.culprit is not None and finding.culprit.extends:
-        return False
+    return own.rate.low > least_effect(0, own.seconds)
+
+
+def _replaces_older(
+    finding: Finding, whole: Trend, layers: Sequence[LayerRow], members: Sequence[MemberGrowth]
+) -> bool:
+    """Whether as much memory from before the trace was freed as this finding's grew: neither the whole, nor its
+    process, nor its layer leaves room for growth like that. What was traced holds only what came since."""
+    own = finding.trend
+    assert own is not None
+    assert own.rate is not None
+    extends = finding.culprit is not None and finding.culprit.extends
     enough = least_effect(0, own.seconds)
-    return own.rate.low > enough and whole.rate.low < 0.0 and whole.rate.high >= own.rate.estimate
+    layer = next((row.rate for row in layers if row.layer == finding.layer and row.in_rss), None)
+    if layer is not None and layer.low > enough and layer.estimate >= MOST_SHARE * own.rate.estimate:
+        return False
+    if extends:
+        return True  # a heap goes up and down by itself: only its layer shows that it grew
+    member = next((m.rate for m in members if m.pid == finding.pid), None)
+    return not any(rate is not None and rate.high >= own.rate.estimate for rate in (whole.rate, member))
+
+
+def _explains_the_end(case: Case, finding: Finding) -> bool:
+    """Whether its own memory still grows, and explains more than half of a rise of the whole that goes on in the last
+    third of the time."""
+    own = finding.trend
+    if own is None or own.rate is None or own.rate.low <= 0 or own.shape not in ("linear", "irregular", "step"):
+        return False
+    if _is_past(case, finding):
+        return False
+    line = series.tree_series(case.samples, began=series.began(case))
+    third = len(line.values) * 2 // 3
+    if len(line.values) - third < 6:
+        return False
+    before, after = line.values[third : third + 3], line.values[-3:]
+    rise = min(after) - max(before)  # what three readings on either side agree on
+    minutes = (line.times_s[-1] - line.times_s[third]) / 60.0
+    if rise < max(MIN_RISE, what_matters(case, own) * minutes):
+        return False
+    return MOST_SHARE <= own.rate.estimate * minutes / rise <= 1.0 / MOST_SHARE
+
+
+# --- one finding --------------------------------------------------------------------------------------------------
 
 
 def _judge(finding: Finding, line: VerdictWord, *, outlasted: bool, past: bool) -> Finding:
     word: VerdictWord = finding.verdict
     grows = _grows(finding, line) and (line == "growing" or not past)
+    if word == "growing" and grows and has_leak_evidence(finding):
+        word = "leak"
     if word == "leak" and not grows:
-        # The mechanism is there, but its memory does not grow now: another setting holds it, or it stands still.
+        # The mechanism is there, but its memory does not grow now: another setting holds it, or it is flat.
         word = "steady" if line in ("steady", "bounded") else "growing"
     if outlasted and word == "growing" and (finding.share or 0.0) >= 0.5:
         word = "leak"
@@ -85,7 +224,15 @@ def _judge(finding: Finding, line: VerdictWord, *, outlasted: bool, past: bool) 
                 EvidenceItem(kind="outlasted", text="the line has outlasted every warm-up and bound in sight"),
             ),
         )
-    return replace(finding, verdict=word, confidence=_confidence(finding, word, grows=grows))
+    if word == "growing" and NO_PROOF not in finding.against:
+        finding = replace(finding, against=(*finding.against, NO_PROOF))
+    return replace(finding, verdict=word, confidence=confidence(finding, word, grows=grows))
+
+
+def has_leak_evidence(finding: Finding) -> bool:
+    """Whether its evidence says that nothing will free the memory."""
+    kinds = {item.kind for item in finding.evidence}
+    return any(needed <= kinds for needed in LEAK_EVIDENCE)
 
 
 def _is_past(case: Case, finding: Finding) -> bool:
@@ -99,20 +246,45 @@ def _grows(finding: Finding, line: VerdictWord) -> bool:
     """Whether the finding's own memory grows: by its line or, where that has too few points for a shape, as the most of
     a tree that grows."""
     if finding.trend is None:
-        return False
+        return line == "growing" and has_leak_evidence(finding)
     if finding.trend.shape == "too-short" or (finding.trend.samples < FEW_POINTS and finding.trend.shape != "falling"):
         return line == "growing" and (finding.share or 0.0) >= 0.5
     return growth_word(finding.trend) == "growing"
 
 
-def _confidence(finding: Finding, word: VerdictWord, *, grows: bool) -> float:
-    """0 to 1. The catalogue sets that of a known cause; else it is how much of the growth these sites explain."""
+CONFIDENCE_BASE = 0.2  # it is in this layer
+CONFIDENCE_SHARE = 0.25  # times the share of the growth that it explains
+CONFIDENCE_GROWS = 0.1  # its own memory grows in a line
+CONFIDENCE_REQUESTED = 0.05  # code is seen that made a heap grow
+CONFIDENCE_HELD = 0.1  # code is seen whose memory it is
+CONFIDENCE_LEAK = 0.25  # nothing will free it
+CONFIDENCE_LEAST_KNOWN = 0.5  # at most, of a known cause whose memory does not grow now
+HIDDEN_FACTOR = 0.8  # the whole does not show it: that speaks against it
+
+
+def confidence(finding: Finding, word: VerdictWord, *, grows: bool) -> float:
+    """How sure the title is, 0 to 1. Each piece of evidence adds to it, so more evidence never lowers it; only what
+    speaks against a finding does.
+
+    Without a known cause it is a sum: the layer, the share of the growth that is explained, that its own memory grows,
+    that its code was seen (less where the code only requested the memory), that nothing will free it. This sum ends at
+    0.65 without leak evidence, and at 0.9 with it. The catalogue sets that of a known cause (0.7 and more for a leak).
+    If the memory of a known cause does not grow now, its confidence is at most CONFIDENCE_LEAST_KNOWN."""
     if finding.cause is not None and finding.confidence > 0:
-        return finding.confidence if grows or word in ("bounded", "retention") else min(finding.confidence, 0.5)
-    share = finding.share if finding.share is not None else 0.3
-    if finding.culprit is not None and finding.culprit.extends:
-        share *= ONLY_ASKED_SHARE
-    return round(min(0.9, max(0.1, share * (0.9 if grows else 0.6))), 2)
+        grows = grows or word in ("bounded", "retention")
+        return finding.confidence if grows else min(finding.confidence, CONFIDENCE_LEAST_KNOWN)
+    culprit = finding.culprit
+    seen = 0.0 if culprit is None else CONFIDENCE_REQUESTED if culprit.extends else CONFIDENCE_HELD
+    total = (
+        CONFIDENCE_BASE
+        + CONFIDENCE_SHARE * min(finding.share or 0.0, 1.0)
+        + CONFIDENCE_GROWS * grows
+        + seen
+        + CONFIDENCE_LEAK * (has_leak_evidence(finding) or word == "leak")
+    )
+    if any(item.kind == HIDDEN.kind for item in finding.evidence):
+        total *= HIDDEN_FACTOR
+    return round(total, 2)
 
 
 def _outlasted(case: Case, growth: Growth) -> bool:
@@ -122,35 +294,57 @@ def _outlasted(case: Case, growth: Growth) -> bool:
     if root is None or last is None or growth.rate is None or growth.trend.shape != "linear":
         return False
     age = (case.meta.anchor.wall_at(last) - root.start_wall_ns) / NS_PER_S
-    newest = {sample.pid: sample.growth_metric for sample in case.samples}
-    size = sum(newest.values())
+    size = _size(case)
     if age < OUTLASTED_SECONDS or size < OUTLASTED_SIZE:
         return False
     low, high = OUTLASTED_SHARE
     return low <= growth.rate.estimate * age / 60.0 / size <= high
 
 
-def _next_step(case: Case, growth: Growth | None, line: VerdictWord) -> str:
-    pid = case.meta.root_pid
-    root = case.target(pid) if pid is not None else None
-    if root is not None and root.left_how is not None and line != "growing":
-        return f"it is gone ({root.left_how}); look at it again while it runs, for {SECONDS_TO_JUDGE:.0f} s at least"
-    if growth is None or line == "insufficient-data":
-        wait = growth.trend.seconds_to_decide if growth else None
-        longer = f" for {duration_text(wait)}" if wait else " for longer"
-        return f"too little was seen to judge; look{longer}: memforensics diagnose {pid} --duration 2m"
-    rate = growth.rate.estimate if growth.rate else 0.0
-    size = sum({s.pid: s.growth_metric for s in case.samples}.values())
-    doubled = size / rate * 60.0 if rate > 0 else None
-    until = (
-        f", and whether it still rises when it has doubled, in about {duration_text(doubled)}: a warm-up seldom does"
-        if doubled is not None and rate >= MIB
-        else ""
+def _size(case: Case) -> int:
+    """What the tree holds at the end."""
+    return sum({sample.pid: sample.growth_metric for sample in case.samples}.values())
+
+
+# --- layers -------------------------------------------------------------------------------------------------------
+
+
+def layer_word(row: LayerRow, decision: Decision, seconds: float) -> VerdictWord:
+    """The word of one layer, beside the verdict of the whole: that of its findings, else by its own rate. A layer that
+    grows where the whole does not is `insufficient-data`: a few snapshots do not make a trend. The size of the files
+    bounds their pages."""
+    found = [f.verdict for f in decision.findings if f.layer == row.layer]
+    for word in ("leak", "growing", "retention", "bounded"):
+        if word in found:
+            return word
+    if row.change_bytes is None:
+        return "insufficient-data"
+    enough = least_effect(row.bytes or 0, seconds)
+    rises = row.rate.low > enough if row.rate is not None else row.change_bytes * 60.0 / max(seconds, 1.0) > enough
+    if row.layer == "file":
+        return "bounded" if rises else "steady"
+    if decision.verdict == "insufficient-data" and row.change_bytes * 60.0 / max(seconds, 1.0) > enough:
+        return "insufficient-data"
+    if decision.verdict in ("growing", "leak"):
+        grows = row.rate is not None and rises
+        return "growing" if grows else "steady"
+    if row.rate is not None and rises:
+        return "insufficient-data"
+    return "bounded" if decision.verdict == "bounded" and row.change_bytes >= MIN_RISE else "steady"
+
+
+def layers_differ(rows: Sequence[LayerRow], growth: Growth | None) -> tuple[Rate, Rate] | None:
+    """The rate that the layers sum to and that of the whole, where their intervals do not meet: snapshots are few, and
+    taken at other times than the samples."""
+    rates = [row.rate for row in rows if row.in_rss and row.layer != "file" and row.rate is not None]
+    if growth is None or growth.rate is None or not rates:
+        return None
+    total = Rate(
+        estimate=sum(rate.estimate for rate in rates),
+        low=sum(rate.low for rate in rates),
+        high=sum(rate.high for rate in rates),
+        confidence=min(rate.confidence for rate in rates),
     )
-    if not case.traces:
-        return f"to see through whose code, and whether it is a known leak: memforensics diagnose {pid}"
-    return (
-        "a line that rises is no leak yet: a cache that fills, or a warm-up, looks the same. Check whether what is"
-        f" named below has a bound{until}. A known cause, or a straight line of hours, is a leak; to wait for that:"
-        f" memforensics watch {pid} --until leak"
-    )
+    whole, slack = growth.rate, least_effect(0, growth.trend.seconds)
+    meet = total.low - slack <= whole.high and whole.low <= total.high + slack
+    return None if meet else (total, whole)

@@ -77,6 +77,7 @@ class CaseMeta:
     kernel: str = ""
     machine: str = "x86_64"
     python: str = ""
+    program: str = "memforensics"  # how it was started, for commands to print: "sudo /opt/venv/bin/memforensics"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -721,6 +722,7 @@ class Finding:
     remedies: tuple[Remedy, ...] = ()
     rate: Rate | None = None
     trend: Trend | None = None  # of the finding's own outstanding memory
+    next_step: str | None = None  # what to do next, with the command to run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -767,7 +769,7 @@ class Diagnosis:
     beside: Beside = Beside()  # of the tree, at its members' last snapshots
     hook_meanings: MappingOf[str, str] = field(default_factory=dict)  # function -> what that hook means
     not_seen: tuple[NotSeen, ...] = ()
-    next_step: str | None = None  # what would decide it, and how long that takes
+    next_step: str | None = None  # what to do next: that of the first finding, else what would decide
 
     @property
     def exit_code(self) -> int:

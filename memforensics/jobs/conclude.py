@@ -14,5 +14,5 @@ def conclude_case(case: Case, catalogue: Catalogue | None = None, seen: analysis
     catalogue = catalogue or load_catalogue()
     draft = analysis.draft(case, seen)
     matched = [match(finding, case, catalogue) for finding in draft.findings]
-    decision = decide(case, draft.growth, matched)
+    decision = decide(case, draft.growth, matched, draft.own_layers, draft.members)
     return analysis.finish(case, replace(draft, findings=decision.findings), decision)

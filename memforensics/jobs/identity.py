@@ -1,4 +1,9 @@
-"""Who a process is, its live environment included: needs its symbols, which target/ may not know."""
+"""Who a process is, its live environment included: needs its symbols, which target/ may not know. And who we are."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
 
 from memforensics.case.model import Target
 from memforensics.errors import MemforensicsError
@@ -27,3 +32,19 @@ def _environ_address(process: Process) -> int | None:
         if symbol is not None:
             return space.address(module, symbol.start)
     return None
+
+
+def program_name() -> str:
+    """How this program is started, for the commands that a report prints: by its name where the shell finds it, else
+    with its path; under sudo with sudo and the full path, as sudo has a search path of its own."""
+    started = Path(sys.argv[0]).absolute()
+    if started.name == "__main__.py":
+        name = f"{sys.executable} -m memforensics"
+    elif started.name != "memforensics":
+        name = "memforensics"  # used as a library
+    elif os.geteuid() == 0 and "SUDO_UID" in os.environ:
+        name = str(started)
+    else:
+        found = shutil.which("memforensics")
+        name = "memforensics" if found is not None and Path(found).resolve() == started.resolve() else str(started)
+    return f"sudo {name}" if os.geteuid() == 0 and "SUDO_UID" in os.environ else name

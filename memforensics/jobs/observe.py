@@ -19,6 +19,7 @@ from memforensics import __version__
 from memforensics.case.model import Anchor, Case, CaseMeta, Loss, ProbeStatus, Sample, Snapshot, Target, VariantRun
 from memforensics.case.store import KINDS, CaseFile
 from memforensics.errors import CaseError, MemforensicsError, PermissionNeeded, TargetError, TargetGone
+from memforensics.jobs.identity import program_name
 from memforensics.jobs.thinned import Thinned
 from memforensics.probes.base import Evidence
 from memforensics.target import Process, open_process
@@ -233,6 +234,7 @@ def new_meta(command: str, root_pid: int | None, *, seed: int | None = None) -> 
         kernel=host.release,
         machine=host.machine,
         python=platform.python_version(),
+        program=program_name(),
     )
 
 

@@ -167,6 +167,7 @@ def _finding(finding: Finding) -> Json:
         "evidence": [_evidence(item) for item in finding.evidence],
         "against": [utf8(text) for text in finding.against],
         "remedies": [_remedy(remedy) for remedy in finding.remedies],
+        "next_step": utf8(finding.next_step) if finding.next_step else None,
     }
 
 

@@ -79,6 +79,9 @@ def _finding(diagnosis: Diagnosis, index: int) -> Iterator[str]:
         for text in told.useless:
             yield ""
             yield f"{markdown(text)}."
+    if finding.next_step and finding.next_step != diagnosis.next_step:
+        yield ""
+        yield f"**Next:** {markdown(finding.next_step)}"
     yield from _list("Evidence", told.facts, level=3)
     yield from _list("What speaks against it", finding.against, level=3)
 

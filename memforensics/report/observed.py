@@ -149,7 +149,7 @@ def told(finding: Finding) -> Told:
     def of(*kinds: str) -> tuple[str, ...]:
         return tuple(item.text for item in finding.evidence if item.kind in kinds)
 
-    facts = tuple(item.text for item in finding.evidence if item.kind not in ("cause", "does-not-help"))
+    facts = tuple(item.text for item in finding.evidence if item.kind not in ("cause", "does-not-help", "next"))
     return Told(of("cause"), facts, of("does-not-help"))
 
 

@@ -107,6 +107,10 @@ def _finding(diagnosis: Diagnosis, index: int, width: int) -> Iterator[Renderabl
         yield Text()
         yield parts.heading("What to do, in this order")
         yield _indent(parts.remedies_table(finding.remedies, say.told(finding).useless))
+    if finding.next_step and finding.next_step != diagnosis.next_step:
+        yield Text()
+        yield parts.heading("Next")
+        yield _indent(Text(visible(finding.next_step)))
 
 
 def _reasons(finding: Finding, number: str, first_of_cause: bool) -> Iterator[RenderableType]:

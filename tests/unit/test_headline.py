@@ -22,11 +22,11 @@ def steady(sizes_mib: list[int]) -> str:
 @pytest.mark.parametrize(
     ("sizes_mib", "says"),
     [
-        ([60] * 40, "no growth that matters in 20 s"),
-        ([7] * 11 + [67] * 29, "it grew by 60.0 MiB at first and stands still since, in 20 s"),
-        ([7] * 31 + [67] * 9, "it grew by 60.0 MiB in a step or two, not steadily, in 20 s"),
-        ([67] * 11 + [7] * 29, "no growth that matters in 20 s"),
-        ([20, 60, 100, 140] * 10, "it rises and falls, without growth that shows, in 20 s"),
+        ([60] * 40, "No growth that matters in 20 s"),
+        ([7] * 11 + [67] * 29, "Memory grew by 60.0 MiB at first and is flat since, in 20 s"),
+        ([7] * 31 + [67] * 9, "Memory grew by 60.0 MiB in one or two steps, not steadily, in 20 s"),
+        ([67] * 11 + [7] * 29, "No growth that matters in 20 s"),
+        ([20, 60, 100, 140] * 10, "Memory fluctuates; no net growth in 20 s"),
     ],
     ids=["flat", "imports", "late", "given-back", "saw-teeth"],
 )

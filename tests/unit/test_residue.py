@@ -43,7 +43,7 @@ def test_a_heap_that_grows_unseen_as_well_is_one_finding_and_names_nobody() -> N
     rows = (row("native-heap", 100), row("python-object", 1), row("anon-mmap", -30))
     found = with_residue(CASE, GROWTH, (), rows, [heap(0.25)], TRACED)
     assert [(f.layer, f.culprit, f.share) for f in found] == [("native-heap", None, 1.0)]
-    assert "seen for 25%" in found[0].title
+    assert "captured for 25%" in found[0].title
     assert any(item.kind == "residue" for item in found[0].evidence)
 
 

@@ -1,0 +1,163 @@
+"""What to do next: one command for each finding, and one for the whole report, runnable as printed. Pure.
+
+The layer decides. A step never repeats the command that was just run with the same options, and never names a process
+that has ended.
+"""
+
+import shlex
+from math import ceil
+
+from memforensics.analysis.blame import HEAPS
+from memforensics.case.model import Case, Finding, Growth, Layer, Target, VerdictWord
+from memforensics.units import NS_PER_S, duration_text
+
+SECONDS_TO_JUDGE = 20.0  # what a look needs at least, to tell most leaks
+LEFT_OUT = "..."  # in a command line of a case, for words that may be secret
+STEP_EVIDENCE = "next"  # kind of evidence: a step that only who found it knows
+
+
+def step_of_finding(case: Case, finding: Finding) -> str:
+    """What to do next about one finding."""
+    target = case.target(finding.pid)
+    if target is not None and has_ended(target):
+        return _ended(case, target)
+    return _from_remedies(case, finding) or _asked_for(finding) or _by_layer(case, finding)
+
+
+def step_of_report(
+    case: Case, growth: Growth | None, verdict: VerdictWord, findings: tuple[Finding, ...]
+) -> str | None:
+    """What to do next; None where nothing grows. Each finding has its own step: this is that of the first."""
+    pid = case.meta.root_pid
+    root = case.target(pid) if pid is not None else None
+    if verdict in ("steady", "bounded", "retention") and not any(f.next_step for f in findings):
+        return None
+    if root is not None and has_ended(root):
+        return _ended(case, root)
+    if verdict == "insufficient-data" or growth is None:
+        return _longer(case, growth)
+    first = next((f.next_step for f in findings if f.next_step), None)
+    return first or f"find the code: {_run(case, f'diagnose {pid}', again=True)}"
+
+
+def has_ended(target: Target) -> bool:
+    return target.left_how is not None or target.exited_ns is not None
+
+
+# --- a process that ended, or was watched for too short a time -----------------------------------------------------
+
+
+def _ended(case: Case, target: Target) -> str:
+    """What ended, and how to look at it from its start."""
+    command = _command_of(target)
+    lasted = duration_text(watched_seconds(case))
+    ended = f"process {target.pid} has ended ({target.left_how or 'it exited'}) after {lasted} of observation"
+    if command is None:
+        start = f"{case.meta.program} ci --duration 60s --"
+        return (
+            f"{ended}. Observe it for {SECONDS_TO_JUDGE:.0f} s at least; to begin at its start, run it after: {start}"
+        )
+    return f"{ended}. To observe it from its start: {case.meta.program} ci --duration 60s -- {command}"
+
+
+def _command_of(target: Target | None) -> str | None:
+    """Its command line for a shell; None where some of its words are not kept in the case."""
+    if target is None or not target.cmdline or LEFT_OUT in target.cmdline:
+        return None
+    return shlex.join(target.cmdline)
+
+
+def _longer(case: Case, growth: Growth | None) -> str:
+    pid, watched = case.meta.root_pid, watched_seconds(case)
+    wait = growth.trend.seconds_to_decide if growth else None
+    seconds = max(2 * watched, watched + (wait or 0.0), 60.0)
+    whole = ceil(seconds / 30.0) * 30
+    if case.meta.command == "watch":
+        return f"watch it for longer: {case.meta.program} watch {pid} --duration {whole}s"
+    return f"observe it for longer: {case.meta.program} diagnose {pid} --duration {whole}s"
+
+
+def watched_seconds(case: Case) -> float:
+    times = [sample.t_ns for sample in case.samples]
+    return (max(times) - min(times)) / NS_PER_S if times else 0.0
+
+
+# --- by cause, by evidence, by layer --------------------------------------------------------------------------------
+
+
+def _from_remedies(case: Case, finding: Finding) -> str | None:
+    """To prove the first remedy that a variable sets; else to apply the first, and to look again."""
+    if not finding.remedies:
+        return None
+    target = case.target(finding.pid)
+    command = _command_of(target)
+    first = next((remedy for remedy in finding.remedies if remedy.kind == "env"), None)
+    if first is not None and command is not None:
+        setting = shlex.quote(f"{first.name}={first.value}")
+        return f"measure the remedy on a copy of the process: {case.meta.program} prove --env {setting} -- {command}"
+    again = f", then check: {case.meta.program} ci --duration 60s -- {command}" if command else ""
+    return f"apply the first remedy{again}"
+
+
+def _asked_for(finding: Finding) -> str | None:
+    return next((item.text for item in reversed(finding.evidence) if item.kind == STEP_EVIDENCE), None)
+
+
+def _by_layer(case: Case, finding: Finding) -> str:
+    pid, layer = finding.pid, finding.layer
+    if layer in _COMMANDS and not (layer in _JVM and not _has(case, pid, "jvm")):
+        return _COMMANDS[layer].format(pid=pid, run=case.meta.program, clone=_clone(case, pid))
+    if not case.traces:
+        return f"find the code: {_run(case, f'diagnose {pid}', again=True)}"
+    faults = any(site.kind == "fault" and site.pid == pid for site in case.sites)
+    if layer in HEAPS and finding.culprit is None and not faults:
+        return f"see which code touches the new memory: {case.meta.program} trace-faults {pid} --duration 30s"
+    if layer in HEAPS and _has(case, pid, "cpython"):
+        return (
+            "see which Python lines hold memory (this runs code in the process, which needs memray): "
+            f"{case.meta.program} heap {pid} --memray --duration 30s"
+        )
+    if layer in HEAPS:
+        return f"capture who makes the heap larger: {case.meta.program} stacks {pid} --on brk --count 5"
+    return (
+        "see which mappings are kept for longer than 30 s: "
+        f"{case.meta.program} trace-mmap {pid} --duration 90s --min-age 30s --stacks"
+    )
+
+
+_JVM: tuple[Layer, ...] = ("jvm-heap", "jvm-native")
+_COMMANDS: dict[Layer, str] = {
+    "thread-stack": "capture who starts threads: {run} stacks {pid} --on {clone} --count 3",
+    "shmem": "list the shared files that it maps or has open, twice: ls -l /proc/{pid}/map_files /proc/{pid}/fd | "
+    "grep -e /dev/shm -e memfd -e SYSV",
+    "jvm-heap": "count its objects twice, and compare (it runs inside the JVM, and stops it meanwhile): jcmd {pid} "
+    "GC.class_histogram",
+    "jvm-native": "see which part of the JVM holds it, if it was started with -XX:NativeMemoryTracking=summary: "
+    "jcmd {pid} VM.native_memory summary",
+    "file": "see which files are mapped: {run} snapshot {pid} --top 30",
+    "gpu": "see what each process holds on the GPU, every 5 s: nvidia-smi --query-compute-apps=pid,used_memory "
+    "--format=csv -l 5",
+    "device": "see which device memory is mapped: {run} snapshot {pid} --top 30",
+    "allocator-retention": "see how much each allocator keeps: {run} snapshot {pid}",
+}
+
+
+def _has(case: Case, pid: int, runtime: str) -> bool:
+    target = case.target(pid)
+    return target is not None and any(found.name == runtime for found in target.runtimes)
+
+
+def _clone(case: Case, pid: int) -> str:
+    """The system call that starts a thread: glibc uses clone3 from 2.34 on (commit d8ea0d0168b1, "Add an internal
+    wrapper for clone, clone2 and clone3")."""
+    target = case.target(pid)
+    version = next((found.version for found in target.runtimes if found.name == "glibc"), None) if target else None
+    parts = [int(part) for part in (version or "").split(".") if part.isdigit()]
+    return "clone3" if parts >= [2, 34] else "clone"
+
+
+def _run(case: Case, words: str, *, again: bool = False) -> str:
+    """The command line. `again`: with a longer duration, where that command was just run."""
+    name = words.partition(" ")[0]
+    longer = f" --duration {max(ceil(watched_seconds(case) / 30.0) * 60, 120)}s" if again else ""
+    return f"{case.meta.program} {words}{longer if case.meta.command == name else ''}"
