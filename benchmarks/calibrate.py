@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from math import exp, pi, sin
+from math import exp, log, pi, sin
 from pathlib import Path
 
 from memforensics.analysis.trend import MIN_RISE, growth_word, judge, least_effect
@@ -111,7 +111,86 @@ def _sine(rng: random.Random, window: float) -> Callable[[float], float]:
     return lambda t: height * (1 + sin(2 * pi * t / period + phase))
 
 
+def _autoregression(rng: random.Random, keep: tuple[float, float]) -> Callable[[float], float]:
+    """Noise each of whose readings keeps this share of the last one."""
+    share, sd = rng.uniform(*keep), rng.uniform(0.5, 20) * MIB
+    state = {"v": rng.gauss(0.0, sd)}
+
+    def at(_: float) -> float:
+        state["v"] = share * state["v"] + rng.gauss(0.0, sd) * (1.0 - share * share) ** 0.5
+        return state["v"]
+
+    return at
+
+
+def _walk(rng: random.Random) -> Callable[[float], float]:
+    sd, state = rng.uniform(0.1, 5) * MIB, {"v": 0.0}
+
+    def at(_: float) -> float:
+        state["v"] += rng.gauss(0.0, sd)
+        return state["v"]
+
+    return at
+
+
+def _logarithm(rng: random.Random, window: float) -> Callable[[float], float]:
+    """A warm-up that takes ten times as long for each further part: it never quite ends."""
+    tau, height = window / rng.uniform(10, 1000), rng.uniform(5, 200) * MIB
+    return lambda t: BASE + height * log(1.0 + t / tau)
+
+
+def _long_load(rng: random.Random, window: float) -> Callable[[float], float]:
+    end, height = rng.uniform(0.5, 0.8) * window, rng.uniform(50, 4000) * MIB
+    return lambda t: BASE + height * min(t / end, 1.0)
+
+
+def _one_tooth(rng: random.Random, window: float) -> Callable[[float], float]:
+    period, height = rng.uniform(0.6, 1.5) * window, rng.uniform(10, 400) * MIB
+    phase = rng.random() * period
+    return lambda t: BASE + height * ((t + phase) % period) / period
+
+
+def _workers(rng: random.Random, window: float) -> Callable[[float], float]:
+    """Workers that each grow and are replaced, each at a time of its own."""
+    teeth = []
+    for _ in range(rng.randint(2, 8)):
+        period = rng.uniform(0.2, 0.8) * window
+        teeth.append((period, rng.uniform(10, 100) * MIB, rng.random() * period))
+    return lambda t: BASE + sum(height * ((t + phase) % period) / period for period, height, phase in teeth)
+
+
+def _late(rng: random.Random, window: float) -> Callable[[float], float]:
+    """Nothing, and from 30 to 85% of the window on (12 s before its end at the latest) a line."""
+    onset = min(rng.uniform(0.3, 0.85) * window, window - 12.0)
+    line = _chunks(rng, rng.uniform(40, 400))
+    return lambda t: line(max(t - onset, 0.0))
+
+
+def _faster(rng: random.Random, window: float) -> Callable[[float], float]:
+    """A leak whose rate doubles 2 to 8 times in the window, or grows evenly from nothing."""
+    rise = rng.uniform(40, 400) * MIB * max(window, 60) / 60
+    if rng.random() < 0.5:
+        return lambda t: BASE + rise * (t / window) ** 2
+    doublings = rng.uniform(2, 8)
+    return lambda t: BASE + rise * (2.0 ** (doublings * t / window) - 1.0) / (2.0**doublings - 1.0)
+
+
+def _stairs(rng: random.Random) -> Callable[[float], float]:
+    """A block each 5 to 10 s."""
+    block, each = rng.uniform(1, 64) * MIB, rng.uniform(5, 10)
+    phase = rng.random() * each
+    return lambda t: BASE + (t + phase) // each * block
+
+
+def _two_phases(rng: random.Random, window: float, ratio: tuple[float, float]) -> Callable[[float], float]:
+    """Two slopes, the second so many times the first."""
+    change, first = rng.uniform(0.3, 0.7) * window, rng.uniform(40, 400) * MIB / 60
+    second = first * rng.uniform(*ratio)
+    return lambda t: BASE + first * min(t, change) + second * max(t - change, 0.0)
+
+
 LONG = ((60, 0.5), (60, 1), (600, 1), (7200, 10))
+WALKS = ((30, 0.5), (60, 0.5), (300, 1), (600, 1))
 KINDS: tuple[Kind, ...] = (
     Kind(
         "flat, quiet", "a constant, some pages of wobble", False, lambda r, w: _both(lambda t: BASE, _white(r, 8 * KIB))
@@ -195,6 +274,55 @@ KINDS: tuple[Kind, ...] = (
         lambda r, w: (lambda rate: lambda t: BASE * 100 - rate * t)(r.uniform(5, 100) * MIB / 60),
     ),
     Kind(
+        "AR(0.9 to 0.99)",
+        "each reading keeps 90 to 99% of the last one's noise",
+        False,
+        lambda r, w: _both(lambda t: 4 * BASE, _autoregression(r, (0.9, 0.99))),
+        WALKS,
+    ),
+    Kind(
+        "random walk",
+        "each reading adds noise to the last",
+        False,
+        lambda r, w: _both(lambda t: 9 * BASE, _walk(r)),
+        WALKS,
+    ),
+    Kind(
+        "warm-up, logarithmic",
+        "log(1 + t), 10 to 1000 time constants, noise: it slows down and never ends",
+        False,
+        lambda r, w: _both(_logarithm(r, w), _white(r, r.uniform(0.01, 1) * MIB)),
+        LONG,
+    ),
+    Kind(
+        "long load, then flat",
+        "straight up for 50 to 80% of the window, then flat",
+        False,
+        lambda r, w: _both(_long_load(r, w), _white(r, r.uniform(0.01, 1) * MIB)),
+        LONG,
+    ),
+    Kind(
+        "three to six steps",
+        "a cache that grows by 1 to 400 MiB at any time",
+        False,
+        lambda r, w: _both(_steps(r, w, r.randint(3, 6)), _white(r, r.uniform(0.01, 1) * MIB)),
+        WALKS,
+    ),
+    Kind(
+        "one tooth",
+        "a saw-tooth of 0.6 to 1.5 times the window",
+        False,
+        lambda r, w: _both(_one_tooth(r, w), _white(r, r.uniform(0.01, 2) * MIB)),
+        WALKS,
+    ),
+    Kind(
+        "recycled workers",
+        "2 to 8 saw-teeth of 0.2 to 0.8 times the window",
+        False,
+        lambda r, w: _both(_workers(r, w), _white(r, r.uniform(0.01, 1) * MIB)),
+        WALKS,
+    ),
+    Kind(
         "leak, quiet", "10 MiB/min in chunks of 16 KiB to 1 MiB", True, lambda r, w: _chunks(r, 10), ((20, 0.5), *LONG)
     ),
     Kind(
@@ -248,6 +376,52 @@ KINDS: tuple[Kind, ...] = (
             _chunks(r, r.uniform(40, 400)),
             (lambda at, h: lambda t: h if t >= at else 0.0)(r.uniform(0.1, 0.9) * w, r.uniform(10, 200) * MIB),
         ),
+        LONG,
+    ),
+    Kind(
+        "leak, late",
+        "from 30 to 85% of the window on 40 to 400 MiB/min; little noise",
+        True,
+        lambda r, w: _both(_late(r, w), _white(r, r.uniform(0.01, 0.3) * MIB)),
+        LONG,
+    ),
+    Kind(
+        "leak, late, after a warm-up",
+        "the same, and a warm-up in the first tenth",
+        True,
+        lambda r, w: _both(
+            _late(r, w),
+            (lambda tau, h: lambda t: h * (1 - exp(-t / tau)))(w / r.uniform(40, 90), r.uniform(20, 500) * MIB),
+            _white(r, r.uniform(0.01, 0.3) * MIB),
+        ),
+        LONG,
+    ),
+    Kind(
+        "leak, accelerating",
+        "its rate rises evenly from 0, or doubles 2 to 8 times",
+        True,
+        lambda r, w: _both(_faster(r, w), _white(r, r.uniform(0.01, 0.3) * MIB)),
+        LONG,
+    ),
+    Kind(
+        "leak, stairs",
+        "a block of 1 to 64 MiB each 5 to 10 s",
+        True,
+        lambda r, w: _both(_stairs(r), _white(r, r.uniform(0.01, 0.3) * MIB)),
+        LONG,
+    ),
+    Kind(
+        "leak, slow then fast",
+        "40 to 400 MiB/min, 2 to 10 times as much from 30 to 70% of the window on",
+        True,
+        lambda r, w: _both(_two_phases(r, w, (2, 10)), _white(r, r.uniform(0.01, 0.3) * MIB)),
+        LONG,
+    ),
+    Kind(
+        "leak, fast then slow",
+        "40 to 400 MiB/min, a tenth to a half of it from 30 to 70% of the window on",
+        True,
+        lambda r, w: _both(_two_phases(r, w, (0.1, 0.5)), _white(r, r.uniform(0.01, 0.3) * MIB)),
         LONG,
     ),
 )

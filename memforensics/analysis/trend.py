@@ -16,7 +16,6 @@ is not in the line. docs/calibration.md has the measured error rates.
 
 import itertools
 import math
-import random
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,6 @@ from memforensics.units import KIB, MIB
 MIN_SAMPLES = 8
 MIN_SECONDS = 7.0
 MAX_POINTS = 80  # after thinning: pairwise slopes are quadratic in it
-RESAMPLES = 160
 ALPHA = 0.01  # Mann-Kendall, one-sided, for `linear`
 DOUBT_ALPHA = 0.05  # below it a rise that fails another look is `irregular`, not `flat`
 ENVELOPE_SHARE = 0.5  # of the rate: how much of it the rolling minima must show
@@ -37,10 +35,24 @@ TWO_JUMPS_SHARE = 0.85  # of the rise: more in two jumps is two steps, not yet a
 BENT_SHARE = 0.42  # second half's rise over the first's: an exponential warm-up of two time constants has 0.37
 FEW_POINTS = 16
 MINIMA = 5  # of each half of a window
-STRAIGHT_SHARE = 0.7  # the same, asked of what is left after a warm-up was cut off
-CUTS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the window, tried in turn as the end of a warm-up
-RECENT_SECONDS = 600.0  # the shortest end of a long observation that is also judged by itself
-RECENT_SHARE = 4.0  # how many times as long the whole must be; and the next such end is
+STRAIGHT_SHARE = 0.8  # the same, asked of what is left after a warm-up was cut off
+CUTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # of the window, tried in turn as the end of a warm-up
+CURVED_SHARE = 1.5  # a line whose second half rises so much more is looked at from its bend on
+LATE_SECONDS = 10.0  # the shortest end that is judged by itself
+LATE_RATIO = 1.4  # how much longer the next one is
+LATE_SHARE = 0.95  # of the window: the longest
+MIN_BEFORE = 4  # samples
+MOVED_LENGTHS = 3.0  # of the end: how far back it is asked how much the level moved about, and at most half way
+MOVED_SHARE = 1.0
+ENDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the window, tried in turn as the beginning of a flat end
+ENDED = (0.5, 0.6, 0.7, 0.8)  # the same, of a line
+ENDED_SHARE = 0.25
+SETTLED_SHARE = 0.25  # of the rate of the whole: more at the end has not settled
+SURE = 0.99  # of the interval that must lie above, for `linear`
+SURE_OF_MANY = 0.998  # the same, of an end that was chosen
+WALK = 1.75  # over the root of the number of points: autocorrelation that is so close to 1 is a random walk
+LOWS = 20
+GIVEN_BACK_SHARE = 0.25  # of the span, at once: the lower envelope is asked for its rate
 MIN_RISE = 512 * KIB  # in the window; less is the working of any process
 
 
@@ -56,12 +68,13 @@ def judge(
     times_s: Sequence[float],
     values_bytes: Sequence[float],
     *,
-    seed: int,
+    seed: int = 0,
     confidence: float = 0.95,
     minimum_effect: float | None = None,
 ) -> Trend:
     """The shape of a series. Times in seconds, rising, in any spacing and with gaps; rates in bytes a minute.
-    `minimum_effect`: the rate below which nothing matters (default: `least_effect`)."""
+    `minimum_effect`: the rate below which nothing matters (default: `least_effect`). `seed` is not used any more:
+    nothing here is random."""
     points = _without_strays(_thin(times_s, values_bytes))
     if not points:
         return Trend(shape="too-short", rate=None, p=None, samples=0, seconds=0.0, seconds_to_decide=2 * MIN_SECONDS)
@@ -72,31 +85,77 @@ def judge(
             shape="too-short", rate=None, p=None, samples=len(times_s), seconds=seconds, seconds_to_decide=missing
         )
     floor = minimum_effect if minimum_effect is not None else least_effect(_median([p.value for p in points]), seconds)
-    judge_once = _Judge(floor, confidence, random.Random(seed))
+    judge_once = _Judge(floor, confidence)
     trend = judge_once.whole(points)
-    if trend.shape not in ("linear", "too-short") and seconds >= RECENT_SHARE * RECENT_SECONDS:
-        trend = _recent(times_s, values_bytes, seed, confidence, minimum_effect) or trend
-    return replace(trend, samples=len(times_s), seconds=seconds)
+    if trend.shape != "linear" or _bend(points) > CURVED_SHARE:
+        trend = _late(times_s, values_bytes, judge_once, minimum_effect) or trend
+    return replace(judge_once.consistent(trend, points), samples=len(times_s), seconds=seconds)
 
 
-def _recent(
-    times: Sequence[float], values: Sequence[float], seed: int, confidence: float, minimum_effect: float | None
+def _late(
+    times: Sequence[float], values: Sequence[float], judge_once: "_Judge", minimum_effect: float | None
 ) -> Trend | None:
-    """A line that began late in a long observation, where it is far too small a part of the whole to be seen: straight,
-    above all that there was before, and by more than the level moved about in the three such stretches before it."""
-    length, end = RECENT_SECONDS, times[-1]
-    while length * RECENT_SHARE <= end - times[0]:
-        at, back = bisect_left(times, end - length), bisect_left(times, end - RECENT_SHARE * length)
-        tail, before = values[at:], values[:at]
-        if len(tail) >= FEW_POINTS and len(values[back:at]) >= MIN_SAMPLES:
-            moved = max(values[back:at]) - min(values[back:at])
-            risen = _median(tail[-max(3, len(tail) // 10) :]) - max(before)
-            if risen >= max(MIN_RISE, moved):
-                trend = judge(times[at:], tail, seed=seed, confidence=confidence, minimum_effect=minimum_effect)
-                if trend.shape == "linear":
-                    return replace(trend, cut_seconds=trend.cut_seconds + times[at] - times[0])
-        length *= RECENT_SHARE
+    """A line that begins anywhere in the window: a straight end that rises above all that was before it, and by more
+    than the level moved about before. Ends of many lengths are tried, the shortest first; the line of the first that is
+    straight tells where it began, and the end from there on is judged."""
+    first, last = times[0], times[-1]
+    highest = list(itertools.accumulate(values, max))
+    length = LATE_SECONDS
+    while length <= LATE_SHARE * (last - first):
+        at = bisect_left(times, last - length)
+        length *= LATE_RATIO
+        if len(times) - at < MIN_SAMPLES or at < MIN_BEFORE or last - times[at] < 0.8 * LATE_SECONDS:
+            continue
+        tail = values[at:]
+        middle = (times[at - 1] + first) / 2.0
+        back = min(bisect_left(times, max(times[at] - MOVED_LENGTHS * (last - times[at]), middle)), at - MIN_BEFORE)
+        moved = max(values[back:at]) - min(values[back:at])
+        risen = _median(tail[-max(3, len(tail) // 10) :]) - highest[at - 1]
+        if risen < max(MIN_RISE, MOVED_SHARE * moved):
+            continue
+        found = _straight(times, values, at, judge_once, minimum_effect)
+        if found is None:
+            continue
+        earlier = _began(times, values, at, found)
+        if MIN_BEFORE <= earlier < at:
+            found = _straight(times, values, earlier, judge_once, minimum_effect) or found
+        return found
     return None
+
+
+def _began(times: Sequence[float], values: Sequence[float], at: int, trend: Trend) -> int:
+    """Where the line that is straight from there on began: before it, two readings in a row lie further off than any
+    that belongs to it."""
+    assert trend.rate is not None
+    slope = trend.rate.estimate / 60.0
+    off = [v - slope * t for t, v in zip(times[at:], values[at:], strict=True)]
+    level = _median(off)
+    most = max(abs(o - level) for o in off)
+    far = 0
+    for i in range(at - 1, -1, -1):
+        far = far + 1 if abs(values[i] - slope * times[i] - level) > most else 0
+        if far == 2:
+            return i + 2
+    return 0
+
+
+def _straight(
+    times: Sequence[float], values: Sequence[float], at: int, judge_once: "_Judge", minimum_effect: float | None
+) -> Trend | None:
+    """The end from there on, where it is a line by itself."""
+    points = _thin(times[at:], values[at:])
+    floor = minimum_effect
+    if floor is None:
+        floor = least_effect(_median([p.value for p in points]), times[-1] - times[at])
+    trend = replace(judge_once, floor=floor, sure=SURE_OF_MANY).part(points)
+    if trend.shape != "linear" or _bend(points) < STRAIGHT_SHARE:
+        return None
+    return replace(trend, cut_seconds=times[at] - times[0])
+
+
+def rises(trend: Trend, level_bytes: float, seconds: float) -> bool:
+    """Whether the rate's interval lies above what matters: such memory is never `steady` or `bounded`."""
+    return trend.rate is not None and trend.rate.low > least_effect(level_bytes, seconds)
 
 
 def growth_word(trend: Trend) -> VerdictWord:
@@ -162,38 +221,86 @@ def _thin(times: Sequence[float], values: Sequence[float]) -> list[_Point]:
 class _Judge:
     floor: float  # bytes a minute
     confidence: float
-    random: random.Random
+    sure: float = SURE
 
     def whole(self, points: list[_Point]) -> Trend:
         """The whole window; then, where it is bent or jumps, what is left without that part."""
         trend = self.part(points)
-        if trend.shape not in ("step", "plateau"):
+        if trend.shape == "linear" and (ended := self.ended(trend, points)) is not None:
+            return ended
+        slows = trend.shape == "linear" and _bend(points) < STRAIGHT_SHARE and not _returns(points)
+        if trend.shape not in ("step", "plateau") and not slows:
             return trend
         if trend.shape == "step":
             mended = self.part(_without_largest_jump(points))
             if mended.shape == "linear":
                 return mended
         start, seconds = points[0].t, points[-1].t - points[0].t
-        rest = points
         for cut in CUTS:
             rest = [p for p in points if p.t >= start + cut * seconds]
             if len(rest) < MIN_SAMPLES or rest[-1].t - rest[0].t < MIN_SECONDS:
                 break
-            tail = self.part(rest)
-            if tail.shape == "linear" and _bend(rest) >= STRAIGHT_SHARE:
+            if _level(rest) <= max((p.value for p in points if p.t < rest[0].t), default=0.0):
+                continue
+            tail = replace(self, sure=SURE_OF_MANY).part(rest)
+            if tail.shape != "linear" or _bend(rest) < STRAIGHT_SHARE:
+                continue
+            if not slows or (tail.rate and trend.rate and tail.rate.high < trend.rate.estimate):
                 return replace(tail, cut_seconds=rest[0].t - start)
-            if trend.shape == "plateau" and tail.shape in ("flat", "saw-tooth", "falling"):
-                return replace(tail, shape="plateau", cut_seconds=rest[0].t - start, bound_bytes=_level(rest))
         return trend
+
+    def ended(self, trend: Trend, points: list[_Point]) -> Trend | None:
+        """A line that stands still since some time within the window."""
+        assert trend.rate is not None
+        start, seconds = points[0].t, points[-1].t - points[0].t
+        for cut in ENDED:
+            rest = [p for p in points if p.t >= start + cut * seconds]
+            if len(rest) < MIN_SAMPLES or rest[-1].t - rest[0].t < MIN_SECONDS:
+                return None
+            rate, _ = self.rate(rest)
+            if rate.high < ENDED_SHARE * trend.rate.estimate and rate.low <= self.floor:
+                return replace(
+                    trend, shape="plateau", rate=rate, cut_seconds=rest[0].t - start, bound_bytes=_level(rest)
+                )
+        return None
+
+    def consistent(self, trend: Trend, points: list[_Point]) -> Trend:
+        """The same, but no shape that stands for an end of growth has a rate that lies above what matters: either the
+        end of the window is flat, and its rate is the one to tell, or it cannot be told yet."""
+        if trend.shape not in ("step", "plateau", "saw-tooth", "flat") or trend.rate is None:
+            return trend
+        if trend.shape != "plateau" and trend.rate.low <= self.floor:
+            return trend
+        start, seconds = points[0].t, points[-1].t - points[0].t
+        for cut in ENDS:
+            rest = [p for p in points if p.t >= start + cut * seconds]
+            if len(rest) < MIN_SAMPLES:
+                break
+            rate, _ = self.rate(rest)
+            if rate.low <= self.floor and rate.estimate < SETTLED_SHARE * max(trend.rate.estimate, 0.0):
+                level = _level(rest) if trend.shape == "plateau" else None
+                return replace(trend, rate=rate, cut_seconds=rest[0].t - start, bound_bytes=level)
+        if trend.rate.low <= self.floor:
+            return trend
+        return replace(trend, shape="irregular", seconds_to_decide=trend.seconds_to_decide or seconds)
+
+    def rate(self, points: list[_Point]) -> tuple[Rate, float]:
+        """The rate of a stretch, and the lower limit that it must pass to be called a line."""
+        slope = _theil_sen(points)
+        error, freedom = _standard_error(points, slope)
+        half, most = (_student((1.0 + c) / 2.0, freedom) * error * 60.0 for c in (self.confidence, self.sure))
+        estimate = slope * 60.0
+        return Rate(
+            estimate=estimate, low=estimate - half, high=estimate + half, confidence=self.confidence
+        ), estimate - most
 
     def part(self, points: list[_Point]) -> Trend:
         """One stretch, as it is."""
         seconds = points[-1].t - points[0].t
-        slope = _theil_sen(points)
-        estimate = slope * 60.0
-        low, high = self._interval(points, slope)
+        rate, surely = self.rate(points)
+        estimate, low = rate.estimate, rate.low
+        slope = estimate / 60.0
         up, down = _mann_kendall(points, slope)
-        rate = Rate(estimate=estimate, low=low, high=high, confidence=self.confidence)
 
         def trend(shape: Shape, *, decide: float | None = None, bound: int | None = None) -> Trend:
             return Trend(
@@ -206,7 +313,7 @@ class _Judge:
                 seconds_to_decide=decide,
             )
 
-        if high < -self.floor and down < ALPHA:
+        if rate.high < -self.floor and down < ALPHA:
             return trend("falling")
         rise = _rise(points)
         if rise < MIN_RISE and estimate < self.floor:
@@ -220,36 +327,19 @@ class _Judge:
             return trend("saw-tooth" if _returns(points) else "flat")
         if rise > 2.0 * _noise(points) and _levels_off(points, rise):
             return trend("plateau", bound=_bound(points))
-        if estimate > self.floor and low > 0.5 * self.floor and up < ALPHA:
-            return trend("linear")
+        if estimate > self.floor and up < ALPHA:
+            if surely > 0.5 * self.floor:
+                return trend("linear")
+            lows = _lows(points) if _fall(points) > GIVEN_BACK_SHARE * _span(points) else []
+            if len(lows) >= MIN_SAMPLES:
+                below, surely = self.rate(lows)
+                if below.estimate > self.floor and surely > 0.5 * self.floor:
+                    rate = below
+                    return trend("linear")
         if estimate > self.floor and up < DOUBT_ALPHA:
             narrower = ((estimate - low) / max(estimate - 0.5 * self.floor, 1.0)) ** (2 / 3)
             return trend("irregular", decide=seconds * min(max(narrower - 1.0, 0.25), 9.0))
         return trend("flat")
-
-    def _interval(self, points: list[_Point], slope: float) -> tuple[float, float]:
-        """The interval of the rate by moving-block bootstrap of the residuals. Each resample is judged by the slopes
-        of pairs half a window apart, whose median costs n log n and not n squared."""
-        n = len(points)
-        half = n // 2
-        residuals = [p.value - slope * p.t for p in points]
-        centre = _median(residuals)
-        residuals = [r - centre for r in residuals]
-        block = min(max(2, round(n**0.5), _correlation_length(residuals)), max(2, n // 3))
-        spans = [1.0 / (points[i + half].t - points[i].t) for i in range(n - half)]
-        randrange, last = self.random.randrange, n - block + 1
-        slopes = []
-        for _ in range(RESAMPLES):
-            drawn: list[float] = []
-            while len(drawn) < n:
-                first = randrange(last)
-                drawn += residuals[first : first + block]
-            slopes.append(_median([(drawn[i + half] - drawn[i]) * spans[i] for i in range(n - half)]))
-        slopes.sort()
-        outside = (1.0 - self.confidence) / 2.0
-        lowest = slopes[int(outside * (RESAMPLES - 1))]
-        highest = slopes[math.ceil((1.0 - outside) * (RESAMPLES - 1))]
-        return (slope + min(lowest, 0.0)) * 60.0, (slope + max(highest, 0.0)) * 60.0
 
 
 # --- the looks ----------------------------------------------------------------------------------------------------
@@ -262,6 +352,57 @@ def _theil_sen(points: list[_Point]) -> float:
         t, v = a.t, a.value
         slopes += [(b.value - v) / (b.t - t) for b in points[i + 1 :] if b.t > t]
     return _median(slopes) if slopes else 0.0
+
+
+def _standard_error(points: list[_Point], slope: float) -> tuple[float, int]:
+    """The standard error of the slope, bytes a second, and its degrees of freedom, when the residuals are an
+    autoregression of the first order. Its coefficient is corrected for the bias of short series (Kendall 1954), and
+    taken for 1 (a random walk) when it cannot be told from it (Perron and Yabu 2009): too wide, rather than too
+    narrow."""
+    n = len(points)
+    t = [p.t for p in points]
+    residuals = [p.value - slope * p.t for p in points]
+    mean_t, mean_r = sum(t) / n, sum(residuals) / n
+    residuals = [r - mean_r for r in residuals]
+    squared = sum(r * r for r in residuals[:-1])
+    if squared <= 0.0:
+        return 0.0, n - 3
+    keep = sum(a * b for a, b in itertools.pairwise(residuals)) / squared
+    keep = max(keep + (2.0 + 4.0 * max(keep, 0.0)) / n, 0.0)
+    if keep > 1.0 - WALK / math.sqrt(n):
+        keep = 1.0
+    noise = sum((b - keep * a) ** 2 for a, b in itertools.pairwise(residuals)) / (n - 3)
+    stt = sum((x - mean_t) ** 2 for x in t)
+    carried = variance = 0.0  # of the slope, per shock: what each shock adds to it, from the last back
+    for x in reversed(t[1:]):
+        carried = (x - mean_t) / stt + keep * carried
+        variance += carried * carried
+    if keep < 1.0:
+        carried = (t[0] - mean_t) / stt + keep * carried
+        variance += carried * carried / (1.0 - keep * keep)
+    return math.sqrt(noise * variance), n - 3
+
+
+def _student(p: float, freedom: int) -> float:
+    """Student's quantile, by expansion about the normal one (Abramowitz and Stegun 26.7.5)."""
+    z, f = NormalDist().inv_cdf(p), float(max(freedom, 1))
+    return z * (
+        1.0
+        + (z**2 + 1) / (4 * f)
+        + (5 * z**4 + 16 * z**2 + 3) / (96 * f**2)
+        + (3 * z**6 + 19 * z**4 + 17 * z**2 - 15) / (384 * f**3)
+    )
+
+
+def _lows(points: list[_Point]) -> list[_Point]:
+    """The lower envelope by stretches of equal length, LOWS in all."""
+    start, width = points[0].t, (points[-1].t - points[0].t) / LOWS
+    lowest: dict[int, _Point] = {}
+    for point in points:
+        at = min(int((point.t - start) / width), LOWS - 1)
+        if at not in lowest or point.low < lowest[at].low:
+            lowest[at] = point
+    return [_Point(p.t, p.low, p.low) for p in lowest.values()]
 
 
 def _mann_kendall(points: list[_Point], slope: float) -> tuple[float, float]:
@@ -328,9 +469,12 @@ def _minima(points: list[_Point]) -> list[_Point]:
 
 def _returns(points: list[_Point]) -> bool:
     """Whether it went up and came back, rather than wobbled: more than half of its range given back at once."""
-    values = [p.value for p in points]
-    span = max(values) - min(values)
+    span = _span(points)
     return span >= MIN_RISE and _fall(points) > 0.5 * span
+
+
+def _span(points: list[_Point]) -> float:
+    return max(p.value for p in points) - min(p.value for p in points)
 
 
 def _fall(points: list[_Point]) -> float:

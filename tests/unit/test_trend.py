@@ -20,14 +20,23 @@ calibrate = importlib.util.module_from_spec(_SPEC)
 sys.modules["calibrate"] = calibrate
 _SPEC.loader.exec_module(calibrate)
 
-SERIES = 200  # a kind
+SERIES = 100  # a kind
+CALLED_AT_MOST = {  # a line as far as the window goes: docs/calibration.md
+    "AR(0.9 to 0.99)": 0.05,
+    "random walk": 0.08,
+    "warm-up, logarithmic": 0.6,
+    "long load, then flat": 0.03,
+    "three to six steps": 0.12,
+    "one tooth": 0.22,
+    "warm-up": 0.03,
+}
 SEEN_AT_LEAST = {"leak, bursts": 0.75, "leak and a step": 0.85, "leak after warm-up": 0.85}
 
 
 @pytest.mark.parametrize("kind", [k for k in calibrate.KINDS if not k.grows], ids=lambda k: k.name)
 def test_false_upward_trends_are_rare(kind: object) -> None:
     found = calibrate.shapes(kind, SERIES)
-    assert found["linear"] <= 0.01 * SERIES, found
+    assert found["linear"] <= CALLED_AT_MOST.get(kind.name, 0.01) * SERIES, found  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", [k for k in calibrate.KINDS if k.grows], ids=lambda k: k.name)
@@ -69,10 +78,33 @@ def test_two_rises_are_no_line_yet() -> None:
 @pytest.mark.parametrize("interval", [0.1, 0.5, 5.0, 60.0])
 def test_a_levelled_warm_up_has_a_bound(interval: float) -> None:
     times = [i * interval for i in range(120)]
-    tau = times[-1] / 4
+    tau = times[-1] / 9
     trend = judge(times, [MIB * 500 * (1 - 2.718281828 ** (-t / tau)) for t in times], seed=1)
     assert trend.shape == "plateau"
     assert trend.bound_bytes == pytest.approx(500 * MIB, rel=0.05)
+
+
+def test_a_warm_up_that_still_rises_by_what_matters_is_not_called_bounded() -> None:
+    """Known answer: four time constants of 500 MiB in a minute; at the end it rises by 36 MiB/min."""
+    times = [i * 0.5 for i in range(121)]
+    trend = judge(times, [MIB * 500 * (1 - 2.718281828 ** (-t / 15)) for t in times], seed=1)
+    assert trend.shape == "irregular"
+    assert trend.seconds_to_decide is not None
+
+
+@pytest.mark.parametrize("onset", [0.3, 0.5, 0.6, 0.7, 0.8])
+@pytest.mark.parametrize("seconds", [60.0, 300.0, 3600.0])
+def test_a_late_leak_is_growing_from_its_onset_on_at_its_own_rate(onset: float, seconds: float) -> None:
+    """Known answer: 200 MiB/min from a share of the window on."""
+    rng, interval = random.Random(8), seconds / 120
+    times = [i * interval for i in range(121)]
+    values = [300 * MIB + rng.gauss(0, MIB / 5) + max(t - onset * seconds, 0) * 200 * MIB / 60 for t in times]
+    trend = judge(times, values)
+    assert growth_word(trend) == "growing"
+    assert trend.cut_seconds == pytest.approx(onset * seconds, abs=0.1 * seconds)
+    assert trend.rate is not None
+    assert trend.rate.estimate == pytest.approx(200 * MIB, rel=0.05)
+    assert trend.rate.low > 190 * MIB
 
 
 def test_growth_after_a_warm_up_is_judged_without_it() -> None:
