@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from memforensics import __version__
+from memforensics.cli.common import say
 from memforensics.cli.groups import WIDTH, Group, epilog
 from memforensics.errors import Interrupted, MemforensicsError
 
@@ -45,7 +46,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"memforensics {__version__}")
+        say(f"memforensics {__version__}")
         raise typer.Exit
 
 
@@ -116,9 +117,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _say(error: MemforensicsError) -> int:
-    print(f"memforensics: {error.what}", file=sys.stderr)
+    say(f"memforensics: {error.what}", err=True)
     if error.why:
-        print(f"  why: {error.why}", file=sys.stderr)
+        say(f"  why: {error.why}", err=True)
     if error.enable:
-        print(f"  do:  {error.enable}", file=sys.stderr)
+        say(f"  do:  {error.enable}", err=True)
     return error.exit_code

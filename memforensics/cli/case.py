@@ -7,7 +7,7 @@ import typer
 
 from memforensics.cli.case_symbolize import EXAMPLES as SYMBOLIZE_EXAMPLES
 from memforensics.cli.case_symbolize import symbolize_case
-from memforensics.cli.common import JsonOption
+from memforensics.cli.common import JsonOption, say
 from memforensics.cli.groups import epilog, group_with_default
 from memforensics.errors import UsageError
 
@@ -66,7 +66,7 @@ def list_case(
     if output is not None:
         write_text(text, output)
     else:
-        typer.echo(text, nl=False)
+        say(text, end="")
 
 
 group.command("symbolize", epilog=epilog(SYMBOLIZE_EXAMPLES))(symbolize_case)

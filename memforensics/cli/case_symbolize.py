@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import JsonOption, print_json
+from memforensics.cli.common import JsonOption, print_json, say
 
 EXAMPLES = (
     "memforensics case symbolize leak.case",
@@ -44,4 +44,4 @@ def symbolize_case(
     if as_json:
         print_json(done.json())
     else:
-        typer.echo(done.text(), nl=False)
+        say(done.text(), end="")

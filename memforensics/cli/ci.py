@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import JsonOption, RecordOption, duration_option, print_json
+from memforensics.cli.common import JsonOption, RecordOption, duration_option, print_json, say
 
 EXAMPLES = (
     "memforensics ci --duration 60s --warmup 20s --junit leak.xml -- python serve.py",
@@ -72,5 +72,5 @@ def ci(
     if json:
         print_json(gate_object([outcome]))
     else:
-        typer.echo("\n".join(lines))
+        say("\n".join(lines))
     return found.exit_code

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from memforensics.errors import UsageError
+from memforensics.report.text import safe_lines
 from memforensics.units import duration_text, parse_duration
 
 PidArgument = Annotated[
@@ -49,6 +50,13 @@ def duration_option(help_text: str, *names: str, least: float = 0.0, because: st
     return typer.Option(*(names or ("--duration",)), metavar="TIME", parser=parsed, help=help_text)
 
 
+def say(text: str, *, err: bool = False, end: str = "\n") -> None:
+    """Plain text on stdout or stderr. No character of it acts on the terminal."""
+    out = sys.stderr if err else sys.stdout
+    out.write(safe_lines(text) + end)
+    out.flush()
+
+
 def print_json(value: object) -> None:
     """One JSON object (or, for a str or bytes, that text as it is) and a newline on stdout."""
     if not isinstance(value, bytes | str):
@@ -73,8 +81,8 @@ def choose_pid(pid: int | None, name: str | None, cmdline: str | None, container
     found = targets.find(name=name, cmdline=cmdline)
     width = shutil.get_terminal_size((120, 24)).columns
     if name is None and cmdline is None:
-        typer.echo("Name a process. Likely targets, largest first:\n", err=True)
-        typer.echo(targets.table(found[:15], width=width), err=True)
+        say("Name a process. Likely targets, largest first:\n", err=True)
+        say(targets.table(found[:15], width=width), err=True)
         raise UsageError("no PID given", enable="add one of these PIDs, or --name, --cmdline or --container")
     found = targets.roots(found)
     if len(found) == 1:
@@ -82,5 +90,5 @@ def choose_pid(pid: int | None, name: str | None, cmdline: str | None, container
     wanted = " and ".join(repr(word) for word in (name, cmdline) if word is not None)
     if not found:
         raise UsageError(f"no process matches {wanted}", enable="leave it out: the command then lists likely targets")
-    typer.echo(targets.table(found[:15], width=width), err=True)
+    say(targets.table(found[:15], width=width), err=True)
     raise UsageError(f"{len(found)} process trees match {wanted}", enable="add one of these PIDs")

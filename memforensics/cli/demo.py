@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import JsonOption, duration_option
+from memforensics.cli.common import JsonOption, duration_option, say
 from memforensics.cli.diagnose import BECAUSE, LEAST_S
 
 EXAMPLES = (
@@ -33,11 +33,11 @@ def demo(
     from memforensics.jobs import demo as job
 
     def on_start(pid: int) -> None:
-        typer.echo(f"started {job.LAUNCHER.parent.name} with UCX {ucx_version}: process {pid}", err=True)
+        say(f"started {job.LAUNCHER.parent.name} with UCX {ucx_version}: process {pid}", err=True)
 
     with progress("diagnosing the example", quiet=json) as on_progress:
         outcome = job.demo(ucx_version, duration, record=record, on_progress=on_progress, on_start=on_start)
     print_report(outcome.case, outcome.diagnosis, "json" if json else "terminal")
     if outcome.path is not None and not json:
-        typer.echo(f"\ncase: {outcome.path}")
+        say(f"\ncase: {outcome.path}")
     return outcome.exit_code

@@ -14,6 +14,7 @@ from memforensics.cli.common import (
     RemediesOption,
     choose_pid,
     duration_option,
+    say,
 )
 
 EXAMPLES = (
@@ -76,9 +77,9 @@ def diagnose(
         if output is not None:
             write_report(render(found.case, found.diagnosis, written), output, printed=True)
         if case is not None and not found.interrupted:
-            typer.echo(f"\ncase: {case}" if form == "terminal" else f"case: {case}", err=form != "terminal")
+            say(f"\ncase: {case}" if form == "terminal" else f"case: {case}", err=form != "terminal")
     if found.trouble:
-        typer.echo(f"memforensics: {found.trouble}", err=True)
+        say(f"memforensics: {found.trouble}", err=True)
     if found.interrupted:
         raise Interrupted(case)
     return found.diagnosis.exit_code

@@ -45,9 +45,8 @@ def diff(
 
 
 def _show(seen: "DiffView") -> None:
-    from rich.console import Console
-
     from memforensics.report import terminal_snapshot as show
+    from memforensics.report.console import Console
     from memforensics.units import NS_PER_S
 
     console = Console(highlight=False)

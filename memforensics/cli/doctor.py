@@ -34,9 +34,10 @@ def doctor(
     if json:
         print_json(examination.as_json())
         return examination.exit_code
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from memforensics.report.console import Console
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for check in examination.checks:

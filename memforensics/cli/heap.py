@@ -15,6 +15,7 @@ from memforensics.cli.common import (
     choose_pid,
     duration_option,
     print_json,
+    say,
 )
 from memforensics.errors import UsageError
 
@@ -56,15 +57,15 @@ def heap(
         if not sys.stdin.isatty():
             raise UsageError("heap --memray asks first, and there is no terminal", why=WARNING, enable="add --yes")
         if not typer.confirm(f"{WARNING}.\nAttach to process {chosen}?", err=True):
-            typer.echo("nothing was done", err=True)
+            say("nothing was done", err=True)
             return
     view = job.heap_memray(
         chosen,
         duration,
         record=record,
-        on_tracking=lambda: typer.echo(f"memray tracks process {chosen} ...", err=True),
+        on_tracking=lambda: say(f"memray tracks process {chosen} ...", err=True),
     )
     if json:
         print_json(view.json())
     else:
-        typer.echo(view.text())
+        say(view.text())

@@ -1,7 +1,5 @@
 """`memforensics hooks PID`."""
 
-import typer
-
 from memforensics.cli.common import (
     CmdlineOption,
     ContainerOption,
@@ -11,6 +9,7 @@ from memforensics.cli.common import (
     RecordOption,
     choose_pid,
     print_json,
+    say,
 )
 
 EXAMPLES = (
@@ -39,9 +38,10 @@ def hooks(
         print_json(view.json())
         return
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from memforensics.report.console import Console
 
     console = Console(highlight=False)
     if view.hooks:
@@ -55,4 +55,4 @@ def hooks(
             console.print(Text(" -> ".join(hook.chain)), style="dim")
     console.print(Text(view.summary()))
     for loss in view.losses:
-        typer.echo(f"not seen or worth knowing: {loss.what} ({loss.count})", err=True)
+        say(f"not seen or worth knowing: {loss.what} ({loss.count})", err=True)

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from typing import Protocol, TypeVar
 
+from memforensics.report.text import safe_lines
+
 T = TypeVar("T")
 
 
@@ -32,7 +34,7 @@ def show_lines(ticks: Generator[T, None, None], text: Callable[[T], str]) -> T |
     last: T | None = None
     with contextlib.closing(ticks):
         for last in ticks:
-            sys.stdout.write(text(last) + "\n")
+            sys.stdout.write(safe_lines(text(last)) + "\n")
             sys.stdout.flush()
     return last
 
@@ -43,9 +45,9 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Callable[[Progress]
     if quiet or not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console
     from rich.text import Text
 
+    from memforensics.report.console import Console
     from memforensics.units import change_text, duration_text
 
     def words(now: Progress) -> Text:

@@ -43,7 +43,7 @@ def prove(
     if json:
         print_json(experiment_object(results))
     else:
-        from rich.console import Console
+        from memforensics.report.console import Console
 
         Console(width=None if live.is_terminal() else 120).print(experiment_table(results))
     return exit_code(results)

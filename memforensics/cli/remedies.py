@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import JsonOption, print_json
+from memforensics.cli.common import JsonOption, print_json, say
 from memforensics.cli.groups import Group, epilog
 from memforensics.errors import UsageError
 
@@ -35,7 +35,7 @@ def list_entries(folder: FolderOption = None, as_json: JsonOption = False) -> No
         return
     width = max(len(entry.id) for entry in entries)
     for entry in entries:
-        typer.echo(f"{entry.id:<{width}}  {entry.layer:<20} {entry.title}")
+        say(f"{entry.id:<{width}}  {entry.layer:<20} {entry.title}")
 
 
 @group.command("show", epilog=epilog(_SHOW))
@@ -54,7 +54,7 @@ def show(
     if as_json:
         print_json(entry_object(entries[id]))
     else:
-        typer.echo(entry_page(entries[id]), nl=False)
+        say(entry_page(entries[id]), end="")
 
 
 @group.command("test", epilog=epilog(_TEST))
@@ -63,4 +63,4 @@ def check(folder: FolderOption = None) -> None:
     from memforensics.remedies.catalogue import load_catalogue
 
     entries = load_catalogue(folder)
-    typer.echo(f"{len(entries)} entries are in order")
+    say(f"{len(entries)} entries are in order")

@@ -3,9 +3,8 @@
 import sys
 from pathlib import Path
 
-import typer
-
 from memforensics.case.model import Case, Diagnosis
+from memforensics.cli.common import say
 from memforensics.errors import MemforensicsError
 from memforensics.jobs import report as job
 from memforensics.jobs.files import check_output, write_text
@@ -24,13 +23,12 @@ def output_form(output: Path | None, asked: job.Format | None) -> job.Format:
 def print_report(case: Case, diagnosis: Diagnosis, form: job.Format) -> None:
     """On stdout as `form`."""
     if form == "terminal" and sys.stdout.isatty():
-        from rich.console import Console
-
+        from memforensics.report.console import Console
         from memforensics.report.terminal import Report
 
         Console(highlight=False).print(Report(case, diagnosis))
     else:
-        typer.echo(job.render(case, diagnosis, form), nl=False)
+        say(job.render(case, diagnosis, form), end="")
 
 
 def write_report(text: str, output: Path, *, printed: bool) -> None:
@@ -39,6 +37,6 @@ def write_report(text: str, output: Path, *, printed: bool) -> None:
     try:
         write_text(text, output)
     except MemforensicsError as error:
-        typer.echo(f"memforensics: {error}; the report is on stdout", err=True)
+        say(f"memforensics: {error}; the report is on stdout", err=True)
         if not printed:
-            typer.echo(text, nl=False)
+            say(text, end="")

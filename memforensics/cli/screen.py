@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
+
+from memforensics.report.console import Console
 
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"  # the cursor
 

@@ -66,9 +66,8 @@ def snapshot(
 
 
 def _show(seen: "SnapshotView", top: int) -> None:
-    from rich.console import Console
-
     from memforensics.report import terminal_snapshot as show
+    from memforensics.report.console import Console
 
     console = Console(highlight=False)
     console.print(show.title(seen.target, seen.snapshot))

@@ -14,6 +14,7 @@ from memforensics.cli.common import (
     choose_pid,
     duration_option,
     print_json,
+    say,
 )
 
 EXAMPLES = (
@@ -69,15 +70,15 @@ def stacks(
         timeout_s=timeout,
         max_stopped_s=max_stopped,
         record=record,
-        warn=lambda text: typer.echo(f"warning: {text}", err=True),
+        warn=lambda text: say(f"warning: {text}", err=True),
     )
     if json:
         print_json(view.json())
     else:
-        typer.echo(view.text())
+        say(view.text())
         for loss in view.losses:
-            typer.echo(f"{loss.what}: {loss.count} ({loss.reduce})", err=True)
+            say(f"{loss.what}: {loss.count} ({loss.reduce})", err=True)
     if view.nothing is not None:
-        typer.echo(f"memforensics: {view.nothing}", err=True)
+        say(f"memforensics: {view.nothing}", err=True)
         return 4
     return 0

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 
-from rich.console import Console
 from rich.live import Live
 
 from memforensics.analysis.sites import SortKey, score
@@ -13,6 +12,7 @@ from memforensics.cli.live import progress
 from memforensics.cli.trace_table import LiveTable
 from memforensics.jobs.trace import TraceTick
 from memforensics.jobs.trace_view import TraceView
+from memforensics.report.console import Console
 from memforensics.report.terminal_trace import Screen
 
 

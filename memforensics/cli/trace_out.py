@@ -60,9 +60,8 @@ def put_case(file: Path, form: Form, family: "Family | None", output: Path | Non
 
 
 def _put_text(view: "TraceView", output: Path | None, top: int, stacks: bool) -> None:
-    from rich.console import Console
-
     from memforensics.jobs.files import write_text
+    from memforensics.report.console import Console
     from memforensics.report.terminal_trace import result
 
     piped = output is not None or not sys.stdout.isatty()

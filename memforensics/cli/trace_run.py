@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import typer
-
 from memforensics.analysis.sites import SortKey
 from memforensics.cli import trace_live, trace_out
-from memforensics.cli.common import choose_pid
+from memforensics.cli.common import choose_pid, say
 from memforensics.errors import Interrupted, UsageError
 from memforensics.jobs import trace as job
 from memforensics.jobs.trace_view import EngineName, Wanted
@@ -70,6 +68,6 @@ def run(
             view = trace_live.wait(ticks, title=command, quiet=shown.quiet)
     trace_out.put(view, shown.form, shown.output, top=shown.top, stacks=shown.stacks)
     for pid, how in view.left:
-        typer.echo(f"memforensics: process {pid} left while it was traced: {how}", err=True)
+        say(f"memforensics: process {pid} left while it was traced: {how}", err=True)
     if stop.interrupted():
         raise Interrupted(str(what.record) if what.record else None)

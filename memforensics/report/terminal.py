@@ -4,13 +4,14 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.text import Text
 
 from memforensics.case.model import Case, Diagnosis, Finding
 from memforensics.report import observed as say
 from memforensics.report import terminal_parts as parts
+from memforensics.report.console import Console
 from memforensics.report.text import visible
 from memforensics.units import counted_text, duration_text
 

@@ -20,6 +20,11 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def safe_lines(text: str) -> str:
+    """Lines for a terminal: as `visible`, with the line breaks kept."""
+    return utf8("\n".join(visible(line) for line in text.split("\n")))
+
+
 def markdown(text: str) -> str:
     """One line of Markdown in which nothing of the text is markup."""
     return _MARKDOWN.sub(r"\\\1", visible(text))
