@@ -1,14 +1,16 @@
 """Pairing: mappings merge, split and move, and nothing is lost on the way."""
 
+import dataclasses
 import io
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from rich.console import Console
 
-from memforensics.analysis.diff import diff, total_change
-from memforensics.case.model import Mapping, MappingGroup, Snapshot
+from memforensics.analysis.diff import diff, size_classes, total_change
+from memforensics.case.model import Mapping, MappingGroup, OwnerMark, Snapshot
 from memforensics.report.terminal_snapshot import groups_table
 from memforensics.units import MIB
 
@@ -93,6 +95,108 @@ def test_what_moved_as_a_whole_is_no_change() -> None:
     assert (group.what, group.moved, group.change_bytes) == ("same", True, 0)
     assert not any(g.moved for g in diff(before, before))
     assert not any(g.moved for g in diff(before, after, same_process=False)), "addresses mean nothing between two"
+
+
+def test_a_region_is_called_by_the_address_that_it_kept() -> None:
+    for after, name, moved in (
+        (anonymous(80, 70), f"one region that ends at {150 * PAGE:x}", True),
+        (anonymous(100, 70), f"one region that starts at {100 * PAGE:x}", False),
+        (anonymous(80, 90), f"one region around {80 * PAGE:x}", False),
+    ):
+        (group,) = changed(diff(snapshot(anonymous(100, 50)), snapshot(after)))
+        assert (group.name, group.moved) == (f"anonymous, {name}", moved)
+
+
+def test_regions_that_only_touch_are_two() -> None:
+    """Two mappings side by side, one of which shrinks from its start."""
+    before = snapshot(anonymous(100, 10), anonymous(110, 10))
+    (group,) = changed(diff(before, snapshot(anonymous(100, 10), anonymous(114, 6))))
+    assert (group.count_before, group.count_after, group.change_bytes) == (1, 1, -4 * PAGE)
+
+
+def test_a_region_is_what_overlaps_through_others() -> None:
+    """A long mapping reaches over two short ones; the next begins where it ends."""
+    before = snapshot(anonymous(100, 40), anonymous(140, 5))
+    after = snapshot(anonymous(100, 2), anonymous(110, 2), anonymous(130, 10), anonymous(140, 7))
+    groups = {(g.count_before, g.count_after): g.change_bytes // PAGE for g in changed(diff(before, after))}
+    assert groups == {(1, 3): -26, (1, 1): 2}
+
+
+def test_sizes_that_are_there_once_are_called_by_their_octave() -> None:
+    assert size_classes([MIB, MIB, 5 * PAGE, 8 * PAGE, 16 * PAGE - 1]) == {
+        MIB: "1.0 MiB each",
+        5 * PAGE: "16.0 KiB to 32.0 KiB",
+        8 * PAGE: "32.0 KiB to 64.0 KiB",
+        16 * PAGE - 1: "32.0 KiB to 64.0 KiB",
+    }
+
+
+def test_sizes_that_read_alike_are_called_by_their_bytes() -> None:
+    close = MIB + PAGE
+    assert size_classes([MIB, MIB, close, close, 3 * MIB, 3 * MIB]) == {
+        MIB: f"{MIB} bytes each",
+        close: f"{close} bytes each",
+        3 * MIB: "3.0 MiB each",
+    }
+
+
+def test_the_largest_mappings_of_a_group_are_its_examples() -> None:
+    after = snapshot(*(anonymous(100 * i, i + 1, path="/dev/shm/a") for i in range(1, 6)))
+    (group,) = diff(snapshot(), after)
+    assert group.examples == tuple(f"{100 * i * PAGE:x}-{(100 * i + i + 1) * PAGE:x} rw-p" for i in (5, 4, 3))
+    assert (group.before_bytes, group.after_bytes, group.what) == (None, 20 * PAGE, "appeared")
+    (gone,) = diff(after, snapshot())
+    assert (gone.before_bytes, gone.after_bytes, gone.what) == (20 * PAGE, None, "went")
+    assert gone.examples == group.examples
+
+
+def test_mappings_of_one_owner_that_moved_are_told() -> None:
+    def segments(*starts: int) -> Snapshot:
+        return snapshot(*(anonymous(start, 8, path="/dev/shm/a") for start in starts))
+
+    assert diff(segments(100, 200), segments(100, 300))[0].moved
+    assert not diff(segments(100, 200), segments(100, 200))[0].moved
+    assert not diff(segments(100, 200), segments(100, 200, 300))[0].moved, "one more"
+    assert not diff(segments(100, 200), segments(300, 400), same_process=False)[0].moved
+
+
+def test_without_resident_bytes_a_mapping_counts_once_by_its_size() -> None:
+    def bare(pages: int) -> Snapshot:
+        library = Mapping(start=0, end=PAGE, perms="r-xp", offset=0, device="00:00", inode=1, path="/lib/a.so")
+        mark = OwnerMark(start=100 * PAGE, end=101 * PAGE, kind="pymalloc-arena")
+        heap = replace(anonymous(100, pages), rss=None, anonymous=None)
+        return dataclasses.replace(snapshot(library, heap), marks=(mark,))
+
+    assert total_change(bare(10), bare(14)) == 4 * PAGE
+    assert sum(group.change_bytes for group in diff(bare(10), bare(14))) == 4 * PAGE
+
+
+def test_what_lies_beside_rss_is_no_change() -> None:
+    device = anonymous(500, 64, rss=0, path="/dev/nvidia0")
+    assert diff(snapshot(anonymous(10, 1)), snapshot(anonymous(10, 1), device))[0].what == "same"
+    assert total_change(snapshot(anonymous(10, 1)), snapshot(anonymous(10, 1), device)) == 0
+
+
+def test_the_rest_is_summed_with_its_layer_where_it_has_one() -> None:
+    before = snapshot(*(anonymous(1000 * i, 10 + i, path=f"/m/{i}") for i in range(4)))
+    after = snapshot(*(anonymous(1000 * i, 10, path=f"/m/{i}") for i in range(4)))
+    *_, rest = diff(before, after, limit=2)
+    assert (rest.name, rest.layer, rest.what, rest.summed) == ("3 smaller groups", "anon-mmap", "shrank", 3)
+    assert (rest.before_bytes, rest.after_bytes) == ((10 + 11 + 12) * PAGE, 30 * PAGE)
+    assert (rest.count_before, rest.count_after) == (3, 3)
+    *_, rest = diff(before, snapshot(*after.mappings, anonymous(9000, 1, path="[heap]")), limit=2)
+    assert (rest.layer, rest.what) == ("unattributed", "shrank")
+    *_, rest = diff(after, before, limit=2)
+    assert rest.what == "grew"
+    *_, rest = diff(after, after, limit=2)
+    assert rest.what == "same"
+    assert len(diff(before, after, limit=4)) == 4, "all of them have room"
+
+
+def test_of_equal_changes_the_larger_group_comes_first() -> None:
+    before = snapshot(anonymous(10, 5, path="/m/b"), anonymous(30, 5, path="/m/a"), anonymous(50, 9, path="/m/c"))
+    after = snapshot(anonymous(10, 7, path="/m/b"), anonymous(30, 7, path="/m/a"), anonymous(50, 11, path="/m/c"))
+    assert [group.name.split()[-1] for group in diff(before, after)] == ["c", "a", "b"]
 
 
 def test_what_is_summed_says_how_many() -> None:
