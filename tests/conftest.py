@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from consumers import chromium, pprof, speedscope, trace_processor
 from gate import REQUIRE_ALL, pytest_make_collect_report, pytest_runtest_makereport
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from processes import EXAMPLE, TESTS
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # the hooks of the gate
@@ -21,6 +21,11 @@ settings.register_profile(
     "memforensics", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=REQUIRE_ALL
 )
 settings.load_profile("memforensics")
+# A mutant is killed by any example: none is made smaller or kept.
+PHASES = (Phase.explicit, Phase.generate)
+settings.register_profile(
+    "mutants", settings.get_profile("memforensics"), max_examples=40, database=None, phases=PHASES
+)
 
 
 def _why_no_bpf() -> str | None:
