@@ -1,9 +1,9 @@
-# make demo: a real leak, diagnosed.   make test: every check.   Both set up what they need, once.
+# make demo: a real leak, diagnosed.   make test: every check.   make attack: the attacks, repeated.   They set up what they need, once.
 BIN := .venv/bin
 DURATION ?= 30s
 PLAN ?= full
 
-.PHONY: demo test lint setup setup-test mutants calibrate bench-tracer bench-snapshot bench-watch bench-verdicts readme docs clean
+.PHONY: demo test lint setup setup-test mutants calibrate bench-tracer bench-snapshot bench-watch bench-verdicts readme docs attack clean
 
 demo: setup
 	@$(BIN)/memforensics demo --duration $(DURATION)
@@ -44,6 +44,9 @@ bench-verdicts: setup
 
 readme: setup
 	@$(BIN)/python scripts/readme_session.py
+
+attack: setup-test
+	@. .make/env && $(BIN)/python tests/attack/run.py $(ATTACK)
 
 docs: setup-test
 	@$(BIN)/python scripts/gen_docs.py

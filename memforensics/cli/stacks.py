@@ -55,8 +55,9 @@ def stacks(
 ) -> int:
     """Capture a few full stacks with arguments and return values, by gdb. Each pause is measured and shown.
 
-    The process is stopped for some tens of milliseconds to attach (longer with very many libraries), and its calling
-    thread for a few at each capture. Nothing is written into its code, and it lives on whatever happens to gdb.
+    The process is stopped for some tens of milliseconds to attach (longer with very many threads), and its calling
+    thread for a few at each capture. Nothing is written into its code. With --on it runs on when gdb, memforensics or
+    both are killed at any moment; that needs root or the process's own user. SECURITY.md says what remains.
     Exit code 4 when nothing was captured: the call did not come, or its condition never held.
     """
     from memforensics.jobs.stacks import stacks as run

@@ -19,11 +19,12 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from memforensics.case.model import CapturedStack, Frame, Loss, Pause, Stack
 from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, UsageError
 from memforensics.probes.gdb_condition import SYSCALL_REGISTERS, Argument, arguments_of, gdb_condition
+from memforensics.probes.gdb_mi import MiError, Tuple, number_of, text_of, texts_of, tuples_of
 from memforensics.probes.gdb_session import COMMAND_LIMIT_S, GdbDied, GdbRefused, Session, availability, check
 from memforensics.symbols.space import AddressSpace
 from memforensics.symbols.symbolize import Symbolizer
@@ -154,7 +155,7 @@ class Capture:
             session.console("set debuginfod enabled off")
         began = time.monotonic_ns()
         try:
-            session.command(f"-target-attach {self.process.pid}", ATTACH_LIMIT_S)
+            session.attach(ATTACH_LIMIT_S)
         except GdbRefused as error:
             self.process.check()
             if "not permitted" in error.what:
@@ -164,7 +165,7 @@ class Capture:
             raise ProbeFailed(f"gdb cannot attach to {self.process.pid}", why=error.what) from error
         self._wait_all_stopped(session)
         self._plant(session, condition)
-        names = session.command("-data-list-register-names")["register-names"]
+        names = texts_of(session.command("-data-list-register-names"), "register-names")
         self._registers = {name: number for number, name in enumerate(names) if name}
         if not {"rip", *SYSCALL_REGISTERS} <= self._registers.keys():
             raise ProbeFailed(f"process {self.process.pid} does not run x86-64 code", why="no other is read here")
@@ -174,17 +175,17 @@ class Capture:
 
     def _wait_all_stopped(self, session: Session) -> None:
         end = time.monotonic() + COMMAND_LIMIT_S
-        while any(thread.get("state") != "stopped" for thread in self._threads(session)):
+        while any(text_of(thread, "state") != "stopped" for thread in self._threads(session)):
             if time.monotonic() > end:
                 raise ProbeFailed(f"the threads of {self.process.pid} did not stop for gdb")
             session.next_stop(0.01)
 
-    def _threads(self, session: Session) -> list[dict[str, Any]]:
-        threads = list(session.command("-thread-info").get("threads", ()))
+    def _threads(self, session: Session) -> list[Tuple]:
+        threads = tuples_of(session.command("-thread-info"), "threads")
         for thread in threads:
-            found = re.search(r"LWP (\d+)|process (\d+)", thread.get("target-id", ""))
+            found = re.search(r"LWP (\d{1,10})|process (\d{1,10})", text_of(thread, "target-id"))
             if found:
-                self._tids[thread["id"]] = int(found[1] or found[2])
+                self._tids[text_of(thread, "id")] = int(found[1] or found[2])
         return threads
 
     def _plant(self, session: Session, condition: str | None) -> None:
@@ -218,7 +219,7 @@ class Capture:
             heard_ns, payload = got
             if self._too_many(session):
                 return
-            thread = str(payload.get("thread-id", ""))
+            thread = str(number_of(payload, "thread-id"))
             entry = self._handle(session, heard_ns, thread, payload)
             session.command(f"-exec-continue --thread {thread}")
             pause_ms = self._paused(heard_ns)
@@ -231,7 +232,7 @@ class Capture:
                 )
                 return
 
-    def _handle(self, session: Session, heard_ns: int, thread: str, payload: dict[str, Any]) -> _Entry | None:
+    def _handle(self, session: Session, heard_ns: int, thread: str, payload: Tuple) -> _Entry | None:
         """What to keep of one stop."""
         reason = payload.get("reason")
         tid = self._tid(session, thread)
@@ -271,8 +272,8 @@ class Capture:
 
     def _stops(self, session: Session) -> int:
         try:
-            return int(session.command('-data-evaluate-expression "(long)$mf_stops"')["value"])
-        except (GdbRefused, KeyError, ValueError):
+            return number_of(session.command('-data-evaluate-expression "(long)$mf_stops"'), "value")
+        except GdbRefused:
             return 0
 
     def _count_unmatched(self, session: Session) -> None:
@@ -292,8 +293,11 @@ class Capture:
     def _values(self, session: Session, thread: str, names: Sequence[str]) -> dict[str, int]:
         numbers = " ".join(str(self._registers[name]) for name in names)
         answer = session.command(f"-data-list-register-values --thread {thread} --frame 0 x {numbers}")
-        by_number = {int(item["number"]): int(item["value"], 16) for item in answer["register-values"]}
-        return {name: by_number[self._registers[name]] for name in names}
+        found = {number_of(one, "number"): number_of(one, "value") for one in tuples_of(answer, "register-values")}
+        try:
+            return {name: found[self._registers[name]] for name in names}
+        except KeyError as error:
+            raise MiError(f"no value of register {error}") from error
 
     def _copy_stack(self, start: int) -> BytesMemory:
         """From there to the stack's end: a read across it fails whole, so the steps become smaller."""

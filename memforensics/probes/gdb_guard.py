@@ -1,12 +1,29 @@
 """Stands between memforensics and gdb so that a target is never left behind stopped. Runs as a program of its own:
 
-    python -I gdb_guard.py --parent PID --target PID --deadline SECONDS [--hardware] -- gdb ARGUMENTS...
+    python -I -S gdb_guard.py --parent PID --target PID --deadline SECONDS [--hardware] -- gdb ARGUMENTS...
 
 It is gdb's parent, in a session of its own (a Ctrl-C of the terminal does not reach it), and ends gdb politely, so
 that gdb detaches, when memforensics dies, is stopped or when the deadline passes. Should this guard be killed, the
-kernel sends gdb the same polite signal. When gdb itself is killed, the kernel detaches the target (ptrace(2)), but
-two things may stay: a SIGSTOP that gdb had sent to a thread, and a hardware breakpoint in a thread's debug registers
-(the kernel keeps it; the next hit would be a deadly SIGTRAP). Both are cleared here.
+kernel sends gdb the same polite signal.
+
+gdb attaches by PTRACE_ATTACH, which sends each thread a SIGSTOP (ptrace(2)). When gdb is killed before it has taken
+all of them back, the kernel detaches the target, and the target stops for good. So:
+
+- When gdb is killed, this guard sends SIGCONT. That discards every SIGSTOP which is still pending or just being
+  delivered (prepare_signal(), kernel/signal.c).
+- When guard and gdb are killed together, the kernel sends SIGCONT: both hold a pipe whose two ends are set to signal
+  the target (fcntl(2): F_SETOWN, F_SETSIG, O_ASYNC), and the last exit closes one end before the other. No process has
+  to survive for that, so no cgroup, container or session matters. It needs root, or the target's own user
+  (sigio_perm(), fs/fcntl.c).
+
+A hardware breakpoint stays in the threads' debug registers when gdb is killed, and the next hit would be a deadly
+SIGTRAP: the guard clears them.
+
+SIGUSR1 says that gdb has detached as it was asked to: the target then gets no SIGCONT, for should it be stopped,
+somebody else did it.
+
+In the arguments of gdb, {warm_up} is the PID of a process that gdb attaches to before the target: at its first attach
+gdb forks a child to test what ptrace can do. While the target is attached nothing may be forked that keeps the pipe.
 
 Standard library only, no import of the project: it must start fast and outlive it.
 """
@@ -14,6 +31,7 @@ Standard library only, no import of the project: it must start fast and outlive 
 import argparse
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import time
@@ -26,42 +44,89 @@ DR7_OFFSET = 848 + 7 * 8
 WALL = 0x40000000
 TICK_S = 0.2
 POLITE_S = 3.0
+_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def state_of(pid: int) -> str:
-    """The state letter of /proc/PID/stat; "" when it is gone."""
+    """The state letter of /proc/PID/stat; "" when it is gone. The command name before it may hold any byte."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode("ascii", "replace")
     except (OSError, IndexError):
         return ""
 
 
-def spawn(command: list[str]) -> int:
-    """gdb as a child that gets SIGTERM when this guard dies; its pid."""
+def spawn(command: list[str], death_signal: signal.Signals) -> int:
+    """A child that gets the signal when this guard dies; its pid. Without a command it sleeps."""
     guard = os.getpid()
     child = os.fork()
     if child:
         return child
     try:
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        _libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if os.getppid() == guard:
-            os.execvp(command[0], command)
+            if command:
+                os.execvp(command[0], command)
+            os.closerange(0, 3)
+            while True:
+                signal.pause()
     finally:
         os._exit(127)
 
 
-def watch(gdb: int, parent: int, deadline: float) -> int:
-    """Until gdb ended; its wait status. Ends it when nobody needs it any more."""
+class Target:
+    """The process that gdb attaches to. One that is stopped already was stopped by somebody else, who alone continues
+    it; for any other the kernel is armed here."""
+
+    def __init__(self, pid: int) -> None:
+        self._pidfd = None
+        with contextlib.suppress(OSError):  # a kernel before 5.3, or it is gone
+            self._pidfd = os.pidfd_open(pid)
+        self._pid = pid
+        self._ours = state_of(pid) != "T"
+        self._ends: tuple[int, ...] = ()
+        if self._ours:
+            with contextlib.suppress(OSError):
+                self._arm()
+
+    def _arm(self) -> None:
+        ends = os.pipe()
+        for end in ends:
+            os.set_inheritable(end, True)
+            fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGCONT)  # first: without it the signal would be SIGIO, which kills
+            fcntl.fcntl(end, fcntl.F_SETOWN, self._pid)
+        self._ends = ends
+        for end in ends:
+            fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) | os.O_ASYNC)
+
+    def disarm(self) -> None:
+        for end in self._ends:
+            fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) & ~os.O_ASYNC)
+
+    def resume(self) -> None:
+        """Continues it, should gdb have left it stopped."""
+        if self._ours:
+            with contextlib.suppress(OSError):
+                if self._pidfd is not None:
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+                else:
+                    os.kill(self._pid, signal.SIGCONT)
+
+
+def watch(gdb: int, parent: int, deadline: float) -> tuple[int, bool]:
+    """Until gdb ended; its wait status, and whether it had detached as asked. Ends it when nobody needs it any more."""
     asked: float | None = None  # when gdb was asked to end
+    detached = False
     while True:
-        signalled = signal.sigtimedwait((signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT), TICK_S)
+        signalled = signal.sigtimedwait(_SIGNALS, TICK_S)
+        number = signalled.si_signo if signalled is not None else 0
+        detached = detached or number == signal.SIGUSR1
         ended, status = os.waitpid(gdb, os.WNOHANG)
         if ended:
-            return status
+            return status, detached or signal.SIGUSR1 in signal.sigpending()
         now = time.monotonic()
-        told = signalled is not None and signalled.si_signo != signal.SIGCHLD
+        told = number not in (0, signal.SIGCHLD, signal.SIGUSR1)
         orphaned = os.getppid() != parent or state_of(parent) in ("T", "Z", "")
         if asked is None and (told or orphaned or now > deadline):
             os.kill(gdb, signal.SIGTERM)
@@ -95,18 +160,6 @@ def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
     )
 
 
-def wake(pid: int, seconds: float) -> None:
-    """Continues the target should it be found stopped within that time. One that runs gets no signal."""
-    end = time.monotonic() + seconds
-    while True:
-        if state_of(pid) == "T":
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-        if time.monotonic() > end:
-            return
-        time.sleep(0.01)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--parent", type=int, required=True)
@@ -116,20 +169,23 @@ def main() -> int:
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     with contextlib.suppress(PermissionError):
         os.setsid()
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    was_stopped = state_of(options.target) == "T"
-    gdb = spawn(options.command)
+    warm_up = spawn([], signal.SIGKILL)
+    target = Target(options.target)
+    gdb = spawn([word.replace("{warm_up}", str(warm_up)) for word in options.command], signal.SIGTERM)
     for descriptor in (0, 1):  # gdb's alone from here on: its end must show as end-of-file
         os.close(descriptor)
-    status = watch(gdb, options.parent, time.monotonic() + options.deadline)
+    status, detached = watch(gdb, options.parent, time.monotonic() + options.deadline)
     killed = os.WIFSIGNALED(status)
     if killed and options.hardware:
         clear_debug_registers(options.target)
-    if not was_stopped:
-        wake(options.target, 0.5 if killed else 0.0)
+    if not detached:
+        target.resume()
+    target.disarm()
+    os.kill(warm_up, signal.SIGKILL)
     return 128 + os.WTERMSIG(status) if killed else os.WEXITSTATUS(status)
 
 

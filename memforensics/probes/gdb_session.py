@@ -1,4 +1,4 @@
-"""One gdb, spoken to through gdb/MI (pygdbmi), and whether it may attach at all.
+"""One gdb, spoken to through GDB/MI, and whether it may attach at all.
 
 `gdb_guard` is its parent. No script is read, nothing can be written, called or inserted: see `gdb.py` for why.
 """
@@ -12,19 +12,18 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from pygdbmi.gdbcontroller import GdbController
-
-from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetGone, ToolMissing
+from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, ToolMissing
 from memforensics.probes import gdb_guard
 from memforensics.probes.base import Availability
+from memforensics.probes.gdb_mi import MiReader, Record, Tuple
 from memforensics.target import Process
 from memforensics.target.parse import parse_stat, parse_status
 
 COMMAND_LIMIT_S = 20.0
+MAX_STOPS = 1 << 17  # that wait to be taken: at most one a thread
 CAP_SYS_PTRACE = 19  # include/uapi/linux/capability.h
 
 _SETTINGS = (
@@ -36,13 +35,14 @@ _SETTINGS = (
     "libthread-db-search-path /nonexistent",
     "auto-solib-add off",
     "displaced-stepping off",  # it would write a scratch instruction into the target
-    "non-stop on",
-    "mi-async on",
     "confirm off",
     "pagination off",
     "width 0",
     "print thread-events off",
+    "exec-file-mismatch off",
 )
+# gdb attaches to a process of the guard first, see there.
+_WARM_UP = ("attach {warm_up}", "detach", "file", "set non-stop on", "set mi-async on")
 
 
 class GdbRefused(MemforensicsError):
@@ -79,14 +79,19 @@ def check(process: Process) -> str:
             why="the kernel allows one debugger a process",
             enable=f"end that debugger first, or look without gdb: memforensics trace-mmap {process.pid}",
         )
-    if status.get("State", "").startswith("T"):
+    check_runs(process)
+    _check_ptrace(process, status)
+    return gdb
+
+
+def check_runs(process: Process) -> None:
+    """ProbeFailed for one that a signal has stopped: whoever sent it is not done with it."""
+    if process.status().get("State", "").startswith("T"):
         raise ProbeFailed(
             f"process {process.pid} is stopped (by a signal)",
             why="it makes no calls until it is continued",
             enable=f"kill -CONT {process.pid}",
         )
-    _check_ptrace(process, status)
-    return gdb
 
 
 def _name_of(process: Process, pid: int) -> str:
@@ -130,20 +135,22 @@ class Session:
 
     def __init__(self, process: Process, gdb: str, *, deadline_s: float, hardware: bool = False) -> None:
         self.process = process
-        self.stops: deque[tuple[int, dict[str, Any]]] = deque()  # (monotonic ns, payload of *stopped)
-        self.gone = False  # the target left while attached
+        self.stops: deque[tuple[int, Tuple]] = deque()  # (monotonic ns, payload of *stopped)
+        self.detached = False  # gdb says that it let go of the target, which left or was taken from it
+        self._is_attaching = False
+        self._token = 0  # of the last command
+        self._result: Record | None = None  # its answer
+        self._reader = MiReader()
         settings = [word for setting in _SETTINGS for word in ("-iex", f"set {setting}")]
+        settings += [word for line in _WARM_UP for word in ("-ex", line)]
         command = [
-            *(sys.executable, "-I", str(Path(gdb_guard.__file__)), f"--parent={os.getpid()}"),
+            *(sys.executable, "-I", "-S", str(Path(gdb_guard.__file__)), f"--parent={os.getpid()}"),
             *(f"--target={process.pid}", f"--deadline={deadline_s}", *(["--hardware"] if hardware else []), "--"),
             *(gdb, "--nx", "--nh", "--quiet", "--readnever", "--interpreter=mi3", *settings),
         ]
-        self._controller: Any = GdbController(command=command, time_to_check_for_additional_output_sec=0)
-        popen: Any = self._controller.gdb_process
-        self._popen = popen
-        assert self._popen.stdout is not None
-        self._output = self._popen.stdout.fileno()
-        self._results: deque[dict[str, Any]] = deque()
+        self._popen = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+        )
 
     def __enter__(self) -> "Session":
         return self
@@ -153,85 +160,110 @@ class Session:
 
     @property
     def guard_pid(self) -> int:
-        return int(self._popen.pid)
+        return self._popen.pid
 
-    def command(self, text: str, limit_s: float = COMMAND_LIMIT_S) -> dict[str, Any]:
-        """Sends one MI command; the payload of its result. GdbRefused on ^error, GdbDied, ProbeFailed on silence."""
+    def attach(self, limit_s: float) -> None:
+        """Attaches to the process; its threads stop one after the other. As `command`."""
+        self.command("-gdb-show non-stop")  # what came before was of the warm-up
+        self.stops.clear()
+        self.detached = False
+        check_runs(self.process)
+        self._is_attaching = True
+        self.command(f"-target-attach {self.process.pid}", limit_s)
+
+    def command(self, text: str, limit_s: float = COMMAND_LIMIT_S) -> Tuple:
+        """Sends one MI command; the payload of its result. GdbRefused on ^error, GdbDied, ProbeFailed on silence or
+        on output that cannot be read."""
+        assert self._popen.stdin is not None
+        self._token += 1
+        self._result = None
         with self._deadly():
-            self._controller.write(text, read_response=False)
+            self._popen.stdin.write(f"{self._token}{text}\n".encode())
         end = time.monotonic() + limit_s
-        while not self._results:
+        while self._result is None:
             left = end - time.monotonic()
             if left <= 0:
                 raise ProbeFailed(f"gdb did not answer {text.split()[0]} within {limit_s:.0f} s")
             self._receive(left)
-        result = self._results.popleft()
-        payload = result["payload"] or {}
-        if result["message"] == "error":
-            raise GdbRefused(str(payload.get("msg", "")))
-        return dict(payload)
+        if self._result.message == "error":
+            raise GdbRefused(str(self._result.payload.get("msg", "")))
+        return self._result.payload
 
     def console(self, text: str) -> None:
         """A command of gdb's own console."""
         escaped = text.replace("\\", "\\\\").replace('"', '\\"')
         self.command(f'-interpreter-exec console "{escaped}"')
 
-    def next_stop(self, limit_s: float) -> tuple[int, dict[str, Any]] | None:
-        """The next stop, with the time it was heard of; None when none came in time. TargetGone when it left."""
+    def next_stop(self, limit_s: float) -> tuple[int, Tuple] | None:
+        """The next stop, with the time it was heard of; None when none came in time. TargetGone when it left, GdbDied
+        when gdb lost it though it lives."""
         end = time.monotonic() + limit_s
         while not self.stops:
-            if self.gone:
-                raise TargetGone(self.process.pid, self.process.left_how() or "it exited")
+            if self.detached:
+                self._await_end()
+                raise GdbDied("gdb ended unexpectedly", why="it let go of the process")
             left = end - time.monotonic()
             if left <= 0:
                 return None
             self._receive(left)
         return self.stops.popleft()
 
+    def _await_end(self) -> None:
+        """gdb hears of the target's end before its pidfd and /proc tell it. TargetGone."""
+        for _ in range(100):
+            self.process.check()
+            time.sleep(0.01)
+
     def _receive(self, limit_s: float) -> None:
+        assert self._popen.stdout is not None
+        output = self._popen.stdout.fileno()
         with self._deadly():
-            if not select.select([self._output], [], [], min(limit_s, 0.5))[0]:
+            if not select.select([output], [], [], min(limit_s, 0.5))[0]:
                 return
-            records = self._controller.get_gdb_response(timeout_sec=0, raise_error_on_timeout=False)
-        now = time.monotonic_ns()
-        for record in records:
-            kind, message = record["type"], record["message"]
-            if kind == "result":
-                self._results.append(record)
-            elif kind == "notify" and message == "stopped":
-                if str(record["payload"].get("reason", "")).startswith("exited"):
-                    self.gone = True
-                else:
-                    self.stops.append((now, record["payload"]))
-            elif kind == "notify" and message == "thread-group-exited":
-                self.gone = True
-        if not records and self._popen.poll() is not None:
-            raise GdbDied("gdb ended unexpectedly", why=f"exit code {self._popen.returncode}")
-        if not records:
+            data = os.read(output, 1 << 16)
+        if not data:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(0.01)  # end-of-file while the guard is still cleaning up
+                self._popen.wait(5.0)  # the guard is still cleaning up
+            raise GdbDied("gdb ended unexpectedly", why=f"exit code {self._popen.poll()}")
+        now = time.monotonic_ns()
+        for record in self._reader.feed(data):
+            if record.kind == "result":
+                if record.token == self._token:  # else it comes too late
+                    self._result = record
+            elif record.message == "stopped" and record.kind == "exec":
+                if str(record.payload.get("reason", "")).startswith("exited"):
+                    self.detached = True
+                else:
+                    self.stops.append((now, record.payload))
+            elif record.message == "thread-group-exited" and record.kind == "notify":
+                self.detached = True
+        if len(self.stops) > MAX_STOPS:
+            raise ProbeFailed("gdb tells of more stops than there can be threads")
 
     @contextlib.contextmanager
-    def _deadly(self) -> Any:
+    def _deadly(self) -> Iterator[None]:
         try:
             yield
-        except (BrokenPipeError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise GdbDied("gdb ended unexpectedly", why=str(error)) from error
 
     def close(self) -> None:
         """Detaches and ends gdb: politely, then through the guard, then by force. Twice is fine."""
+        forces: list[signal.Signals | None] = [signal.SIGTERM, signal.SIGKILL]
         if self._popen.poll() is None:
             with contextlib.suppress(MemforensicsError):
-                if not self.gone:
+                if self._is_attaching and not self.detached:
                     self.command("-target-detach", 5.0)
+                self._popen.send_signal(signal.SIGUSR1)  # the target is as it was: the guard need not continue it
                 self.command("-gdb-exit", 2.0)
-        for force in (None, signal.SIGTERM, signal.SIGKILL):
+                forces.insert(0, None)
+        for force in forces:
             if force is not None:
                 self._popen.send_signal(force)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(5.0)
                 break
-        for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
+        for stream in (self._popen.stdin, self._popen.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()

@@ -1,7 +1,9 @@
 // Maps and unmaps PRIME bytes through outer -> middle -> inner, and 4096 bytes through decoy, a few hundred times a
 // second, in one thread or (argument: n) in n more. A line on stdin makes it load a library: "loaded" or "failed".
+// With a second argument the process changes its name all the time, between "chain" and a byte that is not UTF-8.
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,11 +48,27 @@ static void *work(void *unused) {
     return NULL;
 }
 
+static void *rename_often(void *unused) {
+    (void)unused;
+    int comm = open("/proc/self/comm", O_WRONLY);
+    for (;;) {
+        for (int i = 0; i < 2; i++) {
+            if (write(comm, i ? "chain" : "\xc3", i ? 5 : 1) < 0)
+                return NULL;
+            usleep(500);
+        }
+    }
+}
+
 int main(int argc, char **argv) {
     int more = argc > 1 ? atoi(argv[1]) : 0;
     for (int i = 0; i < 1 + more; i++) {
         pthread_t thread;
         pthread_create(&thread, NULL, work, NULL);
+    }
+    if (argc > 2) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, rename_often, NULL);
     }
     printf("ready\n");
     fflush(stdout);
