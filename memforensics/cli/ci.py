@@ -1,6 +1,5 @@
 """ci -- CMD: a leak gate for builds."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +20,9 @@ def ci(
     fail_on: Annotated[
         str, typer.Option(metavar="VERDICTS", help="What fails, comma-separated.")
     ] = "leak,growing,insufficient-data",
-    name: Annotated[str | None, typer.Option(help="The scenario's name; without it, the command.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The scenario's name; without it, the command's harmless words.")
+    ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML there.")] = None,
     report: Annotated[
         Path | None,
@@ -36,11 +37,13 @@ def ci(
     little was seen; 3: it could not be observed, or COMMAND ended before the time was over."""
     from memforensics.cli.live import progress
     from memforensics.jobs.ci import gate, parse_fail_on
+    from memforensics.jobs.files import write_text
     from memforensics.report.junit import GateOutcome, gate_object, junit_xml
     from memforensics.report.markdown import report_markdown
+    from memforensics.target.cmdline import harmless_command
 
     failing = parse_fail_on(fail_on)
-    label = name or shlex.join(command)
+    label = name or " ".join(harmless_command(command))
     with progress("looking for leaks", quiet=json) as on_progress:
         found = gate(
             command,
@@ -65,10 +68,10 @@ def ci(
     lines = [f"{'PASSED' if found.passed else 'FAILED'}  {found.message}"]
     if found.case and found.diagnosis and found.case_file:
         page = report or found.case_file.with_suffix(".md")
-        page.write_text(report_markdown(found.case, found.diagnosis), encoding="utf-8")
+        write_text(report_markdown(found.case, found.diagnosis), page)
         lines.append(f"report: {page}   case: {found.case_file}")
     if junit is not None:
-        junit.write_text(junit_xml([outcome]), encoding="utf-8")
+        write_text(junit_xml([outcome]), junit)
     if json:
         print_json(gate_object([outcome]))
     else:

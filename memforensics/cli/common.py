@@ -28,6 +28,13 @@ ContainerOption = Annotated[
 RemediesOption = Annotated[
     Path | None, typer.Option("--remedies", metavar="DIR", help="Also the catalogue entries of this folder.")
 ]
+ShowCmdlineOption = Annotated[
+    bool,
+    typer.Option(
+        "--show-cmdline",
+        help="Show whole command lines on the terminal. They may hold passwords; no file or JSON ever has them.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object (no colours, no progress).")]
 RecordOption = Annotated[Path | None, typer.Option("--record", metavar="CASE", help="Keep the case in this file.")]
 
@@ -66,7 +73,14 @@ def print_json(value: object) -> None:
     sys.stdout.flush()
 
 
-def choose_pid(pid: int | None, name: str | None, cmdline: str | None, container: str | None = None) -> int:
+def choose_pid(
+    pid: int | None,
+    name: str | None,
+    cmdline: str | None,
+    container: str | None = None,
+    *,
+    show_cmdline: bool = False,
+) -> int:
     """The one process meant; of a tree that matches, its root. UsageError (exit 2) when there is none or more than one;
     without any word, the likely targets are listed, largest first."""
     from memforensics.jobs import targets
@@ -82,7 +96,7 @@ def choose_pid(pid: int | None, name: str | None, cmdline: str | None, container
     width = shutil.get_terminal_size((120, 24)).columns
     if name is None and cmdline is None:
         say("Name a process. Likely targets, largest first:\n", err=True)
-        say(targets.table(found[:15], width=width), err=True)
+        say(targets.table(found[:15], width=width, show_cmdline=show_cmdline), err=True)
         raise UsageError("no PID given", enable="add one of these PIDs, or --name, --cmdline or --container")
     found = targets.roots(found)
     if len(found) == 1:
@@ -90,5 +104,5 @@ def choose_pid(pid: int | None, name: str | None, cmdline: str | None, container
     wanted = " and ".join(repr(word) for word in (name, cmdline) if word is not None)
     if not found:
         raise UsageError(f"no process matches {wanted}", enable="leave it out: the command then lists likely targets")
-    say(targets.table(found[:15], width=width), err=True)
+    say(targets.table(found[:15], width=width, show_cmdline=show_cmdline), err=True)
     raise UsageError(f"{len(found)} process trees match {wanted}", enable="add one of these PIDs")

@@ -12,6 +12,7 @@ from memforensics.cli.common import (
     NameOption,
     PidArgument,
     RemediesOption,
+    ShowCmdlineOption,
     choose_pid,
     duration_option,
     say,
@@ -47,6 +48,7 @@ def diagnose(
     name: NameOption = None,
     cmdline: CmdlineOption = None,
     container: ContainerOption = None,
+    show_cmdline: ShowCmdlineOption = False,
 ) -> int:
     """Say whether a live process leaks, in which layer, through whose code, and what to set.
 
@@ -61,19 +63,21 @@ def diagnose(
     from memforensics.errors import Interrupted
     from memforensics.jobs.diagnose import investigate
     from memforensics.jobs.report import Format, render
+    from memforensics.jobs.targets import whole_command_lines
     from memforensics.remedies.catalogue import load_catalogue
 
     form: Format = "json" if json else format
     written = output_form(output, form if output is not None and not output.suffix else None)
     catalogue = load_catalogue(remedies)
-    chosen = choose_pid(pid, name, cmdline, container)
+    chosen = choose_pid(pid, name, cmdline, container, show_cmdline=show_cmdline)
     with progress(f"diagnosing {chosen}", quiet=json or format != "terminal") as on_progress:
         found = investigate(
             chosen, duration, record=record, on_progress=on_progress, children=children, seed=seed, catalogue=catalogue
         )
     case = str(found.path) if found.path is not None else None
     if not (found.interrupted and found.diagnosis.verdict == "insufficient-data"):
-        print_report(found.case, found.diagnosis, form)
+        shown = whole_command_lines(found.case) if show_cmdline and form == "terminal" else found.case
+        print_report(shown, found.diagnosis, form)
         if output is not None:
             write_report(render(found.case, found.diagnosis, written), output, printed=True)
         if case is not None and not found.interrupted:

@@ -12,6 +12,7 @@ from memforensics.cli.common import (
     NameOption,
     PidArgument,
     RecordOption,
+    ShowCmdlineOption,
     choose_pid,
     print_json,
 )
@@ -41,6 +42,7 @@ def snapshot(
     name: NameOption = None,
     cmdline: CmdlineOption = None,
     container: ContainerOption = None,
+    show_cmdline: ShowCmdlineOption = False,
     as_json: JsonOption = False,
     record: RecordOption = None,
     reader: Annotated[ReaderName, typer.Option("--reader", help="How to read; auto spares large processes.")] = (
@@ -55,22 +57,26 @@ def snapshot(
     from memforensics.jobs import snapshot as job
 
     seen = job.snapshot(
-        choose_pid(pid, name, cmdline, container), reader="smaps" if full else reader.value, record=record
+        choose_pid(pid, name, cmdline, container, show_cmdline=show_cmdline),
+        reader="smaps" if full else reader.value,
+        record=record,
     )
     if as_json:
         from memforensics.report.snapshot_json import snapshot_json
 
         print_json(snapshot_json(seen.snapshot, seen.layers, seen.groups, seen.mappings, seen.beside, seen.losses))
     else:
-        _show(seen, top)
+        _show(seen, top, show_cmdline)
 
 
-def _show(seen: "SnapshotView", top: int) -> None:
+def _show(seen: "SnapshotView", top: int, show_cmdline: bool) -> None:
+    from memforensics.jobs.targets import whole_command_line
     from memforensics.report import terminal_snapshot as show
     from memforensics.report.console import Console
 
     console = Console(highlight=False)
-    console.print(show.title(seen.target, seen.snapshot))
+    target = whole_command_line(seen.target) if show_cmdline and seen.target is not None else seen.target
+    console.print(show.title(target, seen.snapshot))
     console.print()
     console.print(show.waterfall(seen.layers, seen.beside))
     console.print()

@@ -1,6 +1,7 @@
 """`case FILE`: what is in a case file, and its tables for other programs."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,23 @@ def listing_text(case: Listing) -> str:
     return "\n".join(lines) + "\n"
 
 
+_FORMULA = re.compile(r"[=+@\t\r-]")
+_PERMS = re.compile(r"[r-][w-][x-][sp]")
+
+
+def _no_formula(cell: object) -> object:
+    is_formula = isinstance(cell, str) and _FORMULA.match(cell) and not _PERMS.fullmatch(cell)
+    return f"'{cell}" if is_formula else cell
+
+
 def table_csv(path: Path, table: str) -> str:
     """One table as CSV, by pandas, with the columns as they are stored (nested values as JSON text; addresses of
-    mappings as hexadecimal text). Whole numbers stay whole where some are missing. CaseError when there is none."""
+    mappings as hexadecimal text). Whole numbers stay whole where some are missing. A text that a spreadsheet would
+    take for a formula gets an apostrophe in front. CaseError when there is none."""
     import pandas
 
     with CaseFile.open(path) as file:
         names, rows = file.rows(table)
-    frame = pandas.DataFrame(rows, columns=names, dtype=object)
+    frame = pandas.DataFrame([[_no_formula(cell) for cell in row] for row in rows], columns=names, dtype=object)
     text: str = frame.to_csv(index=False, lineterminator="\n")
     return text

@@ -4,8 +4,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from memforensics.case.model import Case, Target
 from memforensics.errors import MemforensicsError, UsageError
 from memforensics.report.text import visible
 from memforensics.target.cmdline import harmless_command
@@ -77,6 +78,22 @@ def _ancestors(pid: int, proc: ProcFS) -> Iterator[int]:
             pid = parse_stat(proc.read_text(pid, "stat")).ppid
         except (MemforensicsError, OSError, ValueError):
             return
+
+
+def whole_command_lines(case: Case) -> Case:
+    """The case with `whole_command_line` of each process."""
+    return replace(case, targets=tuple(map(whole_command_line, case.targets)))
+
+
+def whole_command_line(target: Target, proc: ProcFS | None = None) -> Target:
+    """With all words of its command line where it still runs: for a terminal, never stored."""
+    proc = proc or ProcFS()
+    try:
+        if parse_stat(proc.read_text(target.pid, "stat")).start_ticks != target.start_ticks:
+            return target
+        return replace(target, cmdline=tuple(proc.read_text(target.pid, "cmdline").split("\0"))[:-1])
+    except (MemforensicsError, OSError, ValueError):
+        return target
 
 
 def table(candidates: list[Candidate], *, show_cmdline: bool = False, width: int = 120) -> str:

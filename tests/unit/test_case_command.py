@@ -16,6 +16,7 @@ from fixtures.constructed import PID, case, snapshot
 
 from memforensics.case.store import KINDS, SCHEMA_VERSION, CaseFile
 from memforensics.cli.app import run
+from memforensics.jobs import case as job
 from memforensics.remedies.catalogue import PACKAGED
 from memforensics.report.json_report import schema
 
@@ -144,3 +145,10 @@ def test_a_closed_pipe_is_quiet(file: Path) -> None:
     finally:
         os.close(writing)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("cell", "kept"), [("=1+1", "'=1+1"), ("@x", "'@x"), ("-cmd", "'-cmd"), ("---p", "---p"), (-5, -5)]
+)
+def test_cells_that_a_spreadsheet_would_run(cell: object, kept: object) -> None:
+    assert job._no_formula(cell) == kept
