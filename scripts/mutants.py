@@ -69,17 +69,32 @@ def test_mutants(module: Path, children: int) -> None:
     PytestRunner._pytest_args_regular_run = lambda runner, tests: arguments(runner, fastest_first(tests))
     config().pytest_add_cli_args_test_selection = [*tests_of(module), "-m", "not slow", "-k", SLOW]
     config().type_check_command = [*TYPE_CHECK, str(module)]
-    KEPT.mkdir(exist_ok=True)
-    (KEPT / "mutmut-stats.json").unlink(missing_ok=True)  # of the tests of another module
+    mutmut.walk_source_files = lambda: iter([module])  # the others stay as they are
+    refresh()
     with mutmut.CatchOutput():
-        mutmut.copy_src_dir()
-        mutmut.copy_also_copy_files()
-        mutmut.create_mutants(children)
+        mutmut.create_mutants(1)
     found = outcome(module)
     names = [name for name, status in found.items() if status == "not checked"]
     names = names or [name for name, status in found.items() if status not in NOTICED]
     if names:
         mutmut._run(names, children)
+
+
+def refresh() -> None:
+    """Copies what is newer than its copy. mutmut mutates a module anew when its copy is as old as itself."""
+    (KEPT / "mutmut-stats.json").unlink(missing_ok=True)  # of the tests of another module
+    for source in (ROOT / "memforensics").rglob("*"):
+        copy = KEPT / source.relative_to(ROOT)
+        if source.is_file() and source.suffix != ".pyc":
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if not copy.exists() or is_older(copy, source):
+                shutil.copy2(source, copy)
+
+
+def is_older(copy: Path, source: Path) -> bool:
+    """Or was not written to its end."""
+    ours, theirs = copy.stat(), source.stat()
+    return theirs.st_mtime > ours.st_mtime or ours.st_size < theirs.st_size
 
 
 def fastest_first(tests: Iterable[str]) -> list[str]:

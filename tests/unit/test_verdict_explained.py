@@ -1,0 +1,26 @@
+"""How much of the growth a limited cause has to explain before the whole is called limited."""
+
+from dataclasses import replace
+
+import pytest
+from test_verdict import FINDING, RISING, constructed_case, growth
+
+from memforensics.analysis.verdict import EXPLAINED_SHARE, decide
+from memforensics.case.model import VerdictWord
+
+
+@pytest.mark.parametrize("word", ["bounded", "retention"])
+def test_a_limited_cause_explains_most_of_the_growth_or_the_whole_is_growing(word: VerdictWord) -> None:
+    whole = constructed_case(age_s=60), growth(RISING)
+    for share, verdict in ((0.71, word), (0.5, "growing"), (0.1, "growing")):
+        limited = replace(FINDING, cause="some-cause", verdict=word, share=share)
+        assert decide(*whole, [limited]).verdict == verdict, share
+    assert 0.5 < EXPLAINED_SHARE < 1.0
+
+
+def test_the_shares_of_limited_causes_are_summed_by_kind() -> None:
+    whole = constructed_case(age_s=60), growth(RISING)
+    halves = [replace(FINDING, cause=f"cause-{n}", verdict="bounded", share=0.36) for n in range(2)]
+    assert decide(*whole, halves).verdict == "bounded"
+    mixed = [halves[0], replace(halves[1], verdict="retention")]
+    assert decide(*whole, mixed).verdict == "growing"
