@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from memforensics.analysis import series
+from memforensics.analysis.outlasted import outlasted
 from memforensics.analysis.trend import FEW_POINTS, MIN_RISE, growth_word, judge, least_effect
 from memforensics.case.model import (
     Case,
@@ -35,14 +36,12 @@ from memforensics.case.model import (
     Trend,
     VerdictWord,
 )
-from memforensics.units import GIB, NS_PER_S
+from memforensics.units import NS_PER_S
 
-OUTLASTED_SECONDS = 6 * 3600.0  # no warm-up, and few caches, still fill in a straight line after this
-OUTLASTED_SIZE = 1 * GIB  # nor is a smaller process worth the word
-OUTLASTED_SHARE = (0.6, 1.6)  # rate x age over size: below, it grew by something else; above, it was quicker before
 NO_PROOF = "growth alone does not prove a leak: a cache that is filling looks the same"
 PAST_SECONDS = 60.0  # after its end a trace tells what grew, and only the line what grows
 EXPLAINED_SHARE = 0.7  # of the growth, by findings that are bounded, for the whole to be bounded
+OUTLASTED_SHARE = 0.3  # of growth that was watched for long enough, for a finding to be the leak
 MOST_SHARE = 0.5  # of a rise: more is most of it
 SETTLED_SHARE = 0.4  # of the rate of the whole: a line whose end rises by less has bent
 SETTLED_CUTS = (0.3, 0.4, 0.5, 0.6, 0.7)  # of the window, tried in turn as where it became flat
@@ -72,8 +71,10 @@ def decide(
     """The verdict of the whole and of each finding. Findings come with `cause` and, where the catalogue knows the
     cause's nature, its verdict ("leak", "bounded", "retention"); without a cause theirs is "growing"."""
     line = line_word(case, growth)
-    outlasted = growth is not None and line == "growing" and _outlasted(case, growth)
-    judged = [_judge(finding, line, outlasted=outlasted, past=_is_past(case, finding)) for finding in findings]
+    judged = [_judge(finding, line, past=_is_past(case, finding)) for finding in findings]
+    if growth is not None and line == "growing":
+        item = outlasted(case, growth, sorted(judged, key=lambda f: -(f.share or 0.0)))
+        judged = [_outlasting(finding, item) for finding in judged] if item is not None else judged
     judged.sort(key=lambda f: (f.verdict != "leak", -(f.share or 0.0)))
     if any(finding.verdict == "leak" for finding in judged):
         return Decision("leak", tuple(f for f in judged if f.verdict != "steady"))
@@ -207,7 +208,16 @@ def _explains_the_end(case: Case, finding: Finding) -> bool:
 # --- one finding --------------------------------------------------------------------------------------------------
 
 
-def _judge(finding: Finding, line: VerdictWord, *, outlasted: bool, past: bool) -> Finding:
+def _outlasting(finding: Finding, item: EvidenceItem) -> Finding:
+    """The finding of growth that was watched for long enough: a leak, where it is a good part of that growth."""
+    if finding.verdict != "growing" or (finding.share or 0.0) < OUTLASTED_SHARE:
+        return finding
+    against = tuple(text for text in finding.against if text != NO_PROOF)
+    finding = replace(finding, verdict="leak", evidence=(*finding.evidence, item), against=against)
+    return replace(finding, confidence=confidence(finding, "leak", grows=True))
+
+
+def _judge(finding: Finding, line: VerdictWord, *, past: bool) -> Finding:
     word: VerdictWord = finding.verdict
     grows = _grows(finding, line) and (line == "growing" or not past)
     if word == "growing" and grows and has_leak_evidence(finding):
@@ -215,15 +225,6 @@ def _judge(finding: Finding, line: VerdictWord, *, outlasted: bool, past: bool) 
     if word == "leak" and not grows:
         # The mechanism is there, but its memory does not grow now: another setting holds it, or it is flat.
         word = "steady" if line in ("steady", "bounded") else "growing"
-    if outlasted and word == "growing" and (finding.share or 0.0) >= 0.5:
-        word = "leak"
-        finding = replace(
-            finding,
-            evidence=(
-                *finding.evidence,
-                EvidenceItem(kind="outlasted", text="the line has outlasted every warm-up and bound in sight"),
-            ),
-        )
     if word == "growing" and NO_PROOF not in finding.against:
         finding = replace(finding, against=(*finding.against, NO_PROOF))
     return replace(finding, verdict=word, confidence=confidence(finding, word, grows=grows))
@@ -285,20 +286,6 @@ def confidence(finding: Finding, word: VerdictWord, *, grows: bool) -> float:
     if any(item.kind == HIDDEN.kind for item in finding.evidence):
         total *= HIDDEN_FACTOR
     return round(total, 2)
-
-
-def _outlasted(case: Case, growth: Growth) -> bool:
-    """Whether the line alone is enough by its age. Needs a straight line whose rate explains most of the size."""
-    root = case.target(case.meta.root_pid) if case.meta.root_pid is not None else None
-    last = max((s.t_ns for s in case.samples), default=None)
-    if root is None or last is None or growth.rate is None or growth.trend.shape != "linear":
-        return False
-    age = (case.meta.anchor.wall_at(last) - root.start_wall_ns) / NS_PER_S
-    size = _size(case)
-    if age < OUTLASTED_SECONDS or size < OUTLASTED_SIZE:
-        return False
-    low, high = OUTLASTED_SHARE
-    return low <= growth.rate.estimate * age / 60.0 / size <= high
 
 
 def _size(case: Case) -> int:

@@ -1,19 +1,33 @@
 """The word. A rising line alone is `growing`; a known cause whose memory grows is a `leak`."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from math import exp
 
 import pytest
 
+from memforensics.analysis.series import growth as judged_growth
+from memforensics.analysis.series import tree_series
 from memforensics.analysis.trend import judge
-from memforensics.analysis.verdict import NO_PROOF, decide
+from memforensics.analysis.verdict import HIDDEN, NO_PROOF, confidence, decide, settled
 from memforensics.case.model import (
+    AllocationSite,
     Anchor,
     Case,
     CaseMeta,
+    Cohort,
     Culprit,
+    EvidenceItem,
     Finding,
+    FindingSite,
     Growth,
+    Layer,
+    LayerRow,
+    MemberGrowth,
+    Rate,
     Sample,
+    Shape,
+    Stack,
     Target,
     TraceSummary,
     Trend,
@@ -83,20 +97,253 @@ def test_growth_that_is_known_to_be_bounded_is_so_as_a_whole(word: str) -> None:
     assert decide(constructed_case(age_s=60), growth(RISING), [finding]).verdict == word
 
 
-def test_a_straight_line_that_explains_an_old_and_large_process_is_a_leak() -> None:
-    hours = 10.0
-    size = int(60 * MIB * 60 * hours * 1.1)
-    assert size > GIB
-    assert decide(constructed_case(age_s=hours * 3600, size=size), growth(RISING), [FINDING]).verdict == "leak"
+# --- growth that was watched for long -------------------------------------------------------------------------------
 
 
-def test_the_same_line_in_a_young_process_is_not() -> None:
-    size = int(60 * MIB * 60 * 1.1)
-    assert decide(constructed_case(age_s=3600, size=size), growth(RISING), [FINDING]).verdict == "growing"
+def watched(
+    level: Callable[[float], float], seconds: float = 1860.0, interval: float = 10.0, began_ns: int = 0
+) -> tuple[Case, Growth]:
+    """A process of which the level (bytes, by the share of the time) was watched, eight hours after its start."""
+    case = constructed_case(age_s=8 * 3600.0)
+    count = int(seconds / interval)
+    samples = tuple(
+        Sample(
+            pid=PID,
+            t_ns=began_ns + int(at * interval * NS_PER_S),
+            rss_anon=int(level(at / count)),
+            rss_file=0,
+            rss_shmem=0,
+        )
+        for at in range(count + 1)
+    )
+    case = replace(case, samples=samples, traces=())
+    found = judged_growth(case)
+    assert found is not None
+    return case, found
 
 
-def test_nor_in_an_old_process_whose_size_came_otherwise() -> None:
-    assert decide(constructed_case(age_s=36000, size=400 * GIB), growth(RISING), [FINDING]).verdict == "growing"
+def straight(x: float) -> float:
+    return 4 * GIB + 1.2 * GIB * x
+
+
+def test_growth_that_was_watched_for_long_enough_is_a_leak_and_says_the_figures() -> None:
+    case, found = watched(straight)
+    decision = decide(case, found, [FINDING])
+    assert decision.verdict == "leak"
+    item = decision.findings[0].evidence[-1]
+    assert item.kind == "outlasted"
+    assert "grew by 1.2 GiB from 4.0 GiB within 31 m" in item.text
+    assert item.text.count("MiB") == 4
+    assert NO_PROOF not in decision.findings[0].against
+
+
+@pytest.mark.parametrize(
+    ("level", "seconds"),
+    [
+        (straight, 1790.0),
+        (lambda x: 4 * GIB + 1000 * MIB * x, 1860.0),
+        (lambda x: 20 * MIB + 100 * MIB * x, 1860.0),
+        (lambda x: 4 * GIB + 2 * GIB * min(x, 0.7) / 0.7, 1860.0),
+        (lambda x: 4 * GIB + 4 * GIB * (1 - exp(-x)), 1860.0),
+        (lambda x: 4 * GIB + 2 * GIB * ((3.3 * x + 0.5) % 1.0), 1860.0),
+    ],
+    ids=["too-short", "too-little", "too-small", "full-at-70%", "warm-up", "saw-teeth"],
+)
+def test_growth_that_does_not_meet_the_rule_is_no_leak(level: Callable[[float], float], seconds: float) -> None:
+    case, found = watched(level, seconds)
+    assert decide(case, found, [FINDING]).verdict != "leak"
+
+
+def test_a_process_that_doubles_in_the_watch_has_grown_enough() -> None:
+    case, found = watched(lambda x: 300 * MIB + 310 * MIB * x)
+    assert decide(case, found, [FINDING]).verdict == "leak"
+
+
+def test_the_age_of_a_process_is_not_evidence() -> None:
+    """An old process with the saw-teeth of a collector, looked at for 18 s."""
+    case, found = watched(lambda x: 6 * GIB + 90 * MIB * x, 18.0, 0.5)
+    assert decide(case, found, [FINDING]).verdict == "growing"
+
+
+@pytest.mark.parametrize("word", ["bounded", "retention"])
+def test_a_cause_that_says_bounded_is_never_overruled(word: str) -> None:
+    case, found = watched(straight)
+    limited = replace(FINDING, cause="a-cache", verdict=word, confidence=0.8, share=0.8)  # type: ignore[arg-type]
+    other = replace(FINDING, share=0.2)
+    assert decide(case, found, [limited]).verdict == word
+    assert decide(case, found, [limited, other]).verdict == "growing"
+
+
+def test_a_small_part_of_watched_growth_is_not_called_the_leak() -> None:
+    case, found = watched(straight)
+    decision = decide(case, found, [replace(FINDING, share=0.71), replace(FINDING, share=0.29)])
+    assert [f.verdict for f in decision.findings] == ["leak", "growing"]
+
+
+@pytest.mark.parametrize(
+    ("births", "left", "verdict"), [(100, 100, "leak"), (100, 98, "growing"), (40, 40, "growing"), (1000, 970, "leak")]
+)
+def test_deaths_of_the_top_site_speak_against_it(births: int, left: int, verdict: str) -> None:
+    """Fewer than 5% of the older blocks died, by the upper limit: 2 of 100 may be 6%, and none of 40 may be 7%."""
+    case, found = watched(straight)
+    cohort = Cohort(
+        born_from_ns=0, born_to_ns=1, born_bytes=births, born_count=births, left_bytes=left, left_count=left
+    )
+    site = AllocationSite(
+        pid=PID, site_id=3, kind="mmap", stack=Stack(frames=()), outstanding_bytes=left, outstanding_count=left,
+        allocated_bytes=births, allocated_count=births, freed_bytes=0, freed_count=births - left, first_ns=0, last_ns=1,
+        cohorts=(cohort,),
+    )  # fmt: skip
+    cited = FindingSite(
+        pid=PID, outstanding_bytes=left, bytes_per_minute=None, count=left, inside=None, stack=site.stack, site_id=3
+    )
+    finding = replace(FINDING, sites=(cited,))
+    assert decide(replace(case, sites=(site,)), found, [finding]).verdict == verdict
+
+
+# --- evidence that nothing will free the memory -------------------------------------------------------------------
+
+
+def of_kinds(*kinds: str, base: Finding = FINDING) -> Finding:
+    return replace(base, evidence=tuple(EvidenceItem(kind=kind, text=kind) for kind in kinds))
+
+
+@pytest.mark.parametrize("kinds", [("ended-threads",), ("lost",), ("inside", "give-back-hook")])
+def test_evidence_that_nothing_frees_it_makes_growth_a_leak(kinds: tuple[str, ...]) -> None:
+    case = constructed_case(age_s=60)
+    assert decide(case, growth(RISING), [of_kinds(*kinds)]).verdict == "leak"
+    still = replace(of_kinds(*kinds), trend=FLAT, rate=FLAT.rate)
+    assert decide(case, growth(FLAT), [still]).verdict == "steady"
+    unsure = replace(of_kinds(*kinds), trend=None, rate=None)
+    assert decide(case, growth(RISING), [unsure]).verdict == "leak"
+    assert decide(case, growth(FLAT), [unsure]).verdict == "steady"
+
+
+@pytest.mark.parametrize("kinds", [(), ("inside",), ("give-back-hook",), ("stack", "rate"), ("referenced",)])
+def test_other_evidence_does_not(kinds: tuple[str, ...]) -> None:
+    assert decide(constructed_case(age_s=60), growth(RISING), [of_kinds(*kinds)]).verdict == "growing"
+
+
+def test_a_bounded_cause_is_not_a_leak_by_such_evidence() -> None:
+    limited = of_kinds("lost", base=replace(FINDING, cause="a-cache", verdict="bounded", confidence=0.8))
+    assert decide(constructed_case(age_s=60), growth(RISING), [limited]).verdict == "bounded"
+
+
+# --- the guard ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["flat", "step", "saw-tooth", "plateau", "falling"])
+def test_nothing_is_steady_or_bounded_while_its_rate_lies_above_what_matters(shape: Shape) -> None:
+    rises = replace(FLAT, shape=shape, rate=Rate(estimate=128 * MIB, low=92 * MIB, high=165 * MIB))
+    decision = decide(constructed_case(age_s=60), growth(rises), [])
+    assert decision.verdict == "insufficient-data"
+    barely = replace(rises, rate=Rate(estimate=2 * MIB, low=0.9 * MIB, high=3 * MIB))
+    assert decide(constructed_case(age_s=60), growth(barely), []).verdict in ("steady", "bounded")
+
+
+def test_a_line_that_bent_has_the_rate_of_its_end() -> None:
+    case, _ = watched(lambda x: 100 * MIB + 90 * MIB * min(x / 0.45, 1.0), 60.0, 0.5)
+    bent = replace(FLAT, shape="step", seconds=60.0, rate=Rate(estimate=99 * MIB, low=80 * MIB, high=120 * MIB))
+    line = tree_series(case.samples)
+    found = settled(case, growth(bent), line)
+    assert found is not None
+    assert found.rate is not None
+    assert found.rate.low < 0.0 < found.rate.high
+    assert abs(found.rate.estimate) < MIB
+    assert decide(case, found, []).verdict == "steady"
+    rising = watched(lambda x: 100 * MIB + 90 * MIB * max(0.0, x - 0.4), 60.0, 0.5)[0]
+    assert settled(rising, growth(bent), tree_series(rising.samples)) == growth(bent)
+
+
+def layer_row(layer: Layer, mib_a_minute: float) -> LayerRow:
+    rate = Rate(estimate=mib_a_minute * MIB, low=(mib_a_minute - 3) * MIB, high=(mib_a_minute + 3) * MIB)
+    return LayerRow(layer=layer, in_rss=True, bytes=200 * MIB, change_bytes=9 * MIB, rate=rate)
+
+
+def test_growth_beside_memory_that_shrinks_is_found_by_its_layer() -> None:
+    """The whole is flat and excludes it; the layer of the finding grew like the finding."""
+    case, own = constructed_case(age_s=60), replace(FINDING, share=None)
+    rows = {PID: [layer_row("anon-mmap", 58), layer_row("native-heap", -58)]}
+    decision = decide(case, growth(FLAT), [own], rows)
+    assert decision.verdict == "growing"
+    assert HIDDEN in decision.findings[0].evidence
+    assert decide(case, growth(FLAT), [own], {PID: [layer_row("anon-mmap", 20)]}).verdict == "steady"
+    assert decide(case, growth(FLAT), [own], {PID + 1: rows[PID]}).verdict == "steady"
+
+
+def test_growth_beside_a_process_that_shrinks_is_found_by_its_process() -> None:
+    case, own = constructed_case(age_s=60), replace(FINDING, share=None)
+    member = MemberGrowth(pid=PID, change_bytes=60 * MIB, rate=RISING.rate)
+    assert decide(case, growth(FLAT), [own], members=[member]).verdict == "growing"
+    assert decide(case, growth(FLAT), [own], members=[replace(member, pid=PID + 1)]).verdict == "steady"
+
+
+def test_a_heap_that_grew_as_a_layer_is_not_dropped() -> None:
+    own = replace(FINDING, layer="native-heap", share=None, culprit=Culprit(library="l", extends=True))
+    rows = {PID: [layer_row("native-heap", 58)]}
+    assert decide(constructed_case(age_s=60), growth(FLAT), [own], rows).verdict == "growing"
+
+
+def test_survivors_that_explain_a_rise_that_goes_on_are_not_steady() -> None:
+    """A line that begins late: too short to be straight, and all of it is traced memory that is still there."""
+    case, _ = watched(lambda x: 100 * MIB + 30 * MIB * max(0.0, x - 0.7) / 0.3, 60.0, 0.5)
+    case = replace(case, traces=constructed_case(age_s=60).traces)
+    own = replace(FINDING, trend=replace(RISING, shape="step", rate=Rate(estimate=90 * MIB, low=1.0, high=2e8)))
+    assert decide(case, growth(FLAT), [own]).verdict == "insufficient-data"
+    assert decide(case, growth(FLAT), [replace(own, trend=FLAT)]).verdict == "steady"
+    assert decide(case, growth(FLAT), [replace(own, trend=line(900 * MIB))]).verdict == "steady"
+
+
+@pytest.mark.parametrize(("share", "word"), [(0.7, "bounded"), (0.69, "growing"), (0.2, "growing")])
+def test_a_bounded_cause_explains_most_of_what_is_called_bounded(share: float, word: str) -> None:
+    limited = replace(FINDING, cause="a-cache", verdict="bounded", confidence=0.8, share=share)
+    assert decide(constructed_case(age_s=60), growth(RISING), [limited]).verdict == word
+
+
+def test_growth_beside_a_bounded_cause_stays_growing() -> None:
+    limited = replace(FINDING, cause="a-cache", verdict="bounded", confidence=0.8, share=0.75)
+    other = replace(FINDING, share=0.25)
+    assert decide(constructed_case(age_s=60), growth(RISING), [limited, other]).verdict == "growing"
+    still = replace(other, trend=FLAT, rate=FLAT.rate)
+    assert decide(constructed_case(age_s=60), growth(RISING), [limited, still]).verdict == "bounded"
+
+
+# --- confidence -----------------------------------------------------------------------------------------------------
+
+MORE: dict[str, Callable[[Finding], Finding]] = {
+    "code-that-requested-it": lambda f: replace(f, culprit=Culprit(library="l", extends=True)),
+    "code-that-holds-it": lambda f: replace(f, culprit=Culprit(library="l")),
+    "a-larger-share": lambda f: replace(f, share=min(1.0, (f.share or 0.0) + 0.3)),
+    "leak-evidence": lambda f: of_kinds(*(item.kind for item in f.evidence), "lost", base=f),
+    "more-evidence": lambda f: of_kinds(*(item.kind for item in f.evidence), "heap-flat", base=f),
+}
+BARE = replace(FINDING, share=0.5, culprit=None)
+
+
+@pytest.mark.parametrize("more", MORE)
+@pytest.mark.parametrize("first", [None, *MORE])
+@pytest.mark.parametrize("grows", [True, False])
+def test_more_evidence_never_lowers_the_confidence(first: str | None, more: str, grows: bool) -> None:
+    before = BARE if first is None or ("code" in first and "code" in more) else MORE[first](BARE)
+    less, much = (confidence(f, "growing", grows=grows) for f in (before, MORE[more](before)))
+    assert 0.0 < less <= much <= 1.0
+    assert confidence(before, "growing", grows=False) <= less
+
+
+def test_code_that_is_seen_makes_it_surer_than_none() -> None:
+    requested, held = MORE["code-that-requested-it"](BARE), MORE["code-that-holds-it"](BARE)
+    sure = [confidence(f, "growing", grows=True) for f in (BARE, requested, held, of_kinds("lost", base=held))]
+    assert sure == sorted(set(sure))
+
+
+def test_what_the_whole_does_not_show_is_less_sure() -> None:
+    hidden = replace(BARE, evidence=(HIDDEN,))
+    assert confidence(hidden, "growing", grows=True) < confidence(BARE, "growing", grows=True)
+
+
+def test_a_known_cause_is_as_sure_as_the_catalogue_unless_its_memory_is_flat() -> None:
+    assert confidence(KNOWN, "leak", grows=True) == 0.9
+    assert confidence(KNOWN, "growing", grows=False) == 0.5
 
 
 def test_nothing_measured_is_insufficient() -> None:

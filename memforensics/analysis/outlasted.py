@@ -1,0 +1,114 @@
+"""Whether growth was watched for so long that it is called a leak without a known cause. Pure.
+
+Everything here was observed, nothing is extrapolated:
+
+- at least LEAST_SECONDS were watched, and the line is straight;
+- within the watch it grew by LEAST_GROWTH, or by its size at the start (of LEAST_SIZE at least);
+- each of four disjoint quarters rises: by what matters, by at least EVEN_SHARE of the mean quarter, and its minima rise
+  along; the minimum of each quarter is above that of the quarter before, and the last quarter rises by at least
+  LAST_SHARE of the first;
+- no finding says that the growth is bounded;
+- where births and deaths were traced, fewer than 5% of the older blocks of the top site have died (upper limit).
+
+A cache that fills in a straight line for the whole watch looks the same. docs/calibration.md has the error rates.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from memforensics.analysis import series
+from memforensics.analysis.survival import FEW_DEATHS, Share, deaths_over_births
+from memforensics.analysis.trend import MIN_RISE, least_effect
+from memforensics.case.model import Case, EvidenceItem, Finding, Growth
+from memforensics.units import GIB, MIB, duration_text, size_text
+
+LEAST_SECONDS = 1800.0
+LEAST_GROWTH = 1 * GIB
+LEAST_SIZE = 128 * MIB  # a smaller process has to grow by so much
+QUARTERS = 4
+LAST_SHARE = 0.75  # of the rise of the first quarter: a warm-up of one time constant has 0.47
+EVEN_SHARE = 0.5  # of the mean rise of a quarter: less in one of them is not the same growth
+MINIMA_SHARE = 0.25  # of the mean rise of a quarter: the minima of its halves; those of a line rise by half
+EDGE = 0.1  # of a quarter, at either end: their medians are its levels
+LEAST_POINTS = 8  # in a quarter
+
+
+def outlasted(case: Case, growth: Growth, findings: Sequence[Finding]) -> EvidenceItem | None:
+    """The evidence, with its figures; None where something is missing."""
+    if growth.trend.shape != "linear" or any(f.verdict in ("bounded", "retention") for f in findings):
+        return None
+    times = [sample.t_ns for sample in case.samples]
+    if not times or (max(times) - min(times)) / 1e9 < LEAST_SECONDS:
+        return None
+    line = _line(case)
+    rises = quarter_rises(line)
+    if rises is None:
+        return None
+    deaths = _deaths_of_top_site(case, findings)
+    if deaths is not None and deaths.upper >= FEW_DEATHS:
+        return None
+    each = ", ".join(size_text(rise) for rise in rises)
+    watched = duration_text(line.times_s[-1] - line.times_s[0])
+    died = f"; of the traced blocks less than {deaths.upper:.1%} have died" if deaths is not None else ""
+    return EvidenceItem(
+        kind="outlasted",
+        text=f"memory grew by {size_text(line.change_bytes)} from {size_text(line.values[0])} within {watched} of "
+        f"observation; its four quarters rose by {each}{died}",
+        ref="samples",
+    )
+
+
+def _line(case: Case) -> series.Series:
+    """The tree's, since its root is the program that it is now."""
+    began = series.began(case)
+    since = began.get(case.meta.root_pid, 0) if case.meta.root_pid is not None else 0
+    return series.tree_series((sample for sample in case.samples if sample.t_ns >= since), began=began)
+
+
+def quarter_rises(line: series.Series) -> list[float] | None:
+    """By how much each quarter of the line rose; None where the line does not meet the rule."""
+    seconds = line.times_s[-1] - line.times_s[0] if line.times_s else 0.0
+    if seconds < LEAST_SECONDS:
+        return None
+    quarters = _quarters(line, seconds)
+    if any(len(values) < LEAST_POINTS for values in quarters):
+        return None
+    edges = [_edges(values) for values in quarters]
+    rises = [last - first for first, last in edges]
+    total = edges[-1][1] - edges[0][0]
+    if total < min(LEAST_GROWTH, max(line.values[0], LEAST_SIZE)):
+        return None
+    if rises[-1] < LAST_SHARE * rises[0]:
+        return None
+    enough = max(MIN_RISE, least_effect(line.values[-1], seconds) * seconds / QUARTERS / 60.0)
+    least = max(enough, EVEN_SHARE * total / QUARTERS)
+    for values, rise in zip(quarters, rises, strict=True):
+        half = len(values) // 2
+        if rise < least or min(values[half:]) - min(values[:half]) < MINIMA_SHARE * total / QUARTERS:
+            return None
+    minima = [min(values) for values in quarters]
+    return rises if all(a < b for a, b in pairwise(minima)) else None
+
+
+def _quarters(line: series.Series, seconds: float) -> list[list[int]]:
+    out: list[list[int]] = [[] for _ in range(QUARTERS)]
+    for t, value in zip(line.times_s, line.values, strict=True):
+        out[min(int((t - line.times_s[0]) / seconds * QUARTERS), QUARTERS - 1)].append(value)
+    return out
+
+
+def _edges(values: Sequence[int]) -> tuple[float, float]:
+    """The levels at the begin and at the end."""
+    k = max(3, round(len(values) * EDGE))
+    return sorted(values[:k])[k // 2], sorted(values[-k:])[k // 2]
+
+
+def _deaths_of_top_site(case: Case, findings: Sequence[Finding]) -> Share | None:
+    """Of the first finding with traced sites; None where births and deaths were not traced."""
+    known = {(site.pid, site.site_id): site for site in case.sites if site.kind != "fault"}
+    for finding in findings:
+        for cited in finding.sites:
+            site = known.get((cited.pid, cited.site_id)) if cited.site_id is not None else None
+            if site is not None:
+                return deaths_over_births(site)
+    return None
