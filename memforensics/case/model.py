@@ -383,7 +383,7 @@ class TraceSummary:
     rss_growth_bytes: int | None = None
     coverage: float | None = None
     bpf_runs: int | None = None
-    bpf_run_ns: int | None = None  # total time in the BPF programs
+    bpf_run_ns: int | None = None  # total time in the BPF programs, for this process
     unwalked: int | None = None  # mappings of busy, balanced sizes whose stacks were sampled, not each taken
     sampled_one_in: int | None = None  # ... one of so many, whose figures count so many times
     releases: tuple[Releases, ...] = ()  # in the slots of the sites' cohorts; empty: not counted
@@ -517,13 +517,16 @@ class Pause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What observing cost: BPF time is the target's, observer time is ours."""
+    """What observing cost. BPF programs run in the processes that make the events: those that are traced, and all
+    others of the host, where they return at once. Observer time is ours."""
 
     probe: str
-    bpf_run_ns: int | None = None
+    bpf_run_ns: int | None = None  # of all runs
     bpf_runs: int | None = None
+    target_run_ns: int | None = None  # of those for what is traced; the rest is what the host pays
+    target_runs: int | None = None
     observer_cpu_s: float | None = None
-    target_share: float | None = None  # BPF time over the CPU time that the processes used meanwhile
+    target_share: float | None = None  # target_run_ns over the CPU time that what is traced used meanwhile
     asked_share: float | None = None  # its bound; None: none was asked for
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from memforensics.case.model import (
     Beside,
     Case,
+    Cost,
     Culprit,
     Diagnosis,
     Finding,
@@ -267,15 +268,11 @@ def overhead_sentences(case: Case) -> list[str]:
     seconds = observed(case).seconds
     out = []
     for cost in case.costs:
-        parts = []
-        if cost.bpf_run_ns is not None:
-            share = f" ({cost.bpf_run_ns / (seconds * 1e9):.2%} of one CPU)" if seconds else ""
-            runs = f" in {cost.bpf_runs:,} runs" if cost.bpf_runs is not None else ""
-            parts.append(f"{duration_text(cost.bpf_run_ns / 1e9)} in the kernel{runs}{share}")
+        parts = kernel_cost(cost, seconds)
         if cost.observer_cpu_s is not None:
             parts.append(f"{duration_text(cost.observer_cpu_s)} of our CPU")
         if parts:
-            out.append(f"{cost.probe}: {', '.join(parts)}")
+            out.append(f"{cost.probe}: {'; '.join(parts)}")
     longest = max((pause.ms for pause in case.pauses), default=0.0)
     out.append(
         f"the target was stopped {len(case.pauses)} times, {longest:.1f} ms at the longest"
@@ -283,6 +280,26 @@ def overhead_sentences(case: Case) -> list[str]:
         else "the target was never stopped"
     )
     return out
+
+
+def kernel_cost(cost: Cost, seconds: float) -> list[str]:
+    """What the BPF programs cost the target, and what they cost the other processes of the host."""
+    if cost.bpf_run_ns is None or cost.bpf_runs is None:
+        return []
+    if cost.target_run_ns is None or cost.target_runs is None:  # an old case
+        return [_kernel_time(cost.bpf_run_ns, cost.bpf_runs, seconds)]
+    share = f", {cost.target_share:.2%} of the CPU time of what is traced" if cost.target_share is not None else ""
+    out = [_kernel_time(cost.target_run_ns, cost.target_runs, seconds) + share]
+    host_runs = cost.bpf_runs - cost.target_runs
+    if host_runs > 0:
+        host = _kernel_time(cost.bpf_run_ns - cost.target_run_ns, host_runs, seconds)
+        out.append(f"on events of other processes, which it leaves alone: {host}")
+    return out
+
+
+def _kernel_time(ns: int, runs: int, seconds: float) -> str:
+    share = f" ({ns / (seconds * 1e9):.2%} of one CPU)" if seconds else ""
+    return f"{duration_text(ns / 1e9)} in the kernel in {runs:,} runs{share}"
 
 
 def coverage_sentences(case: Case) -> list[str]:

@@ -207,8 +207,9 @@ def losses_json(losses: Iterable[Loss]) -> Json:
 
 def overhead_json(costs: Iterable[Cost], seconds: float | None) -> Json:
     """Probe -> what it cost: {"trace-mmap": {bpf_run_ns, bpf_runs, bpf_share, observer_cpu_s, target_share,
-    asked_share}}. BPF time is the target's; `bpf_share` is that time over the observed time (of one CPU),
-    `target_share` over the CPU time that what is traced used, `asked_share` its bound."""
+    asked_share, target_run_ns, target_runs, host_run_ns, host_runs}}. `target_*`: of runs for what is traced; `host_*`:
+    for other processes. `bpf_share` is all of that time over the observed time (of one CPU), `target_share` the
+    target's over the CPU time that what is traced used, `asked_share` its bound."""
     return {
         cost.probe: {
             "bpf_run_ns": cost.bpf_run_ns,
@@ -217,6 +218,10 @@ def overhead_json(costs: Iterable[Cost], seconds: float | None) -> Json:
             "observer_cpu_s": cost.observer_cpu_s,
             "target_share": cost.target_share,
             "asked_share": cost.asked_share,
+            "target_run_ns": cost.target_run_ns,
+            "target_runs": cost.target_runs,
+            "host_run_ns": _less(cost.bpf_run_ns, cost.target_run_ns),
+            "host_runs": _less(cost.bpf_runs, cost.target_runs),
         }
         for cost in costs
     }
@@ -237,6 +242,10 @@ def probe_json(status: ProbeStatus) -> Json:
         "why": utf8(status.why),
         "enable": utf8(status.enable),
     }
+
+
+def _less(total: int | None, part: int | None) -> int | None:
+    return total - part if total is not None and part is not None else None
 
 
 def _finite(value: float) -> float | None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memforensics.case.model import AllocationSite, Cost, Loss, TraceSummary
+from memforensics.report import observed as say
 from memforensics.report.terminal_parts import facts_table, fit_end, heading, stack_table
 from memforensics.report.text import visible
 from memforensics.report.trace_words import (
@@ -268,10 +269,7 @@ def trust(found: Found) -> Table:
     if not found.losses:
         rows.append(("lost", "nothing"))
     for cost in found.costs:
-        if cost.bpf_run_ns is not None and cost.bpf_runs:
-            share = cost.bpf_run_ns / max(found.seconds * 1e9, 1)
-            each = cost.bpf_run_ns / cost.bpf_runs
-            rows.append(("overhead", f"{share:.1%} of one CPU in the kernel, {each:.0f} ns a run of {cost.bpf_runs:,}"))
+        rows += [("overhead", text) for text in say.kernel_cost(cost, found.seconds)]
         if cost.observer_cpu_s is not None:
             rows.append(("", f"{duration_text(cost.observer_cpu_s)} CPU of memforensics itself"))
     return facts_table(rows)

@@ -214,6 +214,23 @@ def test_the_target_outlives_a_killed_tracer() -> None:
         assert child.alive
 
 
+def test_runs_for_other_processes_are_not_the_targets() -> None:
+    with running(leaker()) as other, traced(leaker(), MmapTrace()) as it:
+        other.tell("churn 100000 8192")
+        for _ in range(20):
+            it.do("churn 97 8192")
+        other.wait_for("done")
+        it.poll()
+        cost = it.result().cost
+    assert cost.bpf_runs is not None
+    assert cost.bpf_run_ns is not None
+    assert cost.target_run_ns is not None
+    assert cost.target_runs == 20 * 97 * 3  # mmap, and munmap at its entry and its exit
+    assert cost.bpf_runs - cost.target_runs >= 250_000  # counted for a tenth of the time, estimated for the rest
+    assert cost.target_run_ns < cost.bpf_run_ns / 2
+    assert 20 < cost.target_run_ns / cost.target_runs < 20_000
+
+
 REPLACE = """
 import mmap
 def filled(size):

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.probes.ebpf.overhead import TOP_LEVEL, Governor, Reading, cpu_ns
+from memforensics.probes.ebpf.engine import RunStats
+from memforensics.probes.ebpf.overhead import TOP_LEVEL, Governor, Reading, RunTimes, Times, cpu_ns
 from memforensics.units import NS_PER_S, parse_share
 
 
@@ -122,3 +123,46 @@ def test_shares(text: str, share: float) -> None:
 def test_no_shares(text: str) -> None:
     with pytest.raises(ValueError, match="share"):
         parse_share(text)
+
+
+# --- whose run time it is
+
+
+def split(*readings: RunStats) -> Times:
+    times = RunTimes()
+    for reading in readings:
+        times.add(reading)
+    return times.times
+
+
+@given(
+    others=st.integers(0, 10**7),
+    own=st.integers(0, 10**6),
+    exit_ns=st.integers(20, 200),
+    work_ns=st.integers(50, 5000),
+    pieces=st.integers(1, 5),
+)
+def test_run_time_is_divided_between_the_target_and_the_host(
+    others: int, own: int, exit_ns: int, work_ns: int, pieces: int
+) -> None:
+    """Each run takes `exit_ns` before it knows whose it is, and those for the target `work_ns` more."""
+    readings = [
+        RunStats(n * (others + own), n * (exit_ns * (others + own) + work_ns * own), 0, n * own, n * work_ns * own)
+        for n in range(pieces + 1)
+    ]
+    times = split(*readings)
+    assert times.target_runs == pieces * own
+    assert times.host_runs == pieces * others
+    assert abs(times.target_ns - pieces * own * (exit_ns + work_ns)) <= pieces
+    assert abs(times.host_ns - pieces * others * exit_ns) <= pieces
+
+
+def test_an_idle_target_does_not_pay_for_a_busy_host() -> None:
+    times = split(RunStats(0, 0, 0), RunStats(7_700_000, 616_000_000, 0, 1_817, 3_634_000))
+    assert times.target_ns < 4_000_000
+    assert times.host_runs == 7_698_183
+
+
+def test_estimated_totals_below_what_was_counted_are_no_negative_time() -> None:
+    times = split(RunStats(0, 0, 0), RunStats(100, 5_000, 0, 300, 90_000))
+    assert times == Times(5_000, 100, 0, 0)

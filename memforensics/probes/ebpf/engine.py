@@ -36,12 +36,15 @@ _INIT_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 
 @dataclass(frozen=True, slots=True)
 class RunStats:
-    """What the kernel counted for our programs: how often they ran, and the time that took (the target's time).
-    `missed`: runs that were left out because a BPF program was running on that CPU already."""
+    """What the kernel counted for our programs: how often they ran, for whatever process, and the time that took.
+    `missed`: runs that were left out because a BPF program was running on that CPU already. `traced_runs`: those for
+    what is traced; `traced_ns`: the time of these from where they knew it."""
 
     runs: int
     run_ns: int
     missed: int
+    traced_runs: int = 0
+    traced_ns: int = 0
 
 
 def import_bcc() -> Any:

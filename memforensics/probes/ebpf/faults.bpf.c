@@ -154,8 +154,11 @@ static __always_inline void note_fault(u64 id, u64 address, u32 code, s64 syscal
 int on_user_fault(void *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
-    if (target_of(tgid))
-        note_fault(id, FIELD(u64, FAULT_ADDRESS), FIELD(u64, FAULT_CODE), NO_SYSTEM_CALL);
+    if (!target_of(tgid))
+        return 0;
+    begin_run(1);
+    note_fault(id, FIELD(u64, FAULT_ADDRESS), FIELD(u64, FAULT_CODE), NO_SYSTEM_CALL);
+    end_run();
     return 0;
 }
 
@@ -164,8 +167,10 @@ int on_kernel_fault(void *ctx) {
     u32 tgid = id >> 32;
     if (!target_of(tgid))
         return 0;
+    begin_run(1);
     s64 syscall = user_register(user_registers(), SYSCALL_NUMBER);
     note_fault(id, FIELD(u64, FAULT_ADDRESS), FIELD(u64, FAULT_CODE), syscall);
+    end_run();
     return 0;
 }
 
@@ -270,11 +275,10 @@ static __always_inline u32 grain_of(struct settings *how, struct target *target,
     return is_again ? how->rarity : how->rarity / AGAIN;
 }
 
-int on_rss(void *ctx) {
+static __always_inline void note_pages(void *ctx, u64 id, struct target *target) {
     u32 member = FIELD(u32, RSS_MEMBER), mm_id = FIELD(u32, RSS_MM_ID), is_current = FIELD(u32, RSS_CURR);
-    u64 id = current_id();
     u32 tgid = id >> 32;
-    struct target *target = target_of(tgid), *owner;
+    struct target *owner;
     struct scratch *scratch;
     struct request *request;
     struct fault *mine;
@@ -284,17 +288,17 @@ int on_rss(void *ctx) {
     s64 change, syscall;
 
     if (member >= MEMBERS || (!target && is_current))
-        return 0;
+        return;
     owner = owner_of(mm_id, is_current ? target : 0, tgid);
     if (!owner)
-        return 0;
+        return;
     change = change_of(owner, member, FIELD(s64, RSS_SIZE) >> PAGE_SHIFT_HERE);
     if (!target || !is_current || member == MM_SWAPENTS)
-        return 0; /* reclaim, khugepaged, a fork that fills its child: only the count is kept */
+        return; /* reclaim, khugepaged, a fork that fills its child: only the count is kept */
     scratch = my_scratch();
     how = my_settings();
     if (!scratch || !how)
-        return 0;
+        return;
     user = user_registers();
     syscall = user_register(user, SYSCALL_NUMBER);
     request = &scratch->request;
@@ -304,7 +308,7 @@ int on_rss(void *ctx) {
     if (mine && mine->id == id && mine->open && mine->syscall == syscall) {
         /* a file's page that was there goes when the private copy comes */
         if (member != MM_ANONPAGES && (mine->code & FAULT_PRESENT))
-            return 0;
+            return;
         if (change > 0)
             mine->open = 0; /* else reclaim may have been first */
         request->pages = pages_of(member, change);
@@ -315,7 +319,7 @@ int on_rss(void *ctx) {
         if (change > 0 && mine && mine->id && mine->id != id && syscall == NO_SYSTEM_CALL)
             lose_many(LOSS_UNPLACED, change); /* another thread took its place */
         if (change <= 0 || syscall == NO_SYSTEM_CALL || syscall == NR_MUNMAP)
-            return 0;
+            return;
         request->pages = change;
         request->address = 0;
         if (syscall == NR_MMAP) {
@@ -335,19 +339,30 @@ int on_rss(void *ctx) {
     request->weight = weight_of(rarity_of(grain_of(how, target, before), request->pages << PAGE_SHIFT_HERE));
     if (request->weight) {
         read_registers(scratch);
+        time_walk(request->t_ns);
         programs.call(ctx, NEXT_WALK);
     } else {
         target->unwalked += 1;
         if (how->booking) /* that nobody else claims these pages */
             place(request, before, 0, id);
     }
+}
+
+int on_rss(void *ctx) {
+    u64 id = current_id();
+    struct target *target = target_of(id >> 32);
+    if (target)
+        begin_run(1);
+    note_pages(ctx, id, target);
+    if (target)
+        end_run();
     return 0;
 }
 
-int on_book(void *ctx) {
+static __always_inline void book_stack(void *ctx) {
     struct scratch *scratch = my_scratch();
     if (!scratch)
-        return 0;
+        return;
     struct request *request = &scratch->request;
     u32 kind = KIND_FAULT;
     if (request->member == MM_FILEPAGES)
@@ -357,16 +372,21 @@ int on_book(void *ctx) {
     if (must_ask(scratch, kind, request->weight)) /* a page has the weight of its site */
         programs.call(ctx, NEXT_MISS);
     if (!is_booking())
-        return 0;
+        return;
     struct site *site = my_site(scratch);
     if (!site)
-        return 0;
+        return;
     site->weight = request->weight;
     __sync_fetch_and_add(&site->bytes, (request->pages << PAGE_SHIFT_HERE) * request->weight);
     __sync_fetch_and_add(&site->faults, request->weight);
     site->last_ns = request->t_ns;
     struct page_key key = {.as = request->as, .page = request->address};
     place(request, pages.lookup(&key), scratch->out.site, current_id());
+}
+
+int on_book(void *ctx) {
+    book_stack(ctx);
+    end_run();
     return 0;
 }
 

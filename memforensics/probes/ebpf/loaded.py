@@ -77,6 +77,7 @@ class StackPrograms:
             self.engine.open_ring("copies")
             self._targets = Targets(self.engine, target)
             self._rules = self.engine.table("rules", layout.RULE_KEY, layout.RULE)
+            self._spents = self.engine.table("spents", layout.INDEX, layout.SPENT)
             self._settings_table = self.engine.table("settings", layout.INDEX, layout.SETTINGS)
             self._pythons = (
                 self.engine.raw_table("py_processes", layout.TARGET_KEY.size, PYTHON_PROCESS.size) if python else None
@@ -142,7 +143,14 @@ class StackPrograms:
         return [*out, ("events that could not be parsed", "", self.unreadable_events)]
 
     def run_stats(self) -> RunStats | None:
-        return self.engine.run_stats()
+        """All runs, and those of them for what is traced."""
+        stats = self.engine.run_stats()
+        if stats is None:
+            return None
+        each = self._spents.get(layout.INDEX.pack(0)) or b""
+        counted = [layout.SPENT.unpack_from(each, at)[:2] for at in range(0, len(each), layout.SPENT.size)]
+        runs, run_ns = (sum(column) for column in zip(*counted, strict=True)) if counted else (0, 0)
+        return replace(stats, traced_runs=runs, traced_ns=run_ns)
 
     def close(self) -> None:
         self.engine.close()

@@ -294,16 +294,16 @@ static __always_inline void book(struct scratch *scratch, u64 id) {
         open_live(tid, request->as, request->addr, request->length, id, request->t_ns, request->weight);
 }
 
-int on_book(void *ctx) {
+static __always_inline void book_stack(void *ctx) {
     struct scratch *scratch = my_scratch();
     if (!scratch)
-        return 0;
+        return;
     struct request *request = &scratch->request;
     if (must_ask(scratch, request->kind, 1))
         programs.call(ctx, NEXT_MISS);
     struct site *site = is_booking() ? my_site(scratch) : 0;
     if (!site)
-        return 0;
+        return;
     if (request->event != EVENT_REMAP && request->event != EVENT_ATTACH) { /* whose sizes user space finds */
         __sync_fetch_and_add(&site->allocated_bytes, request->length * request->weight);
         __sync_fetch_and_add(&site->allocated_count, request->weight);
@@ -311,6 +311,11 @@ int on_book(void *ctx) {
     }
     site->last_ns = request->t_ns;
     book(scratch, scratch->out.site);
+}
+
+int on_book(void *ctx) {
+    book_stack(ctx);
+    end_run();
     return 0;
 }
 
@@ -342,6 +347,7 @@ int on_mmap_exit(struct sys_exit *ctx) {
     struct settings *how = my_settings();
     if (!target || !how)
         return 0;
+    begin_run(1);
     void *user = user_registers();
     u64 asked = user_register(user, ARGUMENT_2), flags = user_register(user, ARGUMENT_4), as = target->as;
     u64 length = PAGE_UP(asked);
@@ -373,6 +379,7 @@ int on_mmap_exit(struct sys_exit *ctx) {
         target->unwalked += 1;
         if (how->booking)
             open_live((u32)id, as, ret, length, 0, now, 0);
+        end_run();
         return 0;
     }
     struct scratch *scratch = my_scratch();
@@ -388,6 +395,7 @@ int on_mmap_exit(struct sys_exit *ctx) {
     scratch->request.kind = kind;
     scratch->request.event = 0;
     scratch->request.weight = weight;
+    time_walk(scratch->request.t_ns);
     programs.call(ctx, NEXT_WALK);
     return 0;
 }
@@ -399,9 +407,11 @@ int on_munmap_enter(struct sys_enter *ctx) {
     if (!target || !is_booking())
         return 0;
     __sync_fetch_and_add(&target->releases, 1);
+    begin_run(2); /* and when it returns */
     u64 addr = ctx->args[0], length = PAGE_UP(ctx->args[1]);
     if (removable(addr, length))
         take((u32)id, target, 0, addr, length);
+    end_run();
     return 0;
 }
 
@@ -426,10 +436,12 @@ int on_mremap_enter(struct sys_enter *ctx) {
     struct target *target = target_of(tgid);
     if (!target || !is_booking())
         return 0;
+    begin_run(1);
     struct pending mine = {.addr = ctx->args[0], .length = PAGE_UP(ctx->args[1])};
     if (removable(mine.addr, mine.length) && !(ctx->args[3] & MREMAP_DONTUNMAP))
         mine.state = take((u32)id, target, 0, mine.addr, mine.length);
     pending.update(&id, &mine);
+    end_run();
     return 0;
 }
 
@@ -444,6 +456,7 @@ int on_mremap_exit(struct sys_exit *ctx) {
     struct pending *mine = pending.lookup(&id);
     if (!mine)
         return 0; /* entered before we booked */
+    begin_run(1);
     struct pending taken = *mine;
     pending.delete(&id);
     read_registers(scratch);
@@ -468,6 +481,7 @@ int on_mremap_exit(struct sys_exit *ctx) {
     scratch->request.weight = 1;
     if (!scratch->request.event)
         count_class(target->as, length);
+    time_walk(now);
     programs.call(ctx, NEXT_WALK);
     return 0;
 }
@@ -478,6 +492,7 @@ int on_brk_exit(struct sys_exit *ctx) {
     struct target *target = target_of(tgid);
     if (!target)
         return 0;
+    begin_run(1);
     u64 now = PAGE_UP((u64)ctx->ret), before = target->brk;
     target->brk = now;
     if (before == 0 || now == before)
@@ -499,6 +514,7 @@ int on_brk_exit(struct sys_exit *ctx) {
     scratch->request.kind = KIND_BRK;
     scratch->request.event = EVENT_BRK;
     scratch->request.weight = 1;
+    time_walk(t_ns);
     programs.call(ctx, NEXT_WALK);
     return 0;
 }
@@ -519,6 +535,8 @@ int on_shmat_exit(struct sys_exit *ctx) {
     scratch->request.kind = KIND_SHM | KIND_SHARED;
     scratch->request.event = EVENT_ATTACH;
     scratch->request.weight = 1;
+    begin_run(1);
+    time_walk(scratch->request.t_ns);
     programs.call(ctx, NEXT_WALK);
     return 0;
 }

@@ -1,6 +1,7 @@
 """How densely stacks are walked, so that what a trace costs stays below a share of the target's CPU time. Pure.
 
-The cost is the run time of the programs (bpf_stats), which is what comes on top of the floor: merely arming the events.
+The cost is the run time of the programs (bpf_stats) for what is traced, which is what comes on top of the floor: merely
+arming the events. The programs also run for all other processes of the host, and return at once: see `RunTimes`.
 Walks are most of it, and are thinned out by lot; each that is left counts for the others, so sums stay unbiased. The
 account of mappings cannot be thinned out: a removal that is not seen makes a ledger wrong, not coarse. So where the
 account alone costs more than the bound, the trace declines: it ends there, with what it has, and says so.
@@ -8,7 +9,9 @@ account alone costs more than the bound, the trace declines: it ends there, with
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from memforensics.probes.ebpf.engine import RunStats
 from memforensics.units import NS_PER_S
 
 TOP_LEVEL = 16  # one walk in 65,536 small mappings, all of those above 256 MiB
@@ -20,9 +23,43 @@ HELPED = 0.75  # of what it cost before: if to walk less did not bring it below,
 LEAST_CPU_NS = NS_PER_S // 20  # of the targets, between two readings: less says nothing
 
 
+class Times(NamedTuple):
+    """Runs of the programs and what they took, for what is traced and for the other processes of the host."""
+
+    target_ns: int = 0
+    target_runs: int = 0
+    host_ns: int = 0
+    host_runs: int = 0
+
+
+class RunTimes:
+    """The run time of the programs, divided between what is traced and the other processes of the host.
+
+    The programs count their runs for what is traced, and time them from where they know that it is traced. What they do
+    before is the same for each run, whoever's it is, and is what a run for another process does: so the rest of the
+    time is divided by runs.
+    """
+
+    def __init__(self) -> None:
+        self.times = Times()
+        self._last: RunStats | None = None
+
+    def add(self, now: RunStats) -> None:
+        """The counters at a later time."""
+        last, self._last = self._last, now
+        if last is None:
+            return
+        runs, run_ns = max(0, now.runs - last.runs), max(0, now.run_ns - last.run_ns)
+        traced = min(max(0, now.traced_runs - last.traced_runs), runs)
+        known_ns = min(max(0, now.traced_ns - last.traced_ns), run_ns)
+        own_ns = known_ns + (run_ns - known_ns) * traced // runs if runs else 0
+        more = Times(own_ns, traced, run_ns - own_ns, runs - traced)
+        self.times = Times(*map(sum, zip(self.times, more, strict=True)))
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """`run_ns`: of the programs, since they were loaded. `cpu_ns`: user and system time by PID."""
+    """`run_ns`: of the programs for what is traced, since they were loaded. `cpu_ns`: user and system time by PID."""
 
     run_ns: int
     cpu_ns: Mapping[int, int]

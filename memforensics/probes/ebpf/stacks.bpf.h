@@ -111,6 +111,15 @@ struct desk {
     u64 dice;
 };
 
+/* What a CPU did for what is traced: its runs, and the time that they took from where they knew that it is traced. Each
+ * run that walks a stack is timed, and one of TIMED others, which counts for so many (a prime: calls come in turns). */
+struct spent {
+    u64 runs, ns;
+    u64 began_ns, weight; /* of the present run; 0: it is not timed */
+    u64 left;             /* runs until the next that is timed */
+};
+#define TIMED 31
+
 /* struct scratch.miss */
 #define MISS_NEW 0
 #define MISS_TOLD 1   /* user space has, or will get, the whole stack of this site */
@@ -133,6 +142,7 @@ BPF_TABLE("lru_hash", struct rule_key, struct miss, misses, MAX_MISSES);
 BPF_PERCPU_ARRAY(cpu_tokens, struct tokens, 1);
 BPF_PERCPU_ARRAY(scratches, struct scratch, 1);
 BPF_PERCPU_ARRAY(desks, struct desk, 1);
+BPF_PERCPU_ARRAY(spents, struct spent, 1);
 BPF_PERCPU_ARRAY(losses, u64, LOSSES);
 BPF_ARRAY(settings, struct settings, 1);
 BPF_ARRAY(generation, u64, 1); /* numbers address spaces */
@@ -223,6 +233,40 @@ static __always_inline u64 about_now(void) {
         desk->ns = bpf_ktime_get_ns();
     }
     return desk->ns;
+}
+
+/* This run is for what is traced; `runs`: with those for the same call that are not told apart from others'. */
+static __always_inline void begin_run(u64 runs) {
+    u32 zero = 0;
+    struct spent *mine = spents.lookup(&zero);
+    if (!mine)
+        return;
+    mine->runs += runs;
+    mine->began_ns = 0;
+    if (mine->left) {
+        mine->left -= 1;
+        return;
+    }
+    mine->left = TIMED - 1;
+    mine->weight = TIMED;
+    mine->began_ns = bpf_ktime_get_ns();
+}
+
+/* It walks the stack, from now on. */
+static __always_inline void time_walk(u64 now) {
+    u32 zero = 0;
+    struct spent *mine = spents.lookup(&zero);
+    if (!mine)
+        return;
+    mine->weight = 1;
+    mine->began_ns = now;
+}
+
+static __always_inline void end_run(void) {
+    u32 zero = 0;
+    struct spent *mine = spents.lookup(&zero);
+    if (mine && mine->began_ns)
+        mine->ns += (bpf_ktime_get_ns() - mine->began_ns) * mine->weight;
 }
 
 static __always_inline u64 new_address_space(u32 tgid) {

@@ -17,7 +17,7 @@ from memforensics.probes.base import Availability, Budget, Evidence
 from memforensics.probes.ebpf.engine import Engine, RunStats, import_bcc, tracefs
 from memforensics.probes.ebpf.layout import Ended, EventType, RangeEvent, StackEvent
 from memforensics.probes.ebpf.members import Member, Members, S
-from memforensics.probes.ebpf.overhead import Governor, Reading, cpu_ns
+from memforensics.probes.ebpf.overhead import Governor, Reading, RunTimes, Times, cpu_ns
 from memforensics.target import Process
 from memforensics.target.tree import descendants
 from memforensics.units import MIB, NS_PER_S
@@ -88,7 +88,8 @@ class TreeTrace(ABC, Generic[P, S]):
         self._next_govern_ns = 0
         self.sampled_one_in = 1  # one of so many, at the most
         self._lost: dict[str, int] = {}
-        self._stats_before = RunStats(0, 0, 0)
+        self._times = RunTimes()
+        self._times_before = Times()  # of learning
         self._cpu_before = 0.0
         self._last: list[Evidence] = []
 
@@ -247,7 +248,8 @@ class TreeTrace(ABC, Generic[P, S]):
                 self._governor.look(self._reading())
 
     def _begin(self) -> None:
-        self._stats_before = self.programs.run_stats() or RunStats(0, 0, 0)
+        self._reading()
+        self._times_before = self._times.times
         for member in self.members:
             with contextlib.suppress(TargetError):
                 member.began = member.process.sample(clock=self.clock)
@@ -336,12 +338,13 @@ class TreeTrace(ABC, Generic[P, S]):
         stats = self.programs.run_stats()
         if stats is None:
             return None
+        self._times.add(stats)
         ticks = os.sysconf("SC_CLK_TCK")
         times = {}
         for member in self.members.alive:
             with contextlib.suppress(MemforensicsError, ValueError):
                 times[member.pid] = cpu_ns(member.process.read_text("stat"), ticks)
-        return Reading(stats.run_ns, times)
+        return Reading(self._times.times.target_ns, times)
 
     def _thin(self, level: int) -> None:
         self.programs.thin(level)
@@ -374,13 +377,18 @@ class TreeTrace(ABC, Generic[P, S]):
         self._update_counts()
         self._last_look(ended_ns)
         self._governor.look(self._reading())
-        cost = Cost(
-            probe=self.name,
-            target_share=self._governor.reached,
-            asked_share=self._governor.share,
-            bpf_run_ns=stats.run_ns - self._stats_before.run_ns if stats else None,
-            bpf_runs=stats.runs - self._stats_before.runs if stats else None,
-        )
+        cost = Cost(probe=self.name, target_share=self._governor.reached, asked_share=self._governor.share)
+        if stats is not None:
+            target_ns, target_runs, host_ns, host_runs = (
+                now - before for now, before in zip(self._times.times, self._times_before, strict=True)
+            )
+            cost = replace(
+                cost,
+                bpf_run_ns=target_ns + host_ns,
+                bpf_runs=target_runs + host_runs,
+                target_run_ns=target_ns,
+                target_runs=target_runs,
+            )
         coverages = []
         for member in self.members:
             yield from self._sites(member, ended_ns)
@@ -396,7 +404,7 @@ class TreeTrace(ABC, Generic[P, S]):
         if member.left_ns is None and totals.resident_bytes is not None and growth and growth >= SMALLEST_GROWTH:
             coverage = totals.resident_bytes / growth
         unwalked = self.programs.unwalked(member.pid)
-        alone = len(self.members) == 1  # the kernel counts run time for all processes together
+        alone = len(self.members) == 1  # runs are counted for all that is traced together
         return TraceSummary(
             pid=member.pid,
             engine="bcc",
@@ -407,8 +415,8 @@ class TreeTrace(ABC, Generic[P, S]):
             resident_bytes=totals.resident_bytes,
             rss_growth_bytes=growth,
             coverage=coverage,
-            bpf_runs=cost.bpf_runs if alone else None,
-            bpf_run_ns=cost.bpf_run_ns if alone else None,
+            bpf_runs=cost.target_runs if alone else None,
+            bpf_run_ns=cost.target_run_ns if alone else None,
             unwalked=unwalked,
             sampled_one_in=self.sampled_one_in if unwalked else None,
         )
