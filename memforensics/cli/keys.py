@@ -6,17 +6,23 @@ import re
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Protocol
 
 _NAMES = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down", "\r": "enter", "\n": "enter"}
 _KEY = re.compile("\x1b\\[[0-9;]*[ -/]*[@-~]|\x1bO.|\x1b|.", re.DOTALL)
 
 
+class ReadKeys(Protocol):
+    def __call__(self, wait_s: float = 0.0) -> list[str]: ...
+
+
 @contextlib.contextmanager
-def keys() -> Iterator[Callable[[], list[str]] | None]:
-    """A function that gives the keys pressed since the last call, without waiting: a character each, or "up", "down",
-    "enter". None when standard input is no terminal. The terminal is as before after the block."""
+def keys() -> Iterator[ReadKeys | None]:
+    """A function that gives the keys pressed since the last call: a character each, or "up", "down", "enter". It waits
+    for one for so many seconds. None when standard input is no terminal. The terminal is as before after the block."""
     import termios
     import tty
 
@@ -26,10 +32,13 @@ def keys() -> Iterator[Callable[[], list[str]] | None]:
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
 
-    def pressed() -> list[str]:
-        if not select.select([terminal], [], [], 0)[0]:
+    def pressed(wait_s: float = 0.0) -> list[str]:
+        if not select.select([terminal], [], [], wait_s)[0]:
             return []
-        return split_keys(os.read(terminal, 1024).decode(errors="replace"))
+        sent = os.read(terminal, 1024)
+        if not sent:  # the terminal is gone, and would be ready to read for ever
+            time.sleep(wait_s)
+        return split_keys(sent.decode(errors="replace"))
 
     try:
         tty.setcbreak(terminal)

@@ -12,6 +12,9 @@ from rich.console import RenderableType
 
 from memforensics.report.console import Console
 
+from memforensics.report.terminal_watch import Part
+
+_PROMPT_LINES = 2  # left free below the last screen, so that its first line stays
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"  # the cursor
 
 
@@ -21,6 +24,7 @@ class Screen:
     def __init__(self, console: Console | None = None, out: TextIO | None = None) -> None:
         self.console, self._out = console or Console(), out or sys.stdout
         self._laid_out: dict[int, tuple[RenderableType, list[str]]] = {}  # by id, its own while it is held
+        self._used: dict[int, tuple[RenderableType, list[str]]] = {}  # of those, the ones of this frame
         self._size = (0, 0)
         self._lines: list[str] = []
 
@@ -28,21 +32,42 @@ class Screen:
     def width(self) -> int:
         return self.console.width
 
-    def show(self, parts: Sequence[RenderableType], *, last: bool = False) -> None:
-        """Top to bottom; what does not fit below is left out (`last`: is not, as nothing is drawn over it any more)."""
+    @property
+    def height(self) -> int:
+        return self.console.height
+
+    def show(self, parts: Sequence[Part], *, last: bool = False) -> None:
+        """Top to bottom; parts that do not fit are shortened or left out, and what still does not fit below is cut off.
+        `last`: all is drawn anew, as nothing is drawn over it any more."""
         size = self.console.size
         if size != self._size:
             self._laid_out.clear()
-        laid_out = {id(part): self._laid_out.get(id(part)) or (part, self._lay_out(part)) for part in parts}
-        self._laid_out = laid_out
-        lines = [line for part in parts for line in laid_out[id(part)][1]]
-        if not last:
-            lines = lines[: size.height - 1]
+        self._used = {}
+        room = max(size.height - (1 + _PROMPT_LINES if last else 1), 1)
+        lines = [line for chosen in self._fit(parts, room) for line in self._lines_of(chosen)][:room]
+        self._laid_out = self._used
         anew = size != self._size or last
         text = self._anew(lines) if anew else self._changed(lines)
         self._size, self._lines = (size.width, size.height), lines
         self._out.write(text)
         self._out.flush()
+
+    def _fit(self, parts: Sequence[Part], room: int) -> list[RenderableType]:
+        """What is shown of the parts."""
+        chosen: list[RenderableType | None] = [part.shown for part in parts]
+        steps: list[tuple[int, int, RenderableType | None]]
+        steps = [(part.shortened, at, part.short) for at, part in enumerate(parts) if part.short is not None]
+        steps += [(part.left_out, at, None) for at, part in enumerate(parts) if part.left_out]
+        for _, at, instead in sorted(steps, key=lambda step: (-step[0], -step[1])):
+            if sum(len(self._lines_of(each)) for each in chosen if each is not None) <= room:
+                break
+            chosen[at] = instead
+        return [each for each in chosen if each is not None]
+
+    def _lines_of(self, part: RenderableType) -> list[str]:
+        if id(part) not in self._used:
+            self._used[id(part)] = self._laid_out.get(id(part)) or (part, self._lay_out(part))
+        return self._used[id(part)][1]
 
     def __enter__(self) -> "Screen":
         self._out.write(_HIDE)
@@ -55,7 +80,7 @@ class Screen:
     def _lay_out(self, part: RenderableType) -> list[str]:
         with self.console.capture() as caught:
             self.console.print(part)
-        return caught.get().removesuffix("\n").split("\n")
+        return [line.rstrip() for line in caught.get().removesuffix("\n").split("\n")]
 
     def _anew(self, lines: Sequence[str]) -> str:
         return _up(len(self._lines)) + "\x1b[J" + "".join(f"{line}\n" for line in lines)

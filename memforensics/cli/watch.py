@@ -24,7 +24,7 @@ def watch(
         bool, typer.Option(help="With --name, --cmdline or --container: when it exits, wait until it is back.")
     ] = False,
     interval: Annotated[float, duration_option("Time between two readings.", "--interval")] = "1s",  # type: ignore[assignment]
-    duration: Annotated[float | None, duration_option("How long; without it, until Ctrl-C or its exit.")] = None,
+    duration: Annotated[float | None, duration_option("How long; without it, until q, Ctrl-C or its exit.")] = None,
     record: RecordOption = None,
     until: Annotated[
         Literal["growing", "leak"] | None, typer.Option(help="End as soon as this is the verdict.")
@@ -40,8 +40,9 @@ def watch(
     """Watch a process and its children: RSS by layer, growth with its interval, time to the limit, verdict.
 
     Made to be left running: memory, CPU time and the case file stay small, older readings are thinned.
-    A line that rises is no leak by itself: with --until leak or --on-leak, growth starts a search for its cause
-    (diagnose, for 12 to 60 s, again after 10 minutes and then ever more rarely).
+    On a terminal q ends it and ? explains the screen.
+    Growth alone does not prove a leak: with --until leak or --on-leak, growth starts a search for its cause
+    (diagnose, for 12 to 60 s, again after 10 minutes and then less and less often).
     CMD finds in its environment MEMFORENSICS_PID, MEMFORENSICS_VERDICT and MEMFORENSICS_HEADLINE, and where known
     MEMFORENSICS_CASE, _CAUSE, _LAYER, _BYTES_PER_MINUTE and _SECONDS_TO_LIMIT; no shell runs it.
     Ends with the exit code of the verdict: 0 steady or bounded, 1 leak, 4 growing or too little seen."""
@@ -52,11 +53,12 @@ def watch(
     if restarts and pid is not None:
         raise UsageError("a PID does not come back", enable="--restarts with --name, --cmdline or --container")
 
-    from memforensics.cli.watch_out import beside, show
+    from memforensics.cli.watch_out import Controls, beside, show
     from memforensics.jobs.again import back, only_root
     from memforensics.jobs.watch import watch as job
 
     target = only_root(container) if container is not None else choose_pid(pid, name, cmdline)
+    controls = Controls()
     ticks = job(
         target,
         children=children,
@@ -66,11 +68,13 @@ def watch(
         until=until,
         search=until == "leak" or on_leak is not None,
         again=(lambda: back(name, cmdline, container)) if restarts else None,
+        sleep=controls.sleep,
+        stop=controls.stop,
     )
     listen = (address, prometheus) if prometheus is not None else None
     ticks = beside(ticks, on_leak=on_leak, record=record, prometheus=listen)
     try:
-        last = show(ticks, json_lines=json_lines, interval_s=interval, record=record)
+        last = show(ticks, controls, json_lines=json_lines, interval_s=interval, record=record)
     except KeyboardInterrupt:
         raise Interrupted(str(record) if record else None) from None
     return last.diagnosis.exit_code if last is not None else 4

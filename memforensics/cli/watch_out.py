@@ -2,10 +2,13 @@
 
 import contextlib
 import json
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 
 from memforensics.cli import live
+from memforensics.cli.keys import ReadKeys
 from memforensics.report.watch_line import WatchTick
 
 Ticks = Generator[WatchTick, None, None]
@@ -33,27 +36,68 @@ def beside(ticks: Ticks, *, on_leak: str | None, record: Path | None, prometheus
             yield tick
 
 
-def show(ticks: Ticks, *, json_lines: bool, interval_s: float, record: Path | None) -> WatchTick | None:
+class Controls:
+    """The keys of the live screen, read while the watch sleeps between two readings: q ends, ? opens the help."""
+
+    def __init__(self) -> None:
+        self.is_ending = self.is_helping = False
+        self.read: ReadKeys | None = None  # none: nobody can press keys
+        self.redraw: Callable[[], None] = lambda: None
+
+    def stop(self) -> bool:
+        return self.is_ending
+
+    def sleep(self, seconds: float) -> None:
+        """Until the time is over, or q is pressed."""
+        end = time.monotonic() + seconds
+        if self.read is None:
+            time.sleep(seconds)
+            return
+        while (left := end - time.monotonic()) > 0 and not self.is_ending:
+            for key in self.read(left):
+                self._press(key)
+
+    def _press(self, key: str) -> None:
+        if key == "q":
+            self.is_ending = True
+        elif key == "?" or (self.is_helping and key == "enter"):
+            self.is_helping = not self.is_helping
+            self.redraw()
+
+
+def show(
+    ticks: Ticks, controls: Controls, *, json_lines: bool, interval_s: float, record: Path | None
+) -> WatchTick | None:
     """Shows them as the place allows; the last one."""
     if not json_lines and live.is_terminal():
-        return _show_live(ticks, interval_s, record)
+        return _show_live(ticks, controls, interval_s, record)
     from memforensics.report.watch_line import watch_object, watch_text
 
     return live.show_lines(ticks, (lambda tick: json.dumps(watch_object(tick))) if json_lines else watch_text)
 
 
-def _show_live(ticks: Ticks, interval_s: float, record: Path | None) -> WatchTick | None:
+def _show_live(ticks: Ticks, controls: Controls, interval_s: float, record: Path | None) -> WatchTick | None:
     """Draws each tick in place; the last one's screen stays. However it ends, the generator is closed."""
+    from memforensics.cli.keys import keys
     from memforensics.cli.screen import Screen
-    from memforensics.report.terminal_watch import WatchScreen
+    from memforensics.report.terminal_watch import WatchScreen, help_parts
 
-    kept = f", kept in {record}" if record else ""
     last: WatchTick | None = None
-    with contextlib.closing(ticks), Screen() as screen:
-        content = WatchScreen()
-        for last in ticks:
-            footer = (
-                f"ended: {last.ended}{kept}" if last.ended else f"a reading each {interval_s:g} s{kept}; Ctrl-C ends"
-            )
-            screen.show(content.parts(last, footer=footer, width=screen.width), last=last.ended is not None)
+    content = WatchScreen()
+    with contextlib.closing(ticks), keys() as controls.read, Screen() as screen:
+        how = "q ends, ? helps" if controls.read is not None else "Ctrl-C ends"
+        footer = f"a reading every {interval_s:g} s; {how}" + (f"; case: {record}" if record else "")
+
+        def draw(tick: WatchTick) -> None:
+            if controls.is_helping and not tick.ended:
+                screen.show(help_parts(tick, footer=f"a reading every {interval_s:g} s; ? closes this help"))
+                return
+            words = f"ended: {tick.ended}" if tick.ended else footer
+            parts = content.parts(tick, footer=words, width=screen.width, case_file=str(record) if record else None)
+            screen.show(parts, last=tick.ended is not None)
+
+        for tick in ticks:
+            last = tick
+            controls.redraw = partial(draw, tick)
+            draw(tick)
     return last

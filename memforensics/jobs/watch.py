@@ -76,8 +76,11 @@ def watch(
     search: bool = False,
     seed: int | None = None,
     again: Callable[[], int | None] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Generator[WatchTick, None, None]:
-    """Ticks until the time is over, the root has left, or the verdict is reached. The last one has `ended`.
+    """Ticks until the time is over, the root has left, the verdict is reached, or `stop` says so. The last one has
+    `ended`.
 
     `search`: where it grows, look for the cause too (`CauseSearch`): a line alone is never a leak.
     With `again`, which gives the PID of a target that came back (None: not yet), a root that left is waited for: it is
@@ -87,19 +90,19 @@ def watch(
     began, life, file = time.monotonic(), 1, record
     while True:
         left = None if seconds is None else max(seconds - (time.monotonic() - began), 0.0)
-        observer = TreeObserver(pid, children=children, interval_s=interval_s, rescan_share=RESCAN_SHARE)
+        observer = TreeObserver(pid, children=children, interval_s=interval_s, rescan_share=RESCAN_SHARE, sleep=sleep)
         with observer:
             first = observer.open()
             with recorder_for(new_meta("watch", pid, seed=seed), file) as recorder:
                 recorder.put(first)
                 looking = CauseSearch(pid, children=children) if search else None
-                yield from watch_with(observer, recorder, seconds=left, until=until, search=looking)
+                yield from watch_with(observer, recorder, seconds=left, until=until, search=looking, stop=stop)
         if again is None or observer.root_left is None:
             return
         while (found := again()) is None:
-            if seconds is not None and time.monotonic() - began >= seconds:
+            if stop() or (seconds is not None and time.monotonic() - began >= seconds):
                 return
-            time.sleep(SEEK_S)
+            sleep(SEEK_S)
         pid, life = found, life + 1
         file = record.with_name(f"{record.stem}-{life}{record.suffix}") if record is not None else None
 
@@ -127,11 +130,12 @@ def watch_with(
     until: Until | None = None,
     search: CauseSearch | None = None,
     cpu: Callable[[], float] = time.process_time,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Generator[WatchTick, None, None]:
     """The same of an observer that is open, on its clock. `cpu`: the CPU seconds that we have used."""
     running = _Watch(observer, recorder, search, cpu)
     try:
-        yield from running.run(seconds, until)
+        yield from running.run(seconds, until, stop)
     finally:
         running.close()
 
@@ -197,11 +201,16 @@ class _Watch:
         self.line: tuple[int, ...] = ()
         self.judged_ns = 0
 
-    def run(self, seconds: float | None, until: Until | None) -> Generator[WatchTick, None, None]:
+    def run(
+        self, seconds: float | None, until: Until | None, stop: Callable[[], bool]
+    ) -> Generator[WatchTick, None, None]:
         for records in self.observer.ticks(seconds):
             self._take(records)
             if self.observer.root_left is not None:
                 break
+            if stop():
+                yield self._last("you ended it")
+                return
             now = self.observer.clock()
             if self.reading.is_due(now):
                 self._snapshot(now)

@@ -1,4 +1,4 @@
-"""Looking for the cause of growth that a watch sees: a line alone is never a leak.
+"""Searching for the cause of growth that a watch sees: growth alone does not prove a leak.
 
 `memforensics diagnose` runs for some seconds in a process of its own (compiling and tracing take more memory than a
 watch may), and what it found is held against the line that the watch goes on to draw. Most growth has no cause that is
@@ -61,7 +61,7 @@ class CauseSearch:
             self.state = None
             return False
         if now_ns < self._next_ns:
-            self.state = f"{self._outcome}, next look in {duration_text(round((self._next_ns - now_ns) / NS_PER_S))}"
+            self.state = f"{self._outcome}, next search in {duration_text(round((self._next_ns - now_ns) / NS_PER_S))}"
             return False
         self._begin(_seconds(diagnosis))
         return True
@@ -97,7 +97,7 @@ class CauseSearch:
         )
         words = ["diagnose", str(self.pid), "--duration", f"{seconds:.0f}s", "--record", str(self._case)]
         words += ["--format", "json"] if self.children else ["--format", "json", "--no-children"]
-        self.state = f"looking for the cause ({seconds:.0f} s)"
+        self.state = f"searching for the cause ({seconds:.0f} s)"
         self._running = subprocess.Popen(
             [sys.executable, "-m", "memforensics", *words],
             stdin=subprocess.DEVNULL,
@@ -109,7 +109,7 @@ class CauseSearch:
         self._running = None
         self._next_ns, self._wait_s = now_ns + int(self._wait_s * NS_PER_S), min(2 * self._wait_s, AGAIN_AT_MOST_S)
         self.state = None
-        self._outcome = "no cause that is known"
+        self._outcome = "no known cause found"
         try:
             with CaseFile.open(self._case) as file:
                 found = file.load(kinds=(Target, *EVIDENCE))
@@ -121,7 +121,7 @@ class CauseSearch:
         self._found = tuple(_evidence(found))
         blind = next((probe for probe in found.probes if probe.name == _TRACE and probe.status != "ok"), None)
         if blind is not None and not found.sites:
-            self._outcome = f"the cause cannot be seen: {blind.why}"
+            self._outcome = f"the cause cannot be found: {blind.why}"
         self._targets = {target.pid: target for target in found.targets}
         return True
 

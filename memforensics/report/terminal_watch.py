@@ -1,8 +1,10 @@
 """The live screen of watch. Pure: a tick in, rich renderables out."""
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +19,8 @@ from memforensics.units import change_text, duration_text, rate_text, size_text
 _BARS = "▁▂▃▄▅▆▇█"
 _DOWN = "↓"
 _MEMBERS_SHOWN = 6
+_MEMBERS_OF_FEW = 2  # where there is little room
+_LAYERS_OF_FEW = 4  # the same
 _EVENTS_SHOWN = 4
 _GROUPS_SHOWN = 5
 _WIDE = 100  # columns from which intervals have one of their own
@@ -25,25 +29,61 @@ _LABEL = 9  # columns of a fact's label
 _OLD_S = 2.0  # from which an age is told
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A part of a screen. Where not all parts fit, `short` takes its place, and then it is left out: those of a higher
+    number first. Number 0: never."""
+
+    shown: RenderableType
+    short: RenderableType | None = None
+    shortened: int = 0
+    left_out: int = 0
+
+
 class WatchScreen:
     """The screen as parts, top to bottom. What a tick did not change is the very object of before, so that it need not
     be drawn again: most ticks bring new sizes and nothing else."""
 
     def __init__(self) -> None:
-        self._width = 0
-        self._fixed: tuple[list[RenderableType], list[RenderableType], list[RenderableType]] = ([], [], [])
+        self._key: tuple[object, ...] = ()
+        self._fixed: tuple[list[Part], list[Part], list[Part]] = ([], [], [])
 
-    def parts(self, tick: WatchTick, *, footer: str, width: int) -> list[RenderableType]:
+    def parts(self, tick: WatchTick, *, footer: str, width: int, case_file: str | None = None) -> list[Part]:
+        """`case_file`: where the case is kept."""
         width = min(width, _WIDEST)
-        if tick.is_news or width != self._width:
-            self._width = width
+        if tick.is_news or self._key != (width, footer):
+            self._key = width, footer
+            ending = _to_do(tick, case_file) if tick.ended else ()
             self._fixed = (
                 list(_who(tick, width)),
-                [_facts(_growth(tick)), Text()],
+                [*_growth(tick), *ending, _blank()],
                 list(_where(tick, footer, width)),
             )
         above, middle, below = self._fixed
-        return [*above, *_sizes(tick, width), *middle, _layers_heading(tick), *below]
+        return [*above, *_sizes(tick, width), *middle, Part(_layers_heading(tick, width)), *below]
+
+
+def help_parts(tick: WatchTick, *, footer: str) -> list[Part]:
+    """What the keys do and the words mean."""
+    rows: list[tuple[str, Text | str]] = [
+        ("q", "end: judge all that was seen, and show the result"),
+        ("?", "open and close this help"),
+        ("Ctrl-C", "stop at once"),
+        ("", ""),
+        ("growth", "the rate of anonymous, shared and swapped memory, with its 95% interval"),
+        ("layers", "RSS by what owns it; `memforensics snapshot` shows the mappings"),
+        ("growing", "Growth alone does not prove a leak: a cache that is filling looks the same."),
+        ("leak", "There is more evidence than growth, such as a known cause."),
+        ("bounded", "It grew and stopped, or has a known limit."),
+        ("cause", "--until leak or --on-leak CMD search for the cause while the watch goes on"),
+    ]
+    return [
+        Part(parts.headline(tick.diagnosis.verdict, tick.diagnosis.headline)),
+        _blank(),
+        Part(_facts(rows)),
+        _blank(),
+        Part(Text(visible(footer), style="dim")),
+    ]
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -81,85 +121,133 @@ def fallback_rows(tick: WatchTick) -> tuple[LayerRow, ...]:
     )
 
 
-def _who(tick: WatchTick, width: int) -> Iterator[RenderableType]:
+def _blank() -> Part:
+    return Part(Text(), left_out=9)
+
+
+def _who(tick: WatchTick, width: int) -> Iterator[Part]:
     case, diagnosis = tick.case, tick.diagnosis
-    yield parts.headline(diagnosis.verdict, diagnosis.headline)
-    yield Text()
+    yield Part(parts.headline(diagnosis.verdict, diagnosis.headline))
+    yield _blank()
     root = case.target(case.meta.root_pid) if case.meta.root_pid is not None else None
     if root is not None:
         command = parts.fit_end(visible(" ".join(root.cmdline) or root.comm), width - _LABEL - 4)
-        yield _facts([("process", say.target_sentence(case, root)), ("command", command)])
+        who = parts.fit_end(visible(say.target_sentence(case, root)), width - _LABEL - 4)
+        yield Part(_facts([("process", who)]))
+        yield Part(_facts([("command", command)]), left_out=2)
 
 
-def _sizes(tick: WatchTick, width: int) -> Iterator[RenderableType]:
+def _sizes(tick: WatchTick, width: int) -> Iterator[Part]:
     """What every tick changes."""
     words = [size_text(tick.rss) + (f" in {len(tick.now)} processes" if len(tick.now) > 1 else "")]
-    words.append(f"seen for {duration_text(round(tick.elapsed_s))}")
+    words.append(f"watched for {duration_text(round(tick.elapsed_s))}")
     stopped = [str(pid) for pid, sample in tick.now.items() if sample.is_stopped]
     if stopped:
         words.append(f"stopped: {', '.join(stopped[:_MEMBERS_SHOWN])}")
     judged_s = tick.age_s(tick.ages.verdict_ns) or 0.0
     if judged_s >= _OLD_S:
-        words.append(f"judged {duration_text(round(judged_s))} ago")
+        words.append(f"verdict as of {duration_text(round(judged_s))} ago")
     if tick.search:
         words.append(tick.search)
-    rows: list[tuple[str, Text | str]] = [("RSS", ", ".join(words))]
+    yield Part(_facts([("RSS", ", ".join(words))]))
     if tick.line:
         bars = Text(sparkline(tick.line, max(10, width - _LABEL - 40)), style="cyan")
         bars.append(f"  {size_text(min(tick.line))} to {size_text(max(tick.line))} anonymous", style="dim")
-        rows.append(("", bars))
-    yield _facts(rows)
+        yield Part(_facts([("", bars)]), left_out=1)
 
 
-def _growth(tick: WatchTick) -> Iterator[tuple[str, Text | str]]:
+def _growth(tick: WatchTick) -> Iterator[Part]:
     diagnosis = tick.diagnosis
-    yield "growth", say.growth_sentence(diagnosis.growth)
+    rows: list[tuple[str, Text | str]] = [("growth", say.growth_sentence(diagnosis.growth))]
     limit = diagnosis.growth.limit_bytes if diagnosis.growth else None
     if limit is not None:
-        yield "limit", say.limit_sentence(diagnosis.growth) or f"{size_text(limit)} for the cgroup"
+        rows.append(("limit", say.limit_sentence(diagnosis.growth) or f"{size_text(limit)} for the cgroup"))
+    if not tick.ended:
+        rows += _next(tick)
+    yield Part(_facts(rows))
+    lost = [loss for loss in tick.case.losses if loss.count]
+    if lost:
+        told = [f"{loss.count} {loss.what}" + (f"; less with {loss.reduce}" if loss.reduce else "") for loss in lost]
+        short = f"{len(lost)} kinds of losses; a longer screen or --json names them"
+        shorter = _facts([("not seen", short)]) if len(lost) > 1 else None
+        yield Part(_facts([("not seen", text) for text in told]), short=shorter, shortened=6)
+
+
+def _next(tick: WatchTick) -> list[tuple[str, Text | str]]:
+    """What to do: of a leak the settings that help, in the order to try; else what would decide it."""
+    diagnosis = tick.diagnosis
+    remedies = next((finding.remedies for finding in diagnosis.findings if finding.remedies), ())
+    if diagnosis.verdict == "leak" and remedies:
+        return [("to do", "; or ".join(say.remedy_setting(remedy) for remedy in remedies))]
+    root = tick.case.target(tick.case.meta.root_pid) if tick.case.meta.root_pid is not None else None
+    if root is not None and root.exited_ns is not None:
+        return []  # the next step is always a look at the living process
     if diagnosis.next_step and diagnosis.verdict in ("growing", "leak") and not tick.search:
-        yield "next", diagnosis.next_step
-    for loss in tick.case.losses:
-        yield "not seen", f"{loss.count} {loss.what}" + (f"; less with {loss.reduce}" if loss.reduce else "")
+        return [("next", diagnosis.next_step)]
+    return []
 
 
-def _layers_heading(tick: WatchTick) -> Text:
+def _to_do(tick: WatchTick, case_file: str | None) -> Iterator[Part]:
+    """On the last screen: what to do, and where the case is."""
+    found = next((finding for finding in tick.diagnosis.findings if finding.remedies), None)
+    rows = _next(tick)
+    short = _facts(rows)
+    if found is not None and tick.diagnosis.verdict == "leak":
+        yield _blank()
+        title = parts.heading("What to do", visible(found.title))
+        ladder = _indented(parts.remedies_table(found.remedies))
+        yield Part(Group(title, ladder), short=short, shortened=10)
+    elif rows:
+        yield Part(short)
+    if case_file is not None:
+        yield Part(_facts([("case", f"memforensics report {shlex.quote(case_file)}")]))
+    elif tick.diagnosis.verdict in ("leak", "growing"):
+        yield Part(_facts([("case", "not kept; --record FILE keeps it")]))
+
+
+def _layers_heading(tick: WatchTick, width: int) -> Text:
     if not tick.diagnosis.layers:
-        return parts.heading("Layers", "mappings not read: totals only")
+        return parts.heading("Layers", "mappings were not read: totals only")
     read_s, oldest_s = tick.age_s(tick.ages.layers_ns) or 0.0, tick.age_s(tick.ages.oldest_ns) or 0.0
-    note = "those in RSS sum to the kernel's figure"
+    notes = []
     if read_s >= _OLD_S:
-        note += f", as read {duration_text(round(read_s))} ago"
+        notes.append(f"as of {duration_text(round(read_s))} ago")
     if oldest_s >= read_s + _OLD_S:
-        note += f" (mappings that did not change: up to {duration_text(round(oldest_s))})"
-    return parts.heading("Layers", note)
+        notes.append(f"parts as of {duration_text(round(oldest_s))} ago")
+    return parts.heading("Layers", parts.fit_end(", ".join(notes), width - 8))
 
 
-def _where(tick: WatchTick, footer: str, width: int) -> Iterator[RenderableType]:
+def _where(tick: WatchTick, footer: str, width: int) -> Iterator[Part]:
     """Layers, mappings, processes, and what happened."""
     case, diagnosis = tick.case, tick.diagnosis
-    rows = diagnosis.layers or fallback_rows(tick)
-    yield Padding(_waterfall([row for row in rows if row.bytes or row.change_bytes], width), (0, 0, 0, 2))
+    rows = [row for row in diagnosis.layers or fallback_rows(tick) if row.bytes or row.change_bytes]
+    few = _indented(_waterfall(rows, width, _LAYERS_OF_FEW)) if len(rows) > _LAYERS_OF_FEW + 1 else None
+    yield Part(_indented(_waterfall(rows, width)), short=few, shortened=4)
     sums = say.beside_sentence(diagnosis.beside)
     if sums is not None:
-        yield Padding(Text(sums, style="dim"), (0, 0, 0, 2))
+        yield Part(_indented(Text(sums, style="dim")), left_out=7)
     grown = [group for group in diagnosis.groups if group.change_bytes > 0][:_GROUPS_SHOWN]
     if grown:
-        yield Text()
-        moved = f"; {_DOWN} its start moves down, its end stays" if any(group.moved for group in grown) else ""
-        yield parts.heading("Mappings that grew", f"since the first look at them{moved}")
-        yield Padding(_groups(grown, width), (0, 0, 0, 2))
+        yield _blank()
+        moved = f"; {_DOWN} grows downward" if any(g.moved for g in grown) else ""
+        grew = parts.heading("Mappings that grew", f"since the start{moved}")
+        yield Part(Group(grew, _indented(_groups(grown, width))), left_out=8)
     if len(case.targets) > 1:
-        yield Text()
-        yield parts.heading("Processes", "the quickest growing first")
-        yield Padding(_members(tick, width), (0, 0, 0, 2))
-    shown = [event for event in tick.events if event[1] != "joined"][-_EVENTS_SHOWN:]
-    if shown:
-        yield Text()
-        for pid, what in shown:
-            yield Text(f"  process {pid}: {visible(what)}", style="yellow")
-    yield Text()
-    yield Text(visible(footer), style="dim")
+        yield _blank()
+        yield Part(parts.heading("Processes", "fastest growing first"), left_out=3)
+        shown = _indented(_members(tick, width, _MEMBERS_SHOWN))
+        yield Part(shown, _indented(_members(tick, width, _MEMBERS_OF_FEW)), shortened=5, left_out=2)
+    happened = [event for event in tick.events if event[1] != "joined"][-_EVENTS_SHOWN:]
+    if happened:
+        yield _blank()
+        for pid, what in happened:
+            yield Part(Text(f"  process {pid}: {visible(what)}", style="yellow"), left_out=6)
+    yield _blank()
+    yield Part(Text(visible(footer), style="dim"))
+
+
+def _indented(what: RenderableType) -> Padding:
+    return Padding(what, (0, 0, 0, 2))
 
 
 def short_command(target: Target) -> str:
@@ -177,16 +265,21 @@ def _facts(rows: Iterable[tuple[str, Text | str]]) -> Padding:
     return Padding(table, (0, 0, 0, 2))
 
 
-def _waterfall(rows: Sequence[LayerRow], width: int) -> Table:
-    """The layers, those in RSS first, and their sum, which is the kernel's figure."""
+def _waterfall(rows: Sequence[LayerRow], width: int, most: int | None = None) -> Table:
+    """The layers, those in RSS first, and their sum, which is the kernel's figure. Of more than `most` those that grow
+    and the largest are shown, in the same order, and the others as one row."""
     wide = width >= _WIDE
-    table = _table("layer", "now", "change", "rate", *(("its interval",) if wide else ()))
+    table = _table("layer", "now", "change", "rate", *(("95% interval",) if wide else ()))
     table.columns[0].justify = "left"
     table.add_column("verdict", no_wrap=True)
-    for row in sorted(rows, key=lambda row: not row.in_rss):
+    rows = sorted(rows, key=lambda row: not row.in_rss)
+    shown = {id(row) for row in sorted(rows, key=_weight, reverse=True)[:most]}
+    for row in rows:
+        if id(row) not in shown:
+            continue
         grows = row.verdict in ("leak", "growing")
         cells: list[Text | str] = [
-            Text(row.layer if row.in_rss else f"{row.layer} (beside RSS)", style="bold" if grows else ""),
+            Text(row.layer if row.in_rss else f"{row.layer} (not in RSS)", style="bold" if grows else ""),
             size_text(row.bytes) if row.bytes is not None else "not read",
             change_text(row.change_bytes) if row.change_bytes is not None else "",
             rate_text(row.rate.estimate) if row.rate is not None and _moves(row.rate) else "",
@@ -194,12 +287,22 @@ def _waterfall(rows: Sequence[LayerRow], width: int) -> Table:
         style = "bold red" if row.verdict == "leak" else "yellow" if grows else "dim"
         word = Text("" if row.bytes is None or row.verdict == "insufficient-data" else row.verdict, style=style)
         table.add_row(*cells, *((_interval(row.rate),) if wide else ()), word)
-    total = sum(row.bytes or 0 for row in rows if row.in_rss)
-    changes = [row.change_bytes for row in rows if row.in_rss and row.change_bytes is not None]
-    table.add_row(
-        Text("sum, in RSS", style="dim"), size_text(total), change_text(sum(changes)) if changes else "", style="dim"
-    )
+    rest = [row for row in rows if id(row) not in shown and row.in_rss]
+    if rest:
+        table.add_row(Text(f"{len(rest)} more layers", style="dim"), *_sums(rest), style="dim")
+    table.add_row(Text("sum = RSS", style="dim"), *_sums([row for row in rows if row.in_rss]), style="dim")
     return table
+
+
+def _weight(row: LayerRow) -> tuple[bool, bool, int]:
+    """By which the layers are chosen that are shown where there is little room."""
+    return row.in_rss, row.verdict in ("leak", "growing"), max(row.bytes or 0, abs(row.change_bytes or 0))
+
+
+def _sums(rows: Sequence[LayerRow]) -> tuple[str, str]:
+    """Now, and the change."""
+    changes = [row.change_bytes for row in rows if row.change_bytes is not None]
+    return size_text(sum(row.bytes or 0 for row in rows)), change_text(sum(changes)) if changes else ""
 
 
 def _interval(rate: Rate | None) -> str:
@@ -231,12 +334,12 @@ def _table(*names: str) -> Table:
     return table
 
 
-def _members(tick: WatchTick, width: int) -> Table:
+def _members(tick: WatchTick, width: int, most: int) -> Table:
     case, diagnosis, now = tick.case, tick.diagnosis, tick.now
     table = _table("pid", "RSS", "change", "rate")
     table.add_column("command", no_wrap=True, ratio=1)
     alive = [m for m in diagnosis.members if m.pid in now]
-    for member in alive[:_MEMBERS_SHOWN]:
+    for member in alive[:most]:
         target = case.target(member.pid)
         command = short_command(target) if target is not None else ""
         table.add_row(
@@ -246,7 +349,7 @@ def _members(tick: WatchTick, width: int) -> Table:
             rate_text(member.rate.estimate) if member.rate else "",
             Text(parts.fit_end(visible(command), max(20, width - 48))),
         )
-    rest = alive[_MEMBERS_SHOWN:]
+    rest = alive[most:]
     if rest:
         table.add_row(
             "",

@@ -90,11 +90,12 @@ def watch_object(tick: WatchTick) -> Json:
 
 
 def watch_text(tick: WatchTick) -> str:
-    """One tick in one quiet line; the last one says why it ended, and the verdict."""
+    """One tick in one quiet line, with the time (UTC); the last one says why it ended, and the verdict."""
     diagnosis = tick.diagnosis
+    time = _to_the_second(iso_time(tick.case.meta.anchor.wall_at(tick.t_ns)))
     if tick.ended:
-        return f"{visible(tick.ended)}: {diagnosis.verdict}, {visible(diagnosis.headline)}"
-    words = [f"{duration_text(max(tick.elapsed_s, 0.0)):>8}", f"RSS {size_text(tick.rss):>9}"]
+        return f"{time}  {visible(tick.ended)}: {diagnosis.verdict}, {visible(diagnosis.headline)}".rstrip()
+    words = [time, f"{duration_text(max(tick.elapsed_s, 0.0)):>8}", f"RSS {size_text(tick.rss):>9}"]
     rate = diagnosis.growth.rate if diagnosis.growth else None
     if rate is not None:
         words.append(f"{rate_text(rate.estimate)} ({rate_text(rate.low)} to {rate_text(rate.high)})")
@@ -104,7 +105,12 @@ def watch_text(tick: WatchTick) -> str:
         words.append(limit)
     if tick.search:
         words.append(tick.search)
-    return "  ".join(words)
+    return "  ".join(words).rstrip()
+
+
+def _to_the_second(moment: str | None) -> str:
+    """2026-11-21T17:20:03.123Z -> 2026-11-21T17:20:03Z."""
+    return f"{moment.partition('.')[0]}Z" if moment else ""
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -1,6 +1,6 @@
 """Grows by a known rate of touched private anonymous memory, in one of a few ways; prints its own account.
 
-watch_grower.py KIND MIB_PER_MINUTE [CHILD_KIND]
+watch_grower.py KIND MIB_PER_MINUTE [SECONDS]
 KIND: leak      keeps every chunk
       flat      touches 32 MiB once and waits
       saw       grows at the rate and gives all back each 1.5 s
@@ -8,6 +8,7 @@ KIND: leak      keeps every chunk
       parent    is flat itself; a child is `leak`
       exec      becomes `leak` by exec after a second
       short     is `flat` and leaves after 2 s
+      late      is `flat` for SECONDS and `leak` then
       told      is `flat` and leaves when it is told to, by a line
 """
 
@@ -54,6 +55,10 @@ def main() -> None:
     else:
         print(f"ready {os.getpid()}", flush=True)
     if kind == "leak":
+        grow(rate)
+    elif kind == "late":
+        time.sleep(float(sys.argv[3]))
+        print("leaks", flush=True)
         grow(rate)
     elif kind == "saw":
         grow(rate, back_after_s=1.5)

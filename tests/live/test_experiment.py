@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,18 @@ def test_the_gate(tmp_path: Path, rate: str, code: int, verdict: str) -> None:
     assert (failure is None) == (code == 0)
     if failure is not None:
         assert failure.get("message").startswith("growing: ")
+
+
+def test_a_leak_that_begins_late_does_not_pass_the_gate(tmp_path: Path) -> None:
+    def gate(share: float) -> tuple[int, dict[str, Any]]:
+        late = [sys.executable, str(LEAKERS / "watch_grower.py"), "late", "240", str(40 * share)]
+        done = memforensics("ci", "--duration", "40s", "--json", "--record", f"{share}.case", "--", *late, cwd=tmp_path)
+        (scenario,) = json.loads(done.stdout)["scenarios"]
+        return done.returncode, scenario
+
+    with ThreadPoolExecutor() as pool:
+        for code, scenario in pool.map(gate, (0.4, 0.6)):
+            assert (code, scenario["verdict"], scenario["passed"]) == (4, "growing", False)
 
 
 ENDS = "import signal, sys, time; print('no such model', flush=True); time.sleep({}); {}"

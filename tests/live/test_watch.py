@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 from processes import python, running
+from terminal import Terminal
 
 from memforensics.analysis.series import judge_tree
 from memforensics.case.model import Sample
@@ -24,9 +27,12 @@ pytestmark = pytest.mark.live
 WATCH = [sys.executable, "-m", "memforensics", "watch"]
 
 
-def watch(pid: int, *words: str) -> tuple[int, list[dict[str, Any]]]:
+def watch(pid: int, *words: str, timeout: float = 60) -> tuple[int, list[dict[str, Any]]]:
     done = subprocess.run(
-        [*WATCH, str(pid), "--json", "--interval", "250ms", *words], stdout=subprocess.PIPE, timeout=60, check=False
+        [*WATCH, str(pid), "--json", "--interval", "250ms", *words],
+        stdout=subprocess.PIPE,
+        timeout=timeout,
+        check=False,
     )
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -141,6 +147,41 @@ def test_on_a_terminal_it_draws_and_the_last_screen_stays() -> None:
     assert done.returncode == 4
     assert "anon-mmap" in shown
     assert "ended: the time is over" in shown
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+def test_keys_open_the_help_and_end_it_with_the_result(tmp_path: Path) -> None:
+    case = tmp_path / "kept.case"
+    with running(python("watch_grower.py", "leak", "120")) as child:
+        terminal = Terminal(tmp_path, "watch", child.pid, "--interval", "5s", "--record", case, columns=80, lines=24)
+        terminal.wait_for(r"INSUFFICIENT.*q ends, \? helps")
+        terminal.press("?")
+        terminal.wait_for("judge all that was seen")
+        terminal.press("?")
+        terminal.wait_for("q ends, . helps")
+        terminal.press("q")
+        terminal.wait_for(r"\A INSUFFICIENT.*ended: you ended it\s+exit code 4")
+        assert child.alive
+    with CaseFile.open(case) as file:
+        assert file.load().samples
+
+
+def test_on_a_pipe_each_line_has_the_time_and_no_trailing_blanks() -> None:
+    with running(python("watch_grower.py", "flat", "0")) as child:
+        words = [*WATCH, str(child.pid), "--duration", "2s", "--interval", "500ms"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    lines = done.stdout.splitlines()
+    assert len(lines) > 2
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ  ", line) for line in lines), lines
+    assert [line.rstrip() for line in lines] == lines
+
+
+def test_a_leak_that_begins_late_is_growing_soon_after() -> None:
+    with running(python("watch_grower.py", "late", "120", "30")) as child:
+        code, lines = watch(child.pid, "--duration", "85s", "--until", "growing", timeout=120)
+    assert (code, lines[-1]["verdict"]) == (4, "growing")
+    assert 30 < lines[-1]["seconds"] < 75
+    assert {line["verdict"] for line in lines if 15 < line["seconds"] < 29} <= {"steady", "bounded"}
 
 
 @pytest.mark.parametrize(

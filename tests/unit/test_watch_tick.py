@@ -7,15 +7,17 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from fixtures.constructed import BASE, PID, SECOND, case, diagnosis, snapshot, target
+from fixtures.constructed import BASE, PID, SECOND, case, diagnosis, draft, snapshot, target
 from rich.console import Console
 from rich.text import Text
 
-from memforensics.case.model import Case, Diagnosis, LayerRow, Sample
+from memforensics.case.model import Beside, Case, Diagnosis, Layer, LayerRow, Sample
 from memforensics.cli.screen import Screen
 from memforensics.jobs.conclude import conclude_case
+from memforensics.remedies.catalogue import load_catalogue
+from memforensics.remedies.match import match
 from memforensics.report.prometheus import metrics
-from memforensics.report.terminal_watch import WatchScreen, sparkline
+from memforensics.report.terminal_watch import Part, WatchScreen, help_parts, sparkline
 from memforensics.report.watch_line import Ages, WatchTick, watch_object, watch_text
 from memforensics.units import MIB
 
@@ -43,7 +45,7 @@ def tick(**more: object) -> WatchTick:
 def text_of(one: WatchTick, width: int = 120) -> str:
     console = Console(file=io.StringIO(), width=width)
     for part in WatchScreen().parts(one, footer="Ctrl-C ends", width=width):
-        console.print(part)
+        console.print(part.shown)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -58,8 +60,8 @@ def test_a_line_tells_sizes_of_now_and_how_old_the_rest_is() -> None:
 
 def test_the_screen_tells_it_in_words() -> None:
     shown = text_of(tick())
-    assert "110 MiB, seen for 1 m, judged 2 s ago" in shown
-    assert "as read 8 s ago (mappings that did not change: up to 40 s)" in shown
+    assert "110 MiB, watched for 1 m, verdict as of 2 s ago" in shown
+    assert "Layers  as of 8 s ago, parts as of 40 s ago" in shown
     fresh = text_of(tick(ages=Ages(*(BASE + 60 * SECOND,) * 3)))
     assert " ago" not in fresh
 
@@ -71,10 +73,10 @@ def test_a_scraper_is_told_too() -> None:
 
 
 def test_the_search_for_the_cause_is_told() -> None:
-    searching = tick(search="looking for the cause (12 s)")
-    assert "looking for the cause (12 s)" in text_of(searching)
-    assert watch_text(searching).endswith("looking for the cause (12 s)")
-    assert watch_object(searching)["search"] == "looking for the cause (12 s)"
+    searching = tick(search="searching for the cause (12 s)")
+    assert "searching for the cause (12 s)" in text_of(searching)
+    assert watch_text(searching).endswith("searching for the cause (12 s)")
+    assert watch_object(searching)["search"] == "searching for the cause (12 s)"
 
 
 def test_a_process_that_is_stopped_is_said_to_be() -> None:
@@ -107,7 +109,7 @@ def test_only_news_is_laid_out_anew() -> None:
     first = screen.parts(tick(), footer="f", width=100)
     second = screen.parts(tick(is_news=False, elapsed_s=61.0), footer="f", width=100)
     same = [a is b for a, b in zip(first, second, strict=True)]
-    assert same.count(False) == 2  # the sizes, and how old the layers are
+    assert same.count(False) == 3  # the size, the line, and how old the layers are
     third = screen.parts(tick(elapsed_s=62.0), footer="f", width=100)
     assert not any(a is b for a, b in zip(second, third, strict=True))
     wider = screen.parts(tick(is_news=False), footer="f", width=110)
@@ -144,12 +146,12 @@ def terminal(written: str) -> list[str]:
 def show(frames: Iterable[list[str]], height: int = 20) -> tuple[list[str], list[int]]:
     """What stands there at the end, and how much each frame wrote."""
     out = io.StringIO()
-    kept: dict[str, Text] = {}
+    kept: dict[str, Part] = {}
     sizes = []
     with Screen(Console(width=40, height=height, file=io.StringIO(), color_system=None), out) as screen:
         for frame in frames:
             before = len(out.getvalue())
-            screen.show([kept.setdefault(line, Text(line)) for line in frame])
+            screen.show([kept.setdefault(line, Part(Text(line))) for line in frame])
             sizes.append(len(out.getvalue()) - before)
     return terminal(out.getvalue()), sizes
 
@@ -181,5 +183,96 @@ def test_a_sparkline_spans_its_values() -> None:
 
 def test_the_last_line_says_why_it_ended_and_no_size_twice() -> None:
     line = watch_text(tick(ended="the time is over"))
-    assert line.startswith("the time is over: ")
+    assert line.startswith("2025-10-09T09:54:20Z  the time is over: leak, ")
     assert "RSS" not in line
+
+
+def test_a_line_begins_with_the_time_and_has_no_trailing_blanks() -> None:
+    lines = [watch_text(tick()), watch_text(tick(ended="the time is over", diagnosis=told(headline="")))]
+    assert all(line.startswith("2025-10-09T09:54:20Z  ") for line in lines)
+    assert [line.rstrip() for line in lines] == lines
+
+
+# --- what fits ----------------------------------------------------------------------------------------------------
+
+LAYER_NAMES: tuple[Layer, ...] = (
+    "anon-mmap", "native-heap", "python-object", "allocator-retention", "thread-stack", "shmem", "file",
+)  # fmt: skip
+SIZES = [(80, 24), (100, 30), (120, 40)]
+
+
+def crowded(**more: object) -> WatchTick:
+    """Several processes, layers, mappings that grow, losses, events, and a leak with its remedies."""
+    found = match(draft(), case(), load_catalogue())
+    rows = tuple(
+        LayerRow(layer=layer, in_rss=True, bytes=(90 - n) * MIB, change_bytes=n * MIB, verdict="steady")
+        for n, layer in enumerate(LAYER_NAMES)
+    )
+    pids = range(PID, PID + 9)
+    group = diagnosis().groups[0]
+    whole = case(targets=tuple(target(pid=pid, ppid=PID) for pid in pids), losses=(case().losses[0],) * 3)
+    answer = replace(
+        diagnosis(found),
+        layers=(*ROWS, *rows[1:]),
+        groups=(group,) * 5,
+        members=tuple(replace(diagnosis().members[0], pid=pid) for pid in pids),
+        beside=Beside(swap=MIB, locked=MIB),
+    )
+    now = {pid: replace(SAMPLE, pid=pid) for pid in pids}
+    happened = tuple((PID, f"event {n}") for n in range(4))
+    return tick(case=whole, diagnosis=answer, now=now, events=happened, **more)
+
+
+def screen_of(one: WatchTick, size: tuple[int, int], *, helps: bool = False) -> list[str]:
+    out = io.StringIO()
+    console = Console(width=size[0], height=size[1], file=io.StringIO(), color_system=None)
+    with Screen(console, out) as screen:
+        parts = WatchScreen().parts(one, footer="the footer", width=size[0], case_file="leak.case")
+        screen.show(help_parts(one, footer="the footer") if helps else parts, last=one.ended is not None)
+    return terminal(out.getvalue())[:-1]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("ended", [None, "the time is over"])
+def test_nothing_falls_off_the_screen(size: tuple[int, int], ended: str | None) -> None:
+    lines = screen_of(crowded(ended=ended), size)
+    shown = "\n".join(lines)
+    assert len(lines) < size[1] - (2 if ended else 0)
+    assert max(map(len, lines)) <= size[0]
+    assert "LEAK" in lines[0]
+    assert re.search(r"growth +\+402 MiB/min", shown)
+    assert re.search(r"anon-mmap +90.0 MiB", shown)
+    assert re.search(r"sum = RSS +609 MiB", shown)
+    assert "UCX_RCACHE_MAX_UNRELEASED=1024" in shown
+    assert lines[-1] == "the footer"
+
+
+def test_layers_that_are_not_shown_are_summed() -> None:
+    shown = "\n".join(screen_of(crowded(), (80, 24)))
+    assert re.search(r"3 more layers +255 MiB", shown)
+    assert "more layers" not in "\n".join(screen_of(crowded(), (120, 60)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_last_screen_of_a_leak_says_what_to_do_and_where_the_case_is(size: tuple[int, int]) -> None:
+    shown = "\n".join(screen_of(crowded(ended="the time is over"), size))
+    for words in ("UCX >= 1.21.0", "UCX_MEM_MMAP_HOOK_MODE=none", "memforensics report leak.case"):
+        assert words in shown
+    unkept = text_of(crowded(ended="the time is over"), 100)
+    assert "not kept; --record FILE keeps it" in unkept
+
+
+def test_a_process_that_left_is_not_to_be_looked_at_again() -> None:
+    growing = replace(diagnosis(), verdict="growing", next_step=f"memforensics diagnose {PID}")
+    gone = case(targets=(target(exited_ns=BASE, left_how="it exited"),))
+    ended = tick(diagnosis=growing, ended=f"process {PID}: it exited")
+    assert "memforensics diagnose" in text_of(ended)
+    assert "memforensics diagnose" not in text_of(replace(ended, case=gone))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_help_fits_and_names_the_keys(size: tuple[int, int]) -> None:
+    lines = screen_of(crowded(), size, helps=True)
+    assert len(lines) < size[1]
+    assert [line.split()[0] for line in lines if line.startswith(("  q", "  ?", "  Ctrl"))] == ["q", "?", "Ctrl-C"]
+    assert lines[-1] == "the footer"
