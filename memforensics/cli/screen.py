@@ -11,7 +11,6 @@ from typing import TextIO
 from rich.console import RenderableType
 
 from memforensics.report.console import Console
-
 from memforensics.report.terminal_watch import Part
 
 _PROMPT_LINES = 2  # left free below the last screen, so that its first line stays
