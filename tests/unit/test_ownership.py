@@ -253,6 +253,15 @@ def test_a_mark_may_reach_over_several_mappings() -> None:
     ]  # fmt: skip
 
 
+def test_stacks_of_ended_threads_are_thread_stacks_under_their_own_name() -> None:
+    """glibc keeps them for the next thread: they are the threads' memory, and no anonymous mapping."""
+    marks = (marked(10, 3, "thread-stack"), marked(20, 2, "thread-stack-unused"))
+    assert owners(mapping(10, 3), mapping(20, 2), marks=marks) == [
+        ("thread stacks", "thread-stack", 3, True),
+        ("thread stacks of threads that ended", "thread-stack", 2, True),
+    ]
+
+
 def test_a_mark_that_ends_where_a_mapping_begins_is_not_its() -> None:
     around = (marked(6, 4, "jemalloc"), marked(14, 4, "jemalloc"))
     assert owners(mapping(10, 4), marks=around) == [("anonymous", "anon-mmap", 4, True)]
