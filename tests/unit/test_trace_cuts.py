@@ -65,6 +65,22 @@ def test_the_index_finds_what_a_search_finds(
             assert [cut.t_ns for cut in found] == sorted(cut.t_ns for cut in found)
 
 
+def test_removals_that_only_touch_a_range_are_not_found() -> None:
+    """At a border of the index, too: the last byte of a range may be the first of a part of it."""
+    cuts = Cuts()
+    before, first, last, after = (
+        Cut(1, 5, GRANULE - 9, GRANULE - 1),
+        Cut(1, 6, GRANULE - 1, GRANULE),
+        Cut(1, 7, 2 * GRANULE, 2 * GRANULE + 1),
+        Cut(1, 8, 2 * GRANULE + 1, 2 * GRANULE + 9),
+    )
+    for cut in (after, last, first, before):
+        cuts.add(cut)
+    assert cuts.overlapping(GRANULE - 1, 2 * GRANULE + 1, since_ns=0) == [first, last]
+    assert cuts.overlapping(GRANULE - 1, 2 * GRANULE + 1, since_ns=6) == [last]
+    assert cuts.overlapping(2 * GRANULE, 2 * GRANULE + 1, since_ns=0) == [last]
+
+
 small = st.tuples(st.integers(0, 30), st.integers(1, 6)).map(lambda s: (s[0], s[0] + s[1]))
 
 
