@@ -33,12 +33,14 @@ CALLED_AT_MOST = {  # a line as far as the window goes: docs/calibration.md
 SEEN_AT_LEAST = {"leak, bursts": 0.75, "leak and a step": 0.85, "leak after warm-up": 0.85}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [k for k in calibrate.KINDS if not k.grows], ids=lambda k: k.name)
 def test_false_upward_trends_are_rare(kind: object) -> None:
     found = calibrate.shapes(kind, SERIES)
     assert found["linear"] <= CALLED_AT_MOST.get(kind.name, 0.01) * SERIES, found  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [k for k in calibrate.KINDS if k.grows], ids=lambda k: k.name)
 def test_growth_is_seen(kind: object) -> None:
     found = calibrate.shapes(kind, SERIES)
@@ -197,6 +199,7 @@ def test_a_step_of_a_few_points_is_a_step(at: int) -> None:
     assert trend.shape == "step"
 
 
+@pytest.mark.slow
 def test_detection_grows_with_the_effect() -> None:
     """Ten times the noise is seen at any length; a tenth of it at none."""
     for window, interval in ((20.0, 0.5), (60.0, 1.0), (600.0, 1.0)):
