@@ -247,6 +247,7 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
             kind=site.kind,
             resident_bytes=site.resident_bytes,
             site_id=site.site_id,
+            placed=site.placed,
             cohorts=site.cohorts,
         )
         for site, stack, per_minute in zip(

@@ -3,8 +3,8 @@ with the calls that give memory back. Evidence for a finding; the word is verdic
 
 - "lost": of the sampled blocks of the site, the lower limit of the share that nothing points to is at least half; the
   error rate is divided by the number of sites tested in the case.
-- "give-back-hook": the memory is mapped inside munmap, fewer than 5% of the older half of the births have died (upper
-  limit), and the number of births per call of munmap is the same in all slots of time, within its limits.
+- "give-back-hook": the memory is mapped inside munmap, fewer than 5% of the births have died (upper limit), and the
+  number of births per call of munmap is the same in all slots of time, within its limits.
 """
 
 from collections.abc import Iterable, Sequence
@@ -87,19 +87,22 @@ class Share:
 def deaths_over_births(site: AllocationSite) -> Share | None:
     """Of the older half of the site's births, the share that has died: the younger ones may not have had the time.
     Sampled births count as what they tell. None: nothing was born, or births were not read by time."""
-    return _deaths(site.cohorts, site.allocated_count, site.effective_births)
-
-
-def _deaths(cohorts: Sequence[Cohort], births: int, effective: int | None) -> Share | None:
-    born = left = 0
-    for cohort in cohorts:
-        if born and 2 * born >= births:
+    births = sum(cohort.born_count for cohort in site.cohorts)
+    older: list[Cohort] = []
+    for cohort in site.cohorts:
+        if 2 * sum(other.born_count for other in older) >= births:
             break
-        born += cohort.born_count
-        left += cohort.left_count
+        older.append(cohort)
+    effective = site.effective_births
+    return _deaths(older, None if effective is None or not births else effective / births)
+
+
+def _deaths(cohorts: Sequence[Cohort], effective_share: float | None) -> Share | None:
+    """Of all births of the cohorts. `effective_share`: of sampled births, how much they tell; None: all are exact."""
+    born, left = sum(cohort.born_count for cohort in cohorts), sum(cohort.left_count for cohort in cohorts)
     if not born:
         return None
-    scale = 1.0 if effective is None or not births else min(1.0, effective / births)
+    scale = 1.0 if effective_share is None else min(1.0, effective_share)
     return Share((born - left) / born, upper_limit((born - left) * scale, born * scale))
 
 
@@ -108,13 +111,14 @@ def _deaths(cohorts: Sequence[Cohort], births: int, effective: int | None) -> Sh
 
 def sites_to_check(findings: Iterable[Finding]) -> list[tuple[int, int]]:
     """(PID, site) of the sites whose blocks are worth a search for pointers to them: private-use mappings that nobody
-    manages, that grow, and are many."""
+    manages, that grow, and are many. Not those whose addresses the program chose: it may compute them."""
     sites = [
         site
         for finding in findings
         if finding.layer == "anon-mmap" and not (finding.culprit is not None and finding.culprit.extends)
         for site in finding.sites
         if site.site_id is not None and site.count >= LEAST_TESTED and (site.bytes_per_minute or 0.0) > 0.0
+        if not site.placed
     ]
     sites.sort(key=lambda site: -site.outstanding_bytes)
     return [(site.pid, site.site_id or 0) for site in sites[:SITES_CHECKED]]
@@ -171,15 +175,16 @@ def _give_back(case: Case, finding: Finding) -> Iterable[EvidenceItem]:
     births = sum(cohort.born_count for cohort in cohorts)
     known = {(site.pid, site.site_id): site.effective_births for site in case.sites}
     effective = [known.get((site.pid, site.site_id or 0)) for site in finding.sites]
-    told = None if all(number is None for number in effective) else sum(number or 0 for number in effective)
-    deaths = _deaths(cohorts, births, told)
+    exact = all(number is None for number in effective)
+    told = None if exact or not births else sum(number or 0 for number in effective) / births
+    deaths = _deaths(cohorts, told)
     if deaths is None or deaths.upper >= FEW_DEATHS or not grows_with_releases(cohorts, summary.releases):
         return
     calls = sum(slot.count for slot in summary.releases)
     yield EvidenceItem(
         kind="give-back-hook",
         text=f"{counted_text(births, 'block')} mapped inside {MAPPED_INSIDE}, one in {calls / births:,.0f} calls of it "
-        f"throughout; less than {deaths.upper:.1%} of the older ones were unmapped",
+        f"throughout; less than {deaths.upper:.1%} of them were unmapped",
         ref=f"traces/{finding.pid}",
     )
 

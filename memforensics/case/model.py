@@ -330,6 +330,7 @@ class AllocationSite:
     shared: bool = False  # MAP_SHARED
     file_backed: bool = False  # of a file that lives on a disk: page cache
     tmpfs: bool = False  # of a file that lives in memory: memfd, /dev/shm
+    placed: bool = False  # the program named the address, and may compute it again without a pointer
     timeline: tuple[SitePoint, ...] = ()
     cohorts: tuple[Cohort, ...] = ()  # by rising time, from the begin of the trace to its end; empty: not read
     effective_births: int | None = None  # of sampled births: so many exact ones tell as much; None: all are exact
@@ -704,6 +705,7 @@ class FindingSite:
     kind: str = "mmap"
     resident_bytes: int | None = None
     site_id: int | None = None  # of the AllocationSite it was read from
+    placed: bool = False
     cohorts: tuple[Cohort, ...] = ()
 
 

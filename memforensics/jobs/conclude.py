@@ -11,7 +11,7 @@ from memforensics.remedies.match import match
 
 def conclude_case(case: Case, catalogue: Catalogue | None = None, seen: analysis.Seen | None = None) -> Diagnosis:
     """The diagnosis of a case. Pure but for reading the packaged catalogue. `seen`: of an earlier state of it."""
-    catalogue = catalogue or load_catalogue()
+    catalogue = load_catalogue() if catalogue is None else catalogue
     draft = analysis.draft(case, seen)
     matched = [match(finding, case, catalogue) for finding in draft.findings]
     decision = decide(case, draft.growth, matched, draft.own_layers, draft.members)

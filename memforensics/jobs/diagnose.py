@@ -116,7 +116,7 @@ def investigate(
     NoSuchProcess, NotATarget, PermissionNeeded when it cannot be looked at; CaseError when `record` cannot be made. At
     Ctrl-C it concludes on what was seen (`interrupted`); at a second one, Interrupted.
     """
-    catalogue = catalogue or load_catalogue()
+    catalogue = load_catalogue() if catalogue is None else catalogue
     open_process(pid).close()  # says at once what is wrong with the PID, before a file is made
     recorder, path, trouble = _recorder(new_meta("diagnose", pid, seed=seed), record)
     try:
@@ -186,7 +186,7 @@ class _Run:
         self.touch: FaultTrace | None = None
         self.opening_touch: _Opening[FaultTrace] | None = None
         self.beside = Beside()
-        self.references = References(self.beside, recorder.meta.seed)
+        self.references = References(self.beside, self.seconds, recorder.meta.seed)
         self.snapshots = _SnapshotTimes(self.seconds)
         self._audited: set[int] = set()
         self._audited_late: set[int] = set()
@@ -222,6 +222,11 @@ class _Run:
     def finish(self) -> None:
         """The last readings of what still lives, then everything closed."""
         self._progress("closing")
+        if self.trace is not None and self.observer.root_left is None:
+            self.beside.wait()
+            self.references.search_again(self.trace)
+            self.beside.wait()
+            self.recorder.put(self.references.missed())
         if self.observer.root_left is None and self.snapshots.worth_one_more:
             self._snapshot()
             self.beside.wait()

@@ -16,12 +16,16 @@ from memforensics.errors import MemforensicsError, TargetError
 from memforensics.jobs.beside import Beside
 from memforensics.jobs.observe import Record
 from memforensics.probes.mmap_trace import MmapTrace
-from memforensics.probes.references import Block, Search, old_blocks, search
+from memforensics.probes.references import LIMIT_S, Block, Search, old_blocks, search
 from memforensics.target import open_process
+from memforensics.units import NS_PER_S
 
 NAME = "references"
 CHOOSE_AT = 0.5  # of the time
-SECOND_AT = 0.8
+CHOOSE_EVERY = 0.05
+SECOND_AT = 0.85
+LEAST_APART_NS = NS_PER_S
+SEARCH_SHARE = 0.25  # of the time, at most, for one search
 
 Sampled = dict[int, tuple[Block, ...]]  # site -> blocks
 
@@ -38,25 +42,45 @@ class References:
     """One check in the course of an observation. `step` is called in the thread that polls the trace; what reads for
     longer runs in `beside`."""
 
-    def __init__(self, beside: Beside, seed: int) -> None:
+    def __init__(self, beside: Beside, seconds: float, seed: int) -> None:
+        """`seconds`: of the observation."""
         self._beside, self._chance = beside, random.Random(seed)
-        self._asked = self._sampled = self._ended = False
+        self._limit_s = min(LIMIT_S, SEARCH_SHARE * seconds)
+        self._next_choice = CHOOSE_AT
         self._chosen: list[tuple[int, int]] | None = None
+        self._ended = False
         self._first: dict[int, _First] = {}
 
     def step(self, elapsed_share: float, trace: MmapTrace, case: Callable[[], Case]) -> None:
-        """Does what is due. `elapsed_share`: of the time of the observation."""
-        if not self._asked and elapsed_share >= CHOOSE_AT:
-            self._asked = True
+        """Does what is due. `elapsed_share`: of the time of the observation. Sites are chosen again while there are
+        none with enough old blocks: a trace may have begun late."""
+        if self._chosen is not None:
+            chosen, self._chosen = self._chosen, None
+            self._sample(trace, chosen)
+        elif not self._first and elapsed_share >= self._next_choice and not self._beside.busy:
+            self._next_choice = elapsed_share + CHOOSE_EVERY
             self._beside.run(partial(self._choose, case()))
-        elif self._chosen is not None and not self._sampled:
-            self._sampled = True
-            self._sample(trace, self._chosen)
-        elif self._first and not self._ended and elapsed_share >= SECOND_AT:
-            self._ended = True
-            for pid, first in self._first.items():
-                standing = {block for site in trace.blocks(pid) for block in site.blocks}
-                self._beside.run(partial(self._second_search, pid, first, standing))
+        elif elapsed_share >= SECOND_AT:
+            self.search_again(trace)
+
+    def search_again(self, trace: MmapTrace) -> None:
+        """The second search, where there was a first, long enough ago."""
+        now = time.monotonic_ns()
+        if self._ended or self._beside.busy:
+            return
+        if not self._first or any(now - first.found.t_ns < LEAST_APART_NS for first in self._first.values()):
+            return
+        self._ended = True
+        for pid, first in self._first.items():
+            standing = {block for site in trace.blocks(pid) for block in site.blocks}
+            self._beside.run(partial(self._second_search, pid, first, standing))
+
+    def missed(self) -> list[Record]:
+        """What to say at the end of the processes that were searched only once."""
+        if self._ended:
+            return []
+        why, enable = "there was no time for a second search", "a longer --duration"
+        return [ProbeStatus(name=NAME, pid=pid, status="partial", why=why, enable=enable) for pid in self._first]
 
     def _choose(self, case: Case) -> Sequence[Record]:
         self._chosen = sites_to_check(draft(case).findings)
@@ -78,7 +102,7 @@ class References:
                 self._beside.run(partial(self._first_search, pid, sampled))
 
     def _first_search(self, pid: int, sampled: Sampled) -> Sequence[Record]:
-        found, records = _searched(pid, (block for blocks in sampled.values() for block in blocks))
+        found, records = self._searched(pid, (block for blocks in sampled.values() for block in blocks))
         if found is not None:
             self._first[pid] = _First(sampled, found)
         return records
@@ -86,21 +110,22 @@ class References:
     def _second_search(self, pid: int, first: _First, standing: set[Block]) -> Sequence[Record]:
         if first.found.why:
             return list(_checks(pid, first, first.found))
-        found, records = _searched(pid, first.found.unfound & standing)
+        found, records = self._searched(pid, first.found.unfound & standing)
         return records if found is None else [*records, *_checks(pid, first, found)]
 
-
-def _searched(pid: int, blocks: Iterable[Block]) -> tuple[Search | None, list[Record]]:
-    try:
-        with closing(open_process(pid)) as process:
-            found = search(process, blocks)
-    except TargetError:
-        return None, []
-    except MemforensicsError as error:
-        status = ProbeStatus(name=NAME, pid=pid, status="unavailable", why=str(error), enable=error.enable)
-        return None, [status]
-    state = ProbeStatus(name=NAME, pid=pid, status="partial" if found.why else "ok", why=found.why)
-    return found, [state]
+    def _searched(self, pid: int, blocks: Iterable[Block]) -> tuple[Search | None, list[Record]]:
+        try:
+            with closing(open_process(pid)) as process:
+                found = search(process, blocks, limit_s=self._limit_s)
+        except TargetError:
+            return None, []
+        except MemforensicsError as error:
+            status = ProbeStatus(name=NAME, pid=pid, status="unavailable", why=str(error), enable=error.enable)
+            return None, [status]
+        if not found.why:
+            return found, [ProbeStatus(name=NAME, pid=pid, status="ok")]
+        longer = "a longer --duration gives a search more time" if self._limit_s < LIMIT_S else ""
+        return found, [ProbeStatus(name=NAME, pid=pid, status="partial", why=found.why, enable=longer)]
 
 
 def _checks(pid: int, first: _First, second: Search) -> Iterable[ReferenceCheck]:

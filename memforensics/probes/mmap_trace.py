@@ -75,7 +75,9 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         return union([*((e.start, e.end) for e in live), *((p.start, p.end) for p in space.book.ledger)])
 
     def blocks(self, pid: int) -> list[SiteBlocks]:
-        """The outstanding blocks of each site of a process, now."""
+        """The outstanding blocks of each site of a process, now; none after the end, or of a process that left."""
+        if self._programs is None or pid not in self.members or self.members[pid].left_ns is not None:
+            return []
         self._take_in()
         self._update_counts()
         space, now, slots = self.members[pid].space, self.clock(), self._slots

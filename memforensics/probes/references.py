@@ -1,7 +1,8 @@
 """Whether anything in a process still points to a block: a search of its memory for addresses, from outside.
 
 A reference is any word, at an address that 4 divides, that holds an address in the block (the high 16 bits, which
-tags and boxed values use, are left out of the comparison) or the number of one of its pages. What lies in the block
+tags and boxed values use, are left out of the comparison), the number of one of its pages, or an address as languages
+keep integers (`_meanings`). What lies in the block
 itself does not count; what lies in any other memory does, stale copies and numbers that happen to be equal included.
 So a block that is found may still be lost, and one that is not found twice is lost, but for what no search of memory
 can see: addresses that are kept encoded (XOR-linked lists, compressed pointers), unaligned, in registers only, by the
@@ -14,6 +15,7 @@ so that a search of a healthy process ends early.
 import os
 import random
 import re
+import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
 SAMPLED_BLOCKS = 48  # of one site
 LEAST_AGE_NS = 2 * NS_PER_S
 LIMIT_BYTES = 16 * GIB  # in one search; a larger process is not searched
-LIMIT_S = 20.0
-PIECE_BYTES = 1 * MIB
+LIMIT_S = 8.0
+PIECE_BYTES = MIB // 2
 MOST_ENTRIES = 4096  # threads and descriptors whose words are read
 _ADDRESS_MASK = (1 << 48) - 1
 _PAGE_BITS = 12
@@ -90,7 +92,9 @@ def least_age_ns(cohorts: Sequence[Cohort], now_ns: int) -> int:
 # --- the search -----------------------------------------------------------------------------------------------------
 
 
-def search(process: Process, blocks: Iterable[Block], limit_bytes: int = LIMIT_BYTES) -> Search:
+def search(
+    process: Process, blocks: Iterable[Block], *, limit_bytes: int = LIMIT_BYTES, limit_s: float = LIMIT_S
+) -> Search:
     """Looks for pointers to the blocks. TargetGone, PermissionNeeded."""
     wanted = _Wanted(blocks)
     now_ns = time.monotonic_ns()
@@ -105,7 +109,7 @@ def search(process: Process, blocks: Iterable[Block], limit_bytes: int = LIMIT_B
         return Search(now_ns, wanted.blocks(), 0, why)
     wanted.look_at(_kernel_words(process))
     read = unreadable = 0
-    end = time.monotonic() + LIMIT_S
+    end = time.monotonic() + limit_s
     for start, size in _pieces(process):
         if not wanted.any or time.monotonic() > end:
             break
@@ -117,7 +121,7 @@ def search(process: Process, blocks: Iterable[Block], limit_bytes: int = LIMIT_B
         read += size
         wanted.look(start, data)
     if wanted.any and time.monotonic() > end:
-        why = f"a search ends after {LIMIT_S:.0f} s"
+        why = f"the search ended after {limit_s:.0f} s, not at the end of the memory"
     elif unreadable:
         why = f"{size_text(unreadable)} could not be read"
     return Search(now_ns, wanted.blocks(), read, why)
@@ -144,50 +148,91 @@ class _Wanted:
         return frozenset(block for _, _, block in self._spans)
 
     def look(self, at: int, data: bytes) -> None:
-        """At memory that stands at an address."""
+        """At memory that stands at an address. Of each word the high half is compared first: most are settled by it."""
         import numpy as np
 
-        found: set[Block] = set()
-        for offset in (0, 4):
-            count = (len(data) - offset) // 8
-            words = np.frombuffer(data, dtype="<u8", offset=offset, count=count)
-            found |= self._found(words & np.uint64(_ADDRESS_MASK), 0, at + offset)
-            found |= self._found(words, _PAGE_BITS, at + offset)
-        self._drop(found)
+        if not self._spans or len(data) < 8:
+            return
+        halves = np.frombuffer(data, dtype="<u4", count=len(data) // 4)
+        low, high = halves[:-1], halves[1:]
+        first, last = int(self._starts[0]), int(self._ends[-1]) - 1
+        near = _between(high & np.uint32(0xFFFF), first >> 32, last >> 32)
+        for encoded in (_as_page, _as_tagged, _as_digits, _as_double):
+            near |= _between(high, encoded(first), encoded(last))
+        places = np.flatnonzero(near)
+        if places.size:
+            addresses = places.astype(np.uint64) * np.uint64(4) + np.uint64(at)
+            for values in _meanings(low[places].astype(np.uint64), high[places].astype(np.uint64)):
+                self._drop(self._found(values, addresses))
 
     def look_at(self, values: Iterable[int]) -> None:
         """At words that stand in no memory."""
         import numpy as np
 
         words = np.fromiter((value & _ADDRESS_MASK for value in values), dtype=np.uint64)
-        self._drop(self._found(words, 0, None))
+        self._drop(self._found(words, None))
 
     def _drop(self, found: set[Block]) -> None:
         if found:
             self._set([entry for entry in self._spans if entry[2] not in found])
 
-    def _found(self, words: "Words", shift: int, at: int | None) -> set[Block]:
-        """Blocks that one of the words points into, each word shifted; words in the block itself left out."""
+    def _found(self, values: "Words", addresses: "Words | None") -> set[Block]:
+        """Blocks that one of the values is an address in; but not a value that stands in the block itself."""
         import numpy as np
 
         if not self._spans:
             return set()
-        starts, ends = self._starts >> np.uint64(shift), self._ends >> np.uint64(shift)
-        near = np.flatnonzero((words >= starts[0]) & (words < ends[-1]))
-        if not near.size:
-            return set()
-        values = words[near]
-        which = np.searchsorted(starts, values, side="right") - 1
-        hits = values < ends[which]
+        which = np.searchsorted(self._starts, values, side="right").astype(np.int64) - 1
+        hits = np.flatnonzero((which >= 0) & (values < self._ends[which]))
         found: set[Block] = set()
-        for place, index in zip(near[hits].tolist(), which[hits].tolist(), strict=True):
-            block = self._spans[index][2]
-            if block in found:
-                continue
-            address = None if at is None else at + 8 * place
-            if address is None or not any(start <= address < end for start, end in block.spans):
-                found.add(block)
+        for hit in hits.tolist():
+            block = self._spans[which[hit]][2]
+            if block not in found:
+                address = None if addresses is None else int(addresses[hit])
+                if address is None or not any(start <= address < end for start, end in block.spans):
+                    found.add(block)
         return found
+
+
+# The high half of a word that holds an address in each encoding; all of them rise with the address.
+
+
+def _as_page(address: int) -> int:
+    return address >> (32 + _PAGE_BITS)
+
+
+def _as_tagged(address: int) -> int:
+    return address >> 31
+
+
+def _as_digits(address: int) -> int:
+    return address >> 30
+
+
+def _as_double(address: int) -> int:
+    return int(struct.unpack("<Q", struct.pack("<d", address))[0]) >> 32
+
+
+def _between(values: "npt.NDArray[np.uint32]", low: int, high: int) -> "npt.NDArray[np.bool_]":
+    import numpy as np
+
+    found: npt.NDArray[np.bool_] = values - np.uint32(low) <= np.uint32(high - low)
+    return found
+
+
+def _meanings(low: "Words", high: "Words") -> "Iterator[Words]":
+    """The addresses that words may hold: as they are, but for tags in the high 16 bits; page numbers; integers that are
+    shifted for a tag bit (Ruby, OCaml, Lisp); Python's, in digits of 30 bits; floating-point numbers (JavaScript)."""
+    import numpy as np
+
+    words = low | high << np.uint64(32)
+    yield words & np.uint64(_ADDRESS_MASK)
+    yield np.where(high < 1 << 16, words << np.uint64(_PAGE_BITS), 0)
+    yield words >> np.uint64(1)
+    yield np.where(low < 1 << 30, low | high << np.uint64(30), 0)
+    numbers = words.view(np.float64)
+    sane = (high >= 0x3FF00000) & (high < 0x43E00000)  # from 1 to 2**63
+    yield np.where(sane, numbers, 0.0).astype(np.uint64)
 
 
 # --- what is read ---------------------------------------------------------------------------------------------------

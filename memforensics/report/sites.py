@@ -81,6 +81,7 @@ def site_json(
             "shared": site.shared,
             "file_backed": site.file_backed,
             "tmpfs": site.tmpfs,
+            "placed": site.placed,
             "effective_births": site.effective_births,
             "age_quantiles_s": list(site.age_quantiles_s) if site.age_quantiles_s is not None else None,
         }

@@ -13,6 +13,7 @@
  *   guarded   in a table whose pages are protected (PROT_NONE) but while it is written
  *   epoll     with epoll alone, as the data of an event
  *   xor       in a table, each combined with the one before (XOR): no search can find these
+ *   placed    nowhere: at places in a reservation that are computed from its start
  *   half      every other one in a table
  *   fifo      in a ring of 4000, the oldest is unmapped when it is full
  */
@@ -41,14 +42,15 @@ struct __attribute__((packed)) entry {
 static char how[16];
 static uint64_t *table;
 static struct entry *entries;
-static char *newest;
+static char *newest, *reserved;
 static uint64_t last;
 static int epoll;
 
 static int is(const char *name) { return strcmp(how, name) == 0; }
 
-static __attribute__((noinline)) char *map_block(void) {
-    char *at = mmap(NULL, BLOCK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+static __attribute__((noinline)) char *map_block(unsigned long n) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | (reserved ? MAP_FIXED : 0);
+    char *at = mmap(reserved ? reserved + n * BLOCK : NULL, BLOCK, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (at == MAP_FAILED)
         abort();
     memset(at, 1, BLOCK);
@@ -102,6 +104,8 @@ int main(int count, char **words) {
         table = mmap(NULL, MOST * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     else
         table = calloc(MOST, 8);
+    if (is("placed"))
+        reserved = mmap(NULL, MOST * BLOCK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     entries = calloc(MOST, sizeof *entries);
     epoll = epoll_create1(0);
     struct rlimit files = {1 << 19, 1 << 19};
@@ -110,7 +114,7 @@ int main(int count, char **words) {
     fflush(stdout);
     struct timespec pause = {0, 1000000000L / a_second};
     for (unsigned long n = 0; n < MOST; n++) {
-        keep(n, map_block());
+        keep(n, map_block(n));
         nanosleep(&pause, NULL);
     }
     pause.tv_sec = 1000;

@@ -59,6 +59,7 @@ class SiteRecord:
     left: list[Left] | None = None  # the outstanding blocks, at the end
     resident_bytes: int | None = None
     tmpfs: bool = False
+    placed: bool = False
     _stack: Stack | None = None
 
     @property
@@ -126,6 +127,7 @@ class SiteRecord:
             shared=self.shared,
             file_backed=self.file_backed,
             tmpfs=self.tmpfs,
+            placed=self.placed,
             timeline=tuple(self.points),
             cohorts=self.cohorts(slots, ended_ns, self.left) if slots is not None and self.left is not None else (),
             effective_births=self._effective_births,
@@ -168,6 +170,7 @@ class Book:
         stack: Callable[[], Stack],
         *,
         tmpfs: bool = False,
+        placed: bool = False,
     ) -> None:
         """Notes which stack a site of the kernel has. `stack` is called when it was not met before and is asked for."""
         if len(self._by_kernel) >= MAX_KERNEL_SITES and kernel_site not in self._by_kernel:
@@ -175,7 +178,9 @@ class Book:
             return
         record = self.sites.get(key)
         if record is None:
-            record = SiteRecord(next(self._numbers), kind, shared, file_backed, complete, stack, tmpfs=tmpfs)
+            record = SiteRecord(
+                next(self._numbers), kind, shared, file_backed, complete, stack, tmpfs=tmpfs, placed=placed
+            )
             self.sites[key] = record
         before = self._by_kernel.get(kernel_site)
         if before is None or not before.complete:  # a copy of the stack may come after its first part

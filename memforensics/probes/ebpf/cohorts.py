@@ -55,7 +55,8 @@ class Slots:
 
     def kept(self, readings: Sequence[Born]) -> list[Born]:
         """Of a counter's readings, by rising time, those that `cohorts` needs: the last before the end of each slot."""
-        found = {bisect_right(readings, bound, key=lambda reading: reading.t_ns) - 1 for bound in self.bounds}
+        times = [reading.t_ns for reading in readings]
+        found = {bisect_right(times, bound) - 1 for bound in self.bounds}
         return [readings[at] for at in sorted(found) if at >= 0]
 
 
@@ -66,9 +67,10 @@ def cohorts(
     births need none); `born`: the counter at the end."""
     bounds = [bound for bound in slots.bounds if bound < ended_ns]
     edges = [slots.began_ns, *bounds, max(ended_ns, slots.began_ns + 1)]
-    cumulative = [_at(readings, bound) for bound in bounds]
-    born_bytes = _slot_births([value.bytes for value in cumulative], born.bytes)
-    born_count = _slot_births([value.count for value in cumulative], born.count)
+    times = [reading.t_ns for reading in readings]
+    before = [bisect_right(times, bound) for bound in bounds]  # of the readings, so many
+    born_bytes = _slot_births([readings[n - 1].bytes if n else 0 for n in before], born.bytes)
+    born_count = _slot_births([readings[n - 1].count if n else 0 for n in before], born.count)
     left_bytes, left_count = [0] * len(born_bytes), [0] * len(born_bytes)
     for block in left:
         slot = min(max(bisect_right(edges, block.born_ns) - 1, 0), len(left_bytes) - 1)
@@ -89,11 +91,6 @@ def cohorts(
     )
 
 
-def _at(readings: Sequence[Born], t_ns: int) -> Born:
-    at = bisect_right(readings, t_ns, key=lambda reading: reading.t_ns) - 1
-    return readings[at] if at >= 0 else Born(t_ns, 0, 0)
-
-
 def _slot_births(cumulative: list[int], total: int) -> list[int]:
     """Differences, none of them below 0; their sum is the total."""
     out, before = [], 0
@@ -112,10 +109,9 @@ def _cover(born: list[int], left: list[int]) -> None:
         left[i] = min(left[i], spare)
         spare -= left[i]
     for i in range(len(born)):
+        if born[i] >= left[i]:
+            continue
         for j in sorted(range(len(born)), key=lambda j: (abs(j - i), -j)):
-            missing = left[i] - born[i]
-            if missing <= 0:
-                break
-            moved = min(missing, max(0, born[j] - left[j]))
+            moved = min(left[i] - born[i], max(0, born[j] - left[j]))
             born[i] += moved
             born[j] -= moved

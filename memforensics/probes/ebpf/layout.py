@@ -49,6 +49,7 @@ class KindFlag(IntFlag):
     SHARED = 0x10
     FILE = 0x20
     TMPFS = 0x40
+    PLACED = 0x80
 
 
 class EventType(IntEnum):
@@ -150,6 +151,7 @@ class StackEvent:
     python: tuple[PythonFrame, ...]
     python_flags: int
     tmpfs: bool = False
+    placed: bool = False
     registers: Registers | None = None
     from_leaf: bool = True
     copy: bytes = b""
@@ -206,6 +208,7 @@ def parse_event(data: bytes, with_python: bool) -> RangeEvent | StackEvent:
         python=python,
         python_flags=python_flags,
         tmpfs=bool(flags & KindFlag.TMPFS),
+        placed=bool(flags & KindFlag.PLACED),
         registers=registers,
         from_leaf=from_leaf,
         copy=copy,

@@ -387,6 +387,8 @@ int on_mmap_exit(struct sys_exit *ctx) {
         return 0;
     if ((flags & 3) != 2) /* MAP_SHARED or MAP_SHARED_VALIDATE */
         kind |= KIND_SHARED;
+    if (user_register(user, ARGUMENT_1)) /* the program named an address, and may compute it again */
+        kind |= KIND_PLACED;
     read_registers(scratch);
     scratch->request.as = as;
     scratch->request.t_ns = bpf_ktime_get_ns();

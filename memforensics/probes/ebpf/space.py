@@ -38,13 +38,14 @@ class TracedSpace(WalkedSpace):
 
         self.book.new_site(
             event.site,
-            (event.kind, event.shared, event.file_backed, event.tmpfs, complete, native, event.python),
+            (event.kind, event.shared, event.file_backed, event.tmpfs, event.placed, complete, native, event.python),
             event.kind,
             event.shared,
             event.file_backed,
             complete,
             symbolize,
             tmpfs=event.tmpfs,
+            placed=event.placed,
         )
 
     def _symbolized(self, pc: NativePc) -> Callable[[], Frame]:

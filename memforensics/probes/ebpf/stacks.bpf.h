@@ -32,6 +32,7 @@
 #define KIND_SHARED 0x10 /* flags in struct stack_event.kind */
 #define KIND_FILE 0x20
 #define KIND_TMPFS 0x40
+#define KIND_PLACED 0x80
 
 #define COPY_BYTES 16384
 #define COPY_STEP 1024
