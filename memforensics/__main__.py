@@ -7,10 +7,15 @@ from types import FrameType
 
 def main() -> None:
     """Entry point of the console script `memforensics`."""
-    from memforensics.cli.app import run
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+        from memforensics.cli.app import run
 
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while the commands were imported
+        print("memforensics: interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

@@ -36,42 +36,87 @@ class _Group:
     after: _Side = field(default_factory=_Side)
     moved: bool = False
 
+    def take(self, other: "_Group") -> None:
+        """Of another process, the group of that name."""
+        for own, its in ((self.before, other.before), (self.after, other.after)):
+            own.bytes += its.bytes
+            own.ranges.extend(its.ranges)
+        self.moved |= other.moved
+
 
 _Key = tuple[str, Layer]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One process at two times; None where it was not there. `same`: whether its addresses can be paired."""
+
+    before: Snapshot | None
+    after: Snapshot | None
+    same: bool = True
 
 
 def diff(
     before: Snapshot, after: Snapshot, *, limit: int = _LIMIT, same_process: bool | None = None
 ) -> tuple[MappingGroup, ...]:
+    """`diff_tree` of one process. `same_process`: whether addresses can be paired (default: the same pid)."""
+    same = before.pid == after.pid if same_process is None else same_process
+    return diff_tree([Pair(before, after, same)], limit=limit)
+
+
+def diff_tree(pairs: Sequence[Pair], *, limit: int = _LIMIT) -> tuple[MappingGroup, ...]:
     """Groups by size of change, the largest first; beyond `limit` the rest is summed into one last group.
 
-    The figure is resident bytes, or, where either snapshot was read without them, mapped bytes. The groups' changes
-    sum to the change over all mappings. `same_process`: whether addresses can be paired (default: the same pid).
+    Each process is compared with itself; groups of one name and layer are then one. The figure is resident bytes, or,
+    where a snapshot was read without them, mapped bytes. The groups' changes sum to the change over all mappings.
     """
-    resident = _has_rss(before) and _has_rss(after)
-    if same_process is None:
-        same_process = before.pid == after.pid
+    resident = _all_resident(pairs)
+    merged: dict[_Key, _Group] = {}
+    for pair in pairs:
+        for key, group in _groups_of(pair, resident).items():
+            if key in merged:
+                merged[key].take(group)
+            else:
+                merged[key] = group
+    return _ranked([_finished(key, group) for key, group in merged.items()], limit)
+
+
+def _groups_of(pair: Pair, resident: bool) -> dict[_Key, _Group]:
     groups: dict[_Key, _Group] = defaultdict(_Group)
     loose: dict[str, tuple[list[Piece], list[Piece]]] = {name: ([], []) for name in LOOSE}
-    for position, snapshot in enumerate((before, after)):
-        for piece in _counted(snapshot, resident):
+    for position, snapshot in enumerate((pair.before, pair.after)):
+        for piece in _counted(snapshot, resident) if snapshot is not None else ():
             if piece.group in loose:
                 loose[piece.group][position].append(piece)
             else:
                 group = groups[piece.group, piece.layer]
                 _add(group.before if position == 0 else group.after, piece)
     for name, (old, new) in loose.items():
-        _pair_loose(groups, name, old, new, by_address=same_process)
-    if same_process:
+        _pair_loose(groups, name, old, new, by_address=pair.same)
+    if pair.same:
         for group in groups.values():
             group.moved |= _moved_only(group)
-    return _ranked([_finished(key, group) for key, group in groups.items()], limit)
+    return groups
 
 
 def total_change(before: Snapshot, after: Snapshot) -> int:
     """What the groups' changes sum to."""
-    resident = _has_rss(before) and _has_rss(after)
-    return sum(p.bytes or 0 for p in _counted(after, resident)) - sum(p.bytes or 0 for p in _counted(before, resident))
+    ((was, now),) = total_sizes([Pair(before, after)])
+    return (now or 0) - (was or 0)
+
+
+def total_sizes(pairs: Sequence[Pair]) -> list[tuple[int | None, int | None]]:
+    """Of each process before and after, in the figure of `diff_tree`; None where it was not there."""
+    resident = _all_resident(pairs)
+
+    def size(snapshot: Snapshot | None) -> int | None:
+        return None if snapshot is None else sum(piece.bytes or 0 for piece in _counted(snapshot, resident))
+
+    return [(size(pair.before), size(pair.after)) for pair in pairs]
+
+
+def _all_resident(pairs: Sequence[Pair]) -> bool:
+    return all(_has_rss(s) for pair in pairs for s in (pair.before, pair.after) if s is not None)
 
 
 def _has_rss(snapshot: Snapshot) -> bool:

@@ -209,6 +209,15 @@ def totals(snapshot: Snapshot) -> Totals:
     return sums
 
 
+def totals_of(snapshots: Iterable[Snapshot]) -> Totals:
+    """Of several processes, one snapshot each."""
+    sums: dict[tuple[Layer, bool], int] = {}
+    for snapshot in snapshots:
+        for key, size in totals(snapshot).items():
+            sums[key] = sums.get(key, 0) + size
+    return sums
+
+
 def _settle(totals: dict[tuple[Layer, bool], int], figure: int) -> None:
     """Makes the rows in RSS sum to the kernel's figure (rule 5 above)."""
     rest = figure - sum(size for (_, in_rss), size in totals.items() if in_rss)

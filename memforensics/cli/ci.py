@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import JsonOption, RecordOption, duration_option, print_json, say
+from memforensics.cli.common import (
+    BECAUSE,
+    LEAST_S,
+    JsonOption,
+    RecordOption,
+    RemediesOption,
+    duration_option,
+    print_json,
+    say,
+)
 
 EXAMPLES = (
     "memforensics ci --duration 60s --warmup 20s --junit leak.xml -- python serve.py",
@@ -15,7 +24,7 @@ EXAMPLES = (
 
 def ci(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command to run.")],
-    duration: Annotated[float, duration_option("How long to look.")] = "60s",  # type: ignore[assignment]
+    duration: Annotated[float, duration_option("How long to look.", least=LEAST_S, because=BECAUSE)] = "60s",  # type: ignore[assignment]
     warmup: Annotated[float, duration_option("How long it runs before we look.", "--warmup")] = "0s",  # type: ignore[assignment]
     fail_on: Annotated[
         str, typer.Option(metavar="VERDICTS", help="What fails, comma-separated.")
@@ -29,6 +38,7 @@ def ci(
         typer.Option(metavar="FILE", help="Write the Markdown report there, not beside the case."),
     ] = None,
     record: RecordOption = None,
+    remedies: RemediesOption = None,
     json: JsonOption = False,
 ) -> int:
     """Run COMMAND, diagnose it while it works, and fail the build when it leaks.
@@ -37,12 +47,16 @@ def ci(
     little was seen; 3: it could not be observed, or COMMAND ended before the time was over."""
     from memforensics.cli.live import progress
     from memforensics.jobs.ci import gate, parse_fail_on
-    from memforensics.jobs.files import write_text
+    from memforensics.jobs.files import check_output, write_text
+    from memforensics.remedies.catalogue import load_catalogue
     from memforensics.report.junit import GateOutcome, gate_object, junit_xml
     from memforensics.report.markdown import report_markdown
     from memforensics.target.cmdline import harmless_command
 
-    failing = parse_fail_on(fail_on)
+    failing, catalogue = parse_fail_on(fail_on), load_catalogue(remedies)
+    for output in (junit, report):
+        if output is not None:
+            check_output(output)
     label = name or " ".join(harmless_command(command))
     with progress("looking for leaks", quiet=json) as on_progress:
         found = gate(
@@ -53,6 +67,7 @@ def ci(
             fail_on=failing,
             record=record,
             on_progress=on_progress,
+            catalogue=catalogue,
         )
     case_file = str(found.case_file) if found.case_file else None
     outcome = GateOutcome(

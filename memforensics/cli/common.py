@@ -57,6 +57,10 @@ def duration_option(help_text: str, *names: str, least: float = 0.0, because: st
     return typer.Option(*(names or ("--duration",)), metavar="TIME", parser=parsed, help=help_text)
 
 
+# For what ends in a verdict.
+LEAST_S, BECAUSE = 10.0, "a verdict needs 8 samples over 7 s, and the end of the time goes to closing"
+
+
 def say(text: str, *, err: bool = False, end: str = "\n") -> None:
     """Plain text on stdout or stderr. No character of it acts on the terminal."""
     out = sys.stderr if err else sys.stdout

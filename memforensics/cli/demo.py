@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import JsonOption, duration_option, say
-from memforensics.cli.diagnose import BECAUSE, LEAST_S
+from memforensics.cli.common import BECAUSE, LEAST_S, JsonOption, duration_option, say
 
 EXAMPLES = (
     "memforensics demo",

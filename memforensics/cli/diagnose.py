@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from memforensics.cli.common import (
+    BECAUSE,
+    LEAST_S,
     CmdlineOption,
     ContainerOption,
     JsonOption,
@@ -24,7 +26,6 @@ EXAMPLES = (
     "memforensics diagnose --name VLLM::EngineCor --record leak.case",
     "memforensics diagnose 4242 --output leak.md",
 )
-LEAST_S, BECAUSE = 10.0, "a verdict needs 8 samples over 7 s, and the end of the time goes to closing"
 
 
 def diagnose(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import JsonOption, RecordOption, duration_option, print_json
+from memforensics.cli.common import BECAUSE, LEAST_S, JsonOption, RecordOption, duration_option, print_json
 
 EXAMPLES = (
     "memforensics prove --env UCX_RCACHE_MAX_UNRELEASED=1024 -- python serve.py",
@@ -21,7 +21,7 @@ def prove(
         list[str] | None,
         typer.Option("--variant", metavar="'A=1 B=2'", help="A variant of several; repeatable."),
     ] = None,
-    duration: Annotated[float, duration_option("How long each run lasts.")] = "20s",  # type: ignore[assignment]
+    duration: Annotated[float, duration_option("How long each run lasts.", least=LEAST_S, because=BECAUSE)] = "20s",  # type: ignore[assignment]
     rounds: Annotated[int, typer.Option(min=1, help="How often each variant runs.")] = 2,
     record: RecordOption = None,
     seed: Annotated[int | None, typer.Option(hidden=True)] = None,

@@ -4,7 +4,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from memforensics.cli.common import CmdlineOption, NameOption, PidArgument, RecordOption, choose_pid, duration_option
+from memforensics.cli.common import (
+    CmdlineOption,
+    ContainerOption,
+    NameOption,
+    PidArgument,
+    RecordOption,
+    RemediesOption,
+    choose_pid,
+    duration_option,
+)
 
 EXAMPLES = (
     "memforensics watch 4711",
@@ -18,13 +27,18 @@ def watch(
     pid: PidArgument = None,
     name: NameOption = None,
     cmdline: CmdlineOption = None,
-    container: Annotated[str | None, typer.Option(help="Choose a container by its ID or name.")] = None,
+    container: ContainerOption = None,
     children: Annotated[bool, typer.Option(help="Follow its child processes too.")] = True,
     restarts: Annotated[
         bool, typer.Option(help="With --name, --cmdline or --container: when it exits, wait until it is back.")
     ] = False,
     interval: Annotated[float, duration_option("Time between two readings.", "--interval")] = "1s",  # type: ignore[assignment]
-    duration: Annotated[float | None, duration_option("How long; without it, until q, Ctrl-C or its exit.")] = None,
+    duration: Annotated[
+        float | None,
+        duration_option(
+            "How long; without it, until q, Ctrl-C or its exit.", least=1, because="two readings are needed to compare"
+        ),
+    ] = None,
     record: RecordOption = None,
     until: Annotated[
         Literal["growing", "leak"] | None, typer.Option(help="End as soon as this is the verdict.")
@@ -34,6 +48,7 @@ def watch(
         typer.Option(metavar="CMD", help="Run this once, when it is a leak."),
     ] = None,
     prometheus: Annotated[int | None, typer.Option(metavar="PORT", help="Serve metrics at this port.")] = None,
+    remedies: RemediesOption = None,
     address: Annotated[str, typer.Option(help="Where --prometheus listens.")] = "127.0.0.1",
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line, one line a reading.")] = False,
 ) -> int:
@@ -54,10 +69,12 @@ def watch(
         raise UsageError("a PID does not come back", enable="--restarts with --name, --cmdline or --container")
 
     from memforensics.cli.watch_out import Controls, beside, show
-    from memforensics.jobs.again import back, only_root
+    from memforensics.jobs.again import back
     from memforensics.jobs.watch import watch as job
+    from memforensics.remedies.catalogue import load_catalogue
 
-    target = only_root(container) if container is not None else choose_pid(pid, name, cmdline)
+    catalogue = load_catalogue(remedies)
+    target = choose_pid(pid, name, cmdline, container)
     controls = Controls()
     ticks = job(
         target,
@@ -67,6 +84,7 @@ def watch(
         record=record,
         until=until,
         search=until == "leak" or on_leak is not None,
+        catalogue=catalogue,
         again=(lambda: back(name, cmdline, container)) if restarts else None,
         sleep=controls.sleep,
         stop=controls.stop,

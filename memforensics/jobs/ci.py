@@ -16,6 +16,7 @@ from memforensics.case.model import EXIT_CODES, Case, Diagnosis, VerdictWord
 from memforensics.errors import ProbeFailed, TargetError, UsageError
 from memforensics.jobs.diagnose import OnProgress, case_path, diagnose
 from memforensics.jobs.experiment import Started, started
+from memforensics.remedies.catalogue import Catalogue
 from memforensics.units import duration_text
 
 FAILING: tuple[VerdictWord, ...] = ("leak", "growing", "insufficient-data")
@@ -61,6 +62,7 @@ def gate(
     env: Mapping[str, str] | None = None,
     record: Path | None = None,
     on_progress: OnProgress | None = None,
+    catalogue: Catalogue | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Scenario:
     """Starts the command, lets it warm up, diagnoses it for `seconds`, ends it.
@@ -74,7 +76,7 @@ def gate(
         if run.popen.poll() is None:
             path = record or case_path(run.pid, Path.cwd())
             with contextlib.suppress(TargetError):  # it ended while the look began
-                case, diagnosis = diagnose(run.pid, seconds, record=path, on_progress=on_progress)
+                case, diagnosis = diagnose(run.pid, seconds, record=path, on_progress=on_progress, catalogue=catalogue)
         root = case.target(run.pid) if case is not None else None
         ended = None
         if root is None or root.left_how is not None:

@@ -22,7 +22,7 @@ from memforensics.jobs.observe import Event, Record, Recorder, TreeObserver, new
 from memforensics.jobs.watch_cause import CauseSearch
 from memforensics.probes.repeated import Earlier
 from memforensics.probes.snapshots import take_snapshot
-from memforensics.remedies.catalogue import load_catalogue
+from memforensics.remedies.catalogue import Catalogue, load_catalogue
 from memforensics.report.watch_line import Ages, WatchTick
 from memforensics.target import Process
 from memforensics.units import NS_PER_S
@@ -78,6 +78,7 @@ def watch(
     again: Callable[[], int | None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
     stop: Callable[[], bool] = lambda: False,
+    catalogue: Catalogue | None = None,
 ) -> Generator[WatchTick, None, None]:
     """Ticks until the time is over, the root has left, the verdict is reached, or `stop` says so. The last one has
     `ended`.
@@ -96,7 +97,9 @@ def watch(
             with recorder_for(new_meta("watch", pid, seed=seed), file) as recorder:
                 recorder.put(first)
                 looking = CauseSearch(pid, children=children) if search else None
-                yield from watch_with(observer, recorder, seconds=left, until=until, search=looking, stop=stop)
+                yield from watch_with(
+                    observer, recorder, seconds=left, until=until, search=looking, stop=stop, catalogue=catalogue
+                )
         if again is None or observer.root_left is None:
             return
         while (found := again()) is None:
@@ -131,9 +134,10 @@ def watch_with(
     search: CauseSearch | None = None,
     cpu: Callable[[], float] = time.process_time,
     stop: Callable[[], bool] = lambda: False,
+    catalogue: Catalogue | None = None,
 ) -> Generator[WatchTick, None, None]:
     """The same of an observer that is open, on its clock. `cpu`: the CPU seconds that we have used."""
-    running = _Watch(observer, recorder, search, cpu)
+    running = _Watch(observer, recorder, search, cpu, catalogue or load_catalogue())
     try:
         yield from running.run(seconds, until, stop)
     finally:
@@ -183,10 +187,15 @@ class _Turn:
 
 class _Watch:
     def __init__(
-        self, observer: Observer, recorder: Recorder, search: CauseSearch | None, cpu: Callable[[], float]
+        self,
+        observer: Observer,
+        recorder: Recorder,
+        search: CauseSearch | None,
+        cpu: Callable[[], float],
+        catalogue: Catalogue,
     ) -> None:
         self.observer, self.recorder, self.search, self.cpu = observer, recorder, search, cpu
-        self.catalogue = load_catalogue()
+        self.catalogue = catalogue
         self.began_ns = observer.clock()
         allowance = _Allowance(observer.clock, cpu)
         self.reading = _Turn(allowance, SNAPSHOT_EVERY_S)

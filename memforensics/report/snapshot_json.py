@@ -54,13 +54,46 @@ def snapshot_json(
     }
 
 
+class Process(Protocol):
+    """One process of a compared tree; None: it was not there."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def before_bytes(self) -> int | None: ...
+    @property
+    def after_bytes(self) -> int | None: ...
+    @property
+    def change_bytes(self) -> int: ...
+    @property
+    def what(self) -> str: ...
+
+
 def diff_json(
-    groups: Sequence[MappingGroup], layers: Iterable[LayerRow], change_bytes: int, losses: Iterable[Loss] = ()
+    groups: Sequence[MappingGroup],
+    layers: Iterable[LayerRow],
+    processes: Iterable[Process],
+    change_bytes: int,
+    losses: Iterable[Loss] = (),
 ) -> Json:
-    """{groups, layers, change_bytes, losses}; the groups' changes sum to `change_bytes`."""
+    """{groups, layers, processes, change_bytes, losses}; the changes of the groups, and of the processes, sum to
+    `change_bytes`."""
     return {
         "groups": [group_json(group) for group in groups],
         "layers": [layer_json(row) for row in layers],
+        "processes": [
+            {
+                "pid": process.pid,
+                "name": utf8(process.name),
+                "before_bytes": process.before_bytes,
+                "after_bytes": process.after_bytes,
+                "change_bytes": process.change_bytes,
+                "what": process.what,
+            }
+            for process in processes
+        ],
         "change_bytes": change_bytes,
         "losses": losses_json(losses),
     }

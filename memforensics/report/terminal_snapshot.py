@@ -7,7 +7,7 @@ from rich.text import Text
 
 from memforensics.case.model import Beside, LayerRow, Loss, MappingGroup, Snapshot, Target
 from memforensics.report.observed import beside_facts
-from memforensics.report.snapshot_json import Group
+from memforensics.report.snapshot_json import Group, Process
 from memforensics.report.text import visible
 from memforensics.units import change_text, duration_text, size_text
 
@@ -30,10 +30,12 @@ def title(target: Target | None, taken: Snapshot) -> Text:
     return text
 
 
-def diff_title(before: str, after: str, change_bytes: int, seconds: float | None) -> Text:
+def diff_title(before: str, after: str, change_bytes: int, seconds: float | None, processes: int = 1) -> Text:
     """What is compared, and by how much it differs. `seconds`: between the two; None: of different processes."""
     text = Text(f"{visible(before)} → {visible(after)}: ", style="bold")
     text.append(change_text(change_bytes), style="bold yellow" if change_bytes > 0 else "bold green")
+    if processes > 1:
+        text.append(f", {processes:,} processes", style="not bold")
     if seconds is None:
         text.append("\ndifferent processes: paired by owner and size, not by address", style="not bold dim")
     elif seconds > 0:
@@ -122,6 +124,33 @@ def groups_table(groups: Sequence[MappingGroup], width: int = WIDE) -> Table:
             words = f"{number} group{'s' if number > 1 else ''} "
             words += "at other addresses, of the same size" if what == "moved" else "without change"
             table.add_row("0 B", size, size, counts, what, Text(words), style="dim")
+    return table
+
+
+def processes_table(processes: Sequence[Process], most: int = 10) -> Table:
+    """A row a process of a tree, what changed most first; the rest is summed in one row."""
+    table = _table(
+        ("change", "right"),
+        ("before", "right"),
+        ("after", "right"),
+        ("what", "left"),
+        ("PID", "right"),
+        ("process", "left"),
+    )
+    shown = processes if len(processes) <= most else processes[: most - 1]
+    for process in shown:
+        table.add_row(
+            Text(change_text(process.change_bytes), style=_WHAT_STYLES[process.what]),
+            _size(process.before_bytes),
+            _size(process.after_bytes),
+            process.what,
+            str(process.pid),
+            visible(process.name),
+        )
+    rest = processes[len(shown) :]
+    if rest:
+        change = sum(process.change_bytes for process in rest)
+        table.add_row(change_text(change), "", "", "", "", f"{len(rest):,} more processes", style="dim")
     return table
 
 

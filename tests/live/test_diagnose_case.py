@@ -86,11 +86,32 @@ def test_on_a_full_disk_it_works_without_a_case_and_says_so(leaker: Child, tmp_p
     assert "Traceback" not in done.stderr
 
 
+OWN_ENTRY = """
+id = "our-buffers"
+title = "Our buffers are kept for ever"
+layer = "anon-mmap"
+certainty = "V"
+explanation = "A list without a bound keeps each buffer."
+sources = ["https://example.org/our-buffers"]
+[[signs]]
+need = "required"
+[signs.when]
+kind = "cmdline"
+pattern = "diag_keep_mappings"
+says = "it is our service"
+"""
+
+
 @pytest.mark.needs_root
 def test_an_output_that_fails_at_the_end_goes_to_stdout(leaker: Child, tmp_path: Path) -> None:
+    """On the way: a catalogue entry of one's own is matched."""
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "our-buffers.toml").write_text(OWN_ENTRY)
     with small_disk(tmp_path / "small", "4k") as small:
         (small / "full").write_bytes(bytes(4096))
-        done = run("diagnose", leaker.pid, "--duration", "10s", "--output", small / "report.md", home=tmp_path)
+        words = ("--output", small / "report.md", "--remedies", tmp_path / "ours")
+        done = run("diagnose", leaker.pid, "--duration", "12s", *words, home=tmp_path)
+        assert "our-buffers" in done.stdout
         assert "cannot write" in done.stderr
         assert "observed" in done.stdout
         case = re.search(r"^case: (.+)", done.stdout, re.MULTILINE)[1]  # type: ignore[index]

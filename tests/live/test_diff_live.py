@@ -14,7 +14,7 @@ from processes import compiled, running
 
 from memforensics.analysis.diff import diff, total_change
 from memforensics.case.model import MappingGroup, Snapshot
-from memforensics.jobs.observe import Recorder, new_meta
+from memforensics.jobs.observe import Recorder, TreeObserver, new_meta
 from memforensics.probes.snapshots import take_snapshot
 from memforensics.target import open_process
 from memforensics.units import MIB, NS_PER_S
@@ -132,3 +132,61 @@ def test_words_that_cannot_be_compared_are_said_so() -> None:
     done = subprocess.run([str(MEMFORENSICS), "diff", "1"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "--over" in done.stderr
+
+
+@contextlib.contextmanager
+def shell_with_a_child(*words: object) -> Iterator[Any]:
+    """A shell and own_layers below it, which grows when told to."""
+    program = " ".join(map(str, (compiled("own_layers.c"), *words)))
+    with running(["/bin/sh", "-c", f"{program}; exit 1"]) as shell:
+        yield shell
+
+
+def test_growth_of_a_child_is_growth_of_the_tree(tmp_path: Path) -> None:
+    """A shell around a server: the case, and two looks at the live tree."""
+    file = tmp_path / "tree.case"
+    with shell_with_a_child("anon", "13", str(ODD)) as shell, TreeObserver(shell.pid) as observer:
+        with Recorder(new_meta("watch", shell.pid), file) as recorder:
+            recorder.put(observer.open())
+            for _ in range(2):
+                for process in observer.members.values():
+                    recorder.put([take_snapshot(process)[0]])
+                shell.tell("again")
+                shell.wait_for("ready")
+        child = next(pid for pid in observer.members if pid != shell.pid)
+    tree = run("diff", file, "--json")
+    assert tree["change_bytes"] >= 13 * ODD
+    assert tree["groups"][0]["change_bytes"] == 13 * ODD
+    assert [process["pid"] for process in tree["processes"]] == [child, shell.pid]
+    assert sum(process["change_bytes"] for process in tree["processes"]) == tree["change_bytes"]
+    assert sum(group["change_bytes"] for group in tree["groups"]) == tree["change_bytes"]
+    assert sum(row["change_bytes"] for row in tree["layers"] if row["in_rss"] and row["change_bytes"]) == pytest.approx(
+        tree["change_bytes"], abs=MIB
+    )
+    alone = run("diff", file, "--process", shell.pid, "--json")
+    assert alone["change_bytes"] < ODD
+    assert "2 processes" in run("diff", file)
+    assert "own_layers" in run("diff", file)
+
+
+def test_a_live_tree_is_compared_as_one() -> None:
+    with shell_with_a_child("anon", "13", str(ODD)) as shell:
+        words = [str(MEMFORENSICS), "diff", str(shell.pid), "--over", "3s", "--json"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as looking:
+            shell.tell("again")  # before or after the first snapshot: it is there in both, or in the second
+            shell.wait_for("ready")
+            tree = json.loads(looking.communicate(timeout=60)[0])
+        root = run("diff", shell.pid, "--over", "100ms", "--no-children", "--json")
+    assert len(tree["processes"]) == 2
+    assert len(root["processes"]) == 1
+
+
+def test_a_process_that_is_not_in_the_case_is_said_so(tmp_path: Path) -> None:
+    file = tmp_path / "one.case"
+    with running([compiled("own_layers.c"), "anon", "1", str(ODD)]) as child:
+        run("snapshot", child.pid, "--record", file)
+        done = subprocess.run(
+            [str(MEMFORENSICS), "diff", file, file, "--process", "1"], capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 2
+    assert f"--process with one of: {child.pid}" in done.stderr

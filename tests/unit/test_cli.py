@@ -118,6 +118,10 @@ def test_an_interactive_shell_takes_every_example_as_it_is_printed(line: str) ->
         ("stacks", "1", "--on", "mmap", "--timeout", "0"),
         ("stacks", "1", "--on", "mmap", "--max-stopped", "0"),
         ("demo", "--duration", "0"),
+        ("diff", "1", "--over", "0"),
+        ("watch", "1", "--duration", "0"),
+        ("ci", "--duration", "0", "--", "true"),
+        ("prove", "--env", "A=1", "--duration", "0", "--", "true"),
     ],
     ids=" ".join,
 )
@@ -178,11 +182,20 @@ def test_what_starts_us_is_not_what_a_command_line_matches() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["diagnose", "watch", "snapshot", "hooks", "stacks", "heap", "trace-mmap", "trace-faults", "doctor"],
+    ["diagnose", "watch", "snapshot", "hooks", "stacks", "heap", "trace-mmap", "trace-faults", "doctor", "diff"],
 )
 def test_every_command_that_takes_a_pid_takes_a_container(command: str) -> None:
     names = {option for parameter in ROOT.commands[command].params for option in parameter.opts}
     assert {"--container", "--name", "--cmdline"} <= names
+
+
+@pytest.mark.parametrize("words", [("diagnose", "1"), ("watch", "1"), ("ci", "--", "true"), ("report", "a.case")])
+def test_a_bad_catalogue_entry_of_one_s_own_is_told_before_the_look(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ours.toml").write_text("id = 1")
+    assert run([words[0], "--remedies", str(tmp_path), *words[1:]]) == 2
+    assert "ours.toml" in capsys.readouterr().err
 
 
 # --- what helps --------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.console import Console
 
-from memforensics.analysis.diff import diff, size_classes, total_change
+from memforensics.analysis.diff import Pair, diff, diff_tree, size_classes, total_change, total_sizes
 from memforensics.case.model import Mapping, MappingGroup, OwnerMark, Snapshot
 from memforensics.report.terminal_snapshot import groups_table
 from memforensics.units import MIB
@@ -281,3 +281,16 @@ def test_two_screens() -> None:
         assert "appeared" not in text
         assert "(downwards)" in text
         assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_groups_of_a_tree_sum_to_its_change_also_where_a_process_came_or_went() -> None:
+    grew = Pair(snapshot(anonymous(100, 10)), snapshot(anonymous(100, 10), anonymous(200, 30), anonymous(300, 30)))
+    came = Pair(None, snapshot(anonymous(500, 30, path="[heap]"), pid=2))
+    went = Pair(snapshot(anonymous(700, 7, path="[heap]"), pid=3), None)
+    groups = diff_tree([grew, came, went])
+    assert sum(group.change_bytes for group in groups) == (60 + 30 - 7) * PAGE
+    assert total_sizes([grew, came, went]) == [(10 * PAGE, 70 * PAGE), (None, 30 * PAGE), (7 * PAGE, None)]
+    heap = next(group for group in groups if "heap" in group.name)
+    assert (heap.before_bytes, heap.after_bytes) == (7 * PAGE, 30 * PAGE)
+    assert diff_tree([went])[0].what == "went"
+    assert diff_tree([came])[0].what == "appeared"
