@@ -456,13 +456,15 @@ def _row(task: tuple[int, int]) -> tuple[int, Counter[str]]:
 
 
 def table(count: int) -> Iterator[str]:
-    yield "| kind | what | called growing | other answers |"
-    yield "|---|---|---|---|"
+    yield "| kind | what | called growing | `ci` fails (exit 4) | other answers |"
+    yield "|---|---|---|---|---|"
     with ProcessPoolExecutor() as pool:
         for index, found in pool.map(_row, [(i, count) for i in range(len(KINDS))]):
             kind = KINDS[index]
             others = ", ".join(f"{shape} {n / count:.1%}" for shape, n in found.most_common() if shape != "linear")
-            yield f"| {kind.name} | {kind.what} | {found['linear'] / count:.2%} | {others} |"
+            name = f"**{kind.name}**" if kind.grows else kind.name
+            fails = sum(found[shape] for shape in ("linear", "irregular", "too-short")) / count
+            yield f"| {name} | {kind.what} | {found['linear'] / count:.1%} | {fails:.1%} | {others} |"
 
 
 # --- detection, by size of the effect and length of the look ----------------------------------------------------------
@@ -499,6 +501,50 @@ def detection(count: int) -> Iterator[str]:
         yield f"| {effect:g} | " + " | ".join(f"{share:.0%}" for share in cells) + " |"
 
 
+# --- coverage of the interval, by memory of the noise and length of the look -----------------------------------------
+
+KEEPS = (0.0, 0.5, 0.9, 0.95, 0.99)  # how much of the last reading's noise the next one keeps, at 0.5 s
+LOOKS = (10.0, 20.0, 30.0, 60.0, 300.0, 600.0)
+
+
+def noisy_line(keep: float, window: float, seed: int) -> Series:
+    """100 MiB/min under an autoregression of 5 MiB, read each 0.5 s."""
+    rng = random.Random(f"{keep}/{window}/{seed}")
+    noise, times, values = rng.gauss(0.0, 5.0), [], []
+    for i in range(int(window / 0.5) + 1):
+        noise = keep * noise + rng.gauss(0.0, 5.0) * (1.0 - keep * keep) ** 0.5
+        times.append(0.5 * i)
+        values.append(10 * BASE + MIB * (100 * 0.5 * i / 60 + noise))
+    return times, values
+
+
+def covered(keep: float, window: float, count: int) -> tuple[float, float]:
+    """In what share of the series the 95% interval holds the true rate, and its usual half width, MiB a minute."""
+    held, widths = 0, []
+    for seed in range(count):
+        rate = judge(*noisy_line(keep, window, seed)).rate
+        assert rate is not None
+        held += rate.low <= 100 * MIB <= rate.high
+        widths.append((rate.high - rate.low) / 2 / MIB)
+    return held / count, sorted(widths)[count // 2]
+
+
+def _covered(task: tuple[float, float, int]) -> tuple[float, float]:
+    return covered(*task)
+
+
+def coverage(count: int) -> Iterator[str]:
+    yield "| noise | " + " | ".join(duration_text(window) for window in LOOKS) + " |"
+    yield "|---|" + "---|" * len(LOOKS)
+    tasks = [(keep, window, count) for keep in KEEPS for window in LOOKS]
+    with ProcessPoolExecutor() as pool:
+        found = list(pool.map(_covered, tasks))
+    for row, keep in enumerate(KEEPS):
+        cells = found[row * len(LOOKS) : (row + 1) * len(LOOKS)]
+        name = f"AR({keep:g})" if keep else "white"
+        yield f"| {name} | " + " | ".join(f"{share:.0%} (±{width:.0f})" for share, width in cells) + " |"
+
+
 def _between(page: str, name: str, body: str) -> str:
     """The page with what stands between its markers replaced."""
     head, begin, rest = page.partition(f"<!-- {name} -->\n")
@@ -511,7 +557,9 @@ def main() -> None:
     parser.add_argument("--series", type=int, default=2000, help="series a kind")
     parser.add_argument("--markdown", type=Path, help="replace the table between the markers of this page")
     parser.add_argument("--show", metavar="KIND", help="print the series of this kind that are judged wrongly")
-    parser.add_argument("--detection-only", action="store_true", help="only the table by effect and length")
+    parser.add_argument(
+        "--detection-only", action="store_true", help="only the tables by effect and length, and of the interval"
+    )
     options = parser.parse_args()
     if options.show:
         for kind in (k for k in KINDS if k.name == options.show):
@@ -525,12 +573,15 @@ def main() -> None:
     count = max(options.series // 10, 20)
     found = list(detection(count))
     print("\n".join(found), flush=True)
+    held = list(coverage(2 * count))
+    print("\n".join(held), flush=True)
     lines = [] if options.detection_only else list(table(options.series))
     print("\n".join(lines))
     print(f"{options.series} series a kind, {time.monotonic() - began:.0f} s", file=sys.stderr)
     if options.markdown:
         page = options.markdown.read_text()
         page = _between(page, "detection", f"{count} series a cell.\n\n" + "\n".join(found))
+        page = _between(page, "coverage", f"{2 * count} series a cell.\n\n" + "\n".join(held))
         if lines:
             page = _between(page, "table", f"{options.series} series a kind.\n\n" + "\n".join(lines))
         options.markdown.write_text(page)

@@ -1,22 +1,26 @@
-"""The shape of one line, and what the line alone allows to say. Pure: the same points and seed give the same answer.
+"""The shape of one line, and what the line alone allows to say. Pure: the same points give the same answer.
 
-A line is called `linear` only when five independent looks agree, each of which a kind of healthy memory fails:
+A line is called `linear` only when five tests of the same readings agree, each of which a kind of healthy memory fails
+(they are not independent: docs/calibration.md has what they do together):
 
-1. the rate's interval (Theil-Sen slope, moving-block bootstrap of its residuals) lies above the minimum effect: noise;
+1. the rate's interval (Theil-Sen slope; errors that are an autoregression) lies above the minimum effect: noise;
 2. Mann-Kendall, its variance corrected for autocorrelation, sees an upward trend: slow wobble;
 3. the lower envelope (rolling minima) rises along: saw-teeth, bursts;
 4. no single jump makes up most of the rise: a step;
 5. the second half rises like the first: a warm-up that levels off.
 
 RSS grows in chunks (144 KiB to some MiB at a time): at least three rises make a line, fewer are a `step`. A line that
-starts with a warm-up, or is broken by one jump, is judged without that part; of a long observation the end is judged by
-itself too, for a leak that began late. A cache that fills for the whole window *is* linear; what tells it from a leak
-is not in the line. docs/calibration.md has the measured error rates.
+starts with a warm-up, or is broken by one jump, is judged without that part. A straight end of any length, from 10 s
+and 8 samples on, that rises above all that was before it is judged by itself: a leak that began late.
+
+No shape that stands for an end of growth has a rate whose interval lies above the minimum effect: the rate is then that
+of the flat end of the window or, where there is none, the shape is `irregular`. A cache that fills for the whole window
+*is* linear; what tells it from a leak is not in the line.
 """
 
 import itertools
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -50,7 +54,7 @@ ENDED_SHARE = 0.25
 SETTLED_SHARE = 0.25  # of the rate of the whole: more at the end has not settled
 SURE = 0.99  # of the interval that must lie above, for `linear`
 SURE_OF_MANY = 0.998  # the same, of an end that was chosen
-WALK = 1.75  # over the root of the number of points: autocorrelation that is so close to 1 is a random walk
+WALK = 1.9  # over the root of the number of points: autocorrelation that is so close to 1 is a random walk
 LOWS = 20
 GIVEN_BACK_SHARE = 0.25  # of the span, at once: the lower envelope is asked for its rate
 MIN_RISE = 512 * KIB  # in the window; less is the working of any process
@@ -88,7 +92,9 @@ def judge(
     judge_once = _Judge(floor, confidence)
     trend = judge_once.whole(points)
     if trend.shape != "linear" or _bend(points) > CURVED_SHARE:
-        trend = _late(times_s, values_bytes, judge_once, minimum_effect) or trend
+        late = _late(times_s, values_bytes, judge_once, minimum_effect)
+        if late is not None and (trend.shape != "linear" or trend.cut_seconds or _differ(late, trend)):
+            trend = late
     return replace(judge_once.consistent(trend, points), samples=len(times_s), seconds=seconds)
 
 
@@ -144,13 +150,22 @@ def _straight(
 ) -> Trend | None:
     """The end from there on, where it is a line by itself."""
     points = _thin(times[at:], values[at:])
+    if _bend(points) < STRAIGHT_SHARE:
+        return None
     floor = minimum_effect
     if floor is None:
         floor = least_effect(_median([p.value for p in points]), times[-1] - times[at])
     trend = replace(judge_once, floor=floor, sure=SURE_OF_MANY).part(points)
-    if trend.shape != "linear" or _bend(points) < STRAIGHT_SHARE:
+    if trend.shape != "linear":
         return None
     return replace(trend, cut_seconds=times[at] - times[0])
+
+
+def _differ(end: Trend, whole: Trend) -> bool:
+    """Whether the end has a rate of its own: noise alone bends a line, but not by so much."""
+    if end.rate is None or whole.rate is None:
+        return False
+    return end.rate.low > whole.rate.high or end.rate.high < whole.rate.low
 
 
 def rises(trend: Trend, level_bytes: float, seconds: float) -> bool:
@@ -242,10 +257,12 @@ class _Judge:
                 break
             if _level(rest) <= max((p.value for p in points if p.t < rest[0].t), default=0.0):
                 continue
-            tail = replace(self, sure=SURE_OF_MANY).part(rest)
-            if tail.shape != "linear" or _bend(rest) < STRAIGHT_SHARE:
+            if _bend(rest) < STRAIGHT_SHARE:
                 continue
-            if not slows or (tail.rate and trend.rate and tail.rate.high < trend.rate.estimate):
+            tail = replace(self, sure=SURE_OF_MANY).part(rest)
+            if tail.shape != "linear":
+                continue
+            if not slows or _differ(tail, trend):
                 return replace(tail, cut_seconds=rest[0].t - start)
         return trend
 
@@ -258,7 +275,8 @@ class _Judge:
             if len(rest) < MIN_SAMPLES or rest[-1].t - rest[0].t < MIN_SECONDS:
                 return None
             rate, _ = self.rate(rest)
-            if rate.high < ENDED_SHARE * trend.rate.estimate and rate.low <= self.floor:
+            surely, _ = replace(self, confidence=self.sure).rate(rest)
+            if surely.high < ENDED_SHARE * trend.rate.estimate and rate.low <= self.floor:
                 return replace(
                     trend, shape="plateau", rate=rate, cut_seconds=rest[0].t - start, bound_bytes=_level(rest)
                 )
@@ -286,7 +304,10 @@ class _Judge:
 
     def rate(self, points: list[_Point]) -> tuple[Rate, float]:
         """The rate of a stretch, and the lower limit that it must pass to be called a line."""
-        slope = _theil_sen(points)
+        return self.rate_of(points, _slopes(points))
+
+    def rate_of(self, points: list[_Point], slopes: list[float]) -> tuple[Rate, float]:
+        slope = _middle(slopes)
         error, freedom = _standard_error(points, slope)
         half, most = (_student((1.0 + c) / 2.0, freedom) * error * 60.0 for c in (self.confidence, self.sure))
         estimate = slope * 60.0
@@ -297,10 +318,11 @@ class _Judge:
     def part(self, points: list[_Point]) -> Trend:
         """One stretch, as it is."""
         seconds = points[-1].t - points[0].t
-        rate, surely = self.rate(points)
+        slopes = _slopes(points)
+        rate, surely = self.rate_of(points, slopes)
         estimate, low = rate.estimate, rate.low
         slope = estimate / 60.0
-        up, down = _mann_kendall(points, slope)
+        up, down = _mann_kendall(points, slopes)
 
         def trend(shape: Shape, *, decide: float | None = None, bound: int | None = None) -> Trend:
             return Trend(
@@ -345,13 +367,15 @@ class _Judge:
 # --- the looks ----------------------------------------------------------------------------------------------------
 
 
-def _theil_sen(points: list[_Point]) -> float:
-    """The median of the slopes of all pairs, bytes a second."""
+def _slopes(points: list[_Point]) -> list[float]:
+    """The slopes of all pairs, bytes a second, in order. Their median is Theil and Sen's estimate; how many of them
+    rise is Mann and Kendall's count."""
     slopes = []
     for i, a in enumerate(points):
         t, v = a.t, a.value
         slopes += [(b.value - v) / (b.t - t) for b in points[i + 1 :] if b.t > t]
-    return _median(slopes) if slopes else 0.0
+    slopes.sort()
+    return slopes
 
 
 def _standard_error(points: list[_Point], slope: float) -> tuple[float, int]:
@@ -405,16 +429,13 @@ def _lows(points: list[_Point]) -> list[_Point]:
     return [_Point(p.t, p.low, p.low) for p in lowest.values()]
 
 
-def _mann_kendall(points: list[_Point], slope: float) -> tuple[float, float]:
+def _mann_kendall(points: list[_Point], slopes: list[float]) -> tuple[float, float]:
     """One-sided p of no upward and of no downward trend. The variance is widened by the autocorrelation of the ranks
     of the detrended series (Hamed and Rao 1998), its significant positive lags only."""
     n = len(points)
     values = [p.value for p in points]
-    s = 0
-    for i in range(n - 1):
-        a = values[i]
-        later = values[i + 1 :]
-        s += sum(b > a for b in later) - sum(b < a for b in later)
+    s = len(slopes) - bisect_right(slopes, 0.0) - bisect_left(slopes, 0.0)
+    slope = _middle(slopes)
     ties: dict[float, int] = {}
     for v in values:
         ties[v] = ties.get(v, 0) + 1
@@ -599,8 +620,14 @@ def _level(points: list[_Point]) -> int:
 
 
 def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
+    return _middle(sorted(values))
+
+
+def _middle(ordered: Sequence[float]) -> float:
+    """The median of what is in order; 0 of nothing."""
     middle = len(ordered) // 2
+    if not ordered:
+        return 0.0
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2.0
 
 

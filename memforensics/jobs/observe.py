@@ -253,6 +253,7 @@ class Recorder:
     path: Path | None = None
     commit_every_s: float = 1.0
     max_samples: int = 4096  # a process and level of thinning
+    newest_samples: int | None = None  # of the newest level, where it keeps more
     max_snapshots: int = 16  # a process
     max_mappings: int = 1_000_000  # in all snapshots of a process: with very many, fewer snapshots are kept
     max_left: int = 1_000_000  # processes that left
@@ -335,7 +336,9 @@ class Recorder:
         if isinstance(record, Sample):
             line = self._samples.get(record.pid)
             if line is None:
-                line = self._samples[record.pid] = Thinned(self.max_samples, seed=self.meta.seed)
+                line = self._samples[record.pid] = Thinned(
+                    self.max_samples, newest=self.newest_samples, seed=self.meta.seed
+                )
             line.add(record)
             if self.bounded and self._file is not None:
                 times = self._in_file.setdefault(record.pid, Thinned(FILE_SAMPLES, seed=self.meta.seed))

@@ -1,8 +1,9 @@
 """A line of readings that may go on for weeks and stays small: the newest whole, the older ever thinner.
 
-Of the newest `most` every reading is kept; of what is older one in 4, of what is older than 4 times that one in 16, and
-so on: `most` readings a level, one level more each time the line gets four times as long. At one a second and 96 a
-level that is a minute and a half whole, 6 minutes at 4 s, 26 minutes at 16 s, ...: 700 readings for a month.
+Of the newest `newest` (as many as `most`, unless told) every reading is kept; of what is older one in 4, of what is
+older than 4 times that one in 16, and so on: `most` readings a level, one level more each time the line gets four times
+as long. At one a second, 96 a level and 192 of the newest, that is three minutes whole, 6 minutes at 4 s, 26 minutes at
+16 s, ...: 800 readings for a month.
 
 Which one of four stays is drawn: taking every fourth would show a saw-tooth of nearly that period as a slow rise.
 """
@@ -20,10 +21,11 @@ ONE_OF = 4
 class Thinned(Generic[T]):
     """A bounded line. `add` gives what had to go. The very first reading stays for good: growth counts from it."""
 
-    def __init__(self, most: int, *, seed: int = 0) -> None:
+    def __init__(self, most: int, *, newest: int | None = None, seed: int = 0) -> None:
         if most < 2 * ONE_OF:
             raise ValueError(f"a thinned line keeps at least {2 * ONE_OF} readings a level")
         self._most = most
+        self._newest = max(newest or most, most)
         self._first: list[T] = []
         self._levels: list[deque[T]] = [deque()]  # newest first
         self._random = random.Random(seed)
@@ -36,7 +38,7 @@ class Thinned(Generic[T]):
         self._levels[0].append(reading)
         gone: list[T] = []
         for number, level in enumerate(self._levels):
-            if len(level) <= self._most:
+            if len(level) <= (self._most if number else self._newest):
                 break
             some = [level.popleft() for _ in range(ONE_OF)]
             stays = some.pop(self._random.randrange(ONE_OF))

@@ -30,6 +30,7 @@ from memforensics.units import NS_PER_S
 Until = Literal["growing", "leak"]
 
 SAMPLES_KEPT = 96  # a process and level of thinning, in memory
+NEWEST_KEPT = 192  # of the newest level: three minutes whole at 1 s, in which the beginning of a leak is seen
 SNAPSHOTS_KEPT = 8  # a process
 MAPPINGS_KEPT = 40_000  # of a process, in all its snapshots
 LEFT_KEPT = 64  # processes that left
@@ -116,6 +117,7 @@ def recorder_for(meta: CaseMeta, path: Path | None, *, clock: Callable[[], int] 
         meta,
         path,
         max_samples=SAMPLES_KEPT,
+        newest_samples=NEWEST_KEPT,
         max_snapshots=SNAPSHOTS_KEPT,
         max_mappings=MAPPINGS_KEPT,
         max_left=LEFT_KEPT,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memforensics.analysis.trend import growth_word, judge, least_effect
+from memforensics.analysis.trend import growth_word, judge, least_effect, rises
 from memforensics.case.model import Shape, Trend
 from memforensics.units import KIB, MIB
 
@@ -220,3 +220,67 @@ def test_a_late_line_in_a_long_look_needs_to_pass_all_that_was_before() -> None:
     late = judge(times, leaks, seed=1)
     assert growth_word(late) == "growing"
     assert late.cut_seconds >= 6000
+
+
+# --- the interval -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.9, 0.95])
+@pytest.mark.parametrize(("seconds", "count"), [(30.0, 120), (60.0, 100), (300.0, 50)])
+def test_coverage_of_the_interval(keep: float, seconds: float, count: int) -> None:
+    """It is 95% by its name; the page has 90% and more, of more series."""
+    share, _ = calibrate.covered(keep, seconds, count)
+    assert share >= 0.86
+
+
+def steady_or_bounded(trend: Trend) -> bool:
+    return growth_word(trend) in ("steady", "bounded")
+
+
+@pytest.mark.parametrize("kind", calibrate.KINDS, ids=lambda k: k.name)
+def test_no_shape_that_stands_for_an_end_of_growth_has_a_rate_above_what_matters(kind: object) -> None:
+    for seed in range(8):
+        times, values = calibrate.draw(kind, seed)
+        trend = judge(times, values)
+        assert not (steady_or_bounded(trend) and rises(trend, min(values), trend.seconds)), trend
+
+
+SERIES_OF_ANY_KIND = st.tuples(st.sampled_from(calibrate.KINDS), st.integers(0, 1 << 20))
+
+
+@settings(max_examples=30, deadline=None)
+@given(SERIES_OF_ANY_KIND, st.integers(-1000, 1000), st.integers(0, 1 << 20))
+def test_a_shift_of_the_values_or_of_the_time_changes_nothing(
+    drawn: tuple[object, int], mib: int, seconds: int
+) -> None:
+    times, values = calibrate.draw(*drawn)
+    # In whole bytes and 1/1024 s, so that sums and differences are exact.
+    times, values = [round(t * 1024) / 1024 for t in times], [float(round(v)) for v in values]
+    plain = judge(times, values, minimum_effect=MIB)
+    moved = judge([t + seconds for t in times], [v + mib * MIB for v in values], minimum_effect=MIB)
+    assert_same(plain, moved)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SERIES_OF_ANY_KIND, st.sampled_from([2.0, 8.0, 64.0]))
+def test_values_and_what_matters_scaled_alike_have_the_same_shape(drawn: tuple[object, int], factor: float) -> None:
+    """Where the rise is well above the least one that is looked at, which does not scale."""
+    times, values = calibrate.draw(*drawn)
+    values = [64.0 * round(v) for v in values]
+    plain = judge(times, values, minimum_effect=64.0 * MIB)
+    scaled = judge(times, [factor * v for v in values], minimum_effect=factor * 64.0 * MIB)
+    if plain.shape == "linear":
+        assert scaled.shape == "linear"
+        assert plain.rate is not None
+        assert scaled.rate is not None
+        assert scaled.rate.estimate == pytest.approx(factor * plain.rate.estimate)
+        assert scaled.rate.high == pytest.approx(factor * plain.rate.high)
+
+
+def assert_same(a: Trend, b: Trend) -> None:
+    assert (a.shape, a.samples) == (b.shape, b.samples)
+    assert a.cut_seconds == pytest.approx(b.cut_seconds)
+    assert (a.rate is None) == (b.rate is None)
+    if a.rate is not None and b.rate is not None:
+        for mine, other in ((a.rate.estimate, b.rate.estimate), (a.rate.low, b.rate.low), (a.rate.high, b.rate.high)):
+            assert mine == pytest.approx(other, rel=1e-3, abs=KIB)
