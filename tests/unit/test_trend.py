@@ -225,6 +225,7 @@ def test_a_late_line_in_a_long_look_needs_to_pass_all_that_was_before() -> None:
 # --- the interval -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.9, 0.95])
 @pytest.mark.parametrize(("seconds", "count"), [(30.0, 120), (60.0, 100), (300.0, 50)])
 def test_coverage_of_the_interval(keep: float, seconds: float, count: int) -> None:
@@ -237,6 +238,7 @@ def steady_or_bounded(trend: Trend) -> bool:
     return growth_word(trend) in ("steady", "bounded")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", calibrate.KINDS, ids=lambda k: k.name)
 def test_no_shape_that_stands_for_an_end_of_growth_has_a_rate_above_what_matters(kind: object) -> None:
     for seed in range(8):
