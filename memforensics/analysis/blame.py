@@ -4,8 +4,8 @@ Ranked by outstanding growth, not by traffic: in the reference case 65 guilty mm
 ones. Growth by mapping address misleads (mappings merge and move), growth by stack does not.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from memforensics.analysis.application import package_path
@@ -40,6 +40,7 @@ from memforensics.units import MIB, NS_PER_MINUTE, NS_PER_S, counted_text, rate_
 MINIMUM_BYTES_PER_MINUTE = 1 * MIB  # a group of sites below this is no finding
 MINIMUM_SHARE = 0.05  # nor one below this share of the growth
 SITES_CITED = 5
+PROCESSES_CITED = 3  # of those with an equal finding
 SITES_TRIED = 12  # each by itself, of a group that comes and goes
 OWNED_SHARE = 0.5  # of what a stack maps: so much at least grows in the layer that it belongs to
 HEAPS: tuple[Layer, ...] = ("native-heap", "python-object", "jvm-heap")
@@ -51,7 +52,7 @@ ONLY_ASKED = (
 
 @dataclass(frozen=True, slots=True)
 class SiteGroup:
-    """Sites of one process that one person would mend at one place."""
+    """Sites that one person would mend at one place: of one process, or the same place in several."""
 
     pid: int
     layer: Layer
@@ -62,6 +63,7 @@ class SiteGroup:
     growth_bytes: int  # resident growth since the trace began
     trend: Trend | None = None
     bytes_per_minute: tuple[float | None, ...] = field(default=())  # of each site
+    pids: tuple[int, ...] = field(default=())  # of several processes, the largest site first; empty: `pid`
 
 
 def group_sites(case: Case) -> list[SiteGroup]:
@@ -162,7 +164,9 @@ def _trend(case: Case, group: SiteGroup) -> Trend | None:
 
 def _alone(group: SiteGroup, at: int) -> SiteGroup:
     site = group.sites[at]
-    return replace(group, sites=(site,), stacks=(group.stacks[at],), growth_bytes=_resident(site))
+    return replace(
+        group, pid=site.pid, pids=(site.pid,), sites=(site,), stacks=(group.stacks[at],), growth_bytes=_resident(site)
+    )
 
 
 Grown = Mapping[int, Mapping[Layer, int]]  # PID -> bytes that each layer grew by, by the owners of the mappings
@@ -204,6 +208,7 @@ def _joined(groups: Sequence[SiteGroup]) -> SiteGroup:
     pairs.sort(key=lambda pair: -_resident(pair[0]))
     return replace(
         max(groups, key=lambda group: group.growth_bytes),
+        pids=tuple(dict.fromkeys(site.pid for site, _ in pairs)),
         sites=tuple(site for site, _ in pairs),
         stacks=tuple(stack for _, stack in pairs),
         growth_bytes=sum(group.growth_bytes for group in groups),
@@ -211,10 +216,11 @@ def _joined(groups: Sequence[SiteGroup]) -> SiteGroup:
 
 
 def draft_findings(case: Case, growth_bytes: int, seconds: float, grown: Grown | None = None) -> list[Finding]:
-    """Findings without cause and verdict, most growth first. `growth_bytes`: of the tree, in the observed `seconds`;
-    a group that is neither a share of that nor grows by itself is left out. `grown`: by the owners of mappings."""
+    """Findings without cause and verdict, most growth first; equal ones of several processes are one. `growth_bytes`:
+    of the tree, in the observed `seconds`; a group that is neither a share of that nor grows by itself is left out.
+    `grown`: by the owners of mappings."""
     findings = []
-    for group in with_trends(case, by_owner(group_sites(case), grown or {})):
+    for group in with_trends(case, _equal_as_one(by_owner(group_sites(case), grown or {}))):
         rate = group.trend.rate if group.trend else None
         share = group.growth_bytes / growth_bytes if growth_bytes > 0 else None
         per_minute = rate.estimate if rate else group.growth_bytes / max(seconds, 1.0) * 60.0
@@ -222,6 +228,47 @@ def draft_findings(case: Case, growth_bytes: int, seconds: float, grown: Grown |
             continue
         findings.append(_finding(case, group, rate, share))
     return findings
+
+
+def _equal_as_one(groups: Sequence[SiteGroup]) -> list[SiteGroup]:
+    """Groups of several processes that name the same code, by file names and functions, as one. Groups whose code was
+    not seen are equal to no other; of one process, neither are two that differ in what the code calls."""
+    equal: dict[tuple[object, ...], list[SiteGroup]] = defaultdict(list)
+    seen: Counter[tuple[object, ...]] = Counter()
+    for group in sorted(groups, key=lambda g: -g.growth_bytes):
+        key: tuple[object, ...] = (group.layer, group.inside, group.pid)
+        if group.culprit is not None:
+            caller = group.culprit.caller
+            called_from = (basename(caller.file), caller.function) if caller else None
+            key = (*key[:2], group.culprit.library, group.culprit.function, group.culprit.extends, called_from)
+        own = (group.pid, *key)
+        key = (*key, seen[own])
+        seen[own] += 1
+        equal[key].append(group)
+    return sorted(map(_joined, equal.values()), key=lambda g: -g.growth_bytes)
+
+
+def of_each_process(finding: Finding, enrich: Callable[[Finding], Finding]) -> Finding:
+    """The finding with the evidence that `enrich` adds to it as one of each of its processes, each kind once."""
+    evidence = list(finding.evidence)
+    for pid in finding.pids:
+        own = replace(finding, pid=pid, sites=tuple(site for site in finding.sites if site.pid == pid))
+        kinds = {item.kind for item in evidence}
+        evidence += [item for item in enrich(own).evidence if item.kind not in kinds]
+    return replace(finding, evidence=tuple(evidence))
+
+
+def sum_rates(rates: Iterable[Rate | None]) -> Rate | None:
+    """Of several that grow together; None where none is known."""
+    known = [rate for rate in rates if rate is not None]
+    if not known:
+        return None
+    return Rate(
+        estimate=sum(r.estimate for r in known),
+        low=sum(r.low for r in known),
+        high=sum(r.high for r in known),
+        confidence=min(r.confidence for r in known),
+    )
 
 
 def site_rate(site: AllocationSite) -> float | None:
@@ -250,11 +297,9 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
             placed=site.placed,
             cohorts=site.cohorts,
         )
-        for site, stack, per_minute in zip(
-            group.sites[:SITES_CITED], group.stacks, group.bytes_per_minute or (None,) * SITES_CITED, strict=False
-        )
+        for site, stack, per_minute in _cited(group)
     )
-    refs = f"sites/{group.pid}/{group.sites[0].site_id}"
+    refs = f"sites/{group.sites[0].pid}/{group.sites[0].site_id}"
     evidence = [
         EvidenceItem(
             kind="stack",
@@ -263,6 +308,10 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
             ref=refs,
         )
     ]
+    if len(group.pids) > 1:
+        together = f", {rate_text(rate.estimate)} together" if rate else ""
+        text = f"in each of {len(group.pids)} processes{together}: {', '.join(map(str, group.pids))}"
+        evidence.insert(0, EvidenceItem(kind="members", text=text, ref=refs))
     if rate is not None:
         evidence.append(
             EvidenceItem(
@@ -296,7 +345,18 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
         against=(ONLY_ASKED,) if group.culprit is not None and group.culprit.extends else (),
         rate=rate,
         trend=group.trend,
+        members=group.pids if len(group.pids) > 1 else (),
     )
+
+
+def _cited(group: SiteGroup) -> Iterator[tuple[AllocationSite, Stack, float | None]]:
+    """The largest sites, of a few of its processes, each with its rate."""
+    rates = group.bytes_per_minute or (None,) * len(group.sites)
+    left = dict.fromkeys(group.pids[:PROCESSES_CITED] or (group.pid,), SITES_CITED)
+    for site, stack, rate in zip(group.sites, group.stacks, rates, strict=True):
+        if left.get(site.pid, 0):
+            left[site.pid] -= 1
+            yield site, stack, rate
 
 
 def _title(group: SiteGroup) -> str:
@@ -369,8 +429,10 @@ def _resident(site: AllocationSite) -> int:
 
 def _timeline(case: Case, group: SiteGroup) -> tuple[list[float], list[float]]:
     """Resident outstanding bytes of the whole group on a common time axis, from the start of the trace (0 bytes)."""
-    began = next((t.began_ns for t in case.traces if t.pid == group.pid), min(s.first_ns for s in group.sites))
-    ended = next((t.ended_ns for t in case.traces if t.pid == group.pid), max(s.last_ns for s in group.sites))
+    pids = {site.pid for site in group.sites}
+    traces = [trace for trace in case.traces if trace.pid in pids]
+    began = min((t.began_ns for t in traces), default=min(s.first_ns for s in group.sites))
+    ended = max((t.ended_ns for t in traces), default=max(s.last_ns for s in group.sites))
     instants = sorted({point.t_ns for site in group.sites for point in site.timeline} | {began, ended})
     values = [0.0] * len(instants)
     for site in group.sites:

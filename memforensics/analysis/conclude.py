@@ -4,10 +4,10 @@ once causes and words are known, finish (one sentence, what was not seen)."""
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from memforensics.analysis import series
-from memforensics.analysis.blame import HEAPS, draft_findings
+from memforensics.analysis.blame import HEAPS, draft_findings, of_each_process, sum_rates
 from memforensics.analysis.diff import diff
 from memforensics.analysis.headline import LAYER_NAMES, MORE_PROCESSES, code_of, headline
 from memforensics.analysis.next_steps import step_of_finding, step_of_report
@@ -101,7 +101,7 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
     seconds = line.times_s[-1] - line.times_s[0] if line.times_s else 0.0
     traced = _growth_of_traces(case, line.change_bytes)
     findings = draft_findings(case, traced, seconds, {pid: member.grown for pid, member in tree.items()})
-    findings = [with_survival(case, finding) for finding in findings]
+    findings = [of_each_process(finding, partial(with_survival, case)) for finding in findings]
     multiplying = series.population(case)
     if multiplying is not None and growth is not None:
         findings.append(_more_processes(case, multiplying, growth))
@@ -212,7 +212,7 @@ def _layers(tree: _Members) -> tuple[LayerRow, ...]:
                     in_rss=in_rss,
                     bytes=_sum(row.bytes for row in parts),
                     change_bytes=_sum(row.change_bytes for row in parts),
-                    rate=_sum_rates([_line_rate(*line) for line in lines.get((layer, in_rss), [])]),
+                    rate=sum_rates([_line_rate(*line) for line in lines.get((layer, in_rss), [])]),
                 )
             )
     return tuple(rows)
@@ -235,18 +235,6 @@ def _line_rate(times: list[float], values: list[float]) -> Rate | None:
         low=slopes[round((len(slopes) - 1) * 0.05)],
         high=slopes[round((len(slopes) - 1) * 0.95)],
         confidence=0.9,
-    )
-
-
-def _sum_rates(rates: list[Rate | None]) -> Rate | None:
-    known = [rate for rate in rates if rate is not None]
-    if not known:
-        return None
-    return Rate(
-        estimate=sum(r.estimate for r in known),
-        low=sum(r.low for r in known),
-        high=sum(r.high for r in known),
-        confidence=min(r.confidence for r in known),
     )
 
 

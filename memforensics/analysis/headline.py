@@ -105,6 +105,8 @@ def _who(finding: Finding, culprit: Culprit) -> str:
 
 
 def _where(case: Case, finding: Finding) -> str:
+    if len(finding.pids) > 1:
+        return f", in {len(finding.pids)} processes together"
     return "" if finding.pid == case.meta.root_pid else f", in child process {finding.pid}"
 
 

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from memforensics.analysis import series
+from memforensics.analysis.blame import sum_rates
 from memforensics.analysis.outlasted import outlasted
 from memforensics.analysis.trend import FEW_POINTS, MIN_RISE, growth_word, judge, least_effect
 from memforensics.case.model import (
@@ -84,7 +85,7 @@ def decide(
         _hidden(f)
         for f in judged
         if f.verdict == "growing" and growth and grew(f) and not _is_past(case, f)
-        if not _replaces_older(f, growth.trend, (layers or {}).get(f.pid, ()), members)
+        if not _replaces_older(f, growth.trend, [row for pid in f.pids for row in (layers or {}).get(pid, ())], members)
     ]
     if kept:
         return Decision("growing", tuple(kept))
@@ -176,12 +177,12 @@ def _replaces_older(
     assert own.rate is not None
     extends = finding.culprit is not None and finding.culprit.extends
     enough = least_effect(0, own.seconds)
-    layer = next((row.rate for row in layers if row.layer == finding.layer and row.in_rss), None)
+    layer = sum_rates([row.rate for row in layers if row.layer == finding.layer and row.in_rss])
     if layer is not None and layer.low > enough and layer.estimate >= MOST_SHARE * own.rate.estimate:
         return False
     if extends:
         return True  # a heap goes up and down by itself: only its layer shows that it grew
-    member = next((m.rate for m in members if m.pid == finding.pid), None)
+    member = sum_rates([m.rate for m in members if m.pid in finding.pids])
     return not any(rate is not None and rate.high >= own.rate.estimate for rate in (whole.rate, member))
 
 

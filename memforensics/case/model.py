@@ -727,7 +727,13 @@ class Finding:
     remedies: tuple[Remedy, ...] = ()
     rate: Rate | None = None
     trend: Trend | None = None  # of the finding's own outstanding memory
+    members: tuple[int, ...] = ()  # the processes with an equal finding, `pid` first; empty: `pid` alone
     next_step: str | None = None  # what to do next, with the command to run
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """All processes that have it."""
+        return self.members or (self.pid,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

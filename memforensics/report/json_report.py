@@ -161,6 +161,7 @@ def _finding(finding: Finding) -> Json:
         "confidence": finding.confidence,
         "share": finding.share,
         "pid": finding.pid,
+        "members": list(finding.pids),
         "bytes_per_minute": rate_json(finding.rate),
         "culprit": _culprit(finding.culprit),
         "sites": [site_json(site) for site in finding.sites],

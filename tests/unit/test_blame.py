@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from memforensics.analysis.blame import ONLY_ASKED, draft_findings, group_sites, site_rate
+from memforensics.analysis.blame import ONLY_ASKED, draft_findings, group_sites, of_each_process, site_rate
 from memforensics.case.model import (
     AllocationSite,
     Anchor,
     Case,
     CaseMeta,
+    EvidenceItem,
+    Finding,
     Frame,
     Hook,
     Layer,
@@ -76,6 +78,62 @@ def test_the_most_outstanding_growth_comes_first_whatever_the_traffic() -> None:
 def test_what_is_not_resident_does_not_count() -> None:
     reserved = replace(constructed_site(1, (*LEAF, python("reserve", 1)), 64 * MIB), resident_bytes=0)
     assert draft_findings(constructed_case(reserved), growth_bytes=10 * MIB, seconds=20.0) == []
+
+
+def of_process(site: AllocationSite, pid: int) -> AllocationSite:
+    return replace(site, pid=pid)
+
+
+def workers(*sites: AllocationSite) -> Case:
+    case = constructed_case(*sites)
+    return replace(case, traces=tuple(replace(case.traces[0], pid=pid) for pid in sorted({s.pid for s in sites})))
+
+
+def test_equal_findings_of_several_processes_are_one() -> None:
+    kept = (*LEAF, native("/opt/a/libpool.so.1", "pool_grow"), python("serve", 9))
+    elsewhere = (*LEAF, native("/opt/b/libpool.so.1", "pool_grow"), python("serve", 11))
+    sites = [of_process(constructed_site(1, kept, n * MIB), pid) for n, pid in ((3, 11), (5, 12))]
+    sites.append(of_process(constructed_site(1, elsewhere, 1 * MIB), 13))
+    (finding,) = draft_findings(workers(*sites), growth_bytes=180 * MIB, seconds=20.0)
+    assert finding.members == finding.pids == (12, 11, 13)
+    assert finding.pid == 12
+    assert finding.share == 1.0
+    assert finding.rate is not None
+    assert abs(finding.rate.estimate - 9 * 60 * MIB) < 5 * MIB
+    assert [site.pid for site in finding.sites] == [12, 11, 13]
+    (item,) = (item for item in finding.evidence if item.kind == "members")
+    assert item.text.startswith("in each of 3 processes, +540 MiB/min together: 12, 11, 13")
+
+
+def test_many_small_equal_findings_are_no_small_one() -> None:
+    stack = (*LEAF, python("keep", 3))
+    sites = [of_process(constructed_site(1, stack, MIB // 200), pid) for pid in range(1, 31)]
+    sites.append(of_process(constructed_site(2, (*LEAF, python("load", 5)), 2 * MIB), 1))
+    found = draft_findings(workers(*sites), growth_bytes=43 * MIB, seconds=20.0)
+    assert [(f.culprit.function, len(f.pids)) for f in found if f.culprit] == [("load", 1), ("keep", 30)]
+
+
+def test_findings_of_one_process_or_without_code_stay_apart() -> None:
+    unseen = [of_process(constructed_site(1, LEAF, 2 * MIB), pid) for pid in (1, 2)]
+    through = [constructed_site(n, (*LEAF, Frame(kind="python", file="/usr/lib/python3.11/x.py", function=f"via{n}"),
+                                    python("keep", 3)), 2 * MIB) for n in (3, 4)]  # fmt: skip
+    found = draft_findings(workers(*unseen, *through), growth_bytes=160 * MIB, seconds=20.0)
+    assert len(found) == 4
+    assert {f.members for f in found} == {()}
+
+
+def test_evidence_is_added_of_each_process() -> None:
+    stack = (*LEAF, python("keep", 3))
+    sites = [of_process(constructed_site(1, stack, n * MIB), pid) for n, pid in ((3, 11), (5, 12))]
+    (finding,) = draft_findings(workers(*sites), growth_bytes=160 * MIB, seconds=20.0)
+
+    def enriched(one: Finding) -> Finding:
+        assert {site.pid for site in one.sites} == {one.pid}
+        item = EvidenceItem(kind="lost" if one.pid == 11 else "referenced", text=str(one.pid))
+        return replace(one, evidence=(*one.evidence, item))
+
+    more = of_each_process(finding, enriched).evidence[len(finding.evidence) :]
+    assert [(item.kind, item.text) for item in more] == [("referenced", "12"), ("lost", "11")]
 
 
 def test_sites_of_one_culprit_are_one_finding() -> None:
