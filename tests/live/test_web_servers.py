@@ -3,12 +3,15 @@
 import contextlib
 import os
 import socket
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cli import diagnose
 from processes import LEAKERS, Child, running
 from tracing import Traced, line_of
 
@@ -97,3 +100,26 @@ def test_behind_gunicorn_the_application_is_named_in_each_worker() -> None:
     kept = [site for site in sites if (c := caller_of(site.stack.frames)) is not None and c.function == "keep"]
     assert {site.pid for site in kept} <= set(workers)
     assert sum(site.outstanding_count for site in kept if site.outstanding_bytes >= 1 << 20) == 30
+
+
+def test_three_workers_with_the_same_leak_are_one_finding(tmp_path: Path) -> None:
+    with serving("gunicorn", "-w", "3", "-b", "127.0.0.1:PORT", "--log-level", "error", "web_app:wsgi") as server:
+        done = threading.Event()
+
+        def load() -> None:
+            while not done.wait(0.02):
+                server.get("/keep")
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(load)
+            try:
+                report = diagnose(server.child.pid, tmp_path)
+            finally:
+                done.set()
+        workers = set(descendants(server.child.pid))
+    finding = report["findings"][0]
+    assert (finding["layer"], finding["culprit"]["function"]) == ("anon-mmap", "keep")
+    assert set(finding["members"]) == workers
+    assert finding["share"] > 0.8
+    assert not [f for f in report["findings"][1:] if (f["culprit"] or {}).get("function") == "keep"]
+    assert "in 3 processes together" in report["headline"]
