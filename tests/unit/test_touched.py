@@ -53,6 +53,22 @@ def test_whoever_touches_most_is_named_as_that_and_no_more() -> None:
     assert finding.against == (ONLY_TOUCHED,)
 
 
+def test_a_cited_site_is_the_faults_own() -> None:
+    site = touched(1, "parse", 3)
+    (cited,) = with_touch(case_of(site), UNSEEN).sites
+    assert (cited.pid, cited.kind, cited.count) == (7, "fault", 3 * 256)
+    assert (cited.outstanding_bytes, cited.bytes_per_minute, cited.inside) == (3 * MIB, None, None)
+    assert cited.stack == site.stack
+
+
+def test_half_of_what_was_touched_is_enough_to_be_named() -> None:
+    half = with_touch(case_of(touched(1, "parse", 20), touched(2, "scan", 10), touched(3, "load", 10)), UNSEEN)
+    assert half.culprit is not None
+    assert half.culprit.function == "parse"
+    less = with_touch(case_of(touched(1, "parse", 19), touched(2, "scan", 10), touched(3, "load", 10)), UNSEEN)
+    assert less.culprit is None
+
+
 def test_where_many_touch_nobody_is_named() -> None:
     assert with_touch(case_of(*(touched(n, f"f{n}", 10) for n in range(3))), UNSEEN) == UNSEEN
 
