@@ -300,7 +300,7 @@ class HugePagesCondition(_Condition, frozen=True, tag="huge-pages", kw_only=True
         taken = [snapshot for snapshot in scene.case.snapshots if snapshot.pid == scene.pid]
         first = next(((at, sums) for at, each in enumerate(taken) if (sums := _huge_pages(each))), None)
         last = next(((at, sums) for at, each in reversed([*enumerate(taken)]) if (sums := _huge_pages(each))), None)
-        if first is None or last is None or first[0] == last[0]:
+        if first is None or last is None or first[0] == last[0]:  # pragma: no mutate (there are both or neither)
             return Outcome("unknown", "huge pages were not read twice")
         huge, resident, size = (after - before for before, after in zip(first[1], last[1], strict=True))
         if resident <= 0:
