@@ -1,6 +1,6 @@
 """Changes that a reviewer made and that no test noticed at the time: each must fail a unit test now.
 
-    scripts/named_mutants.py          every one of tests/named_mutants.toml; docs/mutants.md gets the table
+    scripts/named_mutants.py          every one of tests/named_mutants.toml; their rows go into docs/mutants.md
     scripts/named_mutants.py veto     those whose name has this word in it
 
 Unlike those of mutmut they change constants of a module and whole lines. Each is made in a copy of the repository.
@@ -53,13 +53,17 @@ def killed_by(mutant: dict[str, Any], copy: Path) -> str | None:
     return failed[1]
 
 
-def write_page(found: list[tuple[dict[str, Any], str | None]]) -> None:
-    lines = ["| change | in | noticed by |", "|---|---|---|"]
-    for mutant, test in found:
-        noticed = f"`{test.replace('::', ' ')}`" if test else "**no test**"
-        lines.append(f"| {mutant['name']} | `{mutant['file'].removeprefix('memforensics/')}` | {noticed} |")
+def write_page(found: dict[str, str | None]) -> None:
+    """Their rows; those of the others stay."""
     before, _, rest = PAGE.read_text().partition("<!-- named -->")
-    after = rest.partition("<!-- end of named -->")[2]
+    old, _, after = rest.partition("<!-- end of named -->")
+    rows = {row.split(" | ")[0].removeprefix("| "): row for row in old.splitlines() if row.startswith("| ")}
+    lines = ["| change | in | noticed by |", "|---|---|---|"]
+    for mutant in load():
+        name, file = mutant["name"], mutant["file"].removeprefix("memforensics/")
+        test = found.get(name)
+        noticed = f"`{test.replace('::', ' ')}`" if test else "**no test**"
+        lines += [f"| {name} | `{file}` | {noticed} |"] if name in found else [rows[name]] if name in rows else []
     PAGE.write_text(f"{before}<!-- named -->\n{chr(10).join(lines)}\n<!-- end of named -->{after}")
 
 
@@ -67,7 +71,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("word", nargs="?", default="")
     word = parser.parse_args().word
-    found = []
+    found: dict[str, str | None] = {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Path(folder)
         for name in COPIED:
@@ -77,12 +81,10 @@ def main() -> int:
                 shutil.copy2(ROOT / name, copy / name)
         for mutant in load():
             if word in mutant["name"]:
-                test = killed_by(mutant, copy)
-                found.append((mutant, test))
+                test = found[mutant["name"]] = killed_by(mutant, copy)
                 print(f"{mutant['name']}: {test or 'SURVIVED'}", flush=True)
-    if not word:
-        write_page(found)
-    return int(any(test is None for _, test in found))
+                write_page(found)
+    return int(None in found.values())
 
 
 if __name__ == "__main__":
