@@ -82,7 +82,8 @@ def test_mutants(module: Path, children: int, sample: int | None) -> None:
 
 
 def refresh() -> None:
-    """Copies what is newer than its copy. mutmut mutates a module anew when its copy is as old as itself."""
+    """Copies what is newer than its copy, and forgets the results of it: mutants are known by their number. mutmut
+    mutates a module anew when its copy is as old as itself."""
     (KEPT / "mutmut-stats.json").unlink(missing_ok=True)  # of the tests of another module
     for source in (ROOT / "memforensics").rglob("*"):
         copy = KEPT / source.relative_to(ROOT)
@@ -90,6 +91,7 @@ def refresh() -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             if not copy.exists() or is_older(copy, source):
                 shutil.copy2(source, copy)
+                copy.with_name(f"{copy.name}.meta").unlink(missing_ok=True)
 
 
 def is_older(copy: Path, source: Path) -> bool:
