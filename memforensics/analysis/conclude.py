@@ -15,7 +15,7 @@ from memforensics.analysis.ownership import Totals, beside, totals, waterfall
 from memforensics.analysis.residue import with_objects, with_residue
 from memforensics.analysis.survival import with_survival
 from memforensics.analysis.trend import growth_word
-from memforensics.analysis.verdict import Decision, layer_word, layers_differ, settled
+from memforensics.analysis.verdict import Decision, layer_word, layers_differ
 from memforensics.case.model import (
     LAYERS,
     Beside,
@@ -92,7 +92,7 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
     seen = seen or Seen()
     seen.keep(case.snapshots)
     line = series.tree_series(case.samples, began=series.began(case))
-    growth = settled(case, series.growth(case), line)
+    growth = series.growth(case)
     members = series.members(case)
     tree = _members_of(case, seen)
     living = _living(case, tree)

@@ -21,6 +21,8 @@ def step_of_finding(case: Case, finding: Finding) -> str:
     target = case.target(finding.pid)
     if target is not None and has_ended(target):
         return _ended(case, target)
+    if case.meta.command == "ci":
+        return _from_remedies(case, finding) or _longer_ci(case)
     return _from_remedies(case, finding) or _asked_for(finding) or _by_layer(case, finding)
 
 
@@ -67,7 +69,20 @@ def _command_of(target: Target | None) -> str | None:
     return shlex.join(target.cmdline)
 
 
+def _longer_ci(case: Case) -> str:
+    """`ci` ends its command: no step can name its PID."""
+    root = case.target(case.meta.root_pid) if case.meta.root_pid is not None else None
+    seconds = max(ceil(watched_seconds(case) / 30.0) * 60, 120)
+    command = _command_of(root)
+    run = f"{case.meta.program} ci --duration {seconds}s --"
+    if command is None:
+        return f"observe it for longer; run it after: {run}"
+    return f"observe it for longer: {run} {command}"
+
+
 def _longer(case: Case, growth: Growth | None) -> str:
+    if case.meta.command == "ci":
+        return _longer_ci(case)
     pid, watched = case.meta.root_pid, watched_seconds(case)
     wait = growth.trend.seconds_to_decide if growth else None
     seconds = max(2 * watched, watched + (wait or 0.0), 60.0)

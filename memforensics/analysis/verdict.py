@@ -10,8 +10,8 @@ Zero deaths and a straight line alone stay `growing`: a FIFO cache looks like th
 
 The guard behind all words:
 
-1. Nothing is `steady` or `bounded` while the interval of the rate lies above what matters (`what_matters`). If the line
-   was bent and its end is flat, the rate is that of the end (`settled`). The one exception is a known cause that says
+1. Nothing is `steady` or `bounded` while the interval of the rate lies above what matters (`what_matters`). If a line
+   bent and its end is flat, `trend.judge` gives the rate of the end. The one exception is a known cause that says
    `bounded` or `retention` and explains EXPLAINED_SHARE of the growth.
 2. A finding whose own memory grows is not dropped because the whole does not show it. It is dropped only where the
    whole, its process and its layer all exclude it: then as much memory from before the trace was freed, as in a full
@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from memforensics.analysis import series
 from memforensics.analysis.blame import sum_rates
 from memforensics.analysis.outlasted import outlasted
-from memforensics.analysis.trend import FEW_POINTS, MIN_RISE, growth_word, judge, least_effect
+from memforensics.analysis.trend import FEW_POINTS, MIN_RISE, growth_word, least_effect
 from memforensics.case.model import (
     Case,
     EvidenceItem,
@@ -44,8 +44,6 @@ PAST_SECONDS = 60.0  # after its end a trace tells what grew, and only the line 
 EXPLAINED_SHARE = 0.7  # of the growth, by findings that are bounded, for the whole to be bounded
 OUTLASTED_SHARE = 0.3  # of growth that was watched for long enough, for a finding to be the leak
 MOST_SHARE = 0.5  # of a rise: more is most of it
-SETTLED_SHARE = 0.4  # of the rate of the whole: a line whose end rises by less has bent
-SETTLED_CUTS = (0.3, 0.4, 0.5, 0.6, 0.7)  # of the window, tried in turn as where it became flat
 LEAK_EVIDENCE: tuple[frozenset[str], ...] = (
     frozenset({"ended-threads"}),  # stacks of ended threads grow beyond what glibc keeps for new threads
     frozenset({"lost"}),  # nothing points to the memory any more
@@ -124,27 +122,6 @@ def line_word(case: Case, growth: Growth | None) -> VerdictWord:
     if word in ("steady", "bounded") and growth.rate is not None and growth.rate.low > what_matters(case, growth.trend):
         return "insufficient-data"
     return word
-
-
-def settled(case: Case, growth: Growth | None, line: series.Series) -> Growth | None:
-    """The growth with the rate of its end, where the line rose, bent, and its end is flat: what it did before is over.
-    Else as it was."""
-    if growth is None or growth.rate is None or growth_word(growth.trend) not in ("steady", "bounded"):
-        return growth
-    enough = what_matters(case, growth.trend)
-    if growth.rate.low <= enough or not line.times_s:
-        return growth
-    began, seconds = line.times_s[0], line.times_s[-1] - line.times_s[0]
-    for cut in SETTLED_CUTS:
-        at = next(i for i, t in enumerate(line.times_s) if t >= began + cut * seconds)
-        end = judge(line.times_s[at:], line.values[at:], seed=case.meta.seed)
-        if end.rate is None:
-            break
-        flat = growth_word(end) == "steady" and end.rate.low <= enough
-        if flat and end.rate.estimate <= SETTLED_SHARE * growth.rate.estimate:
-            trend = replace(growth.trend, rate=end.rate, cut_seconds=line.times_s[at] - began)
-            return replace(growth, trend=trend, rate=end.rate)
-    return growth
 
 
 HIDDEN = EvidenceItem(

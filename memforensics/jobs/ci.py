@@ -76,7 +76,9 @@ def gate(
         if run.popen.poll() is None:
             path = record or case_path(run.pid, Path.cwd())
             with contextlib.suppress(TargetError):  # it ended while the look began
-                case, diagnosis = diagnose(run.pid, seconds, record=path, on_progress=on_progress, catalogue=catalogue)
+                case, diagnosis = diagnose(
+                    run.pid, seconds, record=path, on_progress=on_progress, catalogue=catalogue, command="ci"
+                )
         root = case.target(run.pid) if case is not None else None
         ended = None
         if root is None or root.left_how is not None:

@@ -90,10 +90,18 @@ def diagnose(
     children: bool = True,
     seed: int | None = None,
     catalogue: Catalogue | None = None,
+    command: str = "diagnose",
 ) -> tuple[Case, Diagnosis]:
     """As `investigate`, for those who need the answer alone. Interrupted at Ctrl-C, the case kept."""
     found = investigate(
-        pid, seconds, record=record, on_progress=on_progress, children=children, seed=seed, catalogue=catalogue
+        pid,
+        seconds,
+        record=record,
+        on_progress=on_progress,
+        children=children,
+        seed=seed,
+        catalogue=catalogue,
+        command=command,
     )
     if found.interrupted:
         raise Interrupted(str(found.path) if found.path else None)
@@ -109,6 +117,7 @@ def investigate(
     children: bool = True,
     seed: int | None = None,
     catalogue: Catalogue | None = None,
+    command: str = "diagnose",
 ) -> Outcome:
     """Looks at the process (and its children) for about `seconds` in all, and concludes. The case is kept in `record`,
     or under a name of its own in the state folder (`case_path`); there it is done without where the disk is full.
@@ -118,7 +127,7 @@ def investigate(
     """
     catalogue = load_catalogue() if catalogue is None else catalogue
     open_process(pid).close()  # says at once what is wrong with the PID, before a file is made
-    recorder, path, trouble = _recorder(new_meta("diagnose", pid, seed=seed), record)
+    recorder, path, trouble = _recorder(new_meta(command, pid, seed=seed), record)
     try:
         with recorder:
             interrupted = _collect(recorder, pid, seconds, on_progress or (lambda _: None), children=children)

