@@ -45,9 +45,7 @@ SITES_TRIED = 12  # each by itself, of a group that comes and goes
 OWNED_SHARE = 0.5  # of what a stack maps: so much at least grows in the layer that it belongs to
 HEAPS: tuple[Layer, ...] = ("native-heap", "python-object", "jvm-heap")
 _RUNTIME_HEAPS: tuple[Layer, ...] = (*HEAPS, "jvm-native")
-ONLY_ASKED = (
-    "a heap is extended by whoever asks when it is full: this names who asked, which need not be who keeps the memory"
-)
+ONLY_ASKED = "this code made the heap grow; the leak may be elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +364,7 @@ def _title(group: SiteGroup) -> str:
             return f"{group.layer} grows; whose code asks was not seen"
         return f"memory of {group.layer} that is mapped and not given back"
     if culprit.extends:
-        return f"{group.layer} grows, mostly when {place_of(culprit)} asks for memory"
+        return f"{group.layer} grows; most of it is requested under {place_of(culprit)}"
     if group.layer == "thread-stack":
         return f"stacks of threads that {place_of(culprit)} starts stay"
     if group.inside is not None:

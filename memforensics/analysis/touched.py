@@ -9,10 +9,7 @@ from memforensics.units import size_text
 
 TOUCHED_LAYERS: tuple[Layer, ...] = ("native-heap", "python-object")  # a collector that moves objects touches for all
 MOSTLY_TOUCHED = 0.5  # of what became resident: less, and nobody is named
-ONLY_TOUCHED = (
-    "pages of a heap are first touched by whoever happens to get them: this names who touched, which need not be who "
-    "keeps the memory"
-)
+ONLY_TOUCHED = "this code touched the new pages of the heap first; the leak may be elsewhere"
 
 
 @dataclass(frozen=True, slots=True)

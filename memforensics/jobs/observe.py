@@ -120,7 +120,7 @@ class TreeObserver:
             found.append(
                 Loss(
                     probe="samples",
-                    what="ticks missed: reading took longer than the interval",
+                    what="samples not taken: a reading took longer than the interval",
                     count=self.missed_ticks,
                     reduce="a longer --interval",
                 )

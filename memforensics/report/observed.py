@@ -308,7 +308,7 @@ def coverage_sentences(case: Case) -> list[str]:
     for trace in case.traces:
         text = f"{trace.engine} saw {trace.events:,} events of {trace.pid}"
         if trace.coverage is not None:
-            text += f"; what is outstanding accounts for {trace.coverage:.0%} of the growth of RSS"
+            text += f"; the traced mappings explain {trace.coverage:.0%} of the growth of RSS"
         if trace.unwalked:
             text += f"; of {trace.unwalked:,} mappings of sizes that come and go, the stacks were sampled"
         sentences.append(text)

@@ -117,16 +117,18 @@ def layers_table(rows: Iterable[LayerRow]) -> Table:
     for row in rows:
         grows = row.verdict in ("leak", "growing")
         table.add_row(
-            Text(row.layer if row.in_rss else f"{row.layer} (not in RSS)", style="bold" if grows else ""),
+            Text(row.layer, style="bold" if grows else ""),
             size_text(row.bytes) if row.bytes is not None else "not read",
             change_text(row.change_bytes) if row.change_bytes is not None else "",
             rate_text(row.rate.estimate) if row.rate is not None else "",
-            Text(
-                row.verdict if row.bytes is not None else "",
-                style="bold red" if row.verdict == "leak" else "yellow" if grows else "dim",
-            ),
+            Text(_verdict_of(row), style="bold red" if row.verdict == "leak" else "yellow" if grows else "dim"),
         )
     return table
+
+
+def _verdict_of(row: LayerRow) -> str:
+    verdict = row.verdict if row.bytes is not None else ""
+    return verdict if row.in_rss else ", ".join(filter(None, (verdict, "not in RSS")))
 
 
 def facts_table(rows: Iterable[tuple[str, Text | str]]) -> Table:

@@ -55,7 +55,7 @@ def losses(probe: MmapTrace | FaultTrace) -> dict[str, Loss]:
 @pytest.mark.parametrize(
     ("kind", "what"),
     [
-        (SmallMmapTrace, "mappings not booked: the table of live mappings was full"),
+        (SmallMmapTrace, "mappings dropped: the table of live mappings is full"),
         (SmallFaultTrace, "pages not kept: the table of touched pages was full"),
     ],
     ids=["mappings", "faults"],
@@ -69,7 +69,7 @@ def test_more_memory_than_fits(kind: type[SmallMmapTrace | SmallFaultTrace], wha
 @pytest.mark.parametrize(
     ("kind", "what"),
     [
-        (SmallMmapTrace, "mappings not booked: too many different stacks"),
+        (SmallMmapTrace, "mappings dropped: the stack table is full"),
         (SmallFaultTrace, "faults not booked: too many different stacks"),
     ],
     ids=["mappings", "faults"],

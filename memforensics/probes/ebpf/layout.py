@@ -89,8 +89,8 @@ class Ended(IntEnum):
 # LOSS_* of mmap.bpf.c, in its order: what, and what reduces it
 LOSSES: tuple[tuple[str, str], ...] = (
     ("events dropped: the ring buffer was full", "fewer mappings a second, or a shorter trace"),
-    ("mappings not booked: the table of live mappings was full", "a shorter trace"),
-    ("mappings not booked: too many different stacks", "a shorter trace"),
+    ("mappings dropped: the table of live mappings is full", "a shorter trace"),
+    ("mappings dropped: the stack table is full", "a shorter trace"),
     ("stacks cut short: more than 128 native frames", ""),
     ("stacks cut short: the stack could not be read or followed", ""),
     ("stacks cut short: no copy of the stack could be made", ""),
