@@ -5,7 +5,8 @@
     ├── TargetError              3
     │   ├── NoSuchProcess            never there, or its PID is free
     │   ├── TargetGone               it left (or became another process) while it was observed
-    │   └── NotATarget               a kernel thread, a zombie
+    │   ├── NotATarget               a kernel thread, a zombie
+    │   └── UnknownForm              a file of /proc/PID that does not read as the kernel writes it
     ├── PermissionNeeded         3   there, but not for us; names the privilege
     ├── ToolMissing              3   bcc, bpftrace, gdb, memray, tracefs
     ├── ProbeFailed              3   there and allowed, and still it did not work
@@ -59,6 +60,13 @@ class TargetGone(TargetError):
 
 class NotATarget(TargetError):
     """A kernel thread or a zombie: there is no memory of its own to look at."""
+
+
+class UnknownForm(TargetError):
+    """A file of /proc/PID that is cut off, damaged, or of a kernel that writes it otherwise."""
+
+    def __init__(self, name: str, why: str = "") -> None:
+        super().__init__(f"/proc/PID/{name} does not have its usual form", why=why)
 
 
 class PermissionNeeded(MemforensicsError):

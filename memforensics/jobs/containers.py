@@ -57,7 +57,7 @@ def _roots(wanted: str, proc: ProcFS) -> list[int]:
                 about = parse_stat(proc.read_text(pid, "stat"))
                 if about.state not in "ZX":
                     parents[pid] = about.ppid
-        except (MemforensicsError, OSError, ValueError):
+        except (MemforensicsError, OSError):
             continue  # it left, or is hidden from us
     return [pid for pid, parent in parents.items() if parent not in parents]
 

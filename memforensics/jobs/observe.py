@@ -18,7 +18,7 @@ from typing import Any
 from memforensics import __version__
 from memforensics.case.model import Anchor, Case, CaseMeta, Loss, ProbeStatus, Sample, Snapshot, Target, VariantRun
 from memforensics.case.store import KINDS, CaseFile
-from memforensics.errors import CaseError, MemforensicsError, PermissionNeeded, TargetError, TargetGone
+from memforensics.errors import CaseError, MemforensicsError, PermissionNeeded, TargetError, TargetGone, UnknownForm
 from memforensics.jobs.identity import program_name
 from memforensics.jobs.thinned import Thinned
 from memforensics.probes.base import Evidence
@@ -69,6 +69,7 @@ class TreeObserver:
     missed_ticks: int = 0
     _targets: dict[int, Target] = field(default_factory=dict)
     _forbidden: set[int] = field(default_factory=set)
+    _unread: int = 0  # readings of another form than the kernel's
     _next_scan_ns: int = 0
     _newest_pid: bytes | None = None  # of the host, at the last scan
 
@@ -92,6 +93,8 @@ class TreeObserver:
                     how = str(error)  # exec of a set-uid program: still there, no longer ours to read
                 if how is not None or isinstance(error, TargetGone):
                     found.append(self._leave(process, how or "it exited"))
+                else:
+                    self._unread += isinstance(error, UnknownForm)
         return found
 
     def ticks(self, seconds: float | None) -> Iterator[list[Record]]:
@@ -123,6 +126,15 @@ class TreeObserver:
                     what="samples not taken: a reading took longer than the interval",
                     count=self.missed_ticks,
                     reduce="a longer --interval",
+                )
+            )
+        if self._unread:
+            found.append(
+                Loss(
+                    probe="samples",
+                    what="readings of /proc that do not have its usual form",
+                    count=self._unread,
+                    reduce="report the kernel's version: this one writes /proc/PID/status otherwise",
                 )
             )
         if self._forbidden:

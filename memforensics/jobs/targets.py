@@ -42,7 +42,7 @@ def find(*, name: str | None = None, cmdline: str | None = None, proc: ProcFS | 
             about = parse_stat(proc.read_text(pid, "stat"))
             words = tuple(proc.read_text(pid, "cmdline").split("\0"))[:-1]
             rss = status_bytes(parse_status(proc.read_text(pid, "status")), "VmRSS")
-        except (MemforensicsError, OSError, ValueError):
+        except (MemforensicsError, OSError):
             continue  # it left, or is hidden from us: not a candidate
         line = " ".join(words)
         if rss is None or (name is not None and about.comm != name) or (pattern and not pattern.search(line)):
@@ -72,11 +72,13 @@ def _launchers(proc: ProcFS) -> set[int]:
 
 def _ancestors(pid: int, proc: ProcFS) -> Iterator[int]:
     """The process, its parent, and so on, as far as they can be read."""
-    while pid:
+    seen: set[int] = set()
+    while pid and pid not in seen:
+        seen.add(pid)
         yield pid
         try:
             pid = parse_stat(proc.read_text(pid, "stat")).ppid
-        except (MemforensicsError, OSError, ValueError):
+        except (MemforensicsError, OSError):
             return
 
 
@@ -92,7 +94,7 @@ def whole_command_line(target: Target, proc: ProcFS | None = None) -> Target:
         if parse_stat(proc.read_text(target.pid, "stat")).start_ticks != target.start_ticks:
             return target
         return replace(target, cmdline=tuple(proc.read_text(target.pid, "cmdline").split("\0"))[:-1])
-    except (MemforensicsError, OSError, ValueError):
+    except (MemforensicsError, OSError):
         return target
 
 

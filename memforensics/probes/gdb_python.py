@@ -13,7 +13,7 @@ from memforensics.runtimes.cpython.stacks import RawFrame, ThreadStack, thread_s
 from memforensics.symbols.space import AddressSpace
 from memforensics.symbols.unwind import Unwound, UnwoundFrame
 from memforensics.target import Process
-from memforensics.target.parse import parse_status
+from memforensics.target.parse import parse_status, status_numbers
 
 _Native = tuple[UnwoundFrame, Frame]
 
@@ -29,9 +29,9 @@ class PythonStacks:
         """The frame chains alone; code objects are read when the thread runs again. Sub-interpreters: the newest one's
         chain comes first."""
         try:
-            inner = int(parse_status(self.process.read_text(f"task/{tid}/status"))["NSpid"].split()[-1])
-            found = thread_stacks(self.runtime, self.process.memory, only=inner)
-        except (MemforensicsError, OSError, KeyError, ValueError):
+            inner = status_numbers(parse_status(self.process.read_text(f"task/{tid}/status")), "NSpid")
+            found = thread_stacks(self.runtime, self.process.memory, only=inner[-1]) if inner else ()
+        except (MemforensicsError, OSError):
             return None
         if not any(stack.frames for stack in found):
             return None

@@ -20,7 +20,7 @@ from memforensics.probes import gdb_guard
 from memforensics.probes.base import Availability
 from memforensics.probes.gdb_mi import MiReader, Record, Tuple
 from memforensics.target import Process
-from memforensics.target.parse import parse_stat, parse_status
+from memforensics.target.parse import parse_stat, parse_status, status_numbers
 
 COMMAND_LIMIT_S = 20.0
 MAX_STOPS = 1 << 17  # that wait to be taken: at most one a thread
@@ -72,7 +72,7 @@ def check(process: Process) -> str:
     if gdb is None:
         raise ToolMissing("gdb is not installed", enable="apt-get install -y gdb")
     status = process.status()
-    tracer = int(status.get("TracerPid", "0"))
+    tracer = next(iter(status_numbers(status, "TracerPid")), 0)
     if tracer:
         raise ProbeFailed(
             f"process {process.pid} is traced already, by {_name_of(process, tracer)} (PID {tracer})",
@@ -97,7 +97,7 @@ def check_runs(process: Process) -> None:
 def _name_of(process: Process, pid: int) -> str:
     try:
         return parse_stat(process.proc.read_text(pid, "stat")).comm
-    except (MemforensicsError, OSError, ValueError):
+    except (MemforensicsError, OSError):
         return "another process"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from memforensics.errors import MemforensicsError
 from memforensics.probes.host import Check, pod_setting
 from memforensics.target import Process
+from memforensics.target.parse import status_numbers
 
 _MACHINES = {0x3E: "x86-64", 0xB7: "aarch64", 0x03: "i386"}  # e_machine, elf.h
 
@@ -14,13 +15,18 @@ _MACHINES = {0x3E: "x86-64", 0xB7: "aarch64", 0x03: "i386"}  # e_machine, elf.h
 def check_target(process: Process) -> Iterator[Check]:
     """The checks of one living process, opened without need of its memory."""
     status = process.status()
-    owner = int(status["Uid"].split()[1])
+    owner = next(iter(status_numbers(status, "Uid")[1:]), None)
     ours = owner == os.geteuid()
     about = process.stat()
-    yield Check(f"process {process.pid}", True, f"{about.comm}, uid {owner}, {about.threads} threads", essential=True)
+    yield Check(
+        f"process {process.pid}",
+        True,
+        f"{about.comm}, uid {'?' if owner is None else owner}, {about.threads} threads",
+        essential=True,
+    )
     yield _memory(process, ours)
     yield _machine(process)
-    tracer = int(status.get("TracerPid", "0"))
+    tracer = next(iter(status_numbers(status, "TracerPid")), 0)
     yield Check(
         "debugger",
         not tracer,

@@ -11,6 +11,7 @@ from memforensics.target.cgroup import cgroup_of
 from memforensics.target.cmdline import harmless_command
 from memforensics.target.environ import live_environ, parse_environ
 from memforensics.target.memory import Unreadable
+from memforensics.target.parse import lines_of, number
 from memforensics.target.process import Process
 from memforensics.target.procfs import ProcFS
 from memforensics.target.roles import role_of
@@ -69,10 +70,10 @@ def start_wall_ns(proc: ProcFS, start_ticks: int) -> int:
     """When a process started, in Unix nanoseconds: boot time (/proc/stat btime, whole seconds) + ticks. 0 when the
     kernel does not tell its boot time."""
     try:
-        text = (proc.root / "stat").read_text()
+        text = (proc.root / "stat").read_text(errors="surrogateescape")
     except OSError:
         return 0
-    btime = next((int(line.split()[1]) for line in text.splitlines() if line.startswith("btime ")), None)
+    btime = next((number(line[6:]) for line in lines_of(text) if line.startswith("btime ")), None)
     if btime is None:
         return 0
     return btime * NS_PER_S + start_ticks * NS_PER_S // os.sysconf("SC_CLK_TCK")
@@ -112,5 +113,5 @@ def _environment(process: Process, environ_address: int | None) -> tuple[EnvVar,
         return ()
     try:
         return parse_environ(process.read_bytes("environ"))
-    except MemforensicsError:
+    except (MemforensicsError, OSError):
         return ()

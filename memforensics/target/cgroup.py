@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from memforensics.case.model import Cgroup
+from memforensics.target.parse import lines_of, number
 from memforensics.target.process import Process
 
+_MAX_PATH = 4096  # PATH_MAX, uapi/linux/limits.h
 _NO_LIMIT_V1 = 1 << 62  # v1 writes PAGE_COUNTER_MAX in bytes for "no limit": 0x7ffffffffffff000
 
 
@@ -52,9 +54,9 @@ def read_cgroup(cgroup_text: str, mountinfo: str, *, fs_root: Path = Path("/")) 
 
 def _hierarchies(text: str) -> Iterator[tuple[str, str]]:
     """Controller -> path; the v2 hierarchy is the controller ""."""
-    for line in text.splitlines():
+    for line in lines_of(text):
         words = line.split(":", 2)
-        if len(words) == 3:
+        if len(words) == 3 and words[2].startswith("/") and "\0" not in line and len(line) < _MAX_PATH:
             for controller in words[1].split(","):
                 yield controller, words[2]
 
@@ -62,10 +64,10 @@ def _hierarchies(text: str) -> Iterator[tuple[str, str]]:
 def _mount(mountinfo: str, controller: str) -> _Mount | None:
     """The last mount (the one on top) of that controller's hierarchy."""
     found = None
-    for line in mountinfo.splitlines():
+    for line in lines_of(mountinfo):
         left, separator, right = line.partition(" - ")
         words, types = left.split(" "), right.split(" ")
-        if not separator or len(words) < 5 or len(types) < 3:
+        if not separator or len(words) < 5 or len(types) < 3 or not words[3].startswith("/") or "\0" in line:
             continue
         wanted = controller in types[2].split(",") if controller else True
         if types[0] == ("cgroup" if controller else "cgroup2") and wanted:
@@ -104,7 +106,7 @@ def _level_v2(path: str, level: Path) -> Cgroup:
 
 
 def _read_v1(path: str, levels: list[Path]) -> Cgroup | None:
-    told = [level for level in levels if (level / "memory.limit_in_bytes").exists()]
+    told = [level for level in levels if _text(level / "memory.limit_in_bytes") is not None]
     return _tightest(_level_v1(path, level, is_top=level is told[-1]) for level in told)
 
 
@@ -146,17 +148,17 @@ def _sum(of_kind: int | None, shmem: int | None) -> int | None:
 
 def _number(path: Path) -> int | None:
     """The number in a file; None for "max", no such file, or no number."""
-    try:
-        text = path.read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return int(text) if text.isascii() and text.isdigit() else None
+    return number((_text(path) or "").strip())
 
 
 def _stat(path: Path) -> dict[str, int]:
+    pairs = ((*line.split(), "", "")[:2] for line in lines_of(_text(path) or ""))
+    return {key: value for key, text in pairs if (value := number(text)) is not None}
+
+
+def _text(path: Path) -> str | None:
+    """None where there is no such file, or it cannot be read."""
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return {}
-    pairs = (line.split() for line in lines)
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+        return path.read_text(errors="surrogateescape")
+    except (OSError, ValueError):  # no such name is possible
+        return None

@@ -5,16 +5,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from memforensics.case.model import Mapping
+from memforensics.errors import UnknownForm
 from memforensics.units import KIB
 
 # fs/proc/task_mmu.c, show_map_vma(): "%lx-%lx %c%c%c%c %08llx %02x:%02x %lu " and, padded, the name.
 # Most lines of a process with many are anonymous, and all of those end alike. A name may hold any byte but a newline.
 _MAPS_LINE = re.compile(
-    r"^([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][sp]) "
-    r"(?:00000000 00:00 0 ?|([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) ([0-9]+)(?: +(.*))?)$",
+    r"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][sp]) "
+    r"(?:00000000 00:00 0 ?|([0-9a-f]{1,16}) ([0-9a-f]{1,8}:[0-9a-f]{1,8}) ([0-9]{1,20})(?: +(.*))?)$",
     re.MULTILINE,
 )
 _NAMED_OR_CODE = re.compile(r"[x/\[].*")  # what has a file or a name, or may be executed: no x in a hexadecimal number
+
+
+_NUMBER = re.compile(r"[0-9]{1,20}")
+
+
+def number(text: str) -> int | None:
+    """A decimal number as the kernel prints one, below 2**64. None for anything else (int() takes "1_0", " 1" and
+    "\N{ARABIC-INDIC DIGIT ONE}", too)."""
+    value = int(text) if _NUMBER.fullmatch(text) else None
+    return value if value is not None and value < 1 << 64 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +46,28 @@ class StatLine:
 
 
 def parse_stat(text: str) -> StatLine:
-    """/proc/PID/stat. The command name may hold spaces and parentheses. ValueError when it is not such a line."""
-    opening, closing = text.index("("), text.rindex(")")
-    fields = text[closing + 2 :].split()
-    return StatLine(
-        pid=int(text[:opening]),
-        comm=text[opening + 1 : closing],
-        state=fields[0],
-        ppid=int(fields[1]),
-        flags=int(fields[6]),
-        threads=int(fields[17]),
-        start_ticks=int(fields[19]),
-    )
+    """/proc/PID/stat. The command name may hold spaces, parentheses and bytes that are no text. UnknownForm when it is
+    not such a line."""
+    head, opening, rest = text.partition(" (")
+    comm, closing, tail = rest.rpartition(") ")
+    fields = tail.split()
+    if not opening or not closing or len(fields) < 20 or len(fields[0]) != 1:
+        raise UnknownForm("stat")
+    pid, ppid, flags, threads, start = map(number, (head, fields[1], fields[6], fields[17], fields[19]))
+    if pid is None or ppid is None or flags is None or threads is None or start is None:
+        raise UnknownForm("stat", "a field is not a number")
+    return StatLine(pid, comm, fields[0], ppid, flags, threads, start)
 
 
 def parse_status(text: str) -> dict[str, str]:
     """/proc/PID/status as key -> text after the colon."""
-    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    return dict(line.split(":\t", 1) for line in lines_of(text) if ":\t" in line)
+
+
+def status_numbers(status: dict[str, str], key: str) -> tuple[int, ...]:
+    """The numbers of a line of status (Uid, NSpid, Threads). () when it is not there, or holds anything else."""
+    found = tuple(map(number, status.get(key, "").split()))
+    return tuple(value for value in found if value is not None) if None not in found else ()
 
 
 def status_bytes(status: dict[str, str], key: str) -> int | None:
@@ -59,7 +75,8 @@ def status_bytes(status: dict[str, str], key: str) -> int | None:
     value = status.get(key)
     if value is None or not value.endswith(" kB"):
         return None
-    return int(value[:-3]) * KIB
+    size = number(value[:-3].strip(" "))
+    return None if size is None else size * KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +112,7 @@ def parse_maps(text: str, *, named_or_code: bool = False) -> ParsedMaps:
 
 
 def lines_of(text: str) -> list[str]:
-    """Only a newline ends a line of maps: a name may hold what str.splitlines() takes for an end."""
+    """Only a newline ends a line: a name may hold what str.splitlines() takes for an end."""
     return text.removesuffix("\n").split("\n") if text else []
 
 

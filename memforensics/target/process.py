@@ -11,9 +11,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from memforensics.case.model import Mapping, Sample
-from memforensics.errors import NotATarget, PermissionNeeded, TargetError, TargetGone
+from memforensics.errors import NotATarget, PermissionNeeded, TargetError, TargetGone, UnknownForm
 from memforensics.target.memory import ProcessMemory
-from memforensics.target.parse import ParsedMaps, StatLine, parse_maps, parse_stat, parse_status, status_bytes
+from memforensics.target.parse import (
+    ParsedMaps,
+    StatLine,
+    parse_maps,
+    parse_stat,
+    parse_status,
+    status_bytes,
+    status_numbers,
+)
 from memforensics.target.procfs import ProcFS
 from memforensics.target.rooted import open_in_root
 from memforensics.target.smaps import ParsedSmaps, parse_smaps, tmpfs_devices
@@ -41,6 +49,7 @@ class Process:
     # --- identity
 
     def stat(self) -> StatLine:
+        """UnknownForm, too."""
         return parse_stat(self.proc.read_text(self.pid, "stat"))
 
     def left_how(self) -> str | None:
@@ -49,6 +58,8 @@ class Process:
             return "it exited"
         try:
             now = self.stat()
+        except UnknownForm:
+            return None  # there, whatever it says
         except TargetError:
             return "it exited"
         except PermissionNeeded:
@@ -112,12 +123,15 @@ class Process:
         return parse_status(self.read_text("status"))
 
     def sample(self, *, clock: Callable[[], int] = time.monotonic_ns) -> Sample:
-        """One Sample from status. TargetGone when the kernel prints no memory for it (it is exiting)."""
+        """One Sample from status. TargetGone when the kernel prints no memory for it (it is exiting), UnknownForm when
+        it prints something else than a size."""
         t_ns = clock()
         status = self.status()
         anon = status_bytes(status, "RssAnon")
         file_, shmem = status_bytes(status, "RssFile"), status_bytes(status, "RssShmem")
         if anon is None or file_ is None or shmem is None:
+            if "RssAnon" in status:
+                raise UnknownForm("status", "a size is missing, or is not a number")
             raise TargetGone(self.pid, "it has no memory any more (exiting)")
         return Sample(
             pid=self.pid,
@@ -128,7 +142,7 @@ class Process:
             swap=status_bytes(status, "VmSwap"),
             hugetlb=status_bytes(status, "HugetlbPages"),
             vm_size=status_bytes(status, "VmSize"),
-            threads=int(status["Threads"]) if "Threads" in status else None,
+            threads=next(iter(status_numbers(status, "Threads")), None),
             state=status["State"][:1] if "State" in status else None,
         )
 
@@ -187,9 +201,9 @@ class Process:
         that the process itself sees. OSError when there is none, or it belongs to neither the process's user nor root
         (perf ignores such too: tools/perf/util/symbol.c), or it is a link; TargetGone, PermissionNeeded."""
         status = self.status()
-        inner = status.get("NSpid", str(self.pid)).split()[-1]
+        inner = (status_numbers(status, "NSpid") or (self.pid,))[-1]
         with self.open_inside(f"/tmp/perf-{inner}.map", follow_last=False) as stream:
-            if os.fstat(stream.fileno()).st_uid not in (0, int(status["Uid"].split()[1])):
+            if os.fstat(stream.fileno()).st_uid not in (0, *status_numbers(status, "Uid")[1:2]):
                 raise PermissionError(f"perf-{inner}.map belongs to another user")
             yield stream
 
@@ -205,7 +219,7 @@ class Process:
 def open_process(pid: int, *, proc: ProcFS | None = None, need_memory: bool = True) -> Process:
     """The process with that PID, checked: there, not a kernel thread, not a zombie, and (need_memory) ours to read.
 
-    NoSuchProcess, NotATarget, PermissionNeeded.
+    NoSuchProcess, NotATarget, PermissionNeeded, UnknownForm.
     """
     proc = proc or ProcFS()
     pidfd: int | None = None

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import structs
 
 from memforensics.case.model import Mapping, Rollup
-from memforensics.target.parse import lines_of, parse_maps, parse_status, status_bytes
+from memforensics.target.parse import lines_of, number, parse_maps, parse_status, status_bytes
 from memforensics.units import KIB
 
 # fs/proc/task_mmu.c, __show_smap(): key -> field of Mapping. What we do not keep is passed over, not counted as lost.
@@ -23,7 +23,7 @@ FIELDS = {
     "ShmemPmdMapped": "shmem_huge",
     "FilePmdMapped": "file_huge",
 }
-_KEY_VALUE = re.compile(r"([A-Za-z][A-Za-z_]*): *(\d+)(?: kB)?")
+_KEY_VALUE = re.compile(r"([A-Za-z][A-Za-z_]*): *([0-9]{1,19})(?: kB)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ def parse_smaps(text: str) -> ParsedSmaps:
         key, colon, value = line.partition(":")
         field = FIELDS.get(key) if colon else None
         if field is not None and current is not None and line.endswith(" kB"):
-            number = value[:-3].strip()
-            if number.isascii() and number.isdigit():
-                values[field] = int(number) * KIB
+            size = number(value[:-3].strip())
+            if size is not None:
+                values[field] = size * KIB
             else:
                 unparsed += 1
         elif key == "VmFlags" and current is not None:
@@ -85,7 +85,7 @@ def parse_smaps_rollup(text: str) -> ParsedRollup:
     wanted = {key: field for key, field in FIELDS.items() if field != "private_dirty"}
     found: dict[str, int] = {}
     unparsed = 0
-    for line in text.splitlines():
+    for line in lines_of(text):
         match = _KEY_VALUE.fullmatch(line)
         if match is None:
             unparsed += not line.endswith("[rollup]")
@@ -113,7 +113,7 @@ def parse_rollup(status_text: str) -> Rollup | None:
 def tmpfs_devices(mountinfo: str) -> frozenset[str]:
     """Devices ("00:1a", as maps spells them) of the tmpfs mounts in /proc/PID/mountinfo: pages of files there are
     RssShmem, not page cache. Lines of another form are passed over."""
-    return frozenset(_devices(mountinfo.splitlines(), "tmpfs"))
+    return frozenset(_devices(lines_of(mountinfo), "tmpfs"))
 
 
 def _devices(lines: Iterable[str], fs_type: str) -> Iterable[str]:
@@ -122,6 +122,6 @@ def _devices(lines: Iterable[str], fs_type: str) -> Iterable[str]:
         words = left.split()
         if not separator or len(words) < 5 or right.split(" ", 1)[0] != fs_type:
             continue
-        major, colon, minor = words[2].partition(":")
-        if colon and major.isdigit() and minor.isdigit():
-            yield f"{int(major):02x}:{int(minor):02x}"
+        major, minor = (number(text) for text in words[2].partition(":")[::2])
+        if major is not None and minor is not None:
+            yield f"{major:02x}:{minor:02x}"

@@ -22,13 +22,15 @@ def descendants(pid: int, proc: ProcFS | None = None) -> list[int]:
     for other in proc.pids():
         try:
             about = parse_stat(proc.read_text(other, "stat"))
-        except (MemforensicsError, OSError, ValueError):
+        except (MemforensicsError, OSError):
             continue  # it left between the listing and the reading
         if about.state not in "ZX":
             children.setdefault(about.ppid, []).append(other)
     found: list[int] = []
     level = [pid]
     while level:
-        level = [child for parent in level for child in children.get(parent, [])]
+        level = [
+            child for parent in level for child in children.pop(parent, [])
+        ]  # once: a damaged stat may name itself
         found.extend(level)
     return found

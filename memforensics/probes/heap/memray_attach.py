@@ -24,6 +24,7 @@ from typing import Any
 from memforensics.case.model import AllocationSite, Frame, HeapProfile, Loss, Pause, Stack
 from memforensics.errors import NotATarget, PermissionNeeded, ProbeFailed, TargetError, ToolMissing
 from memforensics.target import Process
+from memforensics.target.parse import status_numbers
 
 NAME = "memray"
 WARNING = (
@@ -55,7 +56,7 @@ def require(process: Process) -> None:
         )
     if shutil.which("gdb") is None:
         raise ToolMissing("gdb is not installed", why="memray attaches through it", enable="sudo apt-get install gdb")
-    tracer = int(process.status().get("TracerPid", "0"))
+    tracer = next(iter(status_numbers(process.status(), "TracerPid")), 0)
     if tracer:
         raise ProbeFailed(
             f"process {process.pid} is traced by process {tracer} already",
@@ -81,7 +82,7 @@ def profile(process: Process, seconds: float, *, on_tracking: Callable[[], None]
     """
     require(process)
     whole_seconds = max(1, round(seconds))
-    owner = int(process.status()["Uid"].split()[1])
+    _, owner, *_ = status_numbers(process.status(), "Uid") or (0, os.geteuid())
     with tempfile.TemporaryDirectory(prefix="memforensics-memray-") as folder:
         if owner != os.geteuid():
             os.chown(folder, owner, -1)  # the target itself writes the file

@@ -1,5 +1,6 @@
 """Stacks of threads, of living and ended ones, by glibc's descriptors."""
 
+import re
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -10,12 +11,13 @@ from memforensics.errors import MemforensicsError, TargetError
 from memforensics.probes.looking import Look, Run, is_private_anonymous
 from memforensics.target import Process
 from memforensics.target.pagemap import PAGE
-from memforensics.target.parse import parse_status
+from memforensics.target.parse import parse_status, status_numbers
 from memforensics.units import GIB, KIB, MIB
 
 _TCB_WINDOW = 16 * KIB
 _TCB_SEARCH = MIB
 _BLOCK = 64 * KIB
+_WORD = re.compile(r"0x[0-9a-f]{1,16}")
 _LEAST = 12 * KIB  # PTHREAD_STACK_MIN is 16 KiB with its guard page
 
 
@@ -106,21 +108,19 @@ def _thread_ids(process: Process) -> frozenset[int]:
     tids = process.threads()
     if _inner_pid(process) == process.pid:
         return frozenset(tids)
-    inner = set()
+    inner: set[int] = set()
     for tid in tids:
         try:
-            words = parse_status(process.read_text(f"task/{tid}/status")).get("NSpid", "").split()
+            inside = status_numbers(parse_status(process.read_text(f"task/{tid}/status")), "NSpid")
         except TargetError:
             continue  # that thread ended
-        if words:
-            inner.add(int(words[-1]))
+        inner.update(inside[-1:])
     return frozenset(inner)
 
 
 def _inner_pid(process: Process) -> int:
     """Its PID (and its main thread's tid) in its own PID namespace."""
-    words = parse_status(process.read_text("status")).get("NSpid", "").split()
-    return int(words[-1]) if words else process.pid
+    return (status_numbers(process.status(), "NSpid") or (process.pid,))[-1]
 
 
 def _stack_pointers(process: Process) -> Iterator[tuple[int, int]]:
@@ -130,5 +130,5 @@ def _stack_pointers(process: Process) -> Iterator[tuple[int, int]]:
             words = process.read_text(f"task/{tid}/syscall").split()
         except (MemforensicsError, OSError):
             continue  # ended, forbidden, or no such file in this kernel
-        if len(words) >= 3:
+        if len(words) >= 3 and _WORD.fullmatch(words[-2]):
             yield tid, int(words[-2], 16)
