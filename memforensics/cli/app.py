@@ -83,6 +83,8 @@ def run(arguments: list[str]) -> int:
     """Runs one command line; the exit code. Nothing prints a traceback at a user, unless MEMFORENSICS_DEBUG is set."""
     try:
         result = app(args=arguments, prog_name="memforensics", standalone_mode=False)
+        if result == Interrupted.exit_code:  # typer makes a KeyboardInterrupt this
+            return _say(Interrupted())
         return result if isinstance(result, int) else 0
     except KeyboardInterrupt:
         return _say(Interrupted())

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Protocol
 
 _NAMES = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down", "\r": "enter", "\n": "enter"}
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _KEY = re.compile("\x1b\\[[0-9;]*[ -/]*[@-~]|\x1bO.|\x1b|.", re.DOTALL)
 
 
@@ -55,17 +56,27 @@ def split_keys(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def interrupt_once() -> Iterator[Callable[[], bool]]:
-    """In the block the first Ctrl-C is a wish, told by the function; the second is KeyboardInterrupt as ever."""
+    """In the block the first Ctrl-C, SIGTERM, SIGHUP or SIGQUIT is a wish, told by the function; the next one does what
+    it does outside the block. Ignored signals stay ignored."""
     wished = False
+    before = {number: signal.getsignal(number) for number in _ENDING}
 
-    def note(_: int, __: FrameType | None) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         nonlocal wished
-        if wished:
+        if not wished:
+            wished = True
+            return
+        usual = before[signal.Signals(number)]
+        if callable(usual):
+            usual(number, frame)
+        else:
             raise KeyboardInterrupt
-        wished = True
 
-    before = signal.signal(signal.SIGINT, note)
+    for number, usual in before.items():
+        if usual != signal.SIG_IGN:
+            signal.signal(number, note)
     try:
         yield lambda: wished
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, usual in before.items():
+            signal.signal(number, usual)

@@ -14,8 +14,8 @@ from pathlib import Path
 from memforensics.analysis.effects import ending
 from memforensics.case.model import EXIT_CODES, Case, Diagnosis, VerdictWord
 from memforensics.errors import ProbeFailed, TargetError, UsageError
+from memforensics.jobs.command import Started, started
 from memforensics.jobs.diagnose import OnProgress, case_path, diagnose
-from memforensics.jobs.experiment import Started, started
 from memforensics.remedies.catalogue import Catalogue
 from memforensics.units import duration_text
 

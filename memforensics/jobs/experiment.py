@@ -1,34 +1,23 @@
-"""Running a command ourselves: under variants of its environment, in turn, each run observed and ended by us.
-
-`started` is what prove and ci share: the command in a session of its own, its output drained, and at the end everything
-that was started ended, whatever happened.
-"""
+"""Running a command under variants of its environment, in turn, each run observed and ended by us."""
 
 import contextlib
-import os
 import random
-import re
 import shlex
-import signal
-import subprocess
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from memforensics.analysis.effects import PLAIN, compare, ending
 from memforensics.case.model import Case, VariantResult, VariantRun
 from memforensics.errors import Interrupted, ProbeFailed, TargetError, UsageError
+from memforensics.jobs.command import started
+from memforensics.jobs.command_guard import TERM_SECONDS
 from memforensics.jobs.observe import Recorder, TreeObserver, new_meta
-from memforensics.target import Process
 from memforensics.units import duration_text
 
 TICK_S = 0.5
-TERM_SECONDS = 3.0  # between SIGTERM and SIGKILL
 EARLY_SECONDS = 3.0  # a command that ends sooner cannot be observed
-_UNITS = re.compile(rb"units (\d+(?:\.\d+)?)\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,37 +40,6 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-@dataclass(slots=True)
-class Started:
-    """A command that runs. Its output is drained: the last lines are kept, and the work it reports (`units N`, a line
-    on stdout, a running total)."""
-
-    popen: "subprocess.Popen[bytes]"
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=12))
-    units_done: float | None = None
-    drained: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def pid(self) -> int:
-        return self.popen.pid
-
-    def last_lines(self, count: int = 3) -> list[str]:
-        """The last lines of its output. After its end: once all of it is read."""
-        if self.popen.poll() is not None:
-            self.drained.wait(timeout=1.0)
-        return list(self.tail)[-count:]
-
-    def drain(self) -> None:
-        assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            found = _UNITS.fullmatch(line)
-            if found:
-                self.units_done = float(found[1])
-            else:
-                self.tail.append(line.decode("utf-8", "backslashreplace").rstrip())
-        self.drained.set()
-
-
 def parse_variants(env: Sequence[str], variants: Sequence[str]) -> tuple[Variant, ...]:
     """The plain command, one variant for each `A=1` of `env`, one for each `A=1 B=2` of `variants` (shell quoting).
     UsageError when one is no assignment, or none is given."""
@@ -100,35 +58,6 @@ def run_order(variants: Sequence[Variant], rounds: int, seed: int) -> list[Varia
     """Each variant once a round, in a new random order each round: what drifts with time favours none of them."""
     rng = random.Random(seed)
     return [variant for _ in range(rounds) for variant in rng.sample(list(variants), len(variants))]
-
-
-@contextlib.contextmanager
-def started(command: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[Started]:
-    """The command in a session of its own, with `env` added. At the end it and its process group get SIGTERM, and
-    SIGKILL TERM_SECONDS later. UsageError when it cannot be started."""
-    if not command:
-        raise UsageError("no command given", enable="... -- COMMAND ARGUMENTS")
-    try:
-        popen = subprocess.Popen(
-            list(command),
-            env={**os.environ, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise UsageError(f"cannot start {command[0]}", why=error.strerror or str(error)) from error
-    run = Started(popen)
-    reader = threading.Thread(target=run.drain, daemon=True, name="drain")
-    reader.start()
-    try:
-        yield run
-    finally:
-        _end(popen)
-        reader.join(timeout=1.0)
-        if not reader.is_alive() and popen.stdout is not None:
-            popen.stdout.close()
 
 
 def experiment(
@@ -178,7 +107,7 @@ def _run(
                     on_progress(Progress(f"run {order + 1}, {variant.name}", seconds_left - time.monotonic() + began))
             finally:
                 recorder.put(observer.losses())
-                _end(run.popen, list(observer.members.values()))
+                run.end(list(observer.members.values()))
         lasted = time.monotonic() - began
         ended_itself = lasted < seconds - TICK_S
         code = run.popen.wait() if ended_itself else None
@@ -197,28 +126,6 @@ def _run(
             units_done=run.units_done,
             seconds=round(lasted, 3),
         )
-
-
-def _end(popen: "subprocess.Popen[bytes]", others: Sequence[Process] = ()) -> None:
-    """Ends the command, its process group, and those of its tree (`others`, held by identity) that left the group."""
-    _signal_all(popen, others, signal.SIGTERM)
-    end = time.monotonic() + TERM_SECONDS
-    while time.monotonic() < end:
-        if popen.poll() is not None and all(process.left_how() for process in others):
-            break
-        time.sleep(0.05)
-    _signal_all(popen, others, signal.SIGKILL)
-    popen.wait()
-
-
-def _signal_all(popen: "subprocess.Popen[bytes]", others: Sequence[Process], number: signal.Signals) -> None:
-    # The group lives on while any member does, and its number is given to no other process until then.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(popen.pid, number)
-    for process in others:
-        if process.pidfd is not None and process.pid != popen.pid:
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(process.pidfd, number)
 
 
 def _split(text: str) -> list[str]:

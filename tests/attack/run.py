@@ -1,6 +1,6 @@
 """Runs the attacks and prints a Markdown table: how many attempts of each were withstood.
 
-    python tests/attack/run.py [--runs N] [--markdown FILE] [NAME...]
+    python tests/attack/run.py [--runs N] [--first NUMBER] [--markdown FILE] [NAME...]
 
 Exit code 0 when all were withstood, else 1.
 """
@@ -15,13 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from attack import ATTACKS, Attack
 
-MODULES = ("gdb_killed",)
+MODULES = ("gdb_killed", "command_killed", "interrupted")
 
 
-def repeat(attack: Attack, runs: int) -> tuple[int, list[str]]:
+def repeat(attack: Attack, runs: int, first: int) -> tuple[int, list[str]]:
     """How many attempts were withstood, and what went wrong in the others."""
     wrong = []
-    for number in range(runs):
+    for number in range(first, first + runs):
         try:
             found = attack.attempt(number)
         except Exception as error:  # noqa: BLE001 - any failure of an attempt is a result
@@ -36,6 +36,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run the attacks.")
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--runs", type=int, help="instead of each attack's own number")
+    parser.add_argument(
+        "--first", type=int, default=0, help="the number of the first attempt, to go on from earlier runs"
+    )
     parser.add_argument("--markdown", type=Path, help="also write the table there")
     options = parser.parse_args()
     for module in MODULES:
@@ -50,7 +53,7 @@ def main() -> int:
     for attack in chosen:
         runs = options.runs or attack.runs
         began = time.monotonic()
-        good, wrong = repeat(attack, runs)
+        good, wrong = repeat(attack, runs, options.first)
         failed = failed or bool(wrong)
         lines.append(f"| {attack.text} (`{attack.name}`) | {good} of {runs} | {time.monotonic() - began:.0f} |")
         print(lines[-1], flush=True)

@@ -1,0 +1,32 @@
+"""Starts what is hard to end, prints "ready" and sleeps: a child, and a grandchild in a session of its own whose parent
+is gone, which ignores SIGTERM and SIGHUP. Their PIDs and its own go to the file $PIDS."""
+
+import os
+import signal
+import sys
+import time
+
+
+def note() -> None:
+    with open(os.environ["PIDS"], "a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+note()
+if os.fork() == 0:
+    note()
+    time.sleep(600)
+    os._exit(0)
+child = os.fork()
+if child == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        note()
+        time.sleep(600)
+    os._exit(0)
+os.waitpid(child, 0)
+print("ready", flush=True)
+time.sleep(600)
+sys.exit(0)
