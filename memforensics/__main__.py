@@ -19,7 +19,7 @@ def main() -> None:
     try:
         from memforensics.cli.app import run
 
-        code = run(sys.argv[1:])
+        code = run(sys.argv[1:], interrupts.raised)
     except KeyboardInterrupt:
         print("memforensics: interrupted", file=sys.stderr)
         code = 130
@@ -45,6 +45,9 @@ class _Interrupts:
         for number in ENDING_SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, self._handle)
+
+    def raised(self) -> bool:
+        return self._raised_s is not None
 
     def _handle(self, _signal: int, _frame: FrameType | None) -> None:
         now = time.monotonic()

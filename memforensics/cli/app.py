@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -79,8 +80,9 @@ for _name in COMMANDS:
         )(getattr(_module, _name))
 
 
-def run(arguments: list[str]) -> int:
-    """Runs one command line; the exit code. Nothing prints a traceback at a user, unless MEMFORENSICS_DEBUG is set."""
+def run(arguments: list[str], interrupted: Callable[[], bool] = lambda: False) -> int:
+    """Runs one command line; the exit code. Nothing prints a traceback at a user, unless MEMFORENSICS_DEBUG is set.
+    `interrupted`: whether a KeyboardInterrupt was raised, which may have left a library half imported."""
     try:
         result = app(args=arguments, prog_name="memforensics", standalone_mode=False)
         if result == Interrupted.exit_code:  # typer makes a KeyboardInterrupt this
@@ -107,7 +109,7 @@ def run(arguments: list[str]) -> int:
         if shown is not None:
             shown()
             return int(getattr(error, "exit_code", 2))
-        if type(error).__name__ == "Abort":
+        if type(error).__name__ == "Abort" or interrupted():
             return _say(Interrupted())  # Ctrl-C or the end of input at a question
         return _say(
             MemforensicsError(
