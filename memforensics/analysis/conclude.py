@@ -14,6 +14,7 @@ from memforensics.analysis.next_steps import step_of_finding, step_of_report
 from memforensics.analysis.ownership import Totals, beside, totals, waterfall
 from memforensics.analysis.residue import with_objects, with_residue
 from memforensics.analysis.survival import with_survival
+from memforensics.analysis.threads import with_threads
 from memforensics.analysis.trend import growth_word
 from memforensics.analysis.verdict import Decision, layer_word, layers_differ
 from memforensics.case.model import (
@@ -102,6 +103,7 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
     traced = _growth_of_traces(case, line.change_bytes)
     findings = draft_findings(case, traced, seconds, {pid: member.grown for pid, member in tree.items()})
     findings = [of_each_process(finding, partial(with_survival, case)) for finding in findings]
+    findings = with_threads(case, findings, {pid: member.groups for pid, member in tree.items()}, traced)
     multiplying = series.population(case)
     if multiplying is not None and growth is not None:
         findings.append(_more_processes(case, multiplying, growth))

@@ -5,6 +5,7 @@ A rate in it is that of the first finding or that of the whole, and the sentence
 
 from memforensics.analysis import series
 from memforensics.analysis.blame import NO_APPLICATION
+from memforensics.analysis.threads import ENDED, LIVING
 from memforensics.analysis.verdict import Decision
 from memforensics.case.model import Case, Culprit, Finding, Growth, Layer, Rate
 from memforensics.units import MIB, NS_PER_S, duration_text, size_text
@@ -47,7 +48,8 @@ def headline(case: Case, growth: Growth | None, line: series.Series, decision: D
         return f"Memory grows {_rate(growth.rate)}" if growth.rate else "Memory grows"
     if any(item.kind == MORE_PROCESSES for item in first.evidence):
         return first.title
-    sentence = _grows(first, growth) + _where(case, first)
+    is_threads = any(item.kind in (ENDED, LIVING) for item in first.evidence)
+    sentence = (_threads if is_threads else _grows)(first, growth) + _where(case, first)
     if word == "bounded":
         return f"{sentence}; this growth has a limit"
     return f"{sentence}; the allocator keeps this memory free for later use" if word == "retention" else sentence
@@ -70,6 +72,10 @@ def _grows(finding: Finding, growth: Growth) -> str:
     share = finding.share if finding.share is not None else 1.0
     part = "most" if share > MOST_SHARE else f"{share:.0%}"
     return f"Memory grows {_rate(whole)}; {part} of it is in {_inside(name)}{_joined(who) or ', no stack was captured'}"
+
+
+def _threads(finding: Finding, growth: Growth) -> str:
+    return f"Memory grows{f' {_rate(growth.rate)}' if growth.rate else ''}; {finding.title}"
 
 
 def code_of(finding: Finding) -> str:

@@ -214,6 +214,30 @@ def test_the_target_outlives_a_killed_tracer() -> None:
         assert child.alive
 
 
+MANY_THREADS = """
+import mmap, threading
+never = threading.Event()
+for _ in range(700):
+    threading.Thread(target=never.wait, daemon=True).start()
+def keep(): return mmap.mmap(-1, 65536, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+kept = []
+print("ready", flush=True)
+while input():
+    kept += [keep() for _ in range(7)]
+    print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("interpreter", pythons(("3.8", "3.11", "3.12", "3.13")), ids=lambda path: Path(path).parts[-3])
+def test_the_main_thread_among_many_has_its_python_frames(interpreter: str) -> None:
+    with traced([interpreter, "-c", MANY_THREADS], MmapTrace()) as it:
+        it.do("keep")
+        result = it.result()
+    kept = result.only("keep")
+    assert sizes(kept) == (7 * 65536, 7, 7)
+    assert "<module>" in functions(kept)
+
+
 def test_runs_for_other_processes_are_not_the_targets() -> None:
     with running(leaker()) as other, traced(leaker(), MmapTrace()) as it:
         other.tell("churn 100000 8192")

@@ -19,6 +19,7 @@ SITE_KEY = struct.Struct("<QQ")  # address space, site
 SITE = struct.Struct("<QQQQQQQ")
 INDEX = struct.Struct("<I")  # of an array
 SETTINGS = struct.Struct("<IIIII")  # booking, free, rarity, grain, exact
+PYTHON_THREAD_KEY = struct.Struct("<Q")  # tgid << 32 | tid
 SPENT = struct.Struct("<QQQQQ")  # runs, ns, began_ns, weight, left
 RULE_KEY = struct.Struct("<QQ")  # address space, pc
 RULE = struct.Struct("<iiiBBH")

@@ -10,6 +10,7 @@ from memforensics.probes.ebpf.engine import Engine, RunStats, event_field_offset
 from memforensics.probes.ebpf.layout import RangeEvent, StackEvent
 from memforensics.probes.ebpf.targets import SLOTS, Targets
 from memforensics.runtimes.cpython.kernel import PROCESS as PYTHON_PROCESS
+from memforensics.runtimes.cpython.kernel import THREADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,9 @@ class StackPrograms:
             self._pythons = (
                 self.engine.raw_table("py_processes", layout.TARGET_KEY.size, PYTHON_PROCESS.size) if python else None
             )
+            self._python_threads = (
+                self.engine.table("py_thread_states", layout.PYTHON_THREAD_KEY, THREADS) if python else None
+            )
         except BaseException:
             self.engine.close()
             raise
@@ -121,6 +125,10 @@ class StackPrograms:
     def add_python(self, pid: int, packed: bytes) -> None:
         if self._pythons is not None:
             self._pythons.put(layout.TARGET_KEY.pack(pid), packed)
+
+    def add_python_thread(self, pid: int, tid: int, packed: bytes) -> None:
+        if self._python_threads is not None:
+            self._python_threads.put(layout.PYTHON_THREAD_KEY.pack(pid << 32 | tid), packed)
 
     def remove_python(self, pid: int) -> None:
         if self._pythons is not None:

@@ -1,5 +1,6 @@
 """The Python half of a stack: tells the kernel how to walk a CPython process, and splices what it found."""
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -10,11 +11,13 @@ from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.layout import NativePc, PythonFrame
 from memforensics.runtimes.cpython.code import CodeReader
 from memforensics.runtimes.cpython.find import CPythonRuntime, find_runtime
-from memforensics.runtimes.cpython.kernel import pack_process, pid_namespace
+from memforensics.runtimes.cpython.kernel import KERNEL_FINDS, pack_process, pack_threads, pid_namespace
 from memforensics.runtimes.cpython.offsets import UnsupportedPython
 from memforensics.runtimes.cpython.splice import splice
+from memforensics.runtimes.cpython.stacks import states_by_thread
 from memforensics.symbols.space import AddressSpace
 from memforensics.target import Process
+from memforensics.target.memory import Unreadable, read_u64
 
 LOOK_AGAIN_S = 1.0  # for a CPython that was not yet loaded or initialized, or has been unloaded
 
@@ -39,6 +42,7 @@ class PythonPrograms(Protocol):
     python: bool
 
     def add_python(self, pid: int, packed: bytes) -> None: ...
+    def add_python_thread(self, pid: int, tid: int, packed: bytes) -> None: ...
     def remove_python(self, pid: int) -> None: ...
 
 
@@ -51,7 +55,7 @@ class PythonSide:
         self._process, self._space, self._programs = process, space, programs
         self._runtime: CPythonRuntime | None = None
         self._codes: CodeReader | None = None
-        self._look_again = 0.0
+        self._look_again = self._tell_again = 0.0
         self.why_not: str | None = None
         self.lost: Counter[str] = Counter()
         self.look()
@@ -82,6 +86,20 @@ class PythonSide:
             return
         self._runtime, self._codes = runtime, CodeReader(self._process.memory, runtime.offsets)
         self._programs.add_python(self._process.pid, pack_process(runtime, pid_namespace(self._process)))
+        self._tell_old_threads(runtime)
+
+    def _tell_old_threads(self, runtime: CPythonRuntime) -> None:
+        """CPython lists its threads newest first, and the kernel looks at the first KERNEL_FINDS of them: it is told of
+        the older ones, of which the main thread is the last."""
+        if time.monotonic() < self._tell_again or pid_namespace(self._process) != (0, 0):
+            return
+        self._tell_again = time.monotonic() + LOOK_AGAIN_S
+        with contextlib.suppress(MemforensicsError, Unreadable):
+            memory = self._process.memory
+            head = read_u64(memory, runtime.address + runtime.offsets.interpreters_head)
+            for tid, states in states_by_thread(runtime, memory)[KERNEL_FINDS // 2 :]:
+                packed = pack_threads(states, head, time.monotonic_ns())
+                self._programs.add_python_thread(self._process.pid, tid, packed)
 
     def decoded(self, python: Sequence[PythonFrame]) -> Decoded:
         """The frames for people. Now: later the code objects may be gone."""
@@ -114,6 +132,8 @@ class PythonSide:
             return one.flags if isinstance(one, PythonFrame) else 0
 
         short = [what for flag, what in _CUT_SHORT.items() if flags & flag]
+        if flags & _TOO_MANY:
+            self._tell_old_threads(runtime)  # for the next stack
         whole = not short
         made = splice(native, python, is_eval=is_eval, flags=flags_of, complete=complete, whole=whole)
         if made.doubtful and whole:

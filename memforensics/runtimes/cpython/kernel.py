@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections.abc import Sequence
 
 from memforensics.runtimes.cpython.find import CPythonRuntime
 from memforensics.runtimes.cpython.stacks import ENTRY, PTHREAD_TID, SHIM
@@ -9,6 +10,8 @@ from memforensics.target import Process
 
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 PROCESS = struct.Struct("<3Q22I2Q")  # struct py_process
+THREADS = struct.Struct("<6Q4I")  # struct py_threads
+KERNEL_FINDS = 256  # thread states: PY_MAX_THREADS of pyframes.bpf.h
 _ALL = (1 << 64) - 1
 
 
@@ -19,6 +22,13 @@ def pid_namespace(process: Process) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return (0, 0) if about.st_ino == INITIAL_PID_NAMESPACE else (about.st_dev, about.st_ino)
+
+
+def pack_threads(states: Sequence[int], head: int, now_ns: int) -> bytes:
+    """A value of the map py_thread_states: the thread states of one thread, the newest first, in a process with one
+    interpreter, `head`."""
+    kept = [*states[:3], states[-1] if len(states) > 3 else 0, 0, 0][:4]
+    return THREADS.pack(*kept, head, now_ns, 0, 0, 0, 0)
 
 
 def pack_process(runtime: CPythonRuntime, namespace: tuple[int, int] = (0, 0)) -> bytes:

@@ -3,6 +3,7 @@
 A chain that changes while it is read is read again; after some tries it is given as it came, and marked.
 """
 
+import contextlib
 import platform
 import struct
 from dataclasses import dataclass
@@ -63,6 +64,18 @@ def thread_stacks(
                 continue
             found.append(ThreadStack(tid, interpreter_id, frames, steady))
     return tuple(found)
+
+
+def states_by_thread(runtime: CPythonRuntime, memory: Memory) -> list[tuple[int, list[int]]]:
+    """The thread states of each thread, the newest first; threads by their newest state, the newest first. Empty where
+    there are several interpreters. TargetGone when the process left; Unreadable."""
+    interpreters = runtime.interpreters(memory)
+    found: dict[int, list[int]] = {}
+    for interpreter in interpreters if len(interpreters) == 1 else ():
+        for state in _thread_states(memory, runtime.offsets, interpreter):
+            with contextlib.suppress(Unreadable):  # it is leaving
+                found.setdefault(_tid(memory, runtime.offsets, state), []).append(state)
+    return list(found.items())
 
 
 def _thread_states(memory: Memory, at: Offsets, interpreter: int) -> list[int]:
