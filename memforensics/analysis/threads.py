@@ -6,7 +6,9 @@ __nptl_deallocate_stack, __nptl_free_stacks; up to 2.33 nptl/allocatestack.c). T
 glibc.pthread.stack_cache_size (2.34) sets another limit. So stacks of ended threads beyond the limit are not in the
 cache: they belong to threads that nobody has joined, and no new thread can use them. They are evidence of a leak where
 
-- they lie beyond the limit in LEAST_SNAPSHOTS snapshots or more, each with more of them, and never become fewer;
+- they lie beyond the limit in LEAST_SNAPSHOTS snapshots, each with more of them, and never become fewer; in two,
+  where a trace saw as many stacks mapped meanwhile;
+- the trace, if there is one, saw (almost) none of the stacks unmapped;
 - all stacks together become more too: threads of a pool that end one after the other, to be joined at its end, do not.
 
 A program that joins its threads in batches, longer than the observation apart, fulfils this as well.
@@ -30,6 +32,7 @@ ENDED = "ended-threads"  # kinds of evidence
 LIVING = "threads"
 STACK_CACHE = 40 * MIB
 LEAST_SNAPSHOTS = 3
+FEW_UNMAPPED = 0.05  # of the traced stacks: more, and threads are joined
 LEAST_THREADS = 10  # fewer are the working of any program
 _TUNABLE = "glibc.pthread.stack_cache_size"
 _STACKS, _ARENAS = "thread stacks", "glibc arenas"  # groups of analysis/ownership.py
@@ -43,7 +46,7 @@ def with_threads(case: Case, findings: Sequence[Finding], groups: GroupsOf, grow
 
 
 def _of_stacks(case: Case, finding: Finding, groups: GroupsOf, growth_bytes: int) -> Finding:
-    ended = [found for pid in finding.pids if (found := _ended(case, pid)) is not None]
+    ended = [found for pid in finding.pids if (found := _ended(case, finding, pid)) is not None]
     if ended:
         kept = sum(found.now for found in ended)
         finding = replace(
@@ -106,7 +109,7 @@ class _Ended:
     snapshots: int
 
 
-def _ended(case: Case, pid: int) -> _Ended | None:
+def _ended(case: Case, finding: Finding, pid: int) -> _Ended | None:
     target = case.target(pid)
     if target is None or not any(runtime.name == "glibc" for runtime in target.runtimes):
         return None
@@ -120,7 +123,14 @@ def _ended(case: Case, pid: int) -> _Ended | None:
             beyond.append((len(unused), len(unused) + used, size))
     steps = list(pairwise(beyond))
     rises = sum(b[0] > a[0] and b[1] > a[1] for a, b in steps)  # two snapshots may be of one moment
-    if rises < LEAST_SNAPSHOTS - 1 or any(b[0] < a[0] or b[1] < a[1] for a, b in steps):
+    if not rises or any(b[0] < a[0] or b[1] < a[1] for a, b in steps):
+        return None
+    cited = {site.site_id for site in finding.sites if site.pid == pid}
+    traced = [site for site in case.sites if site.pid == pid and site.site_id in cited]
+    mapped, unmapped = sum(site.allocated_count for site in traced), sum(site.freed_count for site in traced)
+    if unmapped > FEW_UNMAPPED * mapped:
+        return None
+    if rises < LEAST_SNAPSHOTS - 1 and mapped - unmapped < beyond[-1][0] - beyond[0][0]:
         return None
     return _Ended(pid, beyond[0][0], beyond[-1][0], beyond[-1][2], limit, len(beyond))
 

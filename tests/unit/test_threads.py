@@ -6,6 +6,7 @@ import pytest
 
 from memforensics.analysis.threads import ENDED, LIVING, stack_cache_bytes, with_threads
 from memforensics.case.model import (
+    AllocationSite,
     Anchor,
     Caller,
     Case,
@@ -88,6 +89,35 @@ def test_stacks_of_threads_that_nobody_joined() -> None:
 )
 def test_no_evidence(case: Case) -> None:
     assert told(case) == ("stacks stay", {})
+
+
+def traced(case: Case, mapped: int, unmapped: int) -> tuple[str, dict[str, str]]:
+    """With a trace that saw so many stacks mapped and unmapped."""
+    size = 8 * MIB
+    site = AllocationSite(
+        pid=PID, site_id=3, kind="mmap", stack=Stack(frames=()), outstanding_bytes=(mapped - unmapped) * size,
+        outstanding_count=mapped - unmapped, allocated_bytes=mapped * size, allocated_count=mapped,
+        freed_bytes=unmapped * size, freed_count=unmapped, first_ns=0, last_ns=1,
+    )  # fmt: skip
+    one = finding(mapped - unmapped)
+    one = replace(one, sites=(replace(one.sites[0], site_id=3),))
+    return told(replace(case, sites=(site,)), one)
+
+
+@pytest.mark.parametrize(
+    ("ended", "mapped", "unmapped", "is_evidence"),
+    [
+        ([10, 20], 12, 0, True),
+        ([10, 20], 9, 0, False),  # the others came before the trace, or are another's
+        ([10, 20, 30], 3, 0, True),
+        ([10, 20, 30], 100, 80, False),  # they are joined, and the snapshots missed it
+        ([10, 20, 30], 100, 5, True),
+    ],
+)
+def test_a_trace_stands_for_a_snapshot_and_sees_joins(
+    ended: list[int], mapped: int, unmapped: int, is_evidence: bool
+) -> None:
+    assert (ENDED in traced(stacks(ended), mapped, unmapped)[1]) is is_evidence
 
 
 def test_two_snapshots_of_one_moment_do_not_hide_it() -> None:
