@@ -573,7 +573,7 @@ def main() -> None:
     count = max(options.series // 10, 20)
     found = list(detection(count))
     print("\n".join(found), flush=True)
-    held = list(coverage(2 * count))
+    held = list(coverage(options.series))
     print("\n".join(held), flush=True)
     lines = [] if options.detection_only else list(table(options.series))
     print("\n".join(lines))
@@ -581,7 +581,7 @@ def main() -> None:
     if options.markdown:
         page = options.markdown.read_text()
         page = _between(page, "detection", f"{count} series a cell.\n\n" + "\n".join(found))
-        page = _between(page, "coverage", f"{2 * count} series a cell.\n\n" + "\n".join(held))
+        page = _between(page, "coverage", f"{options.series} series a cell.\n\n" + "\n".join(held))
         if lines:
             page = _between(page, "table", f"{options.series} series a kind.\n\n" + "\n".join(lines))
         options.markdown.write_text(page)

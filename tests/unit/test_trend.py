@@ -20,15 +20,13 @@ calibrate = importlib.util.module_from_spec(_SPEC)
 sys.modules["calibrate"] = calibrate
 _SPEC.loader.exec_module(calibrate)
 
-SERIES = 100  # a kind
+SERIES = 50  # a kind
 CALLED_AT_MOST = {  # a line as far as the window goes: docs/calibration.md
     "AR(0.9 to 0.99)": 0.05,
     "random walk": 0.08,
-    "warm-up, logarithmic": 0.6,
-    "long load, then flat": 0.03,
-    "three to six steps": 0.12,
+    "warm-up, logarithmic": 0.5,
+    "three to six steps": 0.06,
     "one tooth": 0.22,
-    "warm-up": 0.03,
 }
 SEEN_AT_LEAST = {"leak, bursts": 0.75, "leak and a step": 0.85, "leak after warm-up": 0.85}
 
@@ -37,7 +35,7 @@ SEEN_AT_LEAST = {"leak, bursts": 0.75, "leak and a step": 0.85, "leak after warm
 @pytest.mark.parametrize("kind", [k for k in calibrate.KINDS if not k.grows], ids=lambda k: k.name)
 def test_false_upward_trends_are_rare(kind: object) -> None:
     found = calibrate.shapes(kind, SERIES)
-    assert found["linear"] <= CALLED_AT_MOST.get(kind.name, 0.01) * SERIES, found  # type: ignore[attr-defined]
+    assert found["linear"] <= max(1, CALLED_AT_MOST.get(kind.name, 0.01) * SERIES), found  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
@@ -227,7 +225,7 @@ def test_a_late_line_in_a_long_look_needs_to_pass_all_that_was_before() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.9, 0.95])
-@pytest.mark.parametrize(("seconds", "count"), [(30.0, 120), (60.0, 100), (300.0, 50)])
+@pytest.mark.parametrize(("seconds", "count"), [(30.0, 120), (60.0, 60), (300.0, 40)])
 def test_coverage_of_the_interval(keep: float, seconds: float, count: int) -> None:
     """It is 95% by its name; the page has 90% and more, of more series."""
     share, _ = calibrate.covered(keep, seconds, count)
