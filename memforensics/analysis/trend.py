@@ -79,6 +79,7 @@ def judge(
     """The shape of a series. Times in seconds, rising, in any spacing and with gaps; rates in bytes a minute.
     `minimum_effect`: the rate below which nothing matters (default: `least_effect`). `seed` is not used any more:
     nothing here is random."""
+    times_s, values_bytes = _rising(times_s, values_bytes)
     points = _without_strays(_thin(times_s, values_bytes))
     if not points:
         return Trend(shape="too-short", rate=None, p=None, samples=0, seconds=0.0, seconds_to_decide=2 * MIN_SECONDS)
@@ -209,10 +210,21 @@ def _without_strays(points: list[_Point]) -> list[_Point]:
     return points
 
 
-def _thin(times: Sequence[float], values: Sequence[float]) -> list[_Point]:
-    """At most MAX_POINTS points, of bins of equal time; empty bins (gaps) give none."""
+def _rising(times: Sequence[float], values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    """Without what a damaged case may hold: times that do not rise, and numbers without an end."""
     if len(times) != len(values):
         raise ValueError("a series needs a value for each time")
+    if all(map(math.isfinite, (*times, *values))) and all(a < b for a, b in itertools.pairwise(times)):
+        return times, values
+    kept: list[tuple[float, float]] = []
+    for t, v in zip(times, values, strict=True):
+        if math.isfinite(t) and math.isfinite(v) and (not kept or t > kept[-1][0]):
+            kept.append((t, v))
+    return [t for t, _ in kept], [v for _, v in kept]
+
+
+def _thin(times: Sequence[float], values: Sequence[float]) -> list[_Point]:
+    """At most MAX_POINTS points, of bins of equal time; empty bins (gaps) give none."""
     if len(times) <= MAX_POINTS:
         return [_Point(t, float(v), float(v)) for t, v in zip(times, values, strict=True)]
     width = (times[-1] - times[0]) / MAX_POINTS or 1.0
@@ -395,7 +407,7 @@ def _standard_error(points: list[_Point], slope: float) -> tuple[float, int]:
     keep = max(keep + (2.0 + 4.0 * max(keep, 0.0)) / n, 0.0)
     if keep > 1.0 - WALK / math.sqrt(n):
         keep = 1.0
-    noise = sum((b - keep * a) ** 2 for a, b in itertools.pairwise(residuals)) / (n - 3)
+    noise = sum((b - keep * a) ** 2 for a, b in itertools.pairwise(residuals)) / max(n - 3, 1)
     stt = sum((x - mean_t) ** 2 for x in t)
     carried = variance = 0.0  # of the slope, per shock: what each shock adds to it, from the last back
     for x in reversed(t[1:]):

@@ -3,13 +3,18 @@
 One table a kind of evidence. A scalar field of the dataclass is a column of its own, with its name and unit; nested
 values are JSON text. So pandas and sqlite3 read it as it is: `select t_ns, rss_anon from sample where pid = 42`.
 Records with a key (a site, a target, a probe's status) replace their older version; all others append.
+
+A case may come from anywhere. Each row is held against its type when it is read; one that does not fit is left out, and
+counted as a loss of the case.
 """
 
 import dataclasses
 import os
+import re
 import sqlite3
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby, repeat
@@ -193,8 +198,8 @@ class CaseFile:
                     continue
                 try:
                     rows = self._db.execute(f"SELECT id, {column.name} FROM {table}").fetchall()
-                    stacks = [(row, _from_sql(text, column)) for row, text in rows]
-                except (msgspec.MsgspecError, TypeError, ValueError) as error:
+                    stacks = [(row, stack) for row, text in rows if (stack := _stack(text)) is not None]
+                except sqlite3.Error as error:
                     raise self._damaged(error) from error
                 new = [(_json(now), row) for row, stack in stacks if (now := change(stack)) != stack]
                 self._db.executemany(f"UPDATE {table} SET {column.name} = ? WHERE id = ?", new)
@@ -222,19 +227,26 @@ class CaseFile:
                 self._db.execute(f"DELETE FROM mapping WHERE snapshot_id IN ({marks})", [row_id for (row_id,) in ids])
 
     def load(self, *, kinds: Collection[type] = tuple(KINDS)) -> model.Case:
-        """Everything in it, or these kinds of evidence, as of one commit, though a writer may go on appending.
-        CaseError when it is damaged."""
+        """Everything in it, or these kinds of evidence, as of one commit, though a writer may go on appending. Rows
+        that are damaged are left out and counted in `losses`. CaseError when the file is damaged."""
+        damaged: Counter[str] = Counter()
         try:
             self._db.execute("BEGIN")
             try:
                 meta = self.meta()
                 fields: dict[str, tuple[Any, ...]] = {
-                    field: tuple(self._load_kind(kind)) for kind, (_, field) in KINDS.items() if kind in kinds
+                    field: tuple(self._load_kind(kind, damaged)) for kind, (_, field) in KINDS.items() if kind in kinds
                 }
             finally:
                 self._db.execute("ROLLBACK")
-        except (sqlite3.Error, msgspec.MsgspecError, TypeError, ValueError) as error:
+        except sqlite3.Error as error:
             raise self._damaged(error) from error
+        lost = [
+            model.Loss(probe="case", what=f"damaged rows of {table}", count=count, reduce="another copy of the case")
+            for table, count in damaged.items()
+        ]
+        if lost:
+            fields["losses"] = (*fields.get("losses", ()), *lost)
         return model.Case(meta=meta, **fields)
 
     def meta(self) -> model.CaseMeta:
@@ -243,8 +255,8 @@ class CaseFile:
             row = self._db.execute("SELECT json FROM meta").fetchone()
             if row is None:
                 raise CaseError(f"{self.path} is empty", why="its writer was ended before the first commit")
-            return msgspec.json.decode(row[0], type=model.CaseMeta)
-        except (sqlite3.Error, msgspec.MsgspecError) as error:
+            return typing.cast(model.CaseMeta, _from_json(row[0], model.CaseMeta))
+        except (sqlite3.Error, _Damaged) as error:
             raise self._damaged(error) from error
 
     def counts(self) -> dict[str, int]:
@@ -269,19 +281,21 @@ class CaseFile:
         except sqlite3.Error as error:
             raise self._damaged(error) from error
 
-    def span(self, table: str, column: str) -> tuple[int, int]:
-        """Least and greatest value of a column of a table that is not empty."""
+    def span(self, table: str, column: str) -> tuple[int, int] | None:
+        """Least and greatest whole number of a column. None where there is none."""
         try:
-            row = self._db.execute(f"SELECT min({column}), max({column}) FROM {table}").fetchone()
+            row = self._db.execute(
+                f"SELECT min({column}), max({column}) FROM {table} WHERE typeof({column}) = 'integer'"
+            ).fetchone()
         except sqlite3.Error as error:
             raise self._damaged(error) from error
-        return int(row[0]), int(row[1])
+        return None if row[0] is None else (row[0], row[1])
 
     def targets(self) -> tuple[model.Target, ...]:
         """The processes, without the rest."""
         try:
-            return tuple(self._load_kind(model.Target))
-        except (sqlite3.Error, msgspec.MsgspecError, TypeError, ValueError) as error:
+            return tuple(self._load_kind(model.Target, Counter()))
+        except sqlite3.Error as error:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> CaseError:
@@ -334,40 +348,52 @@ class CaseFile:
             self._db.executemany(insert, zip(repeat(snapshot_id), *places, *each, strict=False))
         self._db.execute("RELEASE plain")
 
-    def _load_kind(self, kind: type[T]) -> Iterator[T]:
+    def _load_kind(self, kind: type[T], damaged: "Counter[str]") -> Iterator[T]:
+        """Rows that are none are counted in `damaged`, by table."""
         table, columns = _TABLES[kind]
         stored = {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}
         if not stored:
             return  # this kind of evidence is younger than the file
         columns = tuple(c for c in columns if c.name in stored)  # a field younger than the file takes its default
         names = ", ".join(_quoted(column.name for column in columns))
-        mappings = self._load_mappings() if kind is model.Snapshot else {}
+        mappings = self._load_mappings(damaged) if kind is model.Snapshot else {}
         for row_id, *values in self._db.execute(f"SELECT id, {names} FROM {table} ORDER BY id"):
-            fields = {c.name: _from_sql(v, c) for c, v in zip(columns, values, strict=True) if c.name != "mappings"}
+            try:
+                fields = {c.name: _from_sql(v, c) for c, v in zip(columns, values, strict=True) if c.name != "mappings"}
+            except _Damaged:
+                damaged[table] += 1
+                continue
             if kind is model.Snapshot:
                 fields["mappings"] = mappings.get(row_id, ())
             yield kind(**fields)
 
-    def _load_mappings(self) -> dict[int, tuple[model.Mapping, ...]]:
+    def _load_mappings(self, damaged: "Counter[str]") -> dict[int, tuple[model.Mapping, ...]]:
         """Of all snapshots. Rows of one stand together: they were written in one transaction."""
         stored = {row[1] for row in self._db.execute("PRAGMA table_info(mapping)")}
         columns = [c for c in _MAPPING_REST if c.name in stored]
-        wide = ", ".join(f'typeof("{c.name}")' for c in columns if c.scalar is int)
-        is_odd = self._db.execute(f"SELECT EXISTS (SELECT 1 FROM mapping WHERE 'text' IN ({wide}))").fetchone()[0]
+        odd = " OR ".join(
+            [
+                "typeof(start) != 'text' OR typeof(\"end\") != 'text' OR start || \"end\" GLOB '*[^0-9a-f]*'",
+                'length(start) > 16 OR length("end") > 16 OR length(start) * length("end") = 0',
+                *(f'typeof("{c.name}") NOT IN {_stored_as(c)}' for c in columns),
+            ]
+        )
+        is_odd = self._db.execute(f"SELECT EXISTS (SELECT 1 FROM mapping WHERE {odd})").fetchone()[0]
         names = [c.name for c in columns]
         rows = self._db.execute(
             f'SELECT snapshot_id, start, "end", {", ".join(_quoted(names))} FROM mapping ORDER BY rowid'
         )
         out: dict[int, tuple[model.Mapping, ...]] = {}
         for snapshot_id, of_one in groupby(rows, itemgetter(0)):
-            out[snapshot_id] = tuple(
-                model.Mapping(
-                    start=int(start, 16),
-                    end=int(end, 16),
-                    **dict(zip(names, map(_from_sql, rest, columns) if is_odd else rest, strict=True)),
-                )
-                for _, start, end, *rest in of_one
-            )
+            found = []
+            for _, start, end, *rest in of_one:
+                try:
+                    fields = zip(names, map(_from_sql, rest, columns) if is_odd else rest, strict=True)
+                    place = (_address(start), _address(end)) if is_odd else (int(start, 16), int(end, 16))
+                    found.append(model.Mapping(start=place[0], end=place[1], **dict(fields)))
+                except _Damaged:
+                    damaged["mapping"] += 1
+            out[snapshot_id] = tuple(found)
         return out
 
 
@@ -450,16 +476,76 @@ def _to_sql(value: Any, column: _Column) -> Any:
     return value
 
 
+class _Damaged(Exception):
+    """A stored value is not of its type."""
+
+
+_LONG_NUMBER = re.compile(r"[\[:,]\s*-?(?:[0-9]{20}|[0-9.]{1,400}[eE])")
+_HEX = re.compile(r"-?0x[0-9a-f]{1,16}|[0-9a-f]{1,16}")
+
+
 def _from_sql(value: Any, column: _Column) -> Any:
-    if value is None:
-        return None
+    """_Damaged where it is not of the column's type."""
     if column.scalar is None:
-        return msgspec.json.decode(value, type=column.annotation)
-    if column.scalar is bool:
-        return bool(value)
-    if column.scalar is int and isinstance(value, str):
-        return int(value, 16)
+        return None if value is None and _takes_none(column.annotation) else _from_json(value, column.annotation)
+    if column.scalar is bool and value in (0, 1):
+        value = bool(value)
+    elif column.scalar is int and isinstance(value, str):
+        value = _address(value)
+    elif column.scalar is int and isinstance(value, float):
+        raise _Damaged("a fraction")
+    elif isinstance(value, float) and not _is_bounded(value):
+        raise _Damaged("a number without bounds")
+    try:
+        return msgspec.convert(value, column.annotation)
+    except msgspec.MsgspecError as error:
+        raise _Damaged(str(error)) from error
+
+
+def _from_json(text: Any, annotation: Any) -> Any:
+    if not isinstance(text, str):
+        raise _Damaged("no text")
+    try:
+        value = msgspec.json.decode(text, type=annotation)
+        if _LONG_NUMBER.search(text) and not _is_bounded(msgspec.to_builtins(value)):
+            raise _Damaged("a number without bounds")
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise _Damaged(str(error)) from error
     return value
+
+
+def _is_bounded(value: object) -> bool:
+    """Whether each number in it is one that we write: below 2**64, a fraction below 1e18."""
+    if isinstance(value, dict):
+        return all(map(_is_bounded, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_bounded, value))
+    return not isinstance(value, int | float) or abs(value) < (1e18 if isinstance(value, float) else 1 << 64)
+
+
+def _address(text: Any) -> int:
+    """A whole number that SQLite's are too small for, as hexadecimal text."""
+    if not isinstance(text, str) or not _HEX.fullmatch(text):
+        raise _Damaged("no hexadecimal number")
+    return int(text, 16)
+
+
+def _stack(text: Any) -> model.Stack | None:
+    """None where it is damaged."""
+    try:
+        return typing.cast(model.Stack, _from_json(text, model.Stack))
+    except _Damaged:
+        return None
+
+
+def _takes_none(annotation: Any) -> bool:
+    return type(None) in typing.get_args(annotation)
+
+
+def _stored_as(column: _Column) -> str:
+    """What SQLite says of the values of that column, as a list of SQL."""
+    name = "integer" if column.scalar is int else "text"
+    return f"('{name}', 'null')" if _takes_none(column.annotation) else f"('{name}')"
 
 
 def _json(value: object) -> str:

@@ -37,7 +37,8 @@ def listing(path: Path) -> Listing:
     """Reads what is asked often, not the whole. CaseError when it is no case."""
     with CaseFile.open(path) as file:
         meta, counts = file.meta(), file.counts()
-        times = [t for table, column in _TIMES.items() if counts[table] for t in file.span(table, column)]
+        spans = (file.span(table, column) for table, column in _TIMES.items() if counts[table])
+        times = [t for span in spans if span is not None for t in span]
         targets = file.targets()
     wal = path.with_name(f"{path.name}-wal")
     return Listing(
@@ -90,7 +91,7 @@ def listing_text(case: Listing) -> str:
         f" on {visible(case.meta.hostname or '?')} (Linux {visible(case.meta.kernel or '?')})",
     ]
     if case.seconds is not None:
-        lines.append(f"  time       {iso_time(case.began_wall_ns)}, {duration_text(case.seconds)}")
+        lines.append(f"  time       {iso_time(case.began_wall_ns) or '?'}, {duration_text(case.seconds)}")
     for target in case.targets:
         root = "  (named)" if target.pid == case.meta.root_pid else ""
         left = f"  left: {visible(target.left_how)}" if target.left_how else ""

@@ -34,6 +34,7 @@ from memforensics.report.sites import (
 from memforensics.report.text import utf8
 
 SCHEMA = "memforensics/report/1"
+_YEAR_10000_NS = 253_402_300_800 * 10**9
 
 
 def report_object(case: Case, diagnosis: Diagnosis) -> Json:
@@ -94,8 +95,8 @@ def schema() -> Json:
 
 
 def iso_time(wall_ns: int | None) -> str | None:
-    """Unix nanoseconds to ISO 8601 in UTC, to the millisecond."""
-    if wall_ns is None:
+    """Unix nanoseconds to ISO 8601 in UTC, to the millisecond. None where no calendar has it."""
+    if wall_ns is None or not 0 <= wall_ns < _YEAR_10000_NS:
         return None
     moment = datetime.fromtimestamp(wall_ns / 1e9, tz=timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -24,6 +24,9 @@ from msgspec import structs
 from memforensics.case import model
 from memforensics.case.store import APPLICATION_ID, KINDS, SCHEMA_VERSION, CaseFile
 from memforensics.errors import CaseError
+from memforensics.jobs.case import listing
+from memforensics.jobs.conclude import conclude_case
+from memforensics.jobs.report import render
 
 META = case().meta
 
@@ -49,7 +52,7 @@ def loaded(path: Path) -> model.Case:
 SCALARS: dict[object, st.SearchStrategy[Any]] = {
     str: st.text(st.characters(codec="utf-8"), max_size=12),
     int: st.integers(-(2**63), 2**64 - 1),
-    float: st.floats(allow_nan=False, allow_infinity=False),
+    float: st.floats(-1e17, 1e17),
     bool: st.booleans(),
     type(None): st.none(),
 }
@@ -526,3 +529,50 @@ def test_a_case_of_before_a_kind_of_evidence(tmp_path: Path) -> None:
     assert (old.sites[0].cohorts, old.sites[0].age_quantiles_s) == ((), None)
     with CaseFile.open(path) as file:
         assert file.counts()["reference_check"] == 0
+
+
+# --- rows that are none ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "table"),
+    [
+        ("UPDATE sample SET t_ns = 9e999 WHERE id = 1", "sample"),
+        ("UPDATE sample SET rss_anon = 1.5 WHERE id = 1", "sample"),
+        ("UPDATE sample SET rss_anon = 'many' WHERE id = 1", "sample"),
+        ("UPDATE sample SET rss_anon = NULL WHERE id = 1", "sample"),
+        ("UPDATE sample SET state = x'ff00' WHERE id = 1", "sample"),
+        ("UPDATE allocation_site SET kind = x'ff00' WHERE id = 1", "allocation_site"),
+        ("UPDATE allocation_site SET stack = '{\"frames\": 3}' WHERE id = 1", "allocation_site"),
+        ("UPDATE allocation_site SET stack = NULL WHERE id = 1", "allocation_site"),
+        (f'UPDATE snapshot SET rollup = \'{{"rss_anon":{10**40},"rss_file":0,"rss_shmem":0}}\'', "snapshot"),
+        ("UPDATE snapshot SET read_ms = 9e999", "snapshot"),
+        ("UPDATE mapping SET start = 'x' WHERE rowid = 1", "mapping"),
+        ("UPDATE mapping SET rss = 'x' WHERE rowid = 1", "mapping"),
+        ("UPDATE mapping SET path = NULL WHERE rowid = 1", "mapping"),
+        ("UPDATE mapping SET perms = x'00' WHERE rowid = 1", "mapping"),
+        ("UPDATE heap_state SET allocator = 7 WHERE id = 1", None),
+    ],
+)
+def test_a_damaged_row_is_left_out_counted_and_said(tmp_path: Path, statement: str, table: str | None) -> None:
+    whole = case(snapshots=(snapshot(),))
+    records = [record for _, field in KINDS.values() for record in getattr(whole, field)]
+    path = written(tmp_path / "a.case", *records)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(statement)
+    found = loaded(path)
+    lost = [loss for loss in found.losses if loss.probe == "case"]
+    assert [(loss.what, loss.count) for loss in lost] == ([(f"damaged rows of {table}", 1)] if table else [])
+    diagnosis = conclude_case(found)
+    for form in ("terminal", "md", "json"):
+        text = render(found, diagnosis, form)  # type: ignore[arg-type]
+        assert table is None or f"damaged rows of {table}" in text
+    listing(path)
+
+
+@pytest.mark.parametrize("t_ns", [2**62, -(2**63), 0])
+def test_a_report_ends_whatever_the_times(tmp_path: Path, t_ns: int) -> None:
+    whole = case()
+    samples = [*whole.samples[:-1], replace(whole.samples[-1], t_ns=t_ns)]
+    found = loaded(written(tmp_path / "a.case", *whole.targets, *samples))
+    assert render(found, conclude_case(found), "json")

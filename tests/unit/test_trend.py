@@ -1,6 +1,7 @@
 """The trend judge: its error rates on known kinds (a reduced benchmarks/calibrate.py), and its edges."""
 
 import importlib.util
+import math
 import random
 import sys
 from pathlib import Path
@@ -284,3 +285,14 @@ def assert_same(a: Trend, b: Trend) -> None:
     if a.rate is not None and b.rate is not None:
         for mine, other in ((a.rate.estimate, b.rate.estimate), (a.rate.low, b.rate.low), (a.rate.high, b.rate.high)):
             assert mine == pytest.approx(other, rel=1e-3, abs=KIB)
+
+
+def test_numbers_without_an_end_and_times_that_do_not_rise() -> None:
+    times = [float(n) for n in range(60)]
+    values = [MIB * n for n in range(60)]
+    plain = judge(times, values)
+    assert judge([*times, math.inf], [*values, 0]) == plain
+    assert judge([*times, 7.0, math.nan], [*values, 0, 0]) == plain
+    assert judge([*times, 60.0], [*values, math.inf]) == plain
+    assert judge([5.0] * 60, values).shape == "too-short"
+    assert judge([0.0, *(1e9 + t for t in times)], [0, *values]).shape
