@@ -29,7 +29,7 @@ from memforensics.probes.ebpf.programs import MmapPrograms
 from memforensics.probes.ebpf.reconcile import Account, heap_end, segment_at
 from memforensics.probes.ebpf.residency import Standing, outstanding_blocks, standing
 from memforensics.probes.ebpf.space import TracedSpace
-from memforensics.probes.ebpf.tracing import LossRow, Totals, TreeTrace
+from memforensics.probes.ebpf.tracing import CATCH_UP_S, LossRow, Totals, TreeTrace
 from memforensics.probes.references import Block
 from memforensics.target import Process
 from memforensics.units import NS_PER_S
@@ -37,6 +37,7 @@ from memforensics.units import NS_PER_S
 SYMBOLIZE_S = 0.3  # at most in one second of a trace: what is left comes later
 RECONCILE_S = 10.0  # between two readings of /proc/PID/maps, and SPARING times what one takes
 SPARING = 100.0
+BEHIND = "fewer mappings a second, or fewer targets"  # events were waiting: the ledger was older than /proc
 
 
 class SiteBlocks(NamedTuple):
@@ -68,8 +69,10 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         self._not_compared: dict[str, int] = {}  # comparisons with /proc that failed, by what would have helped
 
     def outstanding(self, pid: int) -> list[Span]:
-        """All addresses of a process that were mapped since the trace began and still are, rising and disjoint."""
-        self._take_in()
+        """All addresses of a process that were mapped since the trace began and still are, rising and disjoint. Waits
+        until all events that were told until now are handled."""
+        while not self._take_in(CATCH_UP_S):
+            pass
         space = self.members[pid].space
         live = space.settle_now(self.programs.live().get(space.number, []))
         return union([*((e.start, e.end) for e in live), *((p.start, p.end) for p in space.book.ledger)])
@@ -78,7 +81,7 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         """The outstanding blocks of each site of a process, now; none after the end, or of a process that left."""
         if self._programs is None or pid not in self.members or self.members[pid].left_ns is not None:
             return []
-        self._take_in()
+        self._take_in(CATCH_UP_S)
         self._update_counts()
         space, now, slots = self.members[pid].space, self.clock(), self._slots
         found: dict[SiteRecord, tuple[list[Block], list[Left]]] = {}
@@ -134,8 +137,11 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         self._lose("shared memory segments that were detached before their size was read")
 
     def _between_looks(self) -> None:
-        for member in self.members:
-            member.space.settle()
+        began = time.monotonic()
+        due = [member.space for member in self.members if member.space.must_settle(began)]
+        live = self.programs.live() if due else {}
+        for space in due:
+            space.settled(live.get(space.number, []), began)
 
     def _all_gone(self, space: TracedSpace) -> None:
         space.book.all_gone()
@@ -181,6 +187,9 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
     def _reconcile(self, member: Member[TracedSpace]) -> None:
         with self._comparing():
             repaired = self._accounts[member.space.number].reconcile(self.programs, self._take_in)
+            if repaired is None:
+                self._not_compared[BEHIND] = self._not_compared.get(BEHIND, 0) + 1
+                return
             self._lose("removals that were not seen (found in /proc/PID/maps, repaired)", repaired.gone)
             self._lose("mappings that were not seen (found in /proc/PID/maps, without a stack)", repaired.missing)
 
@@ -212,13 +221,18 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
     # --- the end
 
     def _before_detaching(self) -> None:
+        end = time.monotonic() + CATCH_UP_S
         for member in self.members.alive:
-            self._reconcile(member)
+            if time.monotonic() < end:
+                self._reconcile(member)
+            else:
+                self._not_compared[BEHIND] = self._not_compared.get(BEHIND, 0) + 1
 
     def _last_look(self, ended_ns: int) -> None:
+        whole = self.programs.live()
         for member in self.members.alive:
             space = member.space
-            live = space.settle_now(self.programs.live().get(space.number, []))
+            live = space.settle_now(whole.get(space.number, []))
             self._standing[member.pid] = standing(member.process, space.book, live)
             for record in space.book.sites.values():
                 record.note(ended_ns, space.book.most_points)
@@ -255,6 +269,8 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         yield "mappings whose stack could not be followed to its end", "a longer trace", cut_short
         unwalked = sum(one.unwalked for one in self._standing.values())
         yield "stacks not told apart: too many different ones", "a shorter trace", sum(book.left_out for book in books)
+        not_kept = sum(book.not_kept for book in books)
+        yield "outstanding ranges left out of the sums: too many mappings were cut", "a shorter trace", not_kept
         for enable, count in self._not_compared.items():
             yield "comparisons of the ledger with /proc/PID/maps that failed", enable, count
         yield self._why_unwalked(), "a higher --overhead" if self.is_thinned else "", unwalked

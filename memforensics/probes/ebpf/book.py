@@ -14,6 +14,7 @@ from memforensics.probes.ebpf.ledger import Block, Ledger, Piece, freed_by_site,
 MAX_POINTS = 1200  # of one site's timeline; beyond, every second one goes
 ALL_POINTS = 1 << 19  # of all sites of a process together
 MAX_KERNEL_SITES = 1 << 15  # that are told apart: twice what the kernel keeps, for stacks that were completed later
+MAX_PIECES = 1 << 18  # of mappings that were cut, in one address space
 MAX_RECENT = 4096  # removals that are remembered, should they fail or be moves
 
 
@@ -157,6 +158,7 @@ class Book:
         self._recent: OrderedDict[tuple[int, int, int], Cut] = OrderedDict()  # tid, start, end -> its last removal
         self._late: list[LiveRange] = []
         self.left_out = 0  # stacks, of too many
+        self.not_kept = 0  # pieces, of too many: outstanding, and not in any sum
         self._attached: dict[int, tuple[int, Block]] = {}  # start -> end, block: shmat
 
     def new_site(
@@ -271,9 +273,15 @@ class Book:
             cut.pieces += pieces
             lost += pieces
             self._follow(cut, pieces)
-        lost += [Piece(*span, block) for span in without(spans, without(spans, younger))]
-        for span in without(spans, younger):
-            self.ledger.add(*span, block)
+        left = without(spans, younger) if younger else spans
+        if younger:
+            lost += [Piece(*span, block) for span in without(spans, left)]
+        for span in left:
+            if len(self.ledger) < MAX_PIECES:
+                self.ledger.add(*span, block)
+            else:
+                self.not_kept += 1
+                lost.append(Piece(*span, block))
         self._book(lost)
 
     def _follow(self, cut: Cut, pieces: list[Piece]) -> None:
@@ -287,12 +295,14 @@ class Book:
 
     # --- the kernel's table
 
-    def settle(self, live: Iterable[LiveRange]) -> list[LiveRange]:
+    def settle(self, live: Iterable[LiveRange], *, is_behind: bool = False) -> list[LiveRange]:
         """Takes over the kernel's whole mappings (all of this space, read after the last event handled) that were cut
-        meanwhile; the others."""
-        late, self._late = self._late, []
-        for entry in late:
-            self._place(entry.start, entry.end, Block(entry.site, entry.born_ns, weight=entry.weight))
+        meanwhile; the others. `is_behind`: events that were told before the reading before this one still wait, and
+        may need the removals that are kept."""
+        if not is_behind:
+            late, self._late = self._late, []
+            for entry in late:
+                self._place(entry.start, entry.end, Block(entry.site, entry.born_ns, weight=entry.weight))
         where = Overlap(self.cuts.spans())
         left: list[LiveRange] = []
         for entry in live:
@@ -300,7 +310,8 @@ class Book:
                 self.take_over(entry)
             else:
                 left.append(entry)
-        self.cuts.passed()
+        if not is_behind:
+            self.cuts.passed()
         return left
 
     def take_over(self, entry: LiveRange) -> None:
@@ -323,6 +334,8 @@ class Book:
         self._place(start, end, Block(0, now_ns, weight=0))
 
     def _book(self, taken: list[Piece]) -> None:
+        if not taken:
+            return
         for freed in freed_by_site(taken):
             self._counts(freed.site).add(Counts(freed_bytes=freed.bytes, freed_count=freed.blocks))
 

@@ -1,12 +1,12 @@
 """Removals that user space was told of, kept until they were held against the kernel's own table. Pure."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from memforensics.probes.ebpf.ledger import Block, Piece, union
 
-_GRANULE = 18  # bits: removals are found by pieces of 256 KiB of address space
+_GRANULE = 16  # bits: removals are found by pieces of 64 KiB of address space
 _WIDE = 64  # such pieces; what is wider is looked at each time
 
 
@@ -31,8 +31,9 @@ class Cuts:
     def __init__(self) -> None:
         self._young: dict[int, Cut] = {}
         self._old: dict[int, Cut] = {}
-        self._buckets: dict[int, list[Cut]] = {}
+        self._buckets: dict[int, list[Cut]] = {}  # each by rising time, as the others are
         self._wide: list[Cut] = []
+        self._ordered: list[Cut] = []
 
     def __bool__(self) -> bool:
         return bool(self._young)
@@ -55,6 +56,7 @@ class Cuts:
         self._old, self._young = self._young, {}
         self._buckets.clear()
         self._wide.clear()
+        self._ordered.clear()
         for cut in self._old.values():
             self._index(cut)
 
@@ -65,34 +67,40 @@ class Cuts:
     def overlapping(self, start: int, end: int, since_ns: int) -> list[Cut]:
         """Those after `since_ns`, in the order of time."""
         first, last = start >> _GRANULE, (end - 1) >> _GRANULE
-        near: Iterable[Cut]
         if last - first >= _WIDE:  # pragma: no mutate (either way finds the same)
-            near = self._all()
+            near = [self._ordered]
         else:
             granules = range(first, last + 1)  # pragma: no mutate (more of them find the same)
-            found = {id(cut): cut for granule in granules for cut in self._buckets.get(granule, ())}
-            near = (*found.values(), *self._wide)
-        here = [
-            cut
-            for cut in near
-            if cut.start < end
-            and cut.end > start
-            and cut.t_ns > since_ns
-            and (id(cut) in self._young or id(cut) in self._old)
-        ]
-        return sorted(here, key=lambda cut: cut.t_ns)
+            near = [self._wide, *(bucket for granule in granules if (bucket := self._buckets.get(granule)))]
+        here: dict[int, Cut] = {}
+        for some in near:
+            for cut in reversed(some):
+                if cut.t_ns <= since_ns:
+                    break
+                if cut.start < end and cut.end > start and (id(cut) in self._young or id(cut) in self._old):
+                    here[id(cut)] = cut
+        return sorted(here.values(), key=lambda cut: cut.t_ns)
 
     def _all(self) -> Iterator[Cut]:
         yield from self._old.values()
         yield from self._young.values()
 
     def _index(self, cut: Cut) -> None:
+        _insert(self._ordered, cut)
         first, last = cut.start >> _GRANULE, (cut.end - 1) >> _GRANULE
         if last - first >= _WIDE:  # pragma: no mutate (either way it is found)
-            self._wide.append(cut)
+            _insert(self._wide, cut)
             return
         for granule in range(first, last + 1):
-            self._buckets.setdefault(granule, []).append(cut)
+            _insert(self._buckets.setdefault(granule, []), cut)
+
+
+def _insert(cuts: list[Cut], cut: Cut) -> None:
+    """By time, behind those of the same time. CPUs tell nearly in the order of time: so its place is near the end."""
+    at = len(cuts)
+    while at and cuts[at - 1].t_ns > cut.t_ns:
+        at -= 1
+    cuts.insert(at, cut)
 
 
 class Overlap:

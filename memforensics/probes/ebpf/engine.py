@@ -23,6 +23,7 @@ from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed
 from memforensics.probes.ebpf import objects
 from memforensics.probes.ebpf.compiled import compiled, linked
 from memforensics.probes.ebpf.objects import Table
+from memforensics.probes.ebpf.rings import Ring, wait_for_any
 
 SOURCES = Path(__file__).parent
 DIST_PACKAGES = "/usr/lib/python3/dist-packages"
@@ -194,9 +195,7 @@ class Engine:
         self._maps: dict[str, Table] = {}
         self._loaded: dict[str, int] = {}
         self._attached: list[int] = []
-        self._events: list[bytes] = []
-        self._ring: Any = None
-        self._ring_callback: Any = None
+        self._rings: list[Ring] = []
         self._open = True
         objects.lift_memory_limit()
         try:
@@ -248,30 +247,32 @@ class Engine:
         each = (self._maps[name].get(struct.pack("<I", i)) or b"" for i in range(count))
         return [sum(value for (value,) in struct.iter_unpack("<q", values)) for values in each]
 
-    def open_ring(self, name: str) -> None:
-        def take(_context: Any, data: Any, size: int) -> int:
-            self._events.append(ctypes.string_at(data, size))
-            return 0
-
-        if self._ring_callback is None:
-            self._ring_callback = self._bcc.libbcc._RINGBUF_CB_TYPE(take)
-        descriptor = self._maps[name].descriptor
-        if self._ring is None:
-            self._ring = self._lib.bpf_new_ringbuf(descriptor, self._ring_callback, None)
-            opened = bool(self._ring)
-        else:
-            opened = self._lib.bpf_add_ringbuf(self._ring, descriptor, self._ring_callback, None) >= 0
-        if not opened:
-            raise ProbeFailed(f"ring buffer {name} cannot be opened", why=os.strerror(ctypes.get_errno()))
+    def open_ring(self, name: str, at_once: int = 512) -> None:
+        """Its records are among `events` from now on, up to so many in one call."""
+        self._rings.append(Ring(self._bcc, self._maps[name], at_once))
 
     def events(self, timeout_s: float = 0.0) -> list[bytes]:
-        """What the programs told since the last call, in order; waits up to `timeout_s` when there is nothing."""
-        if timeout_s > 0:
-            self._lib.bpf_poll_ringbuf(self._ring, max(1, int(timeout_s * 1000)))
-        else:
-            self._lib.bpf_consume_ringbuf(self._ring)
-        out, self._events = self._events, []
-        return out
+        """What the programs told, the oldest first; waits up to `timeout_s` when there is nothing. It need not be all:
+        see `has_read`. What is left waits in the kernel."""
+        if timeout_s > 0 and not any(ring.waiting for ring in self._rings):
+            wait_for_any(self._rings, timeout_s)
+        return [record for ring in self._rings for record in ring.take()]
+
+    def told_until(self) -> list[int]:
+        """How far each ring buffer is written, for `has_read`."""
+        return [ring.end for ring in self._rings]
+
+    def has_read(self, until: Sequence[int]) -> bool:
+        """Whether all that was told until then was read."""
+        return all(ring.position >= end for ring, end in zip(self._rings, until, strict=True))
+
+    def waiting_bytes(self) -> int:
+        """Of records that are not read yet."""
+        return sum(ring.waiting for ring in self._rings)
+
+    def discard_events(self) -> int:
+        """Throws away what was not read, after `detach`; how many records."""
+        return sum(ring.discard() for ring in self._rings)
 
     def run_stats(self) -> RunStats | None:
         """None where the kernel does not count (before 5.8, or not allowed)."""
@@ -318,12 +319,11 @@ class Engine:
 
     def _close_descriptors(self) -> None:
         self._open = False
-        if self._ring is not None:
-            self._lib.bpf_free_ringbuf(self._ring)
-            self._ring = None
+        rings, self._rings = self._rings, []
+        for ring in rings:
+            ring.close()
         for descriptor in (*self._loaded.values(), *(table.descriptor for table in self._maps.values())):
             os.close(descriptor)
-        self._events = []
 
 
 def one_text(source: str) -> bytes:

@@ -12,6 +12,8 @@ from memforensics.probes.ebpf.targets import SLOTS, Targets
 from memforensics.runtimes.cpython.kernel import PROCESS as PYTHON_PROCESS
 from memforensics.runtimes.cpython.kernel import THREADS
 
+COPIES_AT_ONCE = 16  # each is 16 KiB, and is unwound
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
@@ -75,7 +77,7 @@ class StackPrograms:
             for index, function in enumerate(("on_walk", "on_python" if python else "on_book", "on_book", "on_miss")):
                 self.engine.tail_call("programs", index, function)
             self.engine.open_ring("events")
-            self.engine.open_ring("copies")
+            self.engine.open_ring("copies", COPIES_AT_ONCE)
             self._targets = Targets(self.engine, target)
             self._rules = self.engine.table("rules", layout.RULE_KEY, layout.RULE)
             self._spents = self.engine.table("spents", layout.INDEX, layout.SPENT)
@@ -110,7 +112,7 @@ class StackPrograms:
         return self._settings
 
     def events(self, timeout_s: float = 0.0) -> Iterator[StackEvent | RangeEvent]:
-        """What was told since the last call."""
+        """What was told since the last call; it need not be all (Engine.has_read)."""
         for data in self.engine.events(timeout_s):
             try:
                 yield layout.parse_event(data, self.python)
@@ -149,6 +151,10 @@ class StackPrograms:
         counts = self.engine.per_cpu_sums("losses", len(self.LOSSES))
         out = [(what, reduce, count) for (what, reduce), count in zip(self.LOSSES, counts, strict=True)]
         return [*out, ("events that could not be parsed", "", self.unreadable_events)]
+
+    def dropped(self) -> int:
+        """Events for which the ring buffer had no room. Each of them may be one that the account needs."""
+        return self.engine.per_cpu_sums("losses", 1)[0]
 
     def run_stats(self) -> RunStats | None:
         """All runs, and those of them for what is traced."""

@@ -76,21 +76,24 @@ class Account:
         """TargetGone, PermissionNeeded."""
         self._began = mapped(self._process.read_text("maps")).anonymous
 
-    def reconcile(self, programs: MmapPrograms, take_in: Callable[[], None]) -> Repaired:
-        """`take_in` has the book handle all events that were told. TargetGone, PermissionNeeded."""
+    def reconcile(self, programs: MmapPrograms, take_in: Callable[[], bool]) -> Repaired | None:
+        """`take_in` has the book handle all events that were told, or says that it could not: then nothing can be found
+        (None). TargetGone, PermissionNeeded."""
         with programs.exact_births():
             return self._reconcile(programs, take_in)
 
-    def _reconcile(self, programs: MmapPrograms, take_in: Callable[[], None]) -> Repaired:
+    def _reconcile(self, programs: MmapPrograms, take_in: Callable[[], bool]) -> Repaired | None:
         before_ns = time.monotonic_ns()  # the clock of bpf_ktime_get_ns()
         first = mapped(self._process.read_text("maps"))
-        take_in()
+        if not take_in():
+            return None
         live = self._live(programs)
         gone = self._find_gone(first, live, before_ns)
         missing = self._not_known(first.anonymous, live)
         if missing:
             again = mapped(self._process.read_text("maps")).anonymous
-            take_in()
+            if not take_in():
+                return Repaired(gone)
             missing = self._not_known(without(missing, without(missing, again)), self._live(programs))
             for start, end in missing:
                 self._space.book.adopt(start, end, before_ns)

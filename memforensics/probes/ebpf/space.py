@@ -14,7 +14,8 @@ from memforensics.target import Process
 
 SETTLE_S = 1.0
 SPARING = 50.0  # between two readings of the kernel's table, so many times what one takes ...
-MANY_CUTS = 4096  # ... unless so many removals wait
+MANY_CUTS = 4096  # ... unless so many removals wait: then it passes ...
+MANY_SHARE = 0.1  # ... this much of that
 
 
 class TracedSpace(WalkedSpace):
@@ -23,7 +24,8 @@ class TracedSpace(WalkedSpace):
         self.pid = process.pid
         self._programs = programs
         self.book = Book(lambda start: programs.take_live(number, start), numbers)
-        self._settle_at = 0.0
+        self._settled_at = self._settle_pause = 0.0
+        self._told: list[int] | None = None
 
     def stack(self, event: StackEvent) -> None:
         """A stack met for the first time: learned from and noted. Names and lines come when somebody wants them."""
@@ -57,19 +59,29 @@ class TracedSpace(WalkedSpace):
         module, vaddr = found[0], found[1] + pc.is_return
         return lambda: self._symbolizer.frame(module, vaddr, pc.guessed, is_return=pc.is_return)
 
-    def settle(self) -> None:
-        """Holds the removals that were told of against the kernel's table, if there were any. That reads all of it: so
-        a while passes between two times."""
-        now = time.monotonic()
-        many = len(self.book.cuts) >= MANY_CUTS
-        if not self.book.cuts or self.ended or (now < self._settle_at and not many):
-            return
-        self.settle_now(self._programs.live().get(self.number, []))
-        self._settle_at = time.monotonic() + max(SETTLE_S, SPARING * (time.monotonic() - now))
+    def must_settle(self, now: float) -> bool:
+        """Whether the removals that were told of are to be held against the kernel's table. That reads all of it: so a
+        while passes between two times."""
+        cuts = len(self.book.cuts)
+        pause = self._settle_pause * (MANY_SHARE if cuts >= MANY_CUTS else 1.0)
+        return cuts > 0 and not self.ended and now >= self._settled_at + pause and self._has_read()
+
+    def settled(self, live: list[LiveRange], began: float) -> None:
+        """`live`: the table's content of this space, read at `began` or after, once for all that must settle."""
+        self.settle_now(live)
+        self._settled_at = time.monotonic()
+        self._settle_pause = max(SETTLE_S, SPARING * (self._settled_at - began))
 
     def settle_now(self, live: list[LiveRange]) -> list[LiveRange]:
         """The same, against this content of the table; what of it the kernel keeps."""
-        return self.book.settle(live)
+        is_behind = not self._has_read()
+        if not is_behind:
+            self._told = self._programs.engine.told_until()
+        return self.book.settle(live, is_behind=is_behind)
+
+    def _has_read(self) -> bool:
+        """Whether the events were handled that were told before the table was read last."""
+        return self._told is None or self._programs.engine.has_read(self._told)
 
     def sites(self, ended_ns: int, slots: Slots) -> Iterator[AllocationSite]:
         for record in self.book.sites.values():

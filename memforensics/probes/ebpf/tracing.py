@@ -33,6 +33,10 @@ GOVERN_FIRST_NS = NS_PER_S // 10  # ... and before booking begins
 BLIND_GROWTH = 8 * MIB  # without a single event
 FULL_COVERAGE = 1.1  # above it, sites claim more than RSS grew by
 
+TAKE_IN_S = 0.05  # at most, of a poll, for events: targets may make them faster than they are handled
+CATCH_UP_S = 1.0  # ... where all that was told until now is wanted
+DRAIN_S = 2.0  # ... at the end, after the programs were detached
+
 LossRow = tuple[str, str, int]  # what, what reduces it, how often
 
 
@@ -49,6 +53,7 @@ class Programs(Protocol):
     def remove_target(self, pid: int) -> None: ...
     def thin(self, level: int) -> None: ...
     def unwalked(self, pid: int) -> int | None: ...
+    def dropped(self) -> int: ...
     def losses(self) -> list[LossRow]: ...
     def run_stats(self) -> RunStats | None: ...
     def close(self) -> None: ...
@@ -88,6 +93,7 @@ class TreeTrace(ABC, Generic[P, S]):
         self._next_govern_ns = 0
         self.sampled_one_in = 1  # one of so many, at the most
         self._lost: dict[str, int] = {}
+        self._unread = 0  # events that were still waiting at the end
         self._times = RunTimes()
         self._times_before = Times()  # of learning
         self._cpu_before = 0.0
@@ -223,7 +229,7 @@ class TreeTrace(ABC, Generic[P, S]):
         """At each poll."""
 
     def _before_detaching(self) -> None:
-        """At the end, while events still come."""
+        """At the end, while events still come; CATCH_UP_S is what it may take."""
 
     def _own_losses(self, stats: RunStats | None) -> Iterator[LossRow]:
         yield from ()
@@ -262,9 +268,26 @@ class TreeTrace(ABC, Generic[P, S]):
 
     # --- events
 
-    def _take_in(self) -> None:
-        for event in self.programs.events():
-            self._handle(event)
+    def _take_in(self, seconds: float = TAKE_IN_S) -> bool:
+        """Handles what was told until now, for so long at most. Whether that was all; the rest waits in the kernel."""
+        engine = self.programs.engine
+        until, end = engine.told_until(), time.monotonic() + seconds
+        while not engine.has_read(until):
+            for event in self.programs.events():
+                self._handle(event)
+            if time.monotonic() >= end:
+                return engine.has_read(until)
+        return True
+
+    def _drain(self) -> None:
+        """After the programs were detached: the rest of the events, for DRAIN_S at most."""
+        if not self._take_in(DRAIN_S):
+            self._unread = self.programs.engine.discard_events()
+
+    @property
+    def _dropped(self) -> int:
+        """Events that nobody handled."""
+        return self.programs.dropped() + self._unread
 
     def _handle(self, event: StackEvent | RangeEvent) -> bool:
         """Whether it was a stack that was not known to its end."""
@@ -317,8 +340,8 @@ class TreeTrace(ABC, Generic[P, S]):
 
     def _check_that_we_see(self) -> None:
         """No events while /proc grows is a failed probe, not a quiet target."""
-        self._take_in()  # what was told before its growth was read
-        if self._saw_anything():
+        is_behind = not self._take_in()  # what was told before its growth was read
+        if is_behind or self._saw_anything():
             return
         for member in self.members.alive:
             if member.began is not None and member.last is not None:
@@ -373,7 +396,7 @@ class TreeTrace(ABC, Generic[P, S]):
         self._before_detaching()
         stats = programs.run_stats()
         programs.engine.detach()  # from here on nothing changes any more
-        self._take_in()
+        self._drain()
         self._update_counts()
         self._last_look(ended_ns)
         self._governor.look(self._reading())
@@ -433,6 +456,7 @@ class TreeTrace(ABC, Generic[P, S]):
             *self.programs.losses(),
             *((what, "", count) for what, count in self._lost.items()),
             *((what, "", count) for what, count in of_python.items()),
+            ("events not read before the end", "a shorter trace, or fewer targets", self._unread),
             *self._own_losses(stats),
             *self._governor.losses(stats is not None),
             ("unwind rules not stored: the table was full", "a shorter trace", not_stored),
