@@ -416,7 +416,9 @@ def _standard_error(points: list[_Point], slope: float) -> tuple[float, int]:
     if keep < 1.0:
         carried = (t[0] - mean_t) / stt + keep * carried
         variance += carried * carried / (1.0 - keep * keep)
-    return math.sqrt(noise * variance), n - 3
+    # Readings that resemble each other count for fewer; a walk's shocks count in full.
+    freedom = n - 3 if keep >= 1.0 else max(round((n - 3) * (1.0 - keep) / (1.0 + keep)), 3)
+    return math.sqrt(noise * variance), freedom
 
 
 def _student(p: float, freedom: int) -> float:
