@@ -3,6 +3,7 @@
 import _thread
 import atexit
 import os
+import resource
 import signal
 import sys
 import threading
@@ -10,16 +11,22 @@ import time
 from types import FrameType
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+LEAST_SPACE = 1 << 30  # of addresses. numpy and bcc did not load in 390 MiB
 PATIENCE_S = 5.0  # so long a further signal is ignored while we end; one that comes later ends at once
 
 
 def main() -> None:
     """Entry point of the console script `memforensics`."""
+    if not _has_standard_files() or not _has_room():
+        sys.exit(3)
     interrupts = _Interrupts()
     try:
-        from memforensics.cli.app import run
-
-        code = run(sys.argv[1:], interrupts.raised)
+        try:
+            from memforensics.cli.app import run
+        except (ImportError, MemoryError, OSError) as error:
+            code = _not_loaded(error)
+        else:
+            code = run(sys.argv[1:], interrupts.raised)
     except KeyboardInterrupt:
         print("memforensics: interrupted", file=sys.stderr)
         code = 130
@@ -30,6 +37,49 @@ def main() -> None:
     # SIGINT though it was handled; the next exec() clears that (run_eval_code_obj(), Python/pythonrun.c).
     exec("")
     sys.exit(code)
+
+
+def _has_standard_files() -> bool:
+    """Files that are opened later must not become standard input, output or error where those are closed. False, and
+    said, where standard output is: there is nowhere to print to."""
+    is_open = sys.stdout is not None
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    if not is_open:
+        print("memforensics: standard output is closed", file=sys.stderr)
+    return is_open
+
+
+def _has_room() -> bool:
+    """Libraries in C end the process by themselves, without a word of ours, where they get no memory. False, and said,
+    below LEAST_SPACE."""
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if most == resource.RLIM_INFINITY or most >= LEAST_SPACE:
+        return True
+    print(
+        f"memforensics: not enough memory: the address space is limited to {most >> 20} MiB\n"
+        f"  do:  ulimit -v unlimited, or at least ulimit -v {LEAST_SPACE >> 10}",
+        file=sys.stderr,
+    )
+    return False
+
+
+def _not_loaded(error: Exception) -> int:
+    """The command line could not be loaded: a limit of memory or open files is too low, or a package is missing."""
+    from memforensics.errors import refusal
+
+    refused = refusal(error)
+    print(f"memforensics: {refused or error}", file=sys.stderr)
+    if refused is not None:
+        print(f"  do:  {refused.enable}", file=sys.stderr)
+    return 3
 
 
 class _Interrupts:

@@ -17,7 +17,9 @@
 Only `memforensics.__main__` turns one into an exit. A leaf: imports nothing of the project.
 """
 
+import errno
 import os
+import resource
 import shlex
 import sys
 from pathlib import Path
@@ -102,6 +104,32 @@ class Interrupted(MemforensicsError):
 
     def __init__(self, case_path: str | None = None) -> None:
         super().__init__(f"interrupted; what was collected is in {case_path}" if case_path else "interrupted")
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Of libraries that were refused memory or descriptors, and say so in their own words.
+_NO_MEMORY_WORDS = ("failed to map segment", "Cannot allocate memory", "can't start new thread", "cannot allocate")
+
+
+def refusal(error: BaseException) -> MemforensicsError | None:
+    """What the system refused us, where an exception, or one that it came from, says so: no file descriptor, no
+    memory, no room for the output. None for any other."""
+    at: BaseException | None = error
+    while at is not None:
+        number = at.errno if isinstance(at, OSError) else None
+        if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in str(at):
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            why = f"this process may have {most} open" if number != errno.ENFILE else "of the whole system"
+            return MemforensicsError("too many open files", why=why, enable="ulimit -n 4096")
+        if isinstance(at, MemoryError) or number == errno.ENOMEM or any(w in str(at) for w in _NO_MEMORY_WORDS):
+            return MemforensicsError(
+                "not enough memory for memforensics", why=str(at), enable="ulimit -v unlimited, or a larger limit"
+            )
+        if isinstance(at, OSError) and number in _NO_ROOM:
+            where = str(at.filename) if at.filename else "standard output"
+            return MemforensicsError(f"cannot write to {where}", why=at.strerror or str(at))
+        at = at.__cause__ or at.__context__
+    return None
 
 
 def as_root() -> str:

@@ -1,5 +1,6 @@
 """The command line: all commands, and what becomes of an error."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -11,7 +12,7 @@ import typer
 from memforensics import __version__
 from memforensics.cli.common import say
 from memforensics.cli.groups import WIDTH, Group, epilog
-from memforensics.errors import Interrupted, MemforensicsError
+from memforensics.errors import Interrupted, MemforensicsError, refusal
 
 # In the order that --help shows them: the main ones first. Each is cli/NAME.py with a function of that name.
 COMMANDS: tuple[str, ...] = (
@@ -85,6 +86,7 @@ def run(arguments: list[str], interrupted: Callable[[], bool] = lambda: False) -
     `interrupted`: whether a KeyboardInterrupt was raised, which may have left a library half imported."""
     try:
         result = app(args=arguments, prog_name="memforensics", standalone_mode=False)
+        sys.stdout.flush()
         if result == Interrupted.exit_code:  # typer makes a KeyboardInterrupt this
             return _say(Interrupted())
         return result if isinstance(result, int) else 0
@@ -111,6 +113,11 @@ def run(arguments: list[str], interrupted: Callable[[], bool] = lambda: False) -
             return int(getattr(error, "exit_code", 2))
         if type(error).__name__ == "Abort" or interrupted():
             return _say(Interrupted())  # Ctrl-C or the end of input at a question
+        refused = refusal(error)
+        if refused is not None:
+            with contextlib.suppress(OSError):  # what could not be written would be tried again at the exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return _say(refused)
         return _say(
             MemforensicsError(
                 f"memforensics failed: {type(error).__name__}: {error}",
@@ -121,9 +128,10 @@ def run(arguments: list[str], interrupted: Callable[[], bool] = lambda: False) -
 
 
 def _say(error: MemforensicsError) -> int:
-    say(f"memforensics: {error.what}", err=True)
-    if error.why:
-        say(f"  why: {error.why}", err=True)
-    if error.enable:
-        say(f"  do:  {error.enable}", err=True)
+    with contextlib.suppress(OSError):  # stderr is full or closed, too: the exit code says it
+        say(f"memforensics: {error.what}", err=True)
+        if error.why:
+            say(f"  why: {error.why}", err=True)
+        if error.enable:
+            say(f"  do:  {error.enable}", err=True)
     return error.exit_code

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from memforensics.cli import live
+from memforensics.cli.common import say
 from memforensics.cli.keys import ReadKeys
 from memforensics.report.watch_line import WatchTick
 
@@ -68,12 +69,33 @@ class Controls:
 def show(
     ticks: Ticks, controls: Controls, *, json_lines: bool, interval_s: float, record: Path | None
 ) -> WatchTick | None:
-    """Shows them as the place allows; the last one."""
+    """Shows them as the place allows; the last one. Where the case file cannot be written any more, stderr says so."""
+    ticks = _with_end_of_record(ticks, record, is_live=not json_lines and live.is_terminal())
     if not json_lines and live.is_terminal():
         return _show_live(ticks, controls, interval_s, record)
     from memforensics.report.watch_line import watch_object, watch_text
 
     return live.show_lines(ticks, (lambda tick: json.dumps(watch_object(tick))) if json_lines else watch_text)
+
+
+def _with_end_of_record(ticks: Ticks, record: Path | None, *, is_live: bool) -> Ticks:
+    """The same; says once that the record ended: at once, or, on a screen that is drawn over, after the last tick."""
+    why: str | None = None
+    try:
+        with contextlib.closing(ticks):
+            for tick in ticks:
+                if why is None and tick.record_ended is not None:
+                    why = tick.record_ended
+                    if not is_live:
+                        _say_record_ended(record, why)
+                yield tick
+    finally:
+        if is_live and why is not None:
+            _say_record_ended(record, why)
+
+
+def _say_record_ended(record: Path | None, why: str) -> None:
+    say(f"memforensics: the watch goes on without its record: {record} ends here ({why})", err=True)
 
 
 def _show_live(ticks: Ticks, controls: Controls, interval_s: float, record: Path | None) -> WatchTick | None:
@@ -86,9 +108,10 @@ def _show_live(ticks: Ticks, controls: Controls, interval_s: float, record: Path
     content = WatchScreen()
     with contextlib.closing(ticks), keys() as controls.read, Screen() as screen:
         how = "q ends, ? helps" if controls.read is not None else "Ctrl-C ends"
-        footer = f"a reading every {interval_s:g} s; {how}" + (f"; case: {record}" if record else "")
 
         def draw(tick: WatchTick) -> None:
+            case = f"case: {record}" if tick.record_ended is None else f"{record} cannot be written any more"
+            footer = f"a reading every {interval_s:g} s; {how}" + (f"; {case}" if record else "")
             if controls.is_helping and not tick.ended:
                 screen.show(help_parts(tick, footer=f"a reading every {interval_s:g} s; ? closes this help"))
                 return

@@ -87,7 +87,8 @@ def watch(
     `search`: where it grows, look for the cause too (`CauseSearch`): a line alone is never a leak.
     With `again`, which gives the PID of a target that came back (None: not yet), a root that left is waited for: it is
     a new target then, with a series and (leak-2.case beside leak.case) a case of its own.
-    NoSuchProcess, NotATarget, PermissionNeeded at once; CaseError when the case cannot be written.
+    NoSuchProcess, NotATarget, PermissionNeeded at once; CaseError when no case can be made there. One that cannot be
+    written later, on a full disk, ends there, which the ticks tell (`record_ended`).
     """
     began, life, file = time.monotonic(), 1, record
     while True:
@@ -123,6 +124,7 @@ def recorder_for(meta: CaseMeta, path: Path | None, *, clock: Callable[[], int] 
         max_left=LEFT_KEPT,
         commit_every_s=COMMIT_EVERY_S,
         bounded=True,
+        tolerant=True,
         clock=clock,
     )
 
@@ -252,6 +254,7 @@ class _Watch:
 
     def _last(self, ended: str) -> WatchTick:
         self._take(self.observer.losses())
+        self.recorder.flush()  # whether the file has it all is told with it
         return self._tick(judge=True, ended=ended)
 
     def _tick(self, *, judge: bool, ended: str | None = None) -> WatchTick:
@@ -287,6 +290,7 @@ class _Watch:
             search=self.search.state if self.search is not None else None,
             ended=ended,
             judged=judged,
+            record_ended=self.recorder.failed.why if self.recorder.failed is not None else None,
             is_news=judged or is_news,
         )
 

@@ -42,7 +42,10 @@ SYSCALL_ALIASES = {"mmap64": "mmap", "sbrk": "brk"}
 
 
 class PythonReader(Protocol):
-    """Reads the Python frames of a stopped thread from outside, and puts them in their places afterwards."""
+    """Reads the Python frames of a stopped thread from outside, and puts them in their places afterwards. `cut`: how
+    many readings ended before the lists of threads and frames did."""
+
+    cut: int
 
     def read(self, tid: int) -> object:
         """While the thread is stopped: as little as possible. None when it runs no Python."""

@@ -9,7 +9,7 @@ from memforensics.errors import MemforensicsError
 from memforensics.runtimes.cpython.code import CodeReader
 from memforensics.runtimes.cpython.find import CPythonRuntime, find_runtime
 from memforensics.runtimes.cpython.splice import splice
-from memforensics.runtimes.cpython.stacks import RawFrame, ThreadStack, thread_stacks
+from memforensics.runtimes.cpython.stacks import RawFrame, ThreadStack, bounded_stacks
 from memforensics.symbols.space import AddressSpace
 from memforensics.symbols.unwind import Unwound, UnwoundFrame
 from memforensics.target import Process
@@ -23,6 +23,7 @@ class PythonStacks:
 
     def __init__(self, process: Process, runtime: CPythonRuntime) -> None:
         self.process, self.runtime = process, runtime
+        self.cut = 0
         self._codes = CodeReader(process.memory, runtime.offsets)
 
     def read(self, tid: int) -> ThreadStack | None:
@@ -30,13 +31,17 @@ class PythonStacks:
         chain comes first."""
         try:
             inner = status_numbers(parse_status(self.process.read_text(f"task/{tid}/status")), "NSpid")
-            found = thread_stacks(self.runtime, self.process.memory, only=inner[-1]) if inner else ()
+            if not inner:
+                return None
+            found, is_whole = bounded_stacks(self.runtime, self.process.memory, only=inner[-1])
         except (MemforensicsError, OSError):
             return None
+        self.cut += not is_whole
         if not any(stack.frames for stack in found):
             return None
         frames = tuple(frame for stack in found for frame in stack.frames)
-        return replace(found[0], frames=frames, steady=all(stack.steady for stack in found))
+        steady, cut = all(stack.steady for stack in found), any(stack.cut for stack in found)
+        return replace(found[0], frames=frames, steady=steady, cut=cut)
 
     def splice(self, unwound: Unwound, native: Sequence[Frame], read: object) -> Stack:
         assert isinstance(read, ThreadStack)
@@ -47,7 +52,7 @@ class PythonStacks:
         frames = (self._frame(one) for one in spliced.frames)
         return Stack(
             frames=tuple(frame for frame in frames if frame is not None),
-            complete=unwound.complete and not spliced.cut,
+            complete=unwound.complete and not spliced.cut and not read.cut,
             doubtful=spliced.doubtful or not read.steady,
         )
 

@@ -36,6 +36,7 @@ class WatchTick:
     search: str | None = None  # how the search for the cause stands
     ended: str | None = None  # why this is the last tick of the process
     judged: bool = True  # concluded at this very tick
+    record_ended: str | None = None  # why the case file is not written any more
     is_news: bool = True  # more than sizes and ages differs from the tick before
 
     @property
@@ -58,6 +59,7 @@ def watch_object(tick: WatchTick) -> Json:
         "growth": growth_json(diagnosis.growth),
         "layers": [layer_json(row) for row in diagnosis.layers],
         "beside": beside_json(diagnosis.beside),
+        "record_ended": tick.record_ended and utf8(tick.record_ended),
         "verdict": diagnosis.verdict,
         "exit_code": diagnosis.exit_code,
         "headline": utf8(diagnosis.headline),

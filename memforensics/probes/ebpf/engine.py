@@ -384,10 +384,13 @@ def _captured_stderr() -> Iterator[Any]:
     """clang and the verifier write to descriptor 2 themselves: kept for the explanation, not shown."""
     keep = os.dup(2)
     spool = os.memfd_create("bcc")
-    text = ""
+    text, is_open = "", True
 
     def said() -> str:
+        """All of it so far; after the block, all that there was."""
         nonlocal text
+        if not is_open:
+            return text
         size = os.fstat(spool).st_size
         text = os.pread(spool, min(size, 1 << 20), max(0, size - (1 << 20))).decode(errors="replace") if size else text
         return text
@@ -398,6 +401,7 @@ def _captured_stderr() -> Iterator[Any]:
         yield said
     finally:
         said()
+        is_open = False
         os.dup2(keep, 2)
         os.close(keep)
         os.close(spool)

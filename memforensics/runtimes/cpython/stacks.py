@@ -19,6 +19,7 @@ ENTRY, SHIM = 1, 2  # RawFrame.flags; PY_ENTRY and PY_SHIM of pyframes.bpf.h
 PTHREAD_TID = 0xD0 if platform.machine() == "aarch64" else 0x2D0
 MAX_THREADS = 8192
 MAX_FRAMES = 2048
+MAX_LINKS = 40_000  # of all lists and chains together, a reading: the thread may be stopped meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +34,30 @@ class RawFrame:
 
 @dataclass(frozen=True, slots=True)
 class ThreadStack:
-    """Leaf first. `steady`: two readings agreed."""
+    """Leaf first. `steady`: two readings agreed. `cut`: its frames lead in a ring, or are too many."""
 
     tid: int  # as the target's PID namespace numbers it
     interpreter: int  # its id; 0 is the main one
     frames: tuple[RawFrame, ...]
     steady: bool
+    cut: bool = False
 
     def python_frames(self, codes: CodeReader) -> tuple[Frame, ...]:
         named = (codes.frame(raw.code, raw.instruction) for raw in self.frames if not raw.flags & SHIM)
         return tuple(frame for frame in named if frame is not None)
+
+
+@dataclass(slots=True)
+class _Links:
+    """How many links may still be followed, and whether something was left out."""
+
+    left: int = MAX_LINKS
+    cut: bool = False
+
+    def follow(self) -> bool:
+        self.left -= 1
+        self.cut = self.cut or self.left < 0
+        return self.left >= 0
 
 
 def thread_stacks(
@@ -50,20 +65,29 @@ def thread_stacks(
 ) -> tuple[ThreadStack, ...]:
     """All threads that Python knows, or the one with the tid `only`; newest interpreter and thread first. A thread
     that leaves meanwhile is left out. TargetGone when the process left."""
-    at = runtime.offsets
+    return bounded_stacks(runtime, memory, tries=tries, only=only)[0]
+
+
+def bounded_stacks(
+    runtime: CPythonRuntime, memory: Memory, *, tries: int = 5, only: int | None = None
+) -> tuple[tuple[ThreadStack, ...], bool]:
+    """The same, and whether all of it was read: in damaged memory lists lead in a ring or have no end, so that no more
+    than MAX_LINKS links are followed."""
+    at, links = runtime.offsets, _Links()
     found: list[ThreadStack] = []
     for interpreter in runtime.interpreters(memory):
         interpreter_id = read_u64(memory, interpreter + at.interpreter_id)
-        for state in _thread_states(memory, at, interpreter):
+        for state in _thread_states(memory, at, interpreter, links):
             try:
                 tid = _tid(memory, at, state)
                 if only is not None and tid != only:
                     continue
-                frames, steady = _steady_chain(memory, at, state, tries)
+                frames, steady, cut = _steady_chain(memory, at, state, tries, links)
             except Unreadable:
                 continue
-            found.append(ThreadStack(tid, interpreter_id, frames, steady))
-    return tuple(found)
+            found.append(ThreadStack(tid, interpreter_id, frames, steady, cut))
+            links.cut = links.cut or cut
+    return tuple(found), not links.cut
 
 
 def states_by_thread(runtime: CPythonRuntime, memory: Memory) -> list[tuple[int, list[int]]]:
@@ -72,17 +96,20 @@ def states_by_thread(runtime: CPythonRuntime, memory: Memory) -> list[tuple[int,
     interpreters = runtime.interpreters(memory)
     found: dict[int, list[int]] = {}
     for interpreter in interpreters if len(interpreters) == 1 else ():
-        for state in _thread_states(memory, runtime.offsets, interpreter):
+        for state in _thread_states(memory, runtime.offsets, interpreter, _Links()):
             with contextlib.suppress(Unreadable):  # it is leaving
                 found.setdefault(_tid(memory, runtime.offsets, state), []).append(state)
     return list(found.items())
 
 
-def _thread_states(memory: Memory, at: Offsets, interpreter: int) -> list[int]:
+def _thread_states(memory: Memory, at: Offsets, interpreter: int, links: _Links) -> list[int]:
     states: dict[int, None] = {}
     try:
         state = read_u64(memory, interpreter + at.threads_head)
-        while state and state not in states and len(states) < MAX_THREADS:
+        while state and links.follow():
+            if state in states or len(states) >= MAX_THREADS:
+                links.cut = True
+                break
             states[state] = None
             state = read_u64(memory, state + at.thread_next)
     except Unreadable:
@@ -96,31 +123,41 @@ def _tid(memory: Memory, at: Offsets, state: int) -> int:
     return read_u32(memory, read_u64(memory, state + at.thread_ident) + PTHREAD_TID)
 
 
-def _steady_chain(memory: Memory, at: Offsets, state: int, tries: int) -> tuple[tuple[RawFrame, ...], bool]:
-    before = _chain(memory, at, state)
+def _steady_chain(
+    memory: Memory, at: Offsets, state: int, tries: int, links: _Links
+) -> tuple[tuple[RawFrame, ...], bool, bool]:
+    """The frames, whether two readings agreed, and whether they were cut."""
+    before = _chain(memory, at, state, links)
     for _ in range(tries):
-        now = _chain(memory, at, state)
+        now = _chain(memory, at, state, links)
         if now == before and now is not None:
-            return now, True
+            return now[0], True, now[1]
         before = now
-    return before or (), False
+    frames, cut = before or ((), False)
+    return frames, False, cut
 
 
-def _chain(memory: Memory, at: Offsets, state: int) -> tuple[RawFrame, ...] | None:
-    """None when a link could not be read: it changed while being read."""
+def _chain(memory: Memory, at: Offsets, state: int, links: _Links) -> tuple[tuple[RawFrame, ...], bool] | None:
+    """The frames, and whether they were cut. None when a link could not be read: it changed while being read."""
     frames: list[RawFrame] = []
+    seen: set[int] = set()
+    is_cut = False
     size = max(at.frame_previous, at.frame_code, at.frame_instruction, at.frame_mark or 0) + 8
     try:
         frame = read_u64(memory, state + at.thread_frame)
         if frame and at.cframe_frame is not None:
             frame = read_u64(memory, frame + at.cframe_frame)
-        while frame and len(frames) < MAX_FRAMES:
+        while frame:
+            if frame in seen or len(frames) >= MAX_FRAMES or not links.follow():
+                is_cut = True
+                break
+            seen.add(frame)
             raw = memory.read(frame, size)
             frames.append(_raw_frame(at, raw))
             frame = int(struct.unpack_from("<Q", raw, at.frame_previous)[0])
     except Unreadable:
         return None
-    return tuple(frames)
+    return tuple(frames), is_cut
 
 
 def _raw_frame(at: Offsets, raw: bytes) -> RawFrame:
