@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from memforensics.errors import MemforensicsError, ToolMissing
+from memforensics.errors import MemforensicsError, PermissionNeeded, ToolMissing
 from memforensics.probes.ebpf import kinds
-from memforensics.probes.ebpf.engine import MOUNT_TRACEFS, import_bcc, tracefs
+from memforensics.probes.ebpf.engine import import_bcc, tracefs
 from memforensics.target.pagemap import Pagemap
 from memforensics.target.parse import parse_status
 from memforensics.target.procfs import ProcFS
@@ -205,11 +205,17 @@ def _maps_and_events() -> Iterator[Check]:
 def _tracefs() -> Iterator[Check]:
     try:
         place = tracefs()
+        os.stat(place / "events/syscalls/sys_enter_mmap/id")
     except MemforensicsError as error:
-        enable = error.enable or f"sudo {MOUNT_TRACEFS}"
-        yield Check("tracefs", False, error.what, enable, True)
-        yield Check("tracepoints", False, "unknown without tracefs", enable, True)
+        yield Check("tracefs", False, error.what, error.enable, True)
+        yield Check("tracepoints", False, "unknown without tracefs", error.enable, True)
         return
+    except PermissionError as error:
+        closed = PermissionNeeded(f"not allowed to read {error.filename}", privilege="CAP_DAC_READ_SEARCH")
+        yield Check("tracefs", False, closed.what, closed.enable, True)
+        return
+    except OSError:
+        pass  # this kernel has no such event, which is told below
     yield Check("tracefs", True, str(place), essential=True)
     missing = [event for event, _ in TRACEPOINTS if not (place / "events" / event).is_dir()]
     needed = [event for event, main_job in TRACEPOINTS if main_job and event in missing]
@@ -222,6 +228,10 @@ def _tracefs() -> Iterator[Check]:
     )
     try:
         identity = int((place / "events/syscalls/sys_enter_mmap/id").read_text())
+    except PermissionError as error:
+        closed = PermissionNeeded(f"not allowed to read {error.filename}", privilege="CAP_DAC_READ_SEARCH")
+        yield Check("attach to a tracepoint", False, closed.what, closed.enable, True)
+        return
     except (OSError, ValueError) as error:
         yield Check("attach to a tracepoint", False, str(error), _SEE_CAPS + pod_setting("CAP_PERFMON"), True)
         return

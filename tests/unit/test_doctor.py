@@ -1,11 +1,15 @@
 """What settings of other hosts would be told, from folders that look like their /proc and /sys."""
 
+import os
 import struct
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from memforensics.errors import PermissionNeeded, ToolMissing
 from memforensics.jobs.doctor import Examination
+from memforensics.probes.ebpf.engine import tracefs
 from memforensics.probes.ebpf.kinds import KINDS, _btf_id
 from memforensics.probes.host import CAPABILITIES, Check, _capability, _kernel, _settings, pod_setting
 
@@ -98,3 +102,29 @@ def test_a_type_is_found_in_btf() -> None:
 
 def test_kinds_have_names_of_their_own() -> None:
     assert len({kind.name for kind in KINDS}) == len(KINDS)
+
+
+TRACEFS_MOUNT = "30 24 0:12 / /sys/kernel/tracing rw,nosuid - tracefs nodev rw\n"
+
+
+@pytest.mark.needs_root
+def test_tracefs_that_is_closed_is_not_one_that_is_not_mounted(tmp_path: Path) -> None:
+    """As a user that may not enter the folder, which an empty mount point of root's looks like, too."""
+    (tmp_path / "tracing/events").mkdir(parents=True)
+    (tmp_path / "tracing").chmod(0o700)
+    mounted, not_mounted = Path(tempfile.gettempdir()) / f"{os.getpid()}.mounted", Path("/dev/null")
+    mounted.write_text(TRACEFS_MOUNT)
+    mounted.chmod(0o644)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionNeeded) as closed:
+            tracefs((tmp_path / "tracing",), mounted)
+        with pytest.raises(ToolMissing) as missing:
+            tracefs((tmp_path / "tracing",), not_mounted)
+    finally:
+        os.seteuid(0)
+        mounted.unlink()
+    assert "CAP_DAC_READ_SEARCH" in closed.value.enable
+    assert "mount -t" not in closed.value.enable
+    assert missing.value.enable.startswith("sudo mount -t tracefs")
+    assert tracefs((tmp_path / "tracing",), not_mounted) == tmp_path / "tracing"

@@ -69,21 +69,31 @@ def import_bcc() -> Any:
     return bcc
 
 
-def tracefs() -> Path:
+def tracefs(places: Sequence[Path] = TRACEFS, mountinfo: Path = Path("/proc/self/mountinfo")) -> Path:
     """Where tracefs is mounted. ToolMissing when it is nowhere, PermissionNeeded when it is not for us."""
-    for place in TRACEFS:
+    closed: Path | None = None
+    for place in places:
         try:
-            if (place / "events").is_dir():
-                os.listdir(place / "events")
-                return place
-        except PermissionError as error:
-            raise PermissionNeeded(
-                f"not allowed to read {place}", privilege="CAP_DAC_READ_SEARCH", why="needs root or CAP_DAC_READ_SEARCH"
-            ) from error
-    if os.geteuid() != 0:
-        raise PermissionNeeded("tracefs cannot be read", privilege="root")
+            os.listdir(place / "events")
+            return place
+        except PermissionError:
+            closed = closed or place
+        except OSError:
+            continue
+    if closed is not None and " - tracefs " in mountinfo.read_text(errors="surrogateescape"):
+        raise _closed(closed)
     raise ToolMissing(
-        "tracefs is not mounted", why="system call tracepoints are attached through it", enable=MOUNT_TRACEFS
+        "tracefs is not mounted",
+        why="system call tracepoints are attached through it",
+        enable=MOUNT_TRACEFS if os.geteuid() == 0 else f"sudo {MOUNT_TRACEFS}",
+    )
+
+
+def _closed(path: Path) -> PermissionNeeded:
+    return PermissionNeeded(
+        f"not allowed to read {path}",
+        privilege="CAP_DAC_READ_SEARCH",
+        why="tracefs is mounted; its owner is root, and it needs root or CAP_DAC_READ_SEARCH",
     )
 
 
@@ -92,6 +102,8 @@ def event_field_offset(event: str, field: str) -> int:
     path = tracefs() / "events" / event / "format"
     try:
         text = path.read_text()
+    except PermissionError as error:
+        raise _closed(path) from error
     except OSError as error:
         raise ProbeFailed(f"this kernel has no tracepoint {event}", why=str(error)) from error
     found = re.search(rf"field:[^;]*\b{field}(?:\[[^\]]*\])?;\s*offset:(\d+);", text)
