@@ -1,9 +1,10 @@
-# make demo: a real leak, diagnosed.   make test: every check.   make attack: the attacks, repeated.   They set up what they need, once.
+# make demo: a real leak, diagnosed.   make test: every check.   make attack: the attacks, repeated.   make fuzz: damaged inputs for every reader.   They set up what they need, once.
 BIN := .venv/bin
 DURATION ?= 30s
 PLAN ?= full
+FUZZ ?= 20000
 
-.PHONY: demo test lint setup setup-test mutants calibrate bench-tracer bench-snapshot bench-watch bench-verdicts readme docs attack clean
+.PHONY: demo test lint setup setup-test mutants calibrate bench-tracer bench-snapshot bench-watch bench-verdicts readme docs attack fuzz clean
 
 demo: setup
 	@$(BIN)/memforensics demo --duration $(DURATION)
@@ -44,6 +45,9 @@ bench-verdicts: setup
 
 readme: setup
 	@$(BIN)/python scripts/readme_session.py
+
+fuzz: setup-test
+	@nice -n 19 $(BIN)/python tests/fuzz/run.py $(FUZZ) $(FUZZ_ARGS)
 
 attack: setup-test
 	@. .make/env && $(BIN)/python tests/attack/run.py $(ATTACK)
