@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from memforensics.errors import UsageError
-from memforensics.report.text import safe_lines
+from memforensics.report.text import safe_lines, utf8_all
 from memforensics.units import duration_text, parse_duration
 
 PidArgument = Annotated[
@@ -71,7 +71,7 @@ def say(text: str, *, err: bool = False, end: str = "\n") -> None:
 def print_json(value: object) -> None:
     """One JSON object (or, for a str or bytes, that text as it is) and a newline on stdout."""
     if not isinstance(value, bytes | str):
-        value = msgspec.json.format(msgspec.json.encode(value), indent=2)
+        value = msgspec.json.format(msgspec.json.encode(utf8_all(msgspec.to_builtins(value))), indent=2)
     text = value.decode() if isinstance(value, bytes) else value
     sys.stdout.write(text + "\n")
     sys.stdout.flush()

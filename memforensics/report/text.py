@@ -12,6 +12,15 @@ def utf8(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
+def utf8_all(value: object) -> object:
+    """The same lists, dicts and texts, each text with `utf8`."""
+    if isinstance(value, str):
+        return utf8(value)
+    if isinstance(value, dict):
+        return {utf8_all(key): utf8_all(each) for key, each in value.items()}
+    return [utf8_all(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def visible(text: str) -> str:
     """One line for a terminal: escape sequences, line breaks, bidirectional overrides and every other character that
     does not print stand there as their escape (\\x1b, \\n, \\u202e)."""
