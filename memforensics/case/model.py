@@ -388,6 +388,8 @@ class TraceSummary:
     unwalked: int | None = None  # mappings of busy, balanced sizes whose stacks were sampled, not each taken
     sampled_one_in: int | None = None  # ... one of so many, whose figures count so many times
     releases: tuple[Releases, ...] = ()  # in the slots of the sites' cohorts; empty: not counted
+    dropped_events: int = 0  # of the whole trace, in all its processes: the sums may be wrong
+    unknown_bytes: int | None = None  # mapped by code that is not known, as events were dropped; None: not compared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from memforensics.probes.ebpf.layout import EventType, RangeEvent
 from memforensics.probes.ebpf.ledger import Span, union
 from memforensics.probes.ebpf.members import Member
 from memforensics.probes.ebpf.programs import MmapPrograms
-from memforensics.probes.ebpf.reconcile import Account, heap_end, segment_at
+from memforensics.probes.ebpf.reconcile import Account, Corrected, heap_end, segment_at
 from memforensics.probes.ebpf.residency import Standing, outstanding_blocks, standing
 from memforensics.probes.ebpf.space import TracedSpace
 from memforensics.probes.ebpf.tracing import CATCH_UP_S, LossRow, Totals, TreeTrace
@@ -66,6 +66,7 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         self._untold: dict[SiteRecord, int] = {}  # what changed since it was told of last, and its PID
         self._slots: Slots | None = None
         self._releases: dict[int, list[Born]] = {}  # by PID: the counter of munmap at the ends of slots, and its last
+        self._corrected: dict[int, Corrected | None] = {}  # by PID, at the end, after events were dropped
         self._not_compared: dict[str, int] = {}  # comparisons with /proc that failed, by what would have helped
 
     def outstanding(self, pid: int) -> list[Span]:
@@ -222,13 +223,23 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
 
     def _before_detaching(self) -> None:
         end = time.monotonic() + CATCH_UP_S
+        if not self._dropped:
+            for member in self.members.alive:
+                if time.monotonic() < end:
+                    self._reconcile(member)
+                else:
+                    self._not_compared[BEHIND] = self._not_compared.get(BEHIND, 0) + 1
+        self.programs.set(exact=1)
         for member in self.members.alive:
-            if time.monotonic() < end:
-                self._reconcile(member)
-            else:
-                self._not_compared[BEHIND] = self._not_compared.get(BEHIND, 0) + 1
+            with self._comparing():
+                self._accounts[member.space.number].read()
 
     def _last_look(self, ended_ns: int) -> None:
+        if self._dropped:
+            for member in self.members.alive:
+                with self._comparing():
+                    self._corrected[member.pid] = self._accounts[member.space.number].correct(self.programs)
+            self._update_counts()
         whole = self.programs.live()
         for member in self.members.alive:
             space = member.space
@@ -245,14 +256,18 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         return (site for space in member.spaces for site in space.sites(ended_ns, slots))
 
     def _summary(self, member: Member[TracedSpace], ended_ns: int, cost: Cost) -> TraceSummary:
+        summary = super()._summary(member, ended_ns, cost)
+        corrected = self._corrected.get(member.pid)
+        if corrected is not None:
+            summary = replace(summary, unknown_bytes=corrected.unknown_bytes)
         slots, readings = self._slots or Slots(self.began_ns), self._releases.get(member.pid, [])
         if not readings:
-            return super()._summary(member, ended_ns, cost)
+            return summary
         counted = cohorts(slots, ended_ns, readings, readings[-1], [])
         releases = tuple(
             Releases(from_ns=slot.born_from_ns, to_ns=slot.born_to_ns, count=slot.born_count) for slot in counted
         )
-        return replace(super()._summary(member, ended_ns, cost), releases=releases)
+        return replace(summary, releases=releases)
 
     def _totals(self, member: Member[TracedSpace]) -> Totals:
         records = [record for space in member.spaces for record in space.book.sites.values()]
@@ -271,6 +286,17 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         yield "stacks not told apart: too many different ones", "a shorter trace", sum(book.left_out for book in books)
         not_kept = sum(book.not_kept for book in books)
         yield "outstanding ranges left out of the sums: too many mappings were cut", "a shorter trace", not_kept
+        found = [one for one in self._corrected.values() if one is not None]
+        sites, fewer = sum(one.sites for one in found), "fewer mappings a second, or a shorter trace"
+        yield (
+            f"bytes of {sites} sites corrected by /proc/PID/maps after events were dropped",
+            fewer,
+            sum(one.bytes for one in found),
+        )
+        unknown = sum(one.unknown_bytes for one in found)
+        yield "bytes mapped by code that is not known: events were dropped", fewer, unknown
+        left = len(self.members) - len(found) if self._dropped else 0
+        yield "processes whose sums could not be checked after events were dropped", fewer, left
         for enable, count in self._not_compared.items():
             yield "comparisons of the ledger with /proc/PID/maps that failed", enable, count
         yield self._why_unwalked(), "a higher --overhead" if self.is_thinned else "", unwalked

@@ -6,8 +6,11 @@ import sys
 
 import pytest
 from processes import compiled, running
+from tracing import PAGE, functions, traced
 
 from memforensics.probes.base import Budget
+from memforensics.probes.ebpf.loaded import Sizes
+from memforensics.probes.ebpf.programs import MmapPrograms
 from memforensics.probes.mmap_trace import MmapTrace
 from memforensics.target import open_process
 
@@ -43,3 +46,40 @@ def test_one_reading_of_events_is_bounded_and_the_rest_waits() -> None:
         finally:
             trace.close()
             process.close()
+
+
+class _SmallRing(MmapTrace):
+    pages = 16
+
+    def _load(self) -> MmapPrograms:
+        return MmapPrograms(files=False, python=False, sizes=Sizes(event_pages=self.pages))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("stands_still", [True, False])
+def test_sum_is_that_of_proc_after_events_were_dropped(threads: int, stands_still: bool) -> None:
+    """What is outstanding is never more than what is mapped; what is mapped and not known is said."""
+    with traced([compiled("trace_flood.c")], _SmallRing()) as run:
+        run.child.tell(f"0 {threads}")
+        run.child.wait_for("going")
+        while run.trace.programs.dropped() < 5000:
+            run.poll()
+        if stands_still:
+            run.child.tell("")
+            mapped = int(run.child.wait_for("bytes").split()[1])
+            result = run.result()
+        else:
+            result = run.result()
+            run.child.tell("")
+            mapped = int(run.child.wait_for("bytes").split()[1])
+    sites = [site for site in result.sites if {"keep", "churn"} & set(functions(site))]
+    known = sum(site.outstanding_bytes for site in sites)
+    summary = result.summaries[run.child.pid]
+    assert summary.dropped_events >= 5000
+    assert summary.unknown_bytes is not None
+    if stands_still:
+        assert 0 <= mapped - known <= summary.unknown_bytes
+        assert sum(site.resident_bytes or 0 for site in sites) <= known
+    else:  # it went on: `most` comes and goes
+        most = 64 * 9 * threads * PAGE
+        assert known <= mapped + most

@@ -323,6 +323,22 @@ class Book:
         elif now is not None:
             self._late.append(now)
 
+    def take_over_overlapping(self, live: Iterable[LiveRange]) -> None:
+        """Takes over those of the kernel's whole mappings that share addresses with another or with the ledger: a
+        removal was not told. The younger one stands there."""
+        known = Overlap(union([(piece.start, piece.end) for piece in self.ledger]))
+        found: dict[LiveRange, None] = {}
+        furthest: LiveRange | None = None
+        for entry in sorted(live):
+            if furthest is not None and entry.start < furthest.end:
+                found |= {furthest: None, entry: None}
+            if known.any(entry.start, entry.end):
+                found[entry] = None
+            if furthest is None or entry.end > furthest.end:
+                furthest = entry
+        for entry in found:
+            self.take_over(entry)
+
     def repair(self, start: int, end: int, before_ns: int) -> bool:
         """Takes off the ledger what does not stand any more by /proc, of that age; whether there was anything."""
         taken = self.ledger.remove(start, end, born_before_ns=before_ns)
@@ -332,6 +348,31 @@ class Book:
     def adopt(self, start: int, end: int, now_ns: int) -> None:
         """A mapping of unknown origin, found in /proc."""
         self._place(start, end, Block(0, now_ns, weight=0))
+
+    def outstanding(self, kernel: Iterable[tuple[int, Counts]]) -> dict[int, tuple[int, int]]:
+        """Bytes and mappings by the kernel's site, as the counters have them."""
+        sums: dict[int, tuple[int, int]] = {}
+        for site, counts in (*kernel, *self._here.items()):
+            size, number = sums.get(site, (0, 0))
+            size += counts.allocated_bytes - counts.freed_bytes
+            sums[site] = size, number + counts.allocated_count - counts.freed_count
+        return sums
+
+    def correct(self, kernel: Iterable[tuple[int, Counts]], live: Iterable[LiveRange]) -> None:
+        """After events were dropped, and when nothing changes any more: what the counters of a site have beyond its
+        ranges was freed at an unknown time."""
+        blocks = {piece.block: 0 for piece in self.ledger}
+        for piece in self.ledger:
+            blocks[piece.block] += piece.size
+        ranges = [(entry.site, entry.end - entry.start, entry.weight) for entry in live]
+        ranges += [(block.site, size, block.weight) for block, size in blocks.items()]
+        surplus = self.outstanding(kernel)
+        for site, size, weight in ranges:
+            size_of, number = surplus.get(site, (0, 0))
+            surplus[site] = size_of - size * weight, number - weight
+        for site, (size, number) in surplus.items():
+            if size or number:
+                self._counts(site).add(Counts(freed_bytes=size, freed_count=number))
 
     def _book(self, taken: list[Piece]) -> None:
         if not taken:

@@ -157,8 +157,11 @@ static __always_inline void close_live(struct live *entry, u64 as, u32 tid) {
     count_closed(1);
 }
 
+/* Where user space cannot be told, nobody knows the range any more: its site's sum may not have it either. */
 static __always_inline void evict(struct live *entry, u32 tid, u64 as, u64 t_ns, u64 addr) {
-    tell(EVENT_EVICT, tid, as, t_ns, addr, addr + entry->length, entry->site, entry->born_ns, entry->weight, 0);
+    if (!tell(EVENT_EVICT, tid, as, t_ns, addr, addr + entry->length, entry->site, entry->born_ns, entry->weight, 0) &&
+        entry->weight)
+        book_freed(as, entry->site, entry->length * entry->weight, entry->weight);
 }
 
 /* [addr, addr + length) is about to go: whether it was one whole mapping, closed here, or told to user space. What was
@@ -287,10 +290,12 @@ static __always_inline void open_live(u32 tid, u64 as, u64 addr, u64 length, u64
 static __always_inline void book(struct scratch *scratch, u64 id) {
     struct request *request = &scratch->request;
     u32 tid = scratch->out.head.tid;
-    if (request->event)
-        tell(request->event, tid, request->as, request->t_ns, request->addr, request->addr + request->length, id,
-             request->t_ns, request->old, request->old_length);
-    else
+    if (request->event) {
+        if (!tell(request->event, tid, request->as, request->t_ns, request->addr, request->addr + request->length, id,
+                  request->t_ns, request->old, request->old_length) &&
+            request->event == EVENT_BRK)
+            book_freed(request->as, id, request->length, 1);
+    } else
         open_live(tid, request->as, request->addr, request->length, id, request->t_ns, request->weight);
 }
 

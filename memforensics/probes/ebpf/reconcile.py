@@ -64,12 +64,23 @@ class Repaired:
     missing: int = 0  # ranges that are mapped, and that it had not
 
 
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """At the end, after events were dropped. `bytes`: that `sites` had too many or too few; `unknown_bytes`: mapped
+    since the account began, by code that is not known."""
+
+    bytes: int
+    sites: int
+    unknown_bytes: int
+
+
 class Account:
     """Of one address space. `begin` once booking has begun: what is mapped then is not looked for."""
 
     def __init__(self, space: TracedSpace, process: Process) -> None:
         self._space, self._process = space, process
         self._began: list[Span] | None = None
+        self._read: tuple[int, Mapped] | None = None  # when, and what was mapped then
         self.next_ns = 0
 
     def begin(self) -> None:
@@ -87,6 +98,8 @@ class Account:
         first = mapped(self._process.read_text("maps"))
         if not take_in():
             return None
+        if programs.dropped():
+            self._space.book.take_over_overlapping(self._live(programs))
         live = self._live(programs)
         gone = self._find_gone(first, live, before_ns)
         missing = self._not_known(first.anonymous, live)
@@ -98,6 +111,33 @@ class Account:
             for start, end in missing:
                 self._space.book.adopt(start, end, before_ns)
         return Repaired(gone, len(missing))
+
+    def read(self) -> None:
+        """Notes what is mapped, for `correct`: just before the programs are detached, with exact births. TargetGone,
+        PermissionNeeded."""
+        self._read = time.monotonic_ns(), mapped(self._process.read_text("maps"))
+
+    def correct(self, programs: MmapPrograms) -> Corrected | None:
+        """After events were dropped, and the programs detached: holds the ranges against what was mapped just before,
+        and the counters against the ranges. What was mapped then and still is, and is in no range, is of unknown
+        origin; that it was unmapped and mapped again just between is possible. None: nothing was read. TargetGone,
+        PermissionNeeded."""
+        if self._read is None:
+            return None
+        before_ns, first = self._read
+        after = mapped(self._process.read_text("maps")).anonymous
+        book, number = self._space.book, self._space.number
+        kernel = [(site, counts) for space, site, counts in programs.counts() if space == number]
+        had = book.outstanding(kernel)
+        book.take_over_overlapping(self._live(programs))
+        self._find_gone(first, self._live(programs), before_ns)
+        live = self._live(programs)
+        book.correct(kernel, live)
+        changes = [size - had.get(site, (0, 0))[0] for site, (size, _) in book.outstanding(kernel).items()]
+        missing = self._not_known(without(first.anonymous, without(first.anonymous, after)), live)
+        for start, end in missing:
+            book.adopt(start, end, before_ns)
+        return Corrected(sum(map(abs, changes)), sum(map(bool, changes)), sum(end - start for start, end in missing))
 
     def _live(self, programs: MmapPrograms) -> list[LiveRange]:
         return self._space.settle_now(programs.live().get(self._space.number, []))

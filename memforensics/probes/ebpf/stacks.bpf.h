@@ -279,8 +279,9 @@ static __always_inline u64 new_address_space(u32 tgid) {
     return (number << 32) | tgid;
 }
 
-static __always_inline void tell(u32 type, u32 tid, u64 as, u64 t_ns, u64 a, u64 b, u64 site, u64 born_ns, u64 old,
-                                 u64 old_length) {
+/* 0: it was dropped, which is counted. */
+static __always_inline int tell(u32 type, u32 tid, u64 as, u64 t_ns, u64 a, u64 b, u64 site, u64 born_ns, u64 old,
+                                u64 old_length) {
     struct range_event event = {.head = {.type = type, .tid = tid, .as = as, .t_ns = t_ns},
                                 .a = a,
                                 .b = b,
@@ -288,8 +289,10 @@ static __always_inline void tell(u32 type, u32 tid, u64 as, u64 t_ns, u64 a, u64
                                 .born_ns = born_ns,
                                 .old = old,
                                 .old_length = old_length};
-    if (events.ringbuf_output(&event, sizeof(event), 0) != 0)
-        lose(LOSS_RING_FULL);
+    if (events.ringbuf_output(&event, sizeof(event), 0) == 0)
+        return 1;
+    lose(LOSS_RING_FULL);
+    return 0;
 }
 
 /* The user's registers at a system call or fault, some of which are its arguments; read in place, without a call. */

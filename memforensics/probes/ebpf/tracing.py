@@ -442,6 +442,7 @@ class TreeTrace(ABC, Generic[P, S]):
             bpf_run_ns=cost.target_run_ns if alone else None,
             unwalked=unwalked,
             sampled_one_in=self.sampled_one_in if unwalked else None,
+            dropped_events=self._dropped,
         )
 
     def _lose(self, what: str, count: int = 1) -> None:
