@@ -40,6 +40,7 @@ from memforensics.case.model import (
 from memforensics.units import NS_PER_S
 
 NO_PROOF = "growth alone does not prove a leak: a cache that is filling looks the same"
+DROPPED = "events of the trace were dropped: which code maps a good part of the memory is not known"
 PAST_SECONDS = 60.0  # after its end a trace tells what grew, and only the line what grows
 EXPLAINED_SHARE = 0.7  # of the growth, by findings that are bounded, for the whole to be bounded
 OUTLASTED_SHARE = 0.3  # of growth that was watched for long enough, for a finding to be the leak
@@ -70,7 +71,8 @@ def decide(
     """The verdict of the whole and of each finding. Findings come with `cause` and, where the catalogue knows the
     cause's nature, its verdict ("leak", "bounded", "retention"); without a cause theirs is "growing"."""
     line = line_word(case, growth)
-    judged = [_judge(finding, line, past=_is_past(case, finding)) for finding in findings]
+    doubted = [_doubted(case, finding) for finding in findings]
+    judged = [_judge(finding, line, past=_is_past(case, finding)) for finding in doubted]
     if growth is not None and line == "growing":
         item = outlasted(case, growth, sorted(judged, key=lambda f: -(f.share or 0.0)))
         judged = [_outlasting(finding, item) for finding in judged] if item is not None else judged
@@ -195,6 +197,19 @@ def _outlasting(finding: Finding, item: EvidenceItem) -> Finding:
     return replace(finding, confidence=confidence(finding, "leak", grows=True))
 
 
+def _doubted(case: Case, finding: Finding) -> Finding:
+    """With DROPPED against it, where the sums of its sites may be far off."""
+    traces = [trace for trace in case.traces if trace.pid in finding.pids and trace.dropped_events]
+    is_doubtful = any(
+        trace.unknown_bytes is None
+        or trace.unknown_bytes > DOUBTFUL_SHARE * (trace.outstanding_bytes + trace.unknown_bytes)
+        for trace in traces
+    )
+    if finding.culprit is None or not is_doubtful:
+        return finding
+    return replace(finding, against=(*finding.against, DROPPED))
+
+
 def _judge(finding: Finding, line: VerdictWord, *, past: bool) -> Finding:
     word: VerdictWord = finding.verdict
     grows = _grows(finding, line) and (line == "growing" or not past)
@@ -239,6 +254,8 @@ CONFIDENCE_HELD = 0.1  # code is seen whose memory it is
 CONFIDENCE_LEAK = 0.25  # nothing will free it
 CONFIDENCE_LEAST_KNOWN = 0.5  # at most, of a known cause whose memory does not grow now
 HIDDEN_FACTOR = 0.8  # the whole does not show it: that speaks against it
+DROPPED_FACTOR = 0.8  # the sums of its sites may be far off
+DOUBTFUL_SHARE = 0.1  # of what was traced, by code that is not known
 
 
 def confidence(finding: Finding, word: VerdictWord, *, grows: bool) -> float:
@@ -248,9 +265,11 @@ def confidence(finding: Finding, word: VerdictWord, *, grows: bool) -> float:
     Without a known cause it is a sum: the layer, the share of the growth that is explained, that its own memory grows,
     that its code was seen (less where the code only requested the memory), that nothing will free it. This sum ends at
     0.65 without leak evidence, and at 0.9 with it. The catalogue sets that of a known cause (0.7 and more for a leak).
-    If the memory of a known cause does not grow now, its confidence is at most CONFIDENCE_LEAST_KNOWN."""
+    If the memory of a known cause does not grow now, its confidence is at most CONFIDENCE_LEAST_KNOWN; so it is where
+    the sums are doubtful (DROPPED)."""
+    is_doubtful = DROPPED in finding.against
     if finding.cause is not None and finding.confidence > 0:
-        grows = grows or word in ("bounded", "retention")
+        grows = (grows or word in ("bounded", "retention")) and not is_doubtful
         return finding.confidence if grows else min(finding.confidence, CONFIDENCE_LEAST_KNOWN)
     culprit = finding.culprit
     seen = 0.0 if culprit is None else CONFIDENCE_REQUESTED if culprit.extends else CONFIDENCE_HELD
@@ -263,6 +282,8 @@ def confidence(finding: Finding, word: VerdictWord, *, grows: bool) -> float:
     )
     if any(item.kind == HIDDEN.kind for item in finding.evidence):
         total *= HIDDEN_FACTOR
+    if is_doubtful:
+        total *= DROPPED_FACTOR
     return round(total, 2)
 
 

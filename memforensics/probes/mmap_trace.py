@@ -150,10 +150,15 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
 
     # --- looking
 
-    def _update_counts(self) -> None:
+    def _counts(self) -> dict[int, list[tuple[int, Counts]]]:
+        """The kernel's counters of each space."""
         counts: dict[int, list[tuple[int, Counts]]] = {}
         for number, site, value in self.programs.counts():
             counts.setdefault(number, []).append((site, value))
+        return counts
+
+    def _update_counts(self) -> None:
+        counts = self._counts()
         for number, space in self.members.spaces.items():
             if not space.ended:
                 space.book.update(counts.get(number, []))
@@ -236,10 +241,7 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
 
     def _last_look(self, ended_ns: int) -> None:
         if self._dropped:
-            for member in self.members.alive:
-                with self._comparing():
-                    self._corrected[member.pid] = self._accounts[member.space.number].correct(self.programs)
-            self._update_counts()
+            self._correct()
         whole = self.programs.live()
         for member in self.members.alive:
             space = member.space
@@ -250,6 +252,19 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
             count = self.programs.releases(member.pid)
             if count is not None:
                 self._releases.setdefault(member.pid, []).append(Born(ended_ns, 0, count))
+
+    def _correct(self) -> None:
+        """After events were dropped: the sums against what stands in /proc/PID/maps."""
+        whole = self.programs.live()
+        for member in self.members.alive:
+            self._accounts[member.space.number].hold(whole.get(member.space.number, []))
+        whole, counts = self.programs.live(), self._counts()
+        for member in self.members.alive:
+            number = member.space.number
+            with self._comparing():
+                account = self._accounts[number]
+                self._corrected[member.pid] = account.correct(counts.get(number, []), whole.get(number, []))
+        self._update_counts()
 
     def _sites(self, member: Member[TracedSpace], ended_ns: int) -> Iterator[AllocationSite]:
         slots = self._slots or Slots(self.began_ns)

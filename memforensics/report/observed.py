@@ -311,6 +311,9 @@ def coverage_sentences(case: Case) -> list[str]:
             text += f"; the traced mappings explain {trace.coverage:.0%} of the growth of RSS"
         if trace.unwalked:
             text += f"; of {trace.unwalked:,} mappings of sizes that come and go, the stacks were sampled"
+        if trace.dropped_events:
+            unknown = "an unknown part" if trace.unknown_bytes is None else size_text(trace.unknown_bytes)
+            text += f"; {trace.dropped_events:,} events were dropped, and {unknown} is mapped by code that is not known"
         sentences.append(text)
     return sentences
 

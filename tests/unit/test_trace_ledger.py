@@ -283,3 +283,65 @@ def test_a_mapping_born_when_memory_is_removed_is_not_removed() -> None:
     assert ledger.remove(0, 10, born_before_ns=5) == []
     assert [(piece.start, piece.end) for piece in ledger] == [(0, 10)]
     assert [piece.size for piece in ledger.remove(0, 10, born_before_ns=6)] == [10]
+
+
+def test_of_ranges_that_share_addresses_the_younger_stands() -> None:
+    """The removals between them were not told."""
+    kernel = [LiveRange(100, 200, 11, 5, 1), LiveRange(150, 180, 12, 50, 2), LiveRange(300, 400, 11, 6, 1)]
+    book = _book(kernel)
+    book.handle(_event(EventType.BRK, 380, 420, site=12, born_ns=70))
+    book.take_over_overlapping(list(kernel))
+    assert kernel == []
+    assert [(p.start, p.end, p.block.site) for p in book.ledger] == [
+        (100, 150, 11),
+        (150, 180, 12),
+        (180, 200, 11),
+        (300, 380, 11),
+        (380, 420, 12),
+    ]
+
+
+def test_ranges_that_share_nothing_stay_with_the_kernel() -> None:
+    kernel = [LiveRange(100, 200, 11, 5, 1), LiveRange(200, 300, 12, 50, 2)]
+    book = _book(kernel)
+    book.handle(_event(EventType.BRK, 300, 320, site=12, born_ns=70))
+    book.take_over_overlapping(list(kernel))
+    assert len(kernel) == 2
+
+
+def test_what_a_site_has_beyond_its_ranges_was_freed() -> None:
+    live = [LiveRange(100, 150, 11, 5, 1)]
+    book = _book([])
+    book.handle(_event(EventType.BRK, 300, 340, site=12, born_ns=70))
+    book.handle(_event(EventType.UNMAP, 320, 330, t_ns=80))  # one block, two pieces
+    counters = {11: (500, 4), 12: (40, 1)}
+    kernel = [(site, Counts(allocated_bytes=b, allocated_count=n)) for site, (b, n) in counters.items()]
+    book.correct(kernel, live)
+    assert _outstanding(book, counters) == {11: (50, 1), 12: (30, 1)}
+
+
+def test_removals_are_kept_while_events_wait_that_may_need_them() -> None:
+    book = _book([])
+    book.handle(_event(EventType.UNMAP, 180, 220, t_ns=100))
+    for _ in range(3):
+        book.settle([], is_behind=True)
+    book.handle(_event(EventType.EVICT, 100, 200, site=11, born_ns=50, t_ns=150, old=1))
+    assert _spans(book) == [(100, 180)]
+
+
+def test_a_removal_that_is_told_late_is_found_by_its_time() -> None:
+    book = _book([])
+    book.handle(_event(EventType.UNMAP, 120, 130, t_ns=100))
+    book.handle(_event(EventType.UNMAP, 140, 150, t_ns=90))  # by another CPU
+    book.handle(_event(EventType.EVICT, 100, 200, site=11, born_ns=80, t_ns=150, old=1))
+    book.handle(_event(EventType.EVICT, 400, 500, site=11, born_ns=95, t_ns=150, old=1))
+    assert _spans(book) == [(100, 120), (130, 140), (150, 200), (400, 500)]
+
+
+def test_pieces_beyond_what_is_kept_are_in_no_sum_and_are_counted() -> None:
+    book = _book([])
+    book.most_pieces = 2
+    for start in (100, 200, 300):
+        book.handle(_event(EventType.EVICT, start, start + 50, site=11, born_ns=5, old=1))
+    assert (len(book.ledger), book.not_kept) == (2, 1)
+    assert _outstanding(book, {11: (150, 3)})[11] == (100, 2)

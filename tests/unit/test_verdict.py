@@ -8,7 +8,7 @@ import pytest
 
 from memforensics.analysis.series import growth as judged_growth
 from memforensics.analysis.trend import judge
-from memforensics.analysis.verdict import HIDDEN, NO_PROOF, confidence, decide
+from memforensics.analysis.verdict import DROPPED, HIDDEN, NO_PROOF, confidence, decide
 from memforensics.case.model import (
     AllocationSite,
     Anchor,
@@ -331,6 +331,30 @@ def test_code_that_is_seen_makes_it_surer_than_none() -> None:
 def test_what_the_whole_does_not_show_is_less_sure() -> None:
     hidden = replace(BARE, evidence=(HIDDEN,))
     assert confidence(hidden, "growing", grows=True) < confidence(BARE, "growing", grows=True)
+
+
+@pytest.mark.parametrize(
+    ("dropped", "unknown", "is_doubtful"), [(0, None, False), (9, 0, False), (9, 5, False), (9, 50, True), (9, None, True)]
+)
+def test_sums_after_dropped_events_are_less_sure(dropped: int, unknown: int | None, is_doubtful: bool) -> None:
+    trace = TraceSummary(
+        pid=PID,
+        engine="bcc",
+        began_ns=0,
+        ended_ns=NS_PER_S,
+        events=100,
+        outstanding_bytes=100,
+        dropped_events=dropped,
+        unknown_bytes=unknown,
+    )
+    held = MORE["code-that-holds-it"](BARE)
+    case = constructed_case(age_s=60)
+    before = {f.cause: f for f in decide(case, growth(RISING), [held, replace(KNOWN, culprit=held.culprit)]).findings}
+    case = replace(case, traces=(trace,))
+    after = {f.cause: f for f in decide(case, growth(RISING), [held, replace(KNOWN, culprit=held.culprit)]).findings}
+    for cause, finding in after.items():
+        assert (DROPPED in finding.against) is is_doubtful
+        assert (finding.confidence < before[cause].confidence) is is_doubtful
 
 
 def test_a_known_cause_is_as_sure_as_the_catalogue_unless_its_memory_is_flat() -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from memforensics.case.model import AllocationSite, Cohort, SitePoint, Stack
@@ -158,6 +158,7 @@ class Book:
         self._recent: OrderedDict[tuple[int, int, int], Cut] = OrderedDict()  # tid, start, end -> its last removal
         self._late: list[LiveRange] = []
         self.left_out = 0  # stacks, of too many
+        self.most_pieces = MAX_PIECES
         self.not_kept = 0  # pieces, of too many: outstanding, and not in any sum
         self._attached: dict[int, tuple[int, Block]] = {}  # start -> end, block: shmat
 
@@ -277,7 +278,7 @@ class Book:
         if younger:
             lost += [Piece(*span, block) for span in without(spans, left)]
         for span in left:
-            if len(self.ledger) < MAX_PIECES:
+            if len(self.ledger) < self.most_pieces:
                 self.ledger.add(*span, block)
             else:
                 self.not_kept += 1
@@ -323,9 +324,9 @@ class Book:
         elif now is not None:
             self._late.append(now)
 
-    def take_over_overlapping(self, live: Iterable[LiveRange]) -> None:
+    def take_over_overlapping(self, live: Iterable[LiveRange]) -> Collection[LiveRange]:
         """Takes over those of the kernel's whole mappings that share addresses with another or with the ledger: a
-        removal was not told. The younger one stands there."""
+        removal was not told. The younger one stands there. Those that were taken over."""
         known = Overlap(union([(piece.start, piece.end) for piece in self.ledger]))
         found: dict[LiveRange, None] = {}
         furthest: LiveRange | None = None
@@ -338,6 +339,7 @@ class Book:
                 furthest = entry
         for entry in found:
             self.take_over(entry)
+        return found.keys()
 
     def repair(self, start: int, end: int, before_ns: int) -> bool:
         """Takes off the ledger what does not stand any more by /proc, of that age; whether there was anything."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from memforensics.probes.ebpf.book import Counts
 from memforensics.probes.ebpf.layout import LiveRange
 from memforensics.probes.ebpf.ledger import Span, union, without
 from memforensics.probes.ebpf.programs import MmapPrograms
@@ -117,21 +118,25 @@ class Account:
         PermissionNeeded."""
         self._read = time.monotonic_ns(), mapped(self._process.read_text("maps"))
 
-    def correct(self, programs: MmapPrograms) -> Corrected | None:
-        """After events were dropped, and the programs detached: holds the ranges against what was mapped just before,
-        and the counters against the ranges. What was mapped then and still is, and is in no range, is of unknown
-        origin; that it was unmapped and mapped again just between is possible. None: nothing was read. TargetGone,
-        PermissionNeeded."""
+    def hold(self, live: list[LiveRange]) -> None:
+        """After events were dropped, and the programs detached: holds the ranges against what was mapped just before.
+        `live`: the kernel's table of this space."""
+        live = self._space.settle_now(live)
+        found = self._space.book.take_over_overlapping(live)
+        if self._read is not None:
+            before_ns, first = self._read
+            self._find_gone(first, [entry for entry in live if entry not in found], before_ns)
+
+    def correct(self, kernel: list[tuple[int, Counts]], live: list[LiveRange]) -> Corrected | None:
+        """After `hold`: holds the counters (`kernel`: the kernel's) against the ranges. What was mapped just before the
+        end and still is, and is in no range, is of unknown origin; that it was unmapped and mapped again just between
+        is possible. None: nothing was read. TargetGone, PermissionNeeded."""
         if self._read is None:
             return None
         before_ns, first = self._read
         after = mapped(self._process.read_text("maps")).anonymous
-        book, number = self._space.book, self._space.number
-        kernel = [(site, counts) for space, site, counts in programs.counts() if space == number]
+        book = self._space.book
         had = book.outstanding(kernel)
-        book.take_over_overlapping(self._live(programs))
-        self._find_gone(first, self._live(programs), before_ns)
-        live = self._live(programs)
         book.correct(kernel, live)
         changes = [size - had.get(site, (0, 0))[0] for site, (size, _) in book.outstanding(kernel).items()]
         missing = self._not_known(without(first.anonymous, without(first.anonymous, after)), live)
