@@ -334,7 +334,8 @@ def test_what_the_whole_does_not_show_is_less_sure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dropped", "unknown", "is_doubtful"), [(0, None, False), (9, 0, False), (9, 5, False), (9, 50, True), (9, None, True)]
+    ("dropped", "unknown", "is_doubtful"),
+    [(0, None, False), (9, 0, False), (9, 5, False), (9, 50, True), (9, None, True)],
 )
 def test_sums_after_dropped_events_are_less_sure(dropped: int, unknown: int | None, is_doubtful: bool) -> None:
     trace = TraceSummary(
