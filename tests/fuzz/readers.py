@@ -599,7 +599,7 @@ READERS: tuple[Reader, ...] = (
         lambda: [struct.pack("<Q", n) for n in range(8)],
         read_owners,
         damage=lambda _, pick: pick.randbytes(8),
-        share=0,
+        share=1,
     ),
     Reader(
         "glibc-arenas", lambda: [struct.pack("<QQQQ", 0x7F0000000020, 0, 1 << 20, 1 << 20) + bytes(4096)], read_arenas

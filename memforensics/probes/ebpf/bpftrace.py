@@ -65,7 +65,7 @@ def parse_output(text: str) -> Printed:
                     printed.maps[name] = {key: int(number) for key, number in entries.items()}
             elif record["type"] == "helper_error":
                 printed.helper_errors += 1
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, OverflowError, KeyError, TypeError, AttributeError):
             printed.unparsed_lines += 1
     return printed
 
