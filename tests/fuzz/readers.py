@@ -380,12 +380,20 @@ def read_python(data: bytes) -> None:
     _read_stacks(runtime, Pages(places, data.ljust(len(whole), b"\0")))
 
 
+def _used_word(data: bytearray, pick: random.Random) -> int:
+    """Most of a page is zero: a word that is not, as far as a few tries find one."""
+    for _ in range(64):
+        at = pick.randrange(len(data) // 8) * 8
+        if data[at : at + 8] != bytes(8):
+            break
+    return at
+
+
 def damage_words(seeds: Sequence[bytes], pick: random.Random) -> bytes:
     """Words of memory become others that stand there too, so that what is followed leads elsewhere, or in a ring."""
     data = bytearray(pick.choice(seeds))
-    used = [at for at in range(0, len(data) - 8, 8) if data[at : at + 8] != bytes(8)]
     for _ in range(pick.choice((1, 2, 4, 16, 64))):
-        at, other = pick.choice(used), pick.choice(used)
+        at, other = _used_word(data, pick), _used_word(data, pick)
         kind = pick.randrange(4)
         if kind < 2:
             data[at : at + 8] = data[other : other + 8]
