@@ -159,7 +159,7 @@ ENDS = "import signal, sys, time; print('no such model', flush=True); time.sleep
     ("seconds", "last", "words", "how"),
     [
         (0, "sys.exit(7)", ["--warmup", "5s"], "ended with exit code 7"),
-        (0, "sys.exit(0)", ["--duration", "5s"], "ended with exit code 0"),
+        (0, "sys.exit(0)", ["--duration", "10s"], "ended with exit code 0"),
         (5, "sys.exit(0)", ["--duration", "20s"], "ended with exit code 0"),
         (5, "signal.raise_signal(signal.SIGKILL)", ["--duration", "20s"], "was killed by SIGKILL"),
     ],
