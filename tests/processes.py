@@ -102,7 +102,9 @@ def python(script: str, *args: str, interpreter: str = sys.executable) -> list[s
 def interpreters() -> dict[str, str]:
     """Version ("3.9") -> path: the running Python, and pyenv's of other versions. test_gate.py asks for each version
     that is supported, so a list made from this does not shrink unseen."""
-    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    own = Path(sys.base_prefix)  # one of pyenv's itself, perhaps
+    beside = own.parents[1] if own.parent.name == "versions" else Path.home() / ".pyenv"
+    root = Path(os.environ.get("PYENV_ROOT") or beside)
     found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
     for path in sorted(root.glob("versions/3.*/bin/python3")):
         found.setdefault(".".join(path.parts[-3].split(".")[:2]), str(path))
