@@ -1,5 +1,6 @@
 """Starts what is hard to end, prints "ready" and sleeps: a child, and a grandchild in a session of its own whose parent
-is gone, which ignores SIGTERM and SIGHUP. Their PIDs and its own go to the file $PIDS."""
+is gone, which ignores SIGTERM and SIGHUP. Its own PID, the child's and the grandchild's go to the file $PIDS, in this
+order."""
 
 import os
 import signal
@@ -13,10 +14,13 @@ def note() -> None:
 
 
 note()
+noted, noting = os.pipe()
 if os.fork() == 0:
     note()
+    os.write(noting, b".")
     time.sleep(600)
     os._exit(0)
+os.read(noted, 1)
 child = os.fork()
 if child == 0:
     os.setsid()

@@ -15,7 +15,7 @@ from processes import compiled, running
 pytestmark = pytest.mark.live
 
 
-@pytest.mark.parametrize("way", ["SIGHUP", "SIGQUIT", "SIGKILL", "terminal"])
+@pytest.mark.parametrize("way", ["SIGHUP", "SIGQUIT", "SIGKILL", "terminal", "guard"])
 def test_nothing_stays_of_a_command(way: str) -> None:
     assert command_left(WAYS.index(way)) is None
 
