@@ -26,8 +26,8 @@ from memforensics.analysis.frames import layer_of  # noqa: E402
 from memforensics.analysis.survival import LEAST_TESTED, lower_limit  # noqa: E402
 from memforensics.case.model import AllocationSite  # noqa: E402
 from memforensics.probes.base import Budget  # noqa: E402
-from memforensics.probes.mmap_trace import MmapTrace  # noqa: E402
-from memforensics.probes.references import old_blocks, search  # noqa: E402
+from memforensics.probes.ebpf.mmap.probe import MmapTrace  # noqa: E402
+from memforensics.probes.heap.references import old_blocks, search  # noqa: E402
 from memforensics.target import open_process  # noqa: E402
 
 HEALTHY_C = ("array", "interior", "packed", "tagged", "pages", "file", "chain", "guarded", "epoll", "fifo")

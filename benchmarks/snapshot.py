@@ -25,8 +25,8 @@ from pathlib import Path
 import psutil
 from tracer_statistics import Estimate, estimate, estimate_ratio
 
-from memforensics.probes.repeated import Earlier
-from memforensics.probes.snapshots import Reader, take_snapshot
+from memforensics.probes.proc.snapshot_cache import Earlier
+from memforensics.probes.proc.snapshots import Reader, take_snapshot
 from memforensics.target import Process, open_process
 
 HERE = Path(__file__).resolve().parent

@@ -18,8 +18,9 @@ import tracer_stacks as stacks
 from tracer_stacks import Given, Stack, judged
 from tracer_workloads import HERE, Kind, Workload, start
 
-from memforensics.probes.ebpf import engine as ebpf
-from memforensics.probes.ebpf import fault_programs, programs
+from memforensics.probes.ebpf.faults import programs as fault_programs
+from memforensics.probes.ebpf.loader import engine as ebpf
+from memforensics.probes.ebpf.mmap import programs
 
 MEMFORENSICS = Path(sys.executable).with_name("memforensics")
 ARMED_S = 20.0  # at most until a tool's events are armed

@@ -32,7 +32,7 @@ BESIDE = {
     "analysis/conclude.py": ["test_headline.py", "test_report_recorded.py"],
     "analysis/residue.py": ["test_touched.py"],
     "analysis/series.py": ["test_series_recorded.py"],
-    "probes/ebpf/cuts.py": ["test_trace_ledger.py"],
+    "probes/ebpf/mmap/pending_unmaps.py": ["test_trace_ledger.py"],
     "remedies/conditions.py": ["test_remedies.py"],
 }
 

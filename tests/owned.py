@@ -15,7 +15,7 @@ from processes import LEAKERS, Child
 from memforensics.analysis.ownership import kernel_rss, layers, pieces
 from memforensics.case.model import OwnerMark, Snapshot
 from memforensics.errors import TargetError
-from memforensics.probes.snapshots import Reader, take_snapshot
+from memforensics.probes.proc.snapshots import Reader, take_snapshot
 from memforensics.target import Process
 from memforensics.target.pagemap import PAGE
 

@@ -13,8 +13,8 @@ from processes import LEAKERS, Child, interpreters, running
 
 from memforensics.case.model import AllocationSite, Cost, Loss, TraceSummary
 from memforensics.probes.base import Budget
-from memforensics.probes.faults import FaultTrace
-from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.ebpf.faults.probe import FaultTrace
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
 from memforensics.target import open_process
 
 PAGE = 4096

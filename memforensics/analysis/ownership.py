@@ -2,7 +2,7 @@
 
 How a resident byte finds its layer, in this order:
 
-1. A mark (probes/owners recognised the range by its content or place) owns the bytes of its range. The marks of
+1. A mark (probes/proc/owners recognised the range by its content or place) owns the bytes of its range. The marks of
    files only say more of them: `tmpfs-` that their pages are RssShmem (layer `shmem`), `weights-file` what they hold.
 2. Pages that are not the mapping's file any more (anonymous pages of a private file mapping) are private memory of the
    program: `anon-mmap`, as the group "libraries' data" where the file is a library or program, with the .bss that

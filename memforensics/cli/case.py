@@ -42,15 +42,15 @@ def list_case(
     as_json: JsonOption = False,
 ) -> None:
     """List what a case file holds: what made it, when, of which processes, how much of each kind."""
-    from memforensics.jobs import case as job
-    from memforensics.jobs.files import write_text
+    from memforensics.jobs.case import contents as job
+    from memforensics.jobs.case.files import write_text
 
     if table is not None and format != "csv":
         raise UsageError("--table goes with --format csv", enable=f"--format csv --table {table}")
     if sites is not None and format in ("text", "json", "csv"):
         raise UsageError("--sites goes with an export", enable=f"--format html --sites {sites}")
     if format in ("folded", "speedscope", "pprof", "perfetto", "html"):
-        from memforensics.cli.trace_out import put_case
+        from memforensics.cli.screen.trace_out import put_case
 
         put_case(file, format, sites, output)
         return

@@ -38,7 +38,7 @@ def symbolize_case(
     Every native frame keeps its module, build-id and offset; a file is used when its build-id is the same, and nothing
     is fetched. Looked for in the folders and roots that are named, and in this machine's own.
     """
-    from memforensics.jobs.symbolize import symbolize
+    from memforensics.jobs.case.symbolize import symbolize
 
     done = symbolize(file, folders=debug_dir or (), roots=root or (), output=output)
     if as_json:

@@ -45,9 +45,9 @@ def ci(
 
     The report (Markdown) and the case are written beside each other. Exit code 0: passed; 1: leak; 4: growing, or too
     little was seen; 3: it could not be observed, or COMMAND ended before the time was over."""
-    from memforensics.cli.live import progress
-    from memforensics.jobs.ci import gate, parse_fail_on
-    from memforensics.jobs.files import check_output, write_text
+    from memforensics.cli.screen.live import progress
+    from memforensics.jobs.case.files import check_output, write_text
+    from memforensics.jobs.experiment.ci import gate, parse_fail_on
     from memforensics.remedies.catalogue import load_catalogue
     from memforensics.report.junit import GateOutcome, gate_object, junit_xml
     from memforensics.report.markdown import report_markdown

@@ -27,8 +27,8 @@ def demo(
     The service makes its own virtual environment (in ~/.cache/memforensics, once), is diagnosed while it serves, and
     is stopped. Exit code 0 when the diagnosis says what is known of that version, 4 when it does not.
     """
-    from memforensics.cli.live import progress
-    from memforensics.cli.render import print_report
+    from memforensics.cli.screen.live import progress
+    from memforensics.cli.screen.render import print_report
     from memforensics.jobs import demo as job
 
     def on_start(pid: int) -> None:

@@ -59,12 +59,12 @@ def diagnose(
     last line says where. Ctrl-C ends early with what was seen so far: exit code 130, with the report where it is enough
     for a verdict.
     """
-    from memforensics.cli.live import progress
-    from memforensics.cli.render import output_form, print_report, write_report
+    from memforensics.cli.screen.live import progress
+    from memforensics.cli.screen.render import output_form, print_report, write_report
     from memforensics.errors import Interrupted
+    from memforensics.jobs.case.report import Format, render
     from memforensics.jobs.diagnose import investigate
-    from memforensics.jobs.report import Format, render
-    from memforensics.jobs.targets import whole_command_lines
+    from memforensics.jobs.targets.choose import whole_command_lines
     from memforensics.remedies.catalogue import load_catalogue
 
     form: Format = "json" if json else format

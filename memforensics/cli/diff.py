@@ -68,7 +68,7 @@ def diff(
         before, after, over_s=over, from_s=from_s, to_s=to_s, children=children, process=process, limit=top
     )
     if as_json:
-        from memforensics.report.snapshot_json import diff_json
+        from memforensics.report.json.snapshot import diff_json
 
         print_json(diff_json(seen.groups, seen.layers, seen.processes, seen.change_bytes, seen.losses))
     else:
@@ -76,8 +76,8 @@ def diff(
 
 
 def _show(seen: "DiffView") -> None:
-    from memforensics.report import terminal_snapshot as show
-    from memforensics.report.console import Console
+    from memforensics.report.terminal import snapshot as show
+    from memforensics.report.terminal.console import Console
 
     console = Console(highlight=False)
     console.print(

@@ -37,7 +37,7 @@ def doctor(
     from rich.table import Table
     from rich.text import Text
 
-    from memforensics.report.console import Console
+    from memforensics.report.terminal.console import Console
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for check in examination.checks:

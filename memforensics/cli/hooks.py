@@ -41,7 +41,7 @@ def hooks(
     from rich.table import Table
     from rich.text import Text
 
-    from memforensics.report.console import Console
+    from memforensics.report.terminal.console import Console
 
     console = Console(highlight=False)
     if view.hooks:

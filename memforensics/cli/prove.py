@@ -31,9 +31,9 @@ def prove(
 
     A line `units N` that the command prints (its work so far) gives the throughput. Exit code 0: a variant works;
     1: it grows and none stops it; 4: nothing could be shown, the plain command does not grow."""
-    from memforensics.cli import live
-    from memforensics.jobs.prove import exit_code, experiment, parse_variants
-    from memforensics.report.terminal_experiment import experiment_object, experiment_table
+    from memforensics.cli.screen import live
+    from memforensics.jobs.experiment.prove import exit_code, experiment, parse_variants
+    from memforensics.report.terminal.experiment import experiment_object, experiment_table
 
     variants = parse_variants(env or [], variant or [])
     with live.progress("proving", quiet=json) as on_progress:
@@ -43,7 +43,7 @@ def prove(
     if json:
         print_json(experiment_object(results))
     else:
-        from memforensics.report.console import Console
+        from memforensics.report.terminal.console import Console
 
         Console(width=None if live.is_terminal() else 120).print(experiment_table(results))
     return exit_code(results)

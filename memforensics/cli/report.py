@@ -33,8 +33,8 @@ def report(
 
     Exits 0 whenever the case could be read, whatever its verdict (3 when it could not): the report was made.
     """
-    from memforensics.cli.render import output_form, print_report, write_report
-    from memforensics.jobs import report as job
+    from memforensics.cli.screen.render import output_form, print_report, write_report
+    from memforensics.jobs.case import report as job
 
     form = output_form(output, "json" if as_json else format)
     loaded, diagnosis = job.load(case, remedies)

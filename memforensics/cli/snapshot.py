@@ -62,7 +62,7 @@ def snapshot(
         record=record,
     )
     if as_json:
-        from memforensics.report.snapshot_json import snapshot_json
+        from memforensics.report.json.snapshot import snapshot_json
 
         print_json(snapshot_json(seen.snapshot, seen.layers, seen.groups, seen.mappings, seen.beside, seen.losses))
     else:
@@ -70,9 +70,9 @@ def snapshot(
 
 
 def _show(seen: "SnapshotView", top: int, show_cmdline: bool) -> None:
-    from memforensics.jobs.targets import whole_command_line
-    from memforensics.report import terminal_snapshot as show
-    from memforensics.report.console import Console
+    from memforensics.jobs.targets.choose import whole_command_line
+    from memforensics.report.terminal import snapshot as show
+    from memforensics.report.terminal.console import Console
 
     console = Console(highlight=False)
     target = whole_command_line(seen.target) if show_cmdline and seen.target is not None else seen.target

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from memforensics.analysis.sites import SortKey
-from memforensics.cli import trace_live, trace_out
+from memforensics.analysis.site_groups import SortKey
 from memforensics.cli.common import choose_pid, say
+from memforensics.cli.screen import trace_live, trace_out
 from memforensics.errors import Interrupted, UsageError
-from memforensics.jobs import trace as job
-from memforensics.jobs.trace_view import EngineName, Wanted
+from memforensics.jobs.trace import run as job
+from memforensics.jobs.trace.view import EngineName, Wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,9 +68,9 @@ def watch(
     if restarts and pid is not None:
         raise UsageError("a PID does not come back", enable="--restarts with --name, --cmdline or --container")
 
-    from memforensics.cli.watch_out import Controls, beside, show
-    from memforensics.jobs.again import back
-    from memforensics.jobs.watch import watch as job
+    from memforensics.cli.screen.watch_out import Controls, beside, show
+    from memforensics.jobs.targets.restarted import back
+    from memforensics.jobs.watch.loop import watch as job
     from memforensics.remedies.catalogue import load_catalogue
 
     catalogue = load_catalogue(remedies)

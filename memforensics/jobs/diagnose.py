@@ -30,20 +30,20 @@ from memforensics.case.model import (
 )
 from memforensics.case.store import CaseFile
 from memforensics.errors import CaseExists, Interrupted, MemforensicsError, TargetError
-from memforensics.jobs.beside import Beside
-from memforensics.jobs.conclude import conclude_case
-from memforensics.jobs.files import state_folder
-from memforensics.jobs.identity import identify
-from memforensics.jobs.observe import Record, Recorder, TreeObserver, new_meta
+from memforensics.jobs.case.conclude import conclude_case
+from memforensics.jobs.case.files import state_folder
+from memforensics.jobs.observe.background import Beside
+from memforensics.jobs.observe.tree import Record, Recorder, TreeObserver, new_meta
 from memforensics.jobs.references import References
+from memforensics.jobs.targets.identity import identify
 from memforensics.probes.base import Budget, Evidence
-from memforensics.probes.faults import FaultTrace
+from memforensics.probes.ebpf.faults.probe import FaultTrace
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
 from memforensics.probes.hooks import audit_hooks
-from memforensics.probes.mmap_trace import MmapTrace
-from memforensics.probes.repeated import Earlier
-from memforensics.probes.snapshots import take_snapshot
+from memforensics.probes.proc.snapshot_cache import Earlier
+from memforensics.probes.proc.snapshots import take_snapshot
 from memforensics.remedies.catalogue import Catalogue, load_catalogue
-from memforensics.symbols.space import AddressSpace
+from memforensics.symbols.address_space import AddressSpace
 from memforensics.target import Process, open_process
 from memforensics.units import NS_PER_S
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from memforensics.probes.host import Check, check_host
-from memforensics.probes.host_target import check_target
+from memforensics.probes.host.machine import Check, check_host
+from memforensics.probes.host.process import check_target
 from memforensics.target import open_process
 
 

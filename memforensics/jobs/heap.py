@@ -7,9 +7,9 @@ from typing import Any
 
 from memforensics.case.model import AllocationSite, ProbeStatus, Target
 from memforensics.errors import MemforensicsError, ToolMissing
-from memforensics.jobs.observe import Recorder, minimal_target, new_meta
+from memforensics.jobs.observe.tree import Recorder, minimal_target, new_meta
 from memforensics.probes.heap.memray_attach import NAME, Profiled, profile, require
-from memforensics.report.sites import losses_json, site_json
+from memforensics.report.json.shapes import losses_json, site_json
 from memforensics.target import open_process
 from memforensics.units import duration_text, rate_text, size_text
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from memforensics.analysis.conclude import hook_meanings
 from memforensics.case.model import Hook, HookAudit, Loss, Module, ProbeStatus, Target
-from memforensics.jobs.observe import Recorder, minimal_target, new_meta
+from memforensics.jobs.observe.tree import Recorder, minimal_target, new_meta
 from memforensics.probes.hooks import audit_hooks
-from memforensics.report.observed import hook_sentence
-from memforensics.report.sites import hook_json, losses_json
+from memforensics.report.json.shapes import hook_json, losses_json
+from memforensics.report.sentences import hook_sentence
 from memforensics.report.text import library_name
-from memforensics.symbols.space import AddressSpace
+from memforensics.symbols.address_space import AddressSpace
 from memforensics.target import open_process
 
 

@@ -1,5 +1,5 @@
 """Whether anything points to what a growing site keeps: two searches of a process's memory beside a trace, some time
-apart, and the ReferenceChecks that come of them (probes/references.py)."""
+apart, and the ReferenceChecks that come of them (probes/heap/references.py)."""
 
 import random
 import time
@@ -13,10 +13,10 @@ from memforensics.analysis.conclude import draft
 from memforensics.analysis.survival import LEAST_TESTED, sites_to_check
 from memforensics.case.model import Case, ProbeStatus, ReferenceCheck
 from memforensics.errors import MemforensicsError, TargetError
-from memforensics.jobs.beside import Beside
-from memforensics.jobs.observe import Record
-from memforensics.probes.mmap_trace import MmapTrace
-from memforensics.probes.references import LIMIT_S, Block, Search, old_blocks, search
+from memforensics.jobs.observe.background import Beside
+from memforensics.jobs.observe.tree import Record
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.heap.references import LIMIT_S, Block, Search, old_blocks, search
 from memforensics.target import open_process
 from memforensics.units import NS_PER_S
 

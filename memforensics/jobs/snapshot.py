@@ -12,9 +12,9 @@ from memforensics.analysis.ownership import Piece, beside, layers, owner_of, pie
 from memforensics.case.model import Beside, Case, Layer, LayerRow, Loss, Mapping, MappingGroup, Snapshot, Target
 from memforensics.case.store import CaseFile
 from memforensics.errors import CaseError, PermissionNeeded, TargetError, TargetGone, UsageError
-from memforensics.jobs.identity import identify
-from memforensics.jobs.observe import Recorder, TreeObserver, new_meta
-from memforensics.probes.snapshots import Reader, take_snapshot
+from memforensics.jobs.observe.tree import Recorder, TreeObserver, new_meta
+from memforensics.jobs.targets.identity import identify
+from memforensics.probes.proc.snapshots import Reader, take_snapshot
 from memforensics.target import open_process
 from memforensics.units import NS_PER_S, duration_text
 

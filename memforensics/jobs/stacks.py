@@ -9,13 +9,13 @@ from typing import Any
 
 from memforensics.case.model import CapturedStack, Loss, Pause, ProbeStatus, Target
 from memforensics.errors import ProbeFailed, UsageError
-from memforensics.jobs.observe import Recorder, minimal_target, new_meta
-from memforensics.probes.gdb import TIMED_OUT, Capture, Stop
-from memforensics.probes.gdb_python import python_stacks
+from memforensics.jobs.observe.tree import Recorder, minimal_target, new_meta
+from memforensics.probes.gdb.capture import TIMED_OUT, Capture, Stop
+from memforensics.probes.gdb.python_frames import python_stacks
 from memforensics.probes.hooks import entry_state
-from memforensics.report.observed import frame_name, frame_place
-from memforensics.report.sites import capture_json, losses_json, pauses_json
-from memforensics.symbols.space import AddressSpace, MappedModule
+from memforensics.report.json.shapes import capture_json, losses_json, pauses_json
+from memforensics.report.sentences import frame_name, frame_place
+from memforensics.symbols.address_space import AddressSpace, MappedModule
 from memforensics.target import Process, open_process
 from memforensics.units import duration_text
 

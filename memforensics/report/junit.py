@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
 
 from memforensics.case.model import Case, Diagnosis, Growth, VerdictWord
-from memforensics.report.json_report import growth_json
+from memforensics.report.json.report import growth_json
+from memforensics.report.json.shapes import Json
 from memforensics.report.markdown import report_markdown
-from memforensics.report.sites import Json
 from memforensics.report.text import utf8, visible
 
 

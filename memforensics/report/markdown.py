@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from memforensics.case.model import Case, Diagnosis, Finding, FindingSite, Remedy
-from memforensics.report import observed as say
+from memforensics.report import sentences as say
 from memforensics.report.text import code, markdown, visible
 from memforensics.units import change_text, rate_text, size_text
 

@@ -9,8 +9,8 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from memforensics.case.model import EXIT_CODES
+from memforensics.report.json.watch import WatchTick
 from memforensics.report.text import utf8
-from memforensics.report.watch_line import WatchTick
 
 
 def metrics(tick: WatchTick) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from memforensics.errors import MemforensicsError, NoSuchProcess, PermissionNeeded, TargetGone
 from memforensics.target.procfs import ProcFS
-from memforensics.target.urgent import urgent
+from memforensics.target.realtime_priority import urgent
 
 MAX_READ_BYTES = 64 * 1024 * 1024
 _SHORT = 256 * 1024  # 0.1 ms

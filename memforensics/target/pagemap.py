@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from memforensics.errors import MemforensicsError, ProbeFailed, TargetGone
 from memforensics.target.procfs import ProcFS
-from memforensics.target.urgent import urgent
+from memforensics.target.realtime_priority import urgent
 
 PAGE = mmap.PAGESIZE
 

@@ -23,9 +23,9 @@ from memforensics.target.parse import (
     status_numbers,
 )
 from memforensics.target.procfs import ProcFS
+from memforensics.target.realtime_priority import urgent
 from memforensics.target.rooted import open_in_root
 from memforensics.target.smaps import ParsedSmaps, parse_smaps, tmpfs_devices
-from memforensics.target.urgent import urgent
 from memforensics.units import KIB
 
 _FEW_SMAPS = 256 * KIB  # some 350 mappings: read line by line in the time that numpy takes to be imported

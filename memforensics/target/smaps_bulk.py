@@ -13,7 +13,7 @@ from mmap import PAGESIZE
 import numpy as np
 
 from memforensics.case.model import Mapping
-from memforensics.target.columns import Ints, Octets, Words, columns_at, gathered
+from memforensics.target.maps_columns import Ints, Octets, Words, columns_at, gathered
 from memforensics.target.smaps import FIELDS, ParsedSmaps, parse_smaps
 from memforensics.units import KIB
 

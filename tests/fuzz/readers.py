@@ -108,10 +108,11 @@ def proc_file(name: str) -> Callable[[bytes], None]:
     """Reads a recorded process, of which that file is damaged, by all that a command reads of it at first."""
 
     def read(data: bytes) -> None:
-        from memforensics.jobs import containers, targets
-        from memforensics.jobs.observe import TreeObserver
-        from memforensics.probes.host_target import check_target
-        from memforensics.probes.owners.stacks import _stack_pointers, _thread_ids
+        from memforensics.jobs.observe.tree import TreeObserver
+        from memforensics.jobs.targets import choose as targets
+        from memforensics.jobs.targets import containers
+        from memforensics.probes.host.process import check_target
+        from memforensics.probes.proc.owners.stacks import _stack_pointers, _thread_ids
         from memforensics.target.about import about
         from memforensics.target.process import open_process
         from memforensics.target.smaps import parse_rollup, parse_smaps_rollup
@@ -155,7 +156,7 @@ def proc_file(name: str) -> Callable[[bytes], None]:
 
 def read_proc_text(data: bytes) -> None:
     """Any text, by every parser of /proc: the same without a file."""
-    from memforensics.jobs.containers import container_id
+    from memforensics.jobs.targets.containers import container_id
     from memforensics.target.parse import parse_maps, parse_stat, parse_status, status_bytes, status_numbers
     from memforensics.target.smaps import parse_rollup, parse_smaps, parse_smaps_rollup, tmpfs_devices
     from memforensics.target.smaps_bulk import read_smaps
@@ -207,12 +208,12 @@ def read_environ(data: bytes) -> None:
 
 
 def read_elf(data: bytes) -> None:
-    from memforensics.symbols.cfi import Cfi
-    from memforensics.symbols.elf import BadElf, ElfFile
-    from memforensics.symbols.lines import LineReader
-    from memforensics.symbols.symbolize import name_at
-    from memforensics.symbols.timebudget import TimeBudget
-    from memforensics.symbols.versions import library_version, version_nodes
+    from memforensics.symbols.elf.reader import BadElf, ElfFile
+    from memforensics.symbols.elf.versions import library_version, version_nodes
+    from memforensics.symbols.names.lines import LineReader
+    from memforensics.symbols.names.symbolizer import name_at
+    from memforensics.symbols.names.timebudget import TimeBudget
+    from memforensics.symbols.unwind.cfi import Cfi
 
     elf = ElfFile(data)
     places = [s.vaddr + s.memsz // 3 for s in elf.load_segments[:4]] + [0x1139, 0x1200, 0, (1 << 64) - 1]
@@ -249,7 +250,7 @@ def _programs() -> tuple[bytes, ...]:
 def damage_tables(seeds: Sequence[bytes], pick: random.Random) -> bytes:
     """Most of a program is code: the damage goes to the headers and the tables that are read."""
     from fuzz.mutate import mutated
-    from memforensics.symbols.elf import ElfFile
+    from memforensics.symbols.elf.reader import ElfFile
 
     data = bytearray(pick.choice(seeds))
     elf = ElfFile(bytes(data))
@@ -264,7 +265,7 @@ def damage_tables(seeds: Sequence[bytes], pick: random.Random) -> bytes:
 
 
 def read_name(data: bytes) -> None:
-    from memforensics.symbols.names import demangle
+    from memforensics.symbols.names.demangle import demangle
 
     demangle(data.decode("utf-8", "backslashreplace"))
 
@@ -277,7 +278,7 @@ NAMES = (
 
 
 def read_jit_map(data: bytes) -> None:
-    from memforensics.symbols.jitmap import JitMap
+    from memforensics.symbols.names.jit_map import JitMap
 
     path = _scratch() / "perf.map"
     path.write_bytes(data)
@@ -287,8 +288,8 @@ def read_jit_map(data: bytes) -> None:
 
 
 def read_head(data: bytes) -> None:
-    from memforensics.probes.owners.files import weights_format
-    from memforensics.probes.owners.pymalloc import is_pool
+    from memforensics.probes.proc.owners.files import weights_format
+    from memforensics.probes.proc.owners.pymalloc import is_pool
 
     weights_format(data[:4096], len(data))
     is_pool(0x7F0000000000, data.ljust(48, b"\0")[:48], 16384)
@@ -297,7 +298,7 @@ def read_head(data: bytes) -> None:
 def read_code(data: bytes) -> None:
     """The first bytes of a function that may be patched, and of Go's switch to another stack."""
     from memforensics.probes.hooks.patch import follow, next_hop
-    from memforensics.symbols.goswitch import switch_rule
+    from memforensics.symbols.unwind.go_switch import switch_rule
 
     memory = BytesMemory(0x401000, data)
     next_hop(memory, 0x401000)
@@ -333,7 +334,7 @@ class Pages:
 def _python() -> tuple[Any, list[int], bytes]:
     """The CPython of a process that waits in a few functions, and the pages that reading its stacks took."""
     from memforensics.runtimes.cpython.find import find_runtime
-    from memforensics.symbols.space import AddressSpace
+    from memforensics.symbols.address_space import AddressSpace
     from memforensics.target import open_process
 
     class Noting:
@@ -419,7 +420,7 @@ def read_owners(data: bytes) -> None:
 
 def read_arenas(data: bytes) -> None:
     """Headers of glibc's arenas, thread descriptors and stacks."""
-    from memforensics.probes.owners.arenas import glibc_arenas
+    from memforensics.probes.proc.owners.arenas import glibc_arenas
 
     base = 0x7F0000000000
 
@@ -441,7 +442,7 @@ def read_arenas(data: bytes) -> None:
 
 
 def read_mi(data: bytes) -> None:
-    from memforensics.probes.gdb_mi import MiReader, number_of, text_of, texts_of, tuples_of
+    from memforensics.probes.gdb.mi import MiReader, number_of, text_of, texts_of, tuples_of
 
     for record in MiReader().feed(data + b"\n"):
         for name in ("threads", "register-values", "msg", "reason", "thread-id", "id", "frame"):
@@ -490,11 +491,11 @@ def _case_bytes() -> bytes:
 
 def read_case(data: bytes) -> None:
     """As `report`, `diff` and `case` do."""
-    from memforensics.jobs.case import listing, listing_object, listing_text
-    from memforensics.jobs.conclude import conclude_case
-    from memforensics.jobs.report import render
+    from memforensics.jobs.case.conclude import conclude_case
+    from memforensics.jobs.case.contents import listing, listing_object, listing_text
+    from memforensics.jobs.case.report import render
     from memforensics.jobs.snapshot import view
-    from memforensics.report.snapshot_json import snapshot_json
+    from memforensics.report.json.snapshot import snapshot_json
 
     path = _scratch() / "damaged.case"
     path.write_bytes(data)
@@ -545,8 +546,8 @@ def damage_rows(seeds: Sequence[bytes], pick: random.Random) -> bytes:
 
 def read_numbers(data: bytes) -> None:
     """Samples of any numbers, by what judges a line."""
-    from memforensics.jobs.conclude import conclude_case
-    from memforensics.jobs.report import render
+    from memforensics.jobs.case.conclude import conclude_case
+    from memforensics.jobs.case.report import render
 
     words = struct.unpack(f"<{len(data) // 8}q", data[: len(data) // 8 * 8])
     rows = [words[at : at + 3] for at in range(0, len(words) - 2, 3)][:400]

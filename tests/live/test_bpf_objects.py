@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from memforensics.probes.ebpf import layout
-from memforensics.probes.ebpf.loaded import Sizes, StackPrograms
-from memforensics.probes.ebpf.programs import TRACEPOINTS, MmapPrograms
+from memforensics.probes.ebpf.loader import layout
+from memforensics.probes.ebpf.loader.program_set import Sizes, StackPrograms
+from memforensics.probes.ebpf.mmap.programs import TRACEPOINTS, MmapPrograms
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
 

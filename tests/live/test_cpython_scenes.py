@@ -17,8 +17,8 @@ from test_cpython_stacks import interpreters
 
 from memforensics.case.model import AllocationSite, Loss
 from memforensics.probes.base import Budget
-from memforensics.probes.ebpf.python import DISAGREE, NAMELESS, SEVERAL
-from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.stacks.python_frames import DISAGREE, NAMELESS, SEVERAL
 from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]

@@ -20,8 +20,8 @@ from test_cpython_stacks import interpreters, label
 
 from memforensics.case.model import AllocationSite, Frame, Loss
 from memforensics.probes.base import Budget
-from memforensics.probes.ebpf.python import DISAGREE, NAMELESS, SEVERAL
-from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.stacks.python_frames import DISAGREE, NAMELESS, SEVERAL
 from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]

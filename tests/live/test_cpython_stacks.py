@@ -17,13 +17,13 @@ from processes import LEAKERS, Child, python, running
 from processes import interpreters as every_version
 
 from memforensics.errors import MemforensicsError
-from memforensics.probes.ebpf.engine import Engine
+from memforensics.probes.ebpf.loader.engine import Engine
 from memforensics.runtimes.cpython.code import CodeReader
 from memforensics.runtimes.cpython.find import CPythonRuntime, find_runtime
 from memforensics.runtimes.cpython.kernel import PROCESS, pack_process, pid_namespace
 from memforensics.runtimes.cpython.offsets import known_versions
 from memforensics.runtimes.cpython.stacks import ENTRY, SHIM, thread_stacks
-from memforensics.symbols.space import AddressSpace
+from memforensics.symbols.address_space import AddressSpace
 from memforensics.target import Process, open_process
 
 pytestmark = pytest.mark.live

@@ -11,7 +11,7 @@ from processes import python, running
 
 from memforensics.errors import NoSuchProcess
 from memforensics.jobs.doctor import examine
-from memforensics.probes.host import Check
+from memforensics.probes.host.machine import Check
 
 pytestmark = pytest.mark.live
 NOBODY = 65534

@@ -16,8 +16,8 @@ from processes import LEAKERS
 from memforensics.analysis.effects import compare
 from memforensics.case.store import CaseFile
 from memforensics.errors import ProbeFailed, UsageError
-from memforensics.jobs.command import started
-from memforensics.jobs.experiment import Variant, experiment, parse_variants
+from memforensics.jobs.experiment.command import started
+from memforensics.jobs.experiment.runs import Variant, experiment, parse_variants
 from memforensics.units import MIB
 
 pytestmark = pytest.mark.live

@@ -15,9 +15,9 @@ from cli import memforensics
 from processes import Child, compiled, running
 from terminal import terminal
 
-from memforensics.analysis.sites import SiteFilter
-from memforensics.jobs.trace import TraceTick, trace_ticks
-from memforensics.jobs.trace_view import TraceView, Wanted, export_view, view_of_file
+from memforensics.analysis.site_groups import SiteFilter
+from memforensics.jobs.trace.run import TraceTick, trace_ticks
+from memforensics.jobs.trace.view import TraceView, Wanted, export_view, view_of_file
 from memforensics.report.export import EXPORT_FORMATS
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]

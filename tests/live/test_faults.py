@@ -12,7 +12,7 @@ from terminal import terminal
 from tracing import PAGE, execs, functions, line_of, pythons, traced, tracer
 
 from memforensics.case.store import CaseFile
-from memforensics.probes.faults import FaultTrace
+from memforensics.probes.ebpf.faults.probe import FaultTrace
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
 

@@ -15,7 +15,7 @@ from memforensics.case.model import Hook, HookAudit, Loss, Module
 from memforensics.errors import ProbeFailed
 from memforensics.jobs.stacks import stacks
 from memforensics.probes.hooks import audit_hooks
-from memforensics.symbols.space import AddressSpace
+from memforensics.symbols.address_space import AddressSpace
 from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_root]

@@ -14,7 +14,7 @@ from memforensics.analysis.series import judge_tree
 from memforensics.analysis.trend import growth_word
 from memforensics.case.model import Sample, Target
 from memforensics.errors import NoSuchProcess
-from memforensics.jobs.observe import Recorder, TreeObserver, new_meta
+from memforensics.jobs.observe.tree import Recorder, TreeObserver, new_meta
 
 pytestmark = pytest.mark.live
 
@@ -86,7 +86,7 @@ def test_nothing_is_left_open() -> None:
 def test_who_observes_is_no_part_of_what_is_observed() -> None:
     """A shell that is looked at from within: the one who looks is its child."""
     script = (
-        "import os; from memforensics.jobs.observe import TreeObserver\n"
+        "import os; from memforensics.jobs.observe.tree import TreeObserver\n"
         "with TreeObserver(os.getppid()) as observer:\n"
         "    observer.open(); print(os.getppid() in observer.members, os.getpid() in observer.members)"
     )

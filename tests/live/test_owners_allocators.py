@@ -11,7 +11,7 @@ from owned import Told, adds_up, group, kinds, owners_of, quiet_snapshot, settle
 from processes import compiled, running
 
 from memforensics.case.model import Snapshot
-from memforensics.probes.snapshots import take_snapshot
+from memforensics.probes.proc.snapshots import take_snapshot
 from memforensics.target import open_process
 from memforensics.units import MIB
 

@@ -6,8 +6,8 @@ import pytest
 from owned import adds_up, settle
 from processes import compiled, running
 
-from memforensics.probes.looking import Look
-from memforensics.probes.snapshots import take_snapshot
+from memforensics.probes.proc.claimed_ranges import Look
+from memforensics.probes.proc.snapshots import take_snapshot
 from memforensics.target import open_process
 from memforensics.target.pagemap import PAGE, Pagemap
 

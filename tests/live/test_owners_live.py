@@ -12,7 +12,7 @@ from tracing import pythons
 
 from memforensics.analysis.ownership import pieces
 from memforensics.case.model import Snapshot
-from memforensics.probes.snapshots import take_snapshot
+from memforensics.probes.proc.snapshots import take_snapshot
 from memforensics.target import open_process
 from memforensics.units import MIB
 

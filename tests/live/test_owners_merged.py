@@ -8,9 +8,9 @@ from processes import Child, compiled, running
 
 from memforensics.analysis.ownership import pieces
 from memforensics.case.model import Snapshot
-from memforensics.probes.looking import VAIN_TURNS
-from memforensics.probes.repeated import Earlier
-from memforensics.probes.snapshots import Snapshots, take_snapshot
+from memforensics.probes.proc.claimed_ranges import VAIN_TURNS
+from memforensics.probes.proc.snapshot_cache import Earlier
+from memforensics.probes.proc.snapshots import Snapshots, take_snapshot
 from memforensics.target import Process, open_process
 from memforensics.target.memory import Memory
 from memforensics.units import MIB

@@ -15,7 +15,7 @@ from processes import compiled, running
 
 from memforensics.analysis.ownership import HUGE_PAGES, beside, layers
 from memforensics.case.model import Snapshot
-from memforensics.probes.snapshots import Reader
+from memforensics.probes.proc.snapshots import Reader
 from memforensics.target import Process, open_process
 from memforensics.target.smaps import parse_smaps_rollup
 from memforensics.units import KIB, MIB

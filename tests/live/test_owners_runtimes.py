@@ -13,7 +13,7 @@ from owned import adds_up, go_program, group, kinds, owners_of, quiet_snapshot, 
 from processes import LEAKERS, running
 
 from memforensics.case.model import Snapshot
-from memforensics.probes.snapshots import take_snapshot
+from memforensics.probes.proc.snapshots import take_snapshot
 from memforensics.target import Process, open_process
 from memforensics.units import KIB, MIB
 

@@ -9,7 +9,7 @@ import pytest
 from planted import planted
 from processes import Child, compiled, python, running
 
-from memforensics.jobs import targets
+from memforensics.jobs.targets import choose as targets
 
 pytestmark = pytest.mark.live
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from processes import compiled, python, running
 
-from memforensics.jobs.identity import identify
+from memforensics.jobs.targets.identity import identify
 from memforensics.target import open_process
 from memforensics.target.about import about, runtimes_of
 

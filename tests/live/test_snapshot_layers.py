@@ -17,7 +17,7 @@ from memforensics.case.model import LAYERS, Snapshot
 from memforensics.case.store import CaseFile
 from memforensics.errors import NoSuchProcess, TargetGone
 from memforensics.probes.base import Budget
-from memforensics.probes.snapshots import Snapshots, take_snapshot
+from memforensics.probes.proc.snapshots import Snapshots, take_snapshot
 from memforensics.target import Process, open_process
 from memforensics.units import MIB
 

@@ -17,8 +17,8 @@ from processes import TESTS, compiled, running
 
 from memforensics.case.model import Mapping
 from memforensics.errors import NotATarget, TargetError
-from memforensics.probes.repeated import Earlier
-from memforensics.probes.snapshots import Reader, take_snapshot
+from memforensics.probes.proc.snapshot_cache import Earlier
+from memforensics.probes.proc.snapshots import Reader, take_snapshot
 from memforensics.target import Process, open_process
 from memforensics.target.pagemap import PAGE
 

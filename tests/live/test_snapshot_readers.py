@@ -10,8 +10,8 @@ from owned import settle
 from processes import compiled, running
 
 from memforensics.case.model import Mapping, Snapshot
-from memforensics.probes.repeated import TURNS, Earlier
-from memforensics.probes.snapshots import READERS, Reader, take_snapshot
+from memforensics.probes.proc.snapshot_cache import TURNS, Earlier
+from memforensics.probes.proc.snapshots import READERS, Reader, take_snapshot
 from memforensics.target import Process, open_process
 from memforensics.target.pagemap import ABSENT, PAGE, PRESENT, PRESENT_KINDS, SCAN_BYTES, Pagemap, Query
 from memforensics.target.smaps import parse_smaps_rollup

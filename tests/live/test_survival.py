@@ -16,10 +16,10 @@ from tracing import PAGE, Traced, traced
 
 from memforensics.case.store import CaseFile
 from memforensics.errors import PermissionNeeded
-from memforensics.jobs.conclude import conclude_case
-from memforensics.probes.ebpf.reconcile import Account
-from memforensics.probes.mmap_trace import MmapTrace
-from memforensics.probes.references import Block, old_blocks, search
+from memforensics.jobs.case.conclude import conclude_case
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.mmap.reconcile import Account
+from memforensics.probes.heap.references import Block, old_blocks, search
 from memforensics.remedies.catalogue import Catalogue
 from memforensics.target import open_process
 

@@ -13,8 +13,8 @@ from processes import LEAKERS, compiled, running
 
 from memforensics.case.model import AllocationSite, Frame
 from memforensics.case.store import CaseFile
-from memforensics.jobs.symbolize import NO_FILE, symbolize
-from memforensics.jobs.trace import trace_ticks
+from memforensics.jobs.case.symbolize import NO_FILE, symbolize
+from memforensics.jobs.trace.run import trace_ticks
 
 pytestmark = pytest.mark.live
 

@@ -12,8 +12,8 @@ import pytest
 from processes import compiled, running
 
 from memforensics.case.model import Mapping
-from memforensics.symbols.space import AddressSpace, RecordedProcess
-from memforensics.symbols.symbolize import Symbolizer
+from memforensics.symbols.address_space import AddressSpace, RecordedProcess
+from memforensics.symbols.names.symbolizer import Symbolizer
 from memforensics.target import open_process
 
 pytestmark = pytest.mark.live

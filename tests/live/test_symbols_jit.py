@@ -13,8 +13,8 @@ from processes import LEAKERS, Child, running
 from tracing import pythons
 
 from memforensics.case.model import AllocationSite
-from memforensics.jobs.trace import trace_ticks
-from memforensics.symbols.space import AddressSpace
+from memforensics.jobs.trace.run import trace_ticks
+from memforensics.symbols.address_space import AddressSpace
 from memforensics.target import open_process
 
 pytestmark = pytest.mark.live

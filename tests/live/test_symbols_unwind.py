@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from processes import Child, compiled, python, running
 
-from memforensics.symbols.cfi import Rule
-from memforensics.symbols.space import AddressSpace
-from memforensics.symbols.symbolize import Symbolizer
-from memforensics.symbols.unwind import Registers, Unwound, unwind
+from memforensics.symbols.address_space import AddressSpace
+from memforensics.symbols.names.symbolizer import Symbolizer
+from memforensics.symbols.unwind.cfi import Rule
+from memforensics.symbols.unwind.unwinder import Registers, Unwound, unwind
 from memforensics.target import Process, open_process
 from memforensics.target.memory import BytesMemory
 

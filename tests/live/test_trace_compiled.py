@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from memforensics.probes.ebpf import compiled, engine
-from memforensics.probes.ebpf.compiled import Compiled
+from memforensics.probes.ebpf.loader import compile_cache as compiled
+from memforensics.probes.ebpf.loader import engine
+from memforensics.probes.ebpf.loader.compile_cache import Compiled
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
 

@@ -9,9 +9,9 @@ from processes import compiled, running
 from tracing import PAGE, functions, traced
 
 from memforensics.probes.base import Budget
-from memforensics.probes.ebpf.loaded import Sizes
-from memforensics.probes.ebpf.programs import MmapPrograms
-from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.ebpf.loader.program_set import Sizes
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.mmap.programs import MmapPrograms
 from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]

@@ -5,11 +5,11 @@ from processes import compiled, running
 
 from memforensics.case.model import AllocationSite, Loss
 from memforensics.probes.base import Budget
-from memforensics.probes.ebpf.fault_programs import FaultPrograms
-from memforensics.probes.ebpf.loaded import Sizes
-from memforensics.probes.ebpf.programs import MmapPrograms
-from memforensics.probes.faults import FaultTrace
-from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.ebpf.faults.probe import FaultTrace
+from memforensics.probes.ebpf.faults.programs import FaultPrograms
+from memforensics.probes.ebpf.loader.program_set import Sizes
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.mmap.programs import MmapPrograms
 from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]

@@ -7,7 +7,7 @@ from owned import go_program
 from tracing import functions, traced
 
 from memforensics.case.model import AllocationSite
-from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
 
 pytestmark = [
     pytest.mark.live,

@@ -16,7 +16,7 @@ from tracing import PAGE, Traced, execs, functions, line_of, pythons, traced, tr
 from memforensics.analysis.frames import layer_of
 from memforensics.case.model import AllocationSite
 from memforensics.probes.base import Budget
-from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
 from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]

@@ -9,9 +9,9 @@ from processes import compiled, running
 
 from memforensics.case.model import Loss
 from memforensics.probes.base import Budget
-from memforensics.probes.ebpf.ledger import Span, without
-from memforensics.probes.ebpf.reconcile import mapped
-from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.ebpf.mmap.ledger import Span, without
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.mmap.reconcile import mapped
 from memforensics.target import open_process
 from memforensics.target.process import Process
 

@@ -10,10 +10,10 @@ from tracing import traced
 
 from memforensics.case.model import AllocationSite, Loss, TraceSummary
 from memforensics.probes.base import Budget
-from memforensics.probes.ebpf.fault_programs import RARITY
+from memforensics.probes.ebpf.faults.probe import FaultTrace
+from memforensics.probes.ebpf.faults.programs import RARITY
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
 from memforensics.probes.ebpf.overhead import TOP_LEVEL
-from memforensics.probes.faults import FaultTrace
-from memforensics.probes.mmap_trace import MmapTrace
 from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]

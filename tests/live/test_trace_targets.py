@@ -4,10 +4,10 @@ import pytest
 from processes import compiled
 from tracing import traced
 
-from memforensics.probes.ebpf import layout
-from memforensics.probes.ebpf.programs import MmapPrograms
-from memforensics.probes.ebpf.targets import SLOTS
-from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.ebpf.loader import layout
+from memforensics.probes.ebpf.loader.target_table import SLOTS
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.mmap.programs import MmapPrograms
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
 

@@ -5,8 +5,8 @@ from processes import compiled, running
 
 from memforensics.case.model import AllocationSite, Loss
 from memforensics.probes.base import Budget
-from memforensics.probes.faults import FaultTrace
-from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.ebpf.faults.probe import FaultTrace
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
 from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]

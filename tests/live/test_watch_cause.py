@@ -15,7 +15,7 @@ import pytest
 from processes import python, running
 
 from memforensics.case.store import CaseFile
-from memforensics.jobs.conclude import conclude_case
+from memforensics.jobs.case.conclude import conclude_case
 
 pytestmark = pytest.mark.live
 

@@ -21,7 +21,7 @@ from processes import python, running
 from prometheus_client.parser import text_string_to_metric_families
 
 from memforensics.case.store import CaseFile
-from memforensics.jobs.containers import container_roots
+from memforensics.jobs.targets.containers import container_roots
 from memforensics.units import MIB
 
 pytestmark = pytest.mark.live

@@ -19,7 +19,7 @@ from memforensics.analysis.application import package_path
 from memforensics.analysis.frames import caller_of, layer_of
 from memforensics.case.model import AllocationSite, Caller
 from memforensics.probes.base import Budget
-from memforensics.probes.mmap_trace import MmapTrace
+from memforensics.probes.ebpf.mmap.probe import MmapTrace
 from memforensics.target import open_process
 from memforensics.target.tree import descendants
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from processes import LEAKERS
 
-from memforensics.probes.ebpf import engine, layout
-from memforensics.symbols.unwind import Registers, Unwound
+from memforensics.probes.ebpf.loader import engine, layout
+from memforensics.symbols.unwind.unwinder import Registers, Unwound
 from memforensics.target.memory import BytesMemory
 
 

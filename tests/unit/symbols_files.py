@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from processes import compiled
 
-from memforensics.symbols.debugfiles import debug_files_for
-from memforensics.symbols.elf import ElfFile
+from memforensics.symbols.elf.debug_files import debug_files_for
+from memforensics.symbols.elf.reader import ElfFile
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import pytest
 
 from memforensics.case.model import Anchor, Case, CaseMeta, Diagnosis, Growth, Rate, Trend
 from memforensics.errors import UsageError
-from memforensics.jobs.alarm import Alarm
+from memforensics.jobs.watch.alarm import Alarm
 
 META = CaseMeta(memforensics_version="0", command="watch", anchor=Anchor(monotonic_ns=0, wall_ns=0), root_pid=7, seed=1)
 CASE = Case(meta=META)

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from memforensics.probes.ebpf.btf import TO_FILESYSTEM, VMLINUX, offsets
+from memforensics.probes.ebpf.loader.btf import TO_FILESYSTEM, VMLINUX, offsets
 
 INT, STRUCT, FUNCTION_TYPE = 1, 4, 13
 

@@ -16,9 +16,9 @@ from fixtures.constructed import PID, case, snapshot
 
 from memforensics.case.store import KINDS, SCHEMA_VERSION, CaseFile
 from memforensics.cli.app import run
-from memforensics.jobs import case as job
+from memforensics.jobs.case import contents as job
 from memforensics.remedies.catalogue import PACKAGED
-from memforensics.report.json_report import schema
+from memforensics.report.json.report import schema
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from msgspec import structs
 from memforensics.case import model
 from memforensics.case.store import APPLICATION_ID, KINDS, SCHEMA_VERSION, CaseFile
 from memforensics.errors import CaseError
-from memforensics.jobs.case import listing
-from memforensics.jobs.conclude import conclude_case
-from memforensics.jobs.report import render
+from memforensics.jobs.case.conclude import conclude_case
+from memforensics.jobs.case.contents import listing
+from memforensics.jobs.case.report import render
 
 META = case().meta
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.case.model import AllocationSite, Cohort, Stack
-from memforensics.probes.ebpf.book import Book, Counts
-from memforensics.probes.ebpf.cohorts import MOST_SLOTS, Born, Left, Slots, cohorts
-from memforensics.probes.ebpf.layout import Kind
+from memforensics.probes.ebpf.loader.layout import Kind
+from memforensics.probes.ebpf.mmap.allocation_table import Book, Counts
+from memforensics.probes.ebpf.mmap.cohorts import MOST_SLOTS, Born, Left, Slots, cohorts
 
 SECOND = 1_000_000_000
 times = st.lists(st.integers(0, 100), max_size=60).map(sorted)

@@ -33,8 +33,8 @@ from memforensics.case.model import (
     Target,
     TraceSummary,
 )
-from memforensics.jobs.conclude import conclude_case
-from memforensics.jobs.report import load
+from memforensics.jobs.case.conclude import conclude_case
+from memforensics.jobs.case.report import load
 from memforensics.units import KIB, MIB, NS_PER_S
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"

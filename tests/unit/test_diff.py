@@ -11,7 +11,7 @@ from rich.console import Console
 
 from memforensics.analysis.diff import Pair, diff, diff_tree, size_classes, total_change, total_sizes
 from memforensics.case.model import Mapping, MappingGroup, OwnerMark, Snapshot
-from memforensics.report.terminal_snapshot import groups_table
+from memforensics.report.terminal.snapshot import groups_table
 from memforensics.units import MIB
 
 PAGE = 4096

@@ -9,9 +9,9 @@ import pytest
 
 from memforensics.errors import PermissionNeeded, ToolMissing
 from memforensics.jobs.doctor import Examination
-from memforensics.probes.ebpf.engine import tracefs
-from memforensics.probes.ebpf.kinds import KINDS, _btf_id
-from memforensics.probes.host import CAPABILITIES, Check, _capability, _kernel, _settings, pod_setting
+from memforensics.probes.ebpf.loader.engine import tracefs
+from memforensics.probes.ebpf.loader.feature_probe import KINDS, _btf_id
+from memforensics.probes.host.machine import CAPABILITIES, Check, _capability, _kernel, _settings, pod_setting
 
 NONE, ALL = 0, sum(1 << bit for bit, _ in CAPABILITIES.values())
 

@@ -8,7 +8,7 @@ from fixtures.constructed import BASE, SECOND, case
 
 from memforensics.analysis.effects import compare, ending
 from memforensics.case.model import Case, Sample, VariantResult, VariantRun
-from memforensics.jobs.experiment import Variant, run_order
+from memforensics.jobs.experiment.runs import Variant, run_order
 from memforensics.units import MIB
 
 Line = Callable[[float], float]  # seconds to MiB

@@ -6,12 +6,12 @@ import pytest
 from exported import GROW, LOAD, MAIN, SITES, TOTAL, S, site
 from fixtures.constructed import of_age
 
-from memforensics.analysis.sites import parse_filter
+from memforensics.analysis.site_groups import parse_filter
 from memforensics.case.model import AllocationSite, Anchor, Case, CaseMeta, Target, TraceSummary
-from memforensics.cli.trace_table import LiveTable
+from memforensics.cli.screen.trace_table import LiveTable
 from memforensics.errors import CaseError
-from memforensics.jobs.trace_view import Wanted, export_view, view_of, view_of_case
-from memforensics.report.terminal_trace import Screen
+from memforensics.jobs.trace.view import Wanted, export_view, view_of, view_of_case
+from memforensics.report.terminal.trace import Screen
 
 META = CaseMeta(
     memforensics_version="1",

@@ -8,11 +8,11 @@ import pytest
 from exported import GROW, HOSTILE, INLINED, LOAD, MAIN, SERVE, SITES, START, STRANGE, site
 from rich.console import Console
 
-from memforensics.analysis.sites import SiteGroup, group_by_frame
+from memforensics.analysis.site_groups import SiteGroup, group_by_frame
 from memforensics.case.model import Cost, Loss, TraceSummary
-from memforensics.cli.keys import split_keys
-from memforensics.report.terminal_trace import SORTS, Screen, live_screen, pressed, result
-from memforensics.report.trace_words import WORDS, Words, matter_short, matter_text, plain_function
+from memforensics.cli.screen.keys import split_keys
+from memforensics.report.labels import WORDS, Words, matter_short, matter_text, plain_function
+from memforensics.report.terminal.trace import SORTS, Screen, live_screen, pressed, result
 from memforensics.units import count_text
 
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from memforensics.analysis.blame import group_sites
 from memforensics.case.model import AllocationSite, Anchor, Case, CaseMeta, Frame, Stack, TraceSummary
-from memforensics.jobs.trace_view import TraceView, export_view, json_of, view_of
-from memforensics.probes.ebpf.fault_pages import PAGE, Touched, spans, still_there, touched
-from memforensics.probes.ebpf.fault_programs import anonymous_orders, why_not_exact
-from memforensics.report.trace_words import WORDS
+from memforensics.jobs.trace.view import TraceView, export_view, json_of, view_of
+from memforensics.probes.ebpf.faults.pages import PAGE, Touched, spans, still_there, touched
+from memforensics.probes.ebpf.faults.programs import anonymous_orders, why_not_exact
+from memforensics.report.labels import WORDS
 
 
 @dataclass

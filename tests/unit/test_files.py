@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from memforensics.errors import UsageError
+from memforensics.jobs.case.files import check_output, state_folder
+from memforensics.jobs.case.report import form_of
 from memforensics.jobs.diagnose import case_path
-from memforensics.jobs.files import check_output, state_folder
-from memforensics.jobs.report import form_of
 
 
 def mode_of(path: Path) -> int:

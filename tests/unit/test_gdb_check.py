@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from memforensics.errors import PermissionNeeded, ProbeFailed, ToolMissing
-from memforensics.probes.gdb import availability, check
+from memforensics.probes.gdb.capture import availability, check
 from memforensics.target import Process, ProcFS
 
 PID = 123

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.errors import UsageError
-from memforensics.probes.gdb_condition import arguments_of, gdb_condition
+from memforensics.probes.gdb.condition import arguments_of, gdb_condition
 
 
 def test_names_become_registers_of_the_calling_convention() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.probes.gdb_mi import (
+from memforensics.probes.gdb.mi import (
     MAX_DEPTH,
     MAX_LINE_BYTES,
     MiError,

@@ -3,7 +3,7 @@
 import pytest
 
 from memforensics.case.model import Anchor, Case, CaseMeta, Sample
-from memforensics.jobs.conclude import conclude_case
+from memforensics.jobs.case.conclude import conclude_case
 from memforensics.units import MIB, NS_PER_S
 
 META = CaseMeta(memforensics_version="0", command="watch", anchor=Anchor(monotonic_ns=0, wall_ns=0), root_pid=7, seed=1)

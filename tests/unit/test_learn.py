@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from memforensics.probes.ebpf.layout import Ended, NativePc, StackEvent
-from memforensics.probes.ebpf.learn import MOST_LEFT_ALONE, TRIES, Learner
-from memforensics.symbols.space import AddressSpace
-from memforensics.symbols.unwind import Registers
+from memforensics.probes.ebpf.loader.layout import Ended, NativePc, StackEvent
+from memforensics.probes.ebpf.stacks.unwind_rule_cache import MOST_LEFT_ALONE, TRIES, Learner
+from memforensics.symbols.address_space import AddressSpace
+from memforensics.symbols.unwind.unwinder import Registers
 from memforensics.target import open_process
 
 NOWHERE = 0x1000

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.case.model import Mapping
-from memforensics.target.columns import columns_of
+from memforensics.target.maps_columns import columns_of
 from memforensics.target.parse import ParsedMaps, parse_maps
 
 # "+": a space that the kernel puts at the end

@@ -21,7 +21,7 @@ from memforensics.case.model import (
     Trend,
 )
 from memforensics.cli.app import app
-from memforensics.jobs.conclude import conclude_case
+from memforensics.jobs.case.conclude import conclude_case
 from memforensics.remedies.catalogue import load_catalogue
 from memforensics.remedies.match import match
 from memforensics.units import MIB

@@ -9,7 +9,7 @@ import pytest
 from memforensics.case.model import Case, Mapping, Sample, Snapshot, Target
 from memforensics.case.store import CaseFile
 from memforensics.errors import CaseError
-from memforensics.jobs.observe import Recorder, TreeObserver, new_meta
+from memforensics.jobs.observe.tree import Recorder, TreeObserver, new_meta
 from memforensics.target import Process
 from memforensics.target.procfs import ProcFS
 from memforensics.units import NS_PER_S

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.case.model import Mapping, OwnerMark
-from memforensics.probes.chunks import Spans, mmapped_size
-from memforensics.probes.looking import Ground
-from memforensics.probes.owners.pymalloc import is_pool
+from memforensics.probes.proc.claimed_ranges import Ground
+from memforensics.probes.proc.mmapped_chunks import Spans, mmapped_size
+from memforensics.probes.proc.owners.pymalloc import is_pool
 from memforensics.target.pagemap import PAGE, _extend_runs
 
 BASE = 0x7F0000000000

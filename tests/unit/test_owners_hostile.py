@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from memforensics.case.model import Mapping
-from memforensics.probes.owners.allocators import static_data
+from memforensics.probes.proc.owners.allocators import static_data
 from memforensics.runtimes import hotspot
 from memforensics.runtimes.golang import find_go_heaps
 from memforensics.runtimes.hotspot import HotSpot

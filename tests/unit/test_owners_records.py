@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.case.model import Mapping
-from memforensics.probes.owners.arenas import glibc_arenas
-from memforensics.probes.owners.files import weights_format
+from memforensics.probes.proc.owners.arenas import glibc_arenas
+from memforensics.probes.proc.owners.files import weights_format
 from memforensics.runtimes.mimalloc import segments
 from memforensics.runtimes.reading import Run, joined
 from memforensics.runtimes.v8 import chunks

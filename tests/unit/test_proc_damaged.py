@@ -7,7 +7,7 @@ from test_observe_ticks import Clock, observer, recorded
 
 from memforensics.case.model import Sample
 from memforensics.errors import UnknownForm
-from memforensics.jobs import targets
+from memforensics.jobs.targets import choose as targets
 from memforensics.target.cgroup import read_cgroup
 from memforensics.target.parse import parse_stat, parse_status, status_bytes, status_numbers
 from memforensics.target.process import open_process

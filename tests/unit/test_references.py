@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.case.model import Cohort
-from memforensics.probes.references import LEAST_AGE_NS, SAMPLED_BLOCKS, Block, _Wanted, least_age_ns, old_blocks
+from memforensics.probes.heap.references import LEAST_AGE_NS, SAMPLED_BLOCKS, Block, _Wanted, least_age_ns, old_blocks
 
 SECOND = 1_000_000_000
 START, END = 0x7F31_C000_0000, 0x7F31_C000_8000

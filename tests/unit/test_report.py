@@ -47,9 +47,10 @@ from memforensics.case.model import (
 from memforensics.remedies.catalogue import load_catalogue
 from memforensics.remedies.match import match
 from memforensics.remedies.page import entry_page
-from memforensics.report import json_report, sites
+from memforensics.report.json import report as json_report
+from memforensics.report.json import shapes as sites
 from memforensics.report.markdown import report_markdown
-from memforensics.report.terminal import report_text
+from memforensics.report.terminal.report import report_text
 from memforensics.report.text import code, library_name, markdown, utf8, visible
 
 CATALOGUE = load_catalogue()

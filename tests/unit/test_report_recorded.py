@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 
 from memforensics.case.model import Case, Diagnosis
-from memforensics.jobs.report import load, render
-from memforensics.report.json_report import report_object, schema
+from memforensics.jobs.case.report import load, render
+from memforensics.report.json.report import report_object, schema
 
 RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "recorded"
 

@@ -17,7 +17,7 @@ from memforensics.analysis.series import (
 )
 from memforensics.analysis.trend import growth_word
 from memforensics.case.model import Anchor, Case, CaseMeta, Cgroup, Sample, Target
-from memforensics.jobs.conclude import conclude_case
+from memforensics.jobs.case.conclude import conclude_case
 from memforensics.units import GIB, MIB, NS_PER_S
 
 META = CaseMeta(memforensics_version="0", command="watch", anchor=Anchor(monotonic_ns=0, wall_ns=0), root_pid=1, seed=3)

@@ -12,8 +12,8 @@ import pytest
 from memforensics.analysis.trend import growth_word, judge
 from memforensics.case.model import Anchor, CaseMeta, Sample, Target
 from memforensics.case.model import Case as CaseOf
-from memforensics.jobs.conclude import conclude_case
-from memforensics.jobs.thinned import Thinned
+from memforensics.jobs.case.conclude import conclude_case
+from memforensics.jobs.observe.tiered_samples import Thinned
 from memforensics.units import KIB, NS_PER_S
 
 SERIES = Path(__file__).parents[1] / "fixtures" / "series"

@@ -5,7 +5,7 @@ from fixtures.constructed import of_age
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.analysis.sites import group_by_frame, parse_filter, score, settled, smoothed
+from memforensics.analysis.site_groups import group_by_frame, parse_filter, score, settled, smoothed
 from memforensics.case.model import AllocationSite, Frame, Hook, SitePoint, Stack
 
 LIBC = Frame(kind="native", function="mmap", module="/lib/x86_64-linux-gnu/libc.so.6")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.case.model import Mapping
-from memforensics.probes.snapshots import newest_only
+from memforensics.probes.proc.snapshots import newest_only
 
 
 def mapping(start: int, end: int) -> Mapping:

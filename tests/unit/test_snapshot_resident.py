@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.probes.entries import records
-from memforensics.probes.resident import _spans, _within
+from memforensics.probes.proc.pagemap_entries import records
+from memforensics.probes.proc.resident import _spans, _within
 from memforensics.target.pagemap import IS_FILE, PAGE
 
 

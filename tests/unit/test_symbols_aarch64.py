@@ -22,13 +22,19 @@ from test_symbols_cfi import Row, readelf_rows
 from test_symbols_space import BASE, NOTHING, mapped_as_the_kernel_does, mapping, space_of
 
 from memforensics.case.model import Mapping
-from memforensics.probes.ebpf import layout
-from memforensics.symbols.calls import _through_stubs_aarch64, call_before, call_doubt, jump_targets_aarch64, stub_ahead
-from memforensics.symbols.cfi import Cfi
-from memforensics.symbols.machines import AARCH64
-from memforensics.symbols.rules import Rule
-from memforensics.symbols.space import AddressSpace
-from memforensics.symbols.unwind import Registers, Unwound, unwind
+from memforensics.probes.ebpf.loader import engine, layout
+from memforensics.symbols.address_space import AddressSpace
+from memforensics.symbols.unwind.call_instructions import (
+    _through_stubs_aarch64,
+    call_before,
+    call_doubt,
+    jump_targets_aarch64,
+    stub_ahead,
+)
+from memforensics.symbols.unwind.cfi import Cfi
+from memforensics.symbols.unwind.machines import AARCH64
+from memforensics.symbols.unwind.rule import Rule
+from memforensics.symbols.unwind.unwinder import Registers, Unwound, unwind
 from memforensics.target.memory import BytesMemory, Memory, Unreadable
 
 pytestmark = pytest.mark.needs_aarch64
@@ -393,7 +399,7 @@ def test_each_instruction_of_a_program(tmp_path: Path) -> None:
 
 
 def test_the_kernel_gets_the_leafs_rule_and_the_signals() -> None:
-    walk = (Path(layout.__file__).parent / "unwind.bpf.h").read_text()
+    walk = (engine.SOURCES / "unwind.bpf.h").read_text()
     bit = int(re.search(r"#define RULE_RA_IN_LR (\d+)", walk)[1])  # type: ignore[index]
     leaf = Rule(cfa_base="rsp", cfa_offset=16, ra_offset=None, ra_in_lr=True)
     assert layout.pack_rule(leaf) == layout.RULE.pack(16, 0, 0, 0, bit, 0)

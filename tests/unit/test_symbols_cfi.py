@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from symbols_files import chain_program, libc, library, open_elf, python_code, ucx_libraries
 
-from memforensics.symbols.cfi import Cfi
-from memforensics.symbols.elf import ElfFile
-from memforensics.symbols.rules import Rule
+from memforensics.symbols.elf.reader import ElfFile
+from memforensics.symbols.unwind.cfi import Cfi
+from memforensics.symbols.unwind.rule import Rule
 
 ROWS_A_FILE = 3000
 CALLEE_SAVED = ("rbx", "rbp", "r12", "r13", "r14", "r15")

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import compiled
 
-from memforensics.symbols.debugfiles import OpenInRoot, debug_files_for
-from memforensics.symbols.elf import ElfFile
-from memforensics.symbols.offline import Finder
+from memforensics.symbols.elf.debug_files import OpenInRoot, debug_files_for
+from memforensics.symbols.elf.reader import ElfFile
+from memforensics.symbols.names.offline import Finder
 from memforensics.target.rooted import open_in_root
 
 

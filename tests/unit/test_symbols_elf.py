@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from symbols_files import chain_program, libc, mapped_files, open_elf, python_code
 
-from memforensics.symbols.cfi import Cfi
-from memforensics.symbols.elf import BadElf, ElfFile
-from memforensics.symbols.lines import LineReader, TimeBudget
+from memforensics.symbols.elf.reader import BadElf, ElfFile
+from memforensics.symbols.names.lines import LineReader, TimeBudget
+from memforensics.symbols.unwind.cfi import Cfi
 
 WATCHED = ("mmap", "munmap", "mremap", "brk", "malloc", "free", "dlsym", "memcpy", "read")
 

@@ -9,7 +9,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection, SymbolTableSection
 from symbols_files import chain_program, libc, open_elf, python_code, ucx_libraries
 
-from memforensics.symbols.lines import LineReader, TimeBudget
+from memforensics.symbols.names.lines import LineReader, TimeBudget
 
 DEFINED = ("STT_FUNC", "STT_OBJECT", "STT_GNU_IFUNC")
 

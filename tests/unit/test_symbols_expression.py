@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.symbols.expression import CannotEvaluate, evaluate
+from memforensics.symbols.unwind.expression import CannotEvaluate, evaluate
 from memforensics.target.memory import BytesMemory, read_u64
 
 RSP, PC = 7, 16

@@ -1,6 +1,6 @@
 """The rule at the return address of the call in runtime.systemstack, from the code there."""
 
-from memforensics.symbols.goswitch import switch_rule
+from memforensics.symbols.unwind.go_switch import switch_rule
 
 # Go 1.19.8, amd64: mov %fs:-8,%rax; mov 48(%rax),%rbx; mov 192(%rbx),%rax; mov %rax,%fs:-8; mov 56(%rax),%rsp; ...
 GO_1_19 = bytes.fromhex(

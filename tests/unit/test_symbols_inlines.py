@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from processes import compiled
 from symbols_files import open_elf, ucx_libraries
 
-from memforensics.symbols.elf import ElfFile
-from memforensics.symbols.lines import LineReader
-from memforensics.symbols.symbolize import Named, name_at
-from memforensics.symbols.timebudget import TimeBudget
+from memforensics.symbols.elf.reader import ElfFile
+from memforensics.symbols.names.lines import LineReader
+from memforensics.symbols.names.symbolizer import Named, name_at
+from memforensics.symbols.names.timebudget import TimeBudget
 
 ADDRESSES_A_FILE = 250
 PLENTY_S = 600.0

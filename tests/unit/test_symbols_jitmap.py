@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memforensics.errors import TargetGone
-from memforensics.symbols.jitmap import LOOK_AGAIN_S, JitMap
+from memforensics.symbols.names.jit_map import LOOK_AGAIN_S, JitMap
 
 
 class Clock:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from symbols_files import chain_program, open_elf, python_code, ucx_libraries
 
-from memforensics.symbols.elf import BadElf, ElfFile
-from memforensics.symbols.lineheader import read_program
-from memforensics.symbols.lines import LineReader, TimeBudget
-from memforensics.symbols.source import BytesSource, Source
+from memforensics.symbols.elf.byte_source import BytesSource, Source
+from memforensics.symbols.elf.reader import BadElf, ElfFile
+from memforensics.symbols.names.lineheader import read_program
+from memforensics.symbols.names.lines import LineReader, TimeBudget
 
 ADDRESSES_A_FILE = 150
 PLENTY_S = 600.0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from symbols_files import open_elf
 
-from memforensics.symbols.names import demangle
+from memforensics.symbols.names.demangle import demangle
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 from symbols_files import chain_program, libc, open_elf
 
 from memforensics.case.model import Mapping
-from memforensics.symbols.space import AddressSpace, RecordedProcess, group_modules
-from memforensics.symbols.symbolize import Symbolizer
-from memforensics.symbols.unwind import Registers, unwind
+from memforensics.symbols.address_space import AddressSpace, RecordedProcess, group_modules
+from memforensics.symbols.names.symbolizer import Symbolizer
+from memforensics.symbols.unwind.unwinder import Registers, unwind
 from memforensics.target.memory import BytesMemory, Memory
 
 BASE = 0x5555_5555_4000

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from memforensics.analysis.trend import growth_word, judge
 from memforensics.case.model import Trend
-from memforensics.jobs.thinned import ONE_OF, Thinned
+from memforensics.jobs.observe.tiered_samples import ONE_OF, Thinned
 from memforensics.units import MIB
 
 KEPT = 96

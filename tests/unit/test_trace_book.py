@@ -5,8 +5,15 @@ import itertools
 import pytest
 
 from memforensics.case.model import SitePoint, Stack
-from memforensics.probes.ebpf.book import ALL_POINTS, MAX_POINTS, MAX_RECENT, Book, Counts, SiteRecord
-from memforensics.probes.ebpf.layout import EventType, Kind, LiveRange, RangeEvent
+from memforensics.probes.ebpf.loader.layout import EventType, Kind, LiveRange, RangeEvent
+from memforensics.probes.ebpf.mmap.allocation_table import (
+    ALL_POINTS,
+    MAX_POINTS,
+    MAX_RECENT,
+    Book,
+    Counts,
+    SiteRecord,
+)
 
 EMPTY = Stack(frames=())
 

@@ -3,8 +3,8 @@
 import itertools
 
 from memforensics.case.model import Stack
-from memforensics.probes.ebpf.book import ALL_POINTS, MAX_KERNEL_SITES, MAX_POINTS, Book
-from memforensics.probes.ebpf.layout import Kind
+from memforensics.probes.ebpf.loader.layout import Kind
+from memforensics.probes.ebpf.mmap.allocation_table import ALL_POINTS, MAX_KERNEL_SITES, MAX_POINTS, Book
 
 
 def test_a_hundred_thousand_stacks() -> None:

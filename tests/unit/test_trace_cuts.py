@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.probes.ebpf.cuts import Cut, Cuts, Overlap
-from memforensics.probes.ebpf.ledger import union
+from memforensics.probes.ebpf.mmap.ledger import union
+from memforensics.probes.ebpf.mmap.pending_unmaps import Cut, Cuts, Overlap
 
 GRANULE = 1 << 18
 # Addresses at and around the borders of the index, a few granules apart or farther than a wide removal reaches.

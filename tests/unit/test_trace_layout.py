@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from memforensics.probes.ebpf import engine, layout
-from memforensics.symbols.cfi import Rule
+from memforensics.probes.ebpf.loader import engine, layout
+from memforensics.symbols.unwind.cfi import Rule
 
 SOURCE = engine.one_text("mmap.bpf.c").decode()
 WALK = (engine.SOURCES / "unwind.bpf.h").read_text()

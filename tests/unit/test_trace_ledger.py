@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.case.model import Stack
-from memforensics.probes.ebpf.book import Book, Counts
-from memforensics.probes.ebpf.layout import EventType, Kind, LiveRange, RangeEvent
-from memforensics.probes.ebpf.ledger import Block, Freed, Ledger, freed_by_site, union, without
+from memforensics.probes.ebpf.loader.layout import EventType, Kind, LiveRange, RangeEvent
+from memforensics.probes.ebpf.mmap.allocation_table import Book, Counts
+from memforensics.probes.ebpf.mmap.ledger import Block, Freed, Ledger, freed_by_site, union, without
 
 PAGES = 64
 spans = st.tuples(st.integers(0, PAGES - 1), st.integers(1, 16)).map(lambda s: (s[0], min(PAGES, s[0] + s[1])))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.probes.ebpf.engine import RunStats
+from memforensics.probes.ebpf.loader.engine import RunStats
 from memforensics.probes.ebpf.overhead import TOP_LEVEL, Governor, Reading, RunTimes, Times, cpu_ns
 from memforensics.units import NS_PER_S, parse_share
 

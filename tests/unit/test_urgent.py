@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from memforensics.target.urgent import urgent
+from memforensics.target.realtime_priority import urgent
 
 
 def mine() -> int:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from processes import compiled
 
-from memforensics.symbols.elf import BadElf, ElfFile
-from memforensics.symbols.versions import library_version, stem_of, version_in, version_nodes
+from memforensics.symbols.elf.reader import BadElf, ElfFile
+from memforensics.symbols.elf.versions import library_version, stem_of, version_in, version_nodes
 
 
 def mapped_path(part: str) -> Path:

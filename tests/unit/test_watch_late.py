@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from memforensics.case.model import Anchor, Loss, Sample, Target
-from memforensics.jobs.observe import Event, Record, new_meta
-from memforensics.jobs.watch import recorder_for, watch_with
-from memforensics.report.watch_line import WatchTick
+from memforensics.jobs.observe.tree import Event, Record, new_meta
+from memforensics.jobs.watch.loop import recorder_for, watch_with
+from memforensics.report.json.watch import WatchTick
 from memforensics.target import Process
 from memforensics.units import GIB, MIB, NS_PER_S
 

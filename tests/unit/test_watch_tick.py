@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.text import Text
 
 from memforensics.case.model import Beside, Case, Diagnosis, Layer, LayerRow, Sample
-from memforensics.cli.screen import Screen
-from memforensics.jobs.conclude import conclude_case
+from memforensics.cli.screen.redraw import Screen
+from memforensics.jobs.case.conclude import conclude_case
 from memforensics.remedies.catalogue import load_catalogue
 from memforensics.remedies.match import match
+from memforensics.report.json.watch import Ages, WatchTick, watch_object, watch_text
 from memforensics.report.prometheus import metrics
-from memforensics.report.terminal_watch import Part, WatchScreen, help_parts, sparkline
-from memforensics.report.watch_line import Ages, WatchTick, watch_object, watch_text
+from memforensics.report.terminal.watch import Part, WatchScreen, help_parts, sparkline
 from memforensics.units import MIB
 
 ROWS = (LayerRow(layer="anon-mmap", in_rss=True, bytes=90 * MIB, change_bytes=MIB, verdict="growing"),)

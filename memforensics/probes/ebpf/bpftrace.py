@@ -24,7 +24,7 @@ from typing import IO
 from memforensics.case.model import AllocationSite, Frame, Loss, Sample, Stack, TraceSummary
 from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, ToolMissing
 from memforensics.probes.base import Availability, Budget, Evidence
-from memforensics.probes.ebpf.engine import tracefs
+from memforensics.probes.ebpf.loader.engine import tracefs
 from memforensics.target import Process
 
 SCRIPTS = Path(str(files("memforensics"))) / "shipped" / "bpftrace"

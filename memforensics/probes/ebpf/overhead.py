@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from memforensics.probes.ebpf.engine import RunStats
+from memforensics.probes.ebpf.loader.engine import RunStats
 from memforensics.units import NS_PER_S
 
 TOP_LEVEL = 16  # one walk in 65,536 small mappings, all of those above 256 MiB

@@ -5,6 +5,6 @@ code and follows its jumps, `audit` compares.
 """
 
 from memforensics.probes.hooks.audit import EntryState, audit_hooks, entry_state
-from memforensics.probes.hooks.watch import WATCHED
+from memforensics.probes.hooks.watched_functions import WATCHED
 
 __all__ = ["WATCHED", "EntryState", "audit_hooks", "entry_state"]

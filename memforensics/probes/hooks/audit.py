@@ -8,11 +8,11 @@ from typing import Literal
 from memforensics.case.model import Hook, HookAudit, Loss, Module
 from memforensics.probes.hooks.binding import Loaded, read_scope
 from memforensics.probes.hooks.patch import Landing, follow, is_breakpoint
-from memforensics.probes.hooks.watch import NAMES, WATCHED, canonical
-from memforensics.symbols.elf import BadElf, Reloc
-from memforensics.symbols.names import demangle
-from memforensics.symbols.space import AddressSpace, MappedModule
-from memforensics.symbols.versions import SpaceVersions
+from memforensics.probes.hooks.watched_functions import NAMES, WATCHED, canonical
+from memforensics.symbols.address_space import AddressSpace, MappedModule
+from memforensics.symbols.elf.reader import BadElf, Reloc
+from memforensics.symbols.elf.versions import SpaceVersions
+from memforensics.symbols.names.demangle import demangle
 from memforensics.target import Process
 from memforensics.target.memory import Memory, Unreadable, read_u64
 

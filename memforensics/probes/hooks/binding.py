@@ -9,8 +9,8 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from memforensics.symbols.elf import BadElf, ElfFile
-from memforensics.symbols.space import AddressSpace, MappedModule
+from memforensics.symbols.address_space import AddressSpace, MappedModule
+from memforensics.symbols.elf.reader import BadElf, ElfFile
 from memforensics.target.memory import Memory, Unreadable, read_u64
 
 _DT_NULL, _DT_DEBUG = 0, 21

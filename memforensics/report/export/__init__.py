@@ -36,6 +36,6 @@ def _writer(form: ExportFormat) -> Callable[[Profile], bytes]:
         from memforensics.report.export.perfetto import perfetto
 
         return perfetto
-    from memforensics.report.export.icicle import icicle
+    from memforensics.report.html.icicle import icicle
 
     return icicle

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memforensics.case.model import AllocationSite, Anchor, Frame, Sample
+from memforensics.report.labels import WORDS, Words
 from memforensics.report.text import library_name, utf8, visible
-from memforensics.report.trace_words import WORDS, Words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

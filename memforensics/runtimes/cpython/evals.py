@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from memforensics.errors import MemforensicsError
-from memforensics.symbols.calls import jump_targets_aarch64
-from memforensics.symbols.cfi import Cfi
-from memforensics.symbols.elf import ElfFile, Symbol
-from memforensics.symbols.machines import AARCH64
+from memforensics.symbols.elf.reader import ElfFile, Symbol
+from memforensics.symbols.unwind.call_instructions import jump_targets_aarch64
+from memforensics.symbols.unwind.cfi import Cfi
+from memforensics.symbols.unwind.machines import AARCH64
 
 EVAL = "_PyEval_EvalFrameDefault"
 TAIL_CALLS = "_TAIL_CALL_"  # 3.14 as clang may build it: a function an instruction, each a tail call of the one before

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from memforensics.runtimes.cpython.evals import EVAL, eval_ranges
 from memforensics.runtimes.cpython.offsets import Offsets, UnsupportedPython, debug_offsets, known_versions, offsets_for
-from memforensics.symbols.space import AddressSpace, MappedModule, MappedProcess
+from memforensics.symbols.address_space import AddressSpace, MappedModule, MappedProcess
 from memforensics.target.memory import Memory, Unreadable, read_u32, read_u64
 
 MAX_INTERPRETERS = 256

@@ -1,4 +1,4 @@
-"""What the kernel's walk (probes/ebpf/pyframes.bpf.h) needs to know of a process, packed as its struct py_process."""
+"""What the walk in the kernel (`pyframes.bpf.h`) needs to know of a process, packed as its struct py_process."""
 
 import os
 import struct

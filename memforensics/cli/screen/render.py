@@ -1,0 +1,42 @@
+"""A report to the screen or a file, alike in every command that ends in one."""
+
+import sys
+from pathlib import Path
+
+from memforensics.case.model import Case, Diagnosis
+from memforensics.cli.common import say
+from memforensics.errors import MemforensicsError
+from memforensics.jobs.case import report as job
+from memforensics.jobs.case.files import check_output, write_text
+
+
+def output_form(output: Path | None, asked: job.Format | None) -> job.Format:
+    """The form of the report in that file: the one asked for, else by its ending. UsageError when it cannot be written
+    or has an ending that is not known; to be called before the work begins."""
+    if output is None:
+        return asked or "terminal"
+    form = asked or job.form_of(output)
+    check_output(output)
+    return form
+
+
+def print_report(case: Case, diagnosis: Diagnosis, form: job.Format) -> None:
+    """On stdout as `form`."""
+    if form == "terminal" and sys.stdout.isatty():
+        from memforensics.report.terminal.console import Console
+        from memforensics.report.terminal.report import Report
+
+        Console(highlight=False).print(Report(case, diagnosis))
+    else:
+        say(job.render(case, diagnosis, form), end="")
+
+
+def write_report(text: str, output: Path, *, printed: bool) -> None:
+    """To the file. Where that fails at the end (a full disk), stderr says so, and the report goes to stdout unless it
+    is `printed` there already."""
+    try:
+        write_text(text, output)
+    except MemforensicsError as error:
+        say(f"memforensics: {error}; the report is on stdout", err=True)
+        if not printed:
+            say(text, end="")

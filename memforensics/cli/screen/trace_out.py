@@ -1,0 +1,75 @@
+"""The sites of a trace or a case, to the screen or a file, in the form asked for."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from memforensics.analysis.site_groups import SiteFilter, parse_filter
+from memforensics.cli.common import print_json
+from memforensics.errors import UsageError
+
+if TYPE_CHECKING:
+    from memforensics.jobs.trace.view import TraceView
+    from memforensics.report.labels import Family
+
+Form = Literal["text", "json", "folded", "speedscope", "pprof", "perfetto", "html"]
+PIPE_WIDTH = 120  # columns where there is no terminal to ask
+
+_ENDINGS = {"folded": "folded", "speedscope": "speedscope.json", "pprof": "pb.gz", "perfetto": "pftrace"}
+
+
+def check(form: Form, output: Path | None) -> None:
+    """UsageError for bytes that would go to a terminal."""
+    if form in ("pprof", "perfetto") and output is None and sys.stdout.isatty():
+        raise UsageError(f"{form} is no text for a terminal", enable=f"--output leak.{_ENDINGS[form]}")
+
+
+def filters_of(words: list[str] | None) -> tuple[SiteFilter, ...]:
+    try:
+        return tuple(parse_filter(word) for word in words or [])
+    except ValueError as error:
+        raise UsageError(str(error), enable="--filter lib=libucs") from error
+
+
+def put(view: "TraceView", form: Form, output: Path | None, *, top: int, stacks: bool = False) -> None:
+    """Writes or prints it."""
+    from memforensics.jobs.case.contents import json_text
+    from memforensics.jobs.case.files import write_bytes, write_text
+    from memforensics.jobs.trace import view as job
+
+    if form == "text":
+        _put_text(view, output, top, stacks)
+    elif form == "json" and output is not None:
+        write_text(json_text(job.json_of(view)), output)
+    elif form == "json":
+        print_json(job.json_of(view))
+    elif output is not None:
+        write_bytes(job.export_view(view, form), output)
+    else:
+        sys.stdout.buffer.write(job.export_view(view, form))
+        sys.stdout.flush()
+
+
+def put_case(file: Path, form: Form, family: "Family | None", output: Path | None) -> None:
+    """The sites of a saved case. CaseError when it has none."""
+    from memforensics.jobs.trace import view as job
+
+    check(form, output)
+    put(job.view_of_file(file, family), form, output, top=0)
+
+
+def _put_text(view: "TraceView", output: Path | None, top: int, stacks: bool) -> None:
+    from memforensics.jobs.case.files import write_text
+    from memforensics.report.terminal.console import Console
+    from memforensics.report.terminal.trace import result
+
+    piped = output is not None or not sys.stdout.isatty()
+    console = Console(highlight=False, width=PIPE_WIDTH if piped and "COLUMNS" not in os.environ else None)
+    shown = result(view, top=top, all_stacks=stacks, width=console.width)
+    if output is None:
+        console.print(shown)
+        return
+    with console.capture() as text:
+        console.print(shown)
+    write_text(text.get(), output)

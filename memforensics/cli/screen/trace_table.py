@@ -1,0 +1,65 @@
+"""What stands on the live screen of a trace, in an order that settles."""
+
+from dataclasses import dataclass, field, replace
+
+from rich.console import RenderableType
+
+from memforensics.analysis.site_groups import GroupKey, SiteGroup, score, settled, smoothed
+from memforensics.jobs.trace.run import TraceTick
+from memforensics.jobs.trace.view import TraceView
+from memforensics.report.terminal.trace import Screen, live_screen, pressed
+
+
+@dataclass(slots=True)
+class LiveTable:
+    """What is on the screen. While paused it keeps the figures it has; the account goes on."""
+
+    screen: Screen
+    view: TraceView | None = None
+    order: list[GroupKey] = field(default_factory=list)
+    _rank: dict[GroupKey, float] = field(default_factory=dict)  # smoothed, by the sort that is on
+
+    def press(self, key: str) -> None:
+        before, self.screen = self.screen, pressed(self.screen, key, len(self.order))
+        if self.screen.sort != before.sort and self.view is not None:
+            self.order, self._rank = [], {}
+            self._sort(self.view)
+
+    def take(self, view: TraceView) -> None:
+        if view is not self.view and not (self.screen.paused and self.view is not None):
+            self._sort(view)
+
+    @property
+    def groups(self) -> list[SiteGroup]:
+        known = {group.key: group for group in self.view.groups} if self.view else {}
+        return [known[key] for key in self.order]
+
+    def _sort(self, view: TraceView) -> None:
+        """The row that was chosen stays chosen, wherever it goes; the first is just the first until it is opened."""
+        chosen = self.order[self.screen.at] if self.screen.at < len(self.order) else None
+        now = {group.key: score(group, self.screen.sort) for group in view.groups}
+        self._rank = smoothed(self._rank, now)
+        self.view, self.order = view, settled(self.order, {key: self._rank[key] for key in now})
+        if chosen in now and (self.screen.at or self.screen.open):
+            self.screen = replace(self.screen, at=self.order.index(chosen))
+
+    def drawn(self, tick: TraceTick, title: str, keys: bool, top: int, size: tuple[int, int]) -> RenderableType:
+        """`keys`: whether there is somebody to press them. `size`: columns and lines."""
+        view = self.view or tick.view
+        return live_screen(
+            self.groups,
+            self.screen,
+            title=title,
+            phase=tick.phase,
+            elapsed_s=tick.elapsed_s,
+            seconds_left=tick.seconds_left,
+            growth_bytes=tick.growth_bytes,
+            left_out=view.left_out,
+            file_groups=view.file_groups,
+            words=view.words,
+            several=len(view.case.targets) > 1,
+            keys=keys,
+            top=top,
+            width=size[0],
+            height=size[1],
+        )

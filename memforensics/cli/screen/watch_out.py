@@ -1,0 +1,126 @@
+"""Where the ticks of watch go: a screen, lines, JSON lines; and beside it an alarm and a server of metrics."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Generator
+from functools import partial
+from pathlib import Path
+
+from memforensics.cli.common import say
+from memforensics.cli.screen import live
+from memforensics.cli.screen.keys import ReadKeys
+from memforensics.report.json.watch import WatchTick
+
+Ticks = Generator[WatchTick, None, None]
+
+
+def beside(ticks: Ticks, *, on_leak: str | None, record: Path | None, prometheus: tuple[str, int] | None) -> Ticks:
+    """The same ticks, each told to the alarm and the metrics server first. UsageError when either cannot be."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(ticks))
+        alarm = server = None
+        if on_leak is not None:
+            from memforensics.jobs.watch.alarm import Alarm
+
+            alarm = stack.enter_context(contextlib.closing(Alarm(on_leak, record)))
+        if prometheus is not None:
+            from memforensics.jobs.watch.metrics import MetricsServer
+
+            address, port = prometheus
+            server = stack.enter_context(contextlib.closing(MetricsServer(port, address)))
+        for tick in ticks:
+            if alarm is not None:
+                alarm.notice(tick.case, tick.diagnosis)
+            if server is not None:
+                server.show(tick)
+            yield tick
+
+
+class Controls:
+    """The keys of the live screen, read while the watch sleeps between two readings: q ends, ? opens the help."""
+
+    def __init__(self) -> None:
+        self.is_ending = self.is_helping = False
+        self.read: ReadKeys | None = None  # none: nobody can press keys
+        self.redraw: Callable[[], None] = lambda: None
+
+    def stop(self) -> bool:
+        return self.is_ending
+
+    def sleep(self, seconds: float) -> None:
+        """Until the time is over, or q is pressed."""
+        end = time.monotonic() + seconds
+        if self.read is None:
+            time.sleep(seconds)
+            return
+        while (left := end - time.monotonic()) > 0 and not self.is_ending:
+            for key in self.read(left):
+                self._press(key)
+
+    def _press(self, key: str) -> None:
+        if key == "q":
+            self.is_ending = True
+        elif key == "?" or (self.is_helping and key == "enter"):
+            self.is_helping = not self.is_helping
+            self.redraw()
+
+
+def show(
+    ticks: Ticks, controls: Controls, *, json_lines: bool, interval_s: float, record: Path | None
+) -> WatchTick | None:
+    """Shows them as the place allows; the last one. Where the case file cannot be written any more, stderr says so."""
+    ticks = _with_end_of_record(ticks, record, is_live=not json_lines and live.is_terminal())
+    if not json_lines and live.is_terminal():
+        return _show_live(ticks, controls, interval_s, record)
+    from memforensics.report.json.watch import watch_object, watch_text
+
+    return live.show_lines(ticks, (lambda tick: json.dumps(watch_object(tick))) if json_lines else watch_text)
+
+
+def _with_end_of_record(ticks: Ticks, record: Path | None, *, is_live: bool) -> Ticks:
+    """The same; says once that the record ended: at once, or, on a screen that is drawn over, after the last tick."""
+    why: str | None = None
+    try:
+        with contextlib.closing(ticks):
+            for tick in ticks:
+                if why is None and tick.record_ended is not None:
+                    why = tick.record_ended
+                    if not is_live:
+                        _say_record_ended(record, why)
+                yield tick
+    finally:
+        if is_live and why is not None:
+            _say_record_ended(record, why)
+
+
+def _say_record_ended(record: Path | None, why: str) -> None:
+    say(f"memforensics: the watch goes on without its record: {record} ends here ({why})", err=True)
+
+
+def _show_live(ticks: Ticks, controls: Controls, interval_s: float, record: Path | None) -> WatchTick | None:
+    """Draws each tick in place; the last one's screen stays. However it ends, the generator is closed."""
+    from memforensics.cli.screen.keys import keys
+    from memforensics.cli.screen.redraw import Screen
+    from memforensics.report.terminal.watch import WatchScreen, help_parts
+
+    last: WatchTick | None = None
+    content = WatchScreen()
+    with contextlib.closing(ticks), keys() as controls.read, Screen() as screen:
+        how = "q ends, ? helps" if controls.read is not None else "Ctrl-C ends"
+
+        def draw(tick: WatchTick) -> None:
+            case = f"case: {record}" if tick.record_ended is None else f"{record} cannot be written any more"
+            footer = f"a reading every {interval_s:g} s; {how}" + (f"; {case}" if record else "")
+            if controls.is_helping and not tick.ended:
+                screen.show(help_parts(tick, footer=f"a reading every {interval_s:g} s; ? closes this help"))
+                return
+            words = f"ended: {tick.ended}" if tick.ended else footer
+            parts = content.parts(tick, footer=words, width=screen.width, case_file=str(record) if record else None)
+            screen.show(parts, last=tick.ended is not None)
+
+        for tick in ticks:
+            last = tick
+            controls.redraw = partial(draw, tick)
+            draw(tick)
+    return last

@@ -1,0 +1,1 @@
+"""Case files: their contents, reports made of them, names added later."""

@@ -1,0 +1,136 @@
+"""`case symbolize`: names for the frames of a case that was recorded where there were none."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from memforensics.case.model import Frame, Stack
+from memforensics.case.store import CaseFile
+from memforensics.errors import UsageError
+from memforensics.symbols.names.offline import Finder, NamedFile, with_names
+from memforensics.symbols.names.symbolizer import Named
+from memforensics.symbols.names.timebudget import TimeBudget
+
+DWARF_BUDGET_S = 120.0
+
+NO_OFFSET = "no module and offset were recorded (code without a file, or a guess)"
+NO_BUILD_ID = "the module has no build-id, so no file can be known to be the same"
+NO_FILE = "no file with its build-id and with symbols is here"
+NO_SYMBOL = "its file has no symbol there"
+
+Place = tuple[str, str | None, int, int]  # module, build-id, offset, the address that is looked up
+
+
+@dataclass(slots=True)
+class Symbolized:
+    """What became of a case. Frames are counted once a place: module, build-id and offset."""
+
+    path: Path
+    stacks_changed: int = 0
+    named: int = 0  # places that have a function now and had none
+    placed: int = 0  # places that have a file and line now and had none
+    known: int = 0  # places that had both
+    inlined: int = 0  # frames of inlined functions that came in
+    unnamed: Counter[tuple[str, str | None, str]] = field(default_factory=Counter)  # (module, build-id, why) -> places
+
+    def json(self) -> dict[str, Any]:
+        """{case, stacks_changed, named, placed, known, inlined, unnamed: [{module, build_id, why, frames}]}."""
+        from memforensics.report.text import utf8
+
+        return {
+            "case": utf8(str(self.path)),
+            "stacks_changed": self.stacks_changed,
+            "named": self.named,
+            "placed": self.placed,
+            "known": self.known,
+            "inlined": self.inlined,
+            "unnamed": [
+                {"module": utf8(module), "build_id": build_id, "why": why, "frames": count}
+                for (module, build_id, why), count in self.unnamed.most_common()
+            ],
+        }
+
+    def text(self) -> str:
+        """For people."""
+        from memforensics.report.text import visible
+
+        without = sum(self.unnamed.values())
+        lines = [
+            f"{visible(str(self.path))}: {self.named} frames got a function, {self.placed} a file and line; "
+            f"{self.inlined} inlined frames came in; {self.stacks_changed} stacks changed",
+            f"  {self.known} had all before; {without} have no function still",
+        ]
+        for (module, build_id, why), count in self.unnamed.most_common():
+            lines.append(f"  {count:>6}  {visible(module) or '?'}  {build_id or ''}  {why}".rstrip())
+        return "\n".join(lines) + "\n"
+
+
+def symbolize(
+    path: Path, *, folders: Sequence[Path] = (), roots: Sequence[Path] = (), output: Path | None = None
+) -> Symbolized:
+    """Names the frames of a case, in the file itself (one transaction: all of it or nothing) or in a new one.
+
+    UsageError when a folder is not there; CaseError when the case cannot be read or written.
+    """
+    for place in (*folders, *roots):
+        if not place.exists():
+            raise UsageError(f"there is no {place}")
+    if output is not None:
+        with CaseFile.open(path) as case:
+            case.copy_to(output)
+    with CaseFile.open(output or path, write=True) as case:
+        naming = _Naming(Finder(folders, roots), Symbolized(output or path))
+        naming.result.stacks_changed = case.rewrite_stacks(naming.stack)
+    return naming.result
+
+
+class _Naming:
+    def __init__(self, finder: Finder, result: Symbolized) -> None:
+        self._finder, self.result = finder, result
+        self._files: dict[tuple[str, str], NamedFile | None] = {}
+        self._places: dict[Place, Named | None] = {}
+        self._budget = TimeBudget(DWARF_BUDGET_S)
+
+    def stack(self, stack: Stack) -> Stack:
+        for frame in stack.frames:
+            if frame.kind != "python" and frame.function is None and (frame.module is None or frame.offset is None):
+                self.result.unnamed[frame.module or "", frame.build_id, NO_OFFSET] += 1
+        return with_names(stack, self._named)
+
+    def _named(self, frame: Frame, vaddr: int) -> Named | None:
+        """None: the frame stays as it is."""
+        if frame.module is None or frame.offset is None:
+            return None
+        place = (frame.module, frame.build_id, frame.offset, vaddr)
+        if place not in self._places:
+            self._places[place] = self._look_up(frame, vaddr)
+        return self._places[place]
+
+    def _look_up(self, frame: Frame, vaddr: int) -> Named | None:
+        result = self.result
+        if frame.function is not None and frame.line is not None:
+            result.known += 1
+            return None
+        assert frame.module is not None
+        found, why = self._find(frame, vaddr)
+        function = frame.function or found.function
+        if function is None:
+            result.unnamed[frame.module, frame.build_id, why] += 1
+        if found == Named():
+            return None
+        result.named += frame.function is None and function is not None
+        result.placed += frame.line is None and found.line is not None
+        result.inlined += len(found.inlined)
+        return found if found.function is not None else replace(found, function=frame.function)
+
+    def _find(self, frame: Frame, vaddr: int) -> tuple[Named, str]:
+        """What the file says, and why it does not where it does not."""
+        if frame.build_id is None or frame.module is None:
+            return Named(), NO_BUILD_ID
+        key = (frame.module, frame.build_id)
+        if key not in self._files:
+            self._files[key] = self._finder.find(*key)
+        file = self._files[key]
+        return (file.name(vaddr, self._budget), NO_SYMBOL) if file is not None else (Named(), NO_FILE)

@@ -1,0 +1,146 @@
+"""ci: a leak gate. Runs a command, diagnoses it while it works, and says whether it passed, for a build to read.
+
+A command that ends before the time is over was not observed as asked, whatever its exit code: the gate does not pass,
+unless the verdict is one that fails anyway.
+"""
+
+import contextlib
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from memforensics.analysis.effects import ending
+from memforensics.case.model import EXIT_CODES, Case, Diagnosis, VerdictWord
+from memforensics.errors import ProbeFailed, TargetError, UsageError
+from memforensics.jobs.diagnose import OnProgress, case_path, diagnose
+from memforensics.jobs.experiment.command import Started, started
+from memforensics.remedies.catalogue import Catalogue
+from memforensics.units import duration_text
+
+FAILING: tuple[VerdictWord, ...] = ("leak", "growing", "insufficient-data")
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One command that went through the gate. Without a case: it ended before it was looked at."""
+
+    name: str
+    verdict: VerdictWord
+    passed: bool
+    message: str
+    seconds: float
+    case: Case | None = None
+    diagnosis: Diagnosis | None = None
+    case_file: Path | None = None
+    failed_to_observe: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        if self.failed_to_observe:
+            return ProbeFailed.exit_code
+        return 0 if self.passed else EXIT_CODES[self.verdict] or 1
+
+
+def parse_fail_on(text: str) -> tuple[VerdictWord, ...]:
+    """`leak,growing` as verdicts. UsageError when one is none."""
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    wrong = [word for word in words if word not in EXIT_CODES]
+    if wrong or not words:
+        raise UsageError(f"--fail-on {text!r} names no verdict", enable=f"of: {', '.join(EXIT_CODES)}")
+    return tuple(verdict for verdict in EXIT_CODES if verdict in words)
+
+
+def gate(
+    command: Sequence[str],
+    *,
+    name: str,
+    seconds: float,
+    warmup_s: float = 0.0,
+    fail_on: Sequence[VerdictWord] = FAILING,
+    env: Mapping[str, str] | None = None,
+    record: Path | None = None,
+    on_progress: OnProgress | None = None,
+    catalogue: Catalogue | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Scenario:
+    """Starts the command, lets it warm up, diagnoses it for `seconds`, ends it.
+
+    UsageError when it cannot be started."""
+    path: Path | None = None
+    with started(command, env) as run:
+        began = time.monotonic()
+        _warm_up(run, warmup_s, sleep)
+        case = diagnosis = None
+        if run.popen.poll() is None:
+            path = record or case_path(run.pid, Path.cwd())
+            with contextlib.suppress(TargetError):  # it ended while the look began
+                case, diagnosis = diagnose(
+                    run.pid, seconds, record=path, on_progress=on_progress, catalogue=catalogue, command="ci"
+                )
+        root = case.target(run.pid) if case is not None else None
+        ended = None
+        if root is None or root.left_how is not None:
+            ended = _ended(run, time.monotonic() - began, warmup_s, seconds)
+        elapsed = time.monotonic() - began
+    if case is None or diagnosis is None:
+        return Scenario(name, "insufficient-data", False, ended or "", elapsed, failed_to_observe=True)
+    fails = diagnosis.verdict in fail_on
+    failed_to_observe = ended is not None and not (fails and diagnosis.verdict != "insufficient-data")
+    diagnosis = replace(diagnosis, next_step=None if ended else _next_step(command, diagnosis, seconds))
+    message = ended if failed_to_observe and ended else _message(diagnosis, passed=not fails)
+    if ended is not None and not failed_to_observe:
+        message += f". {ended[0].upper()}{ended[1:]}"
+    return Scenario(
+        name=name,
+        verdict=diagnosis.verdict,
+        passed=not fails and not failed_to_observe,
+        message=message,
+        seconds=elapsed,
+        case=case,
+        diagnosis=diagnosis,
+        case_file=path,
+        failed_to_observe=failed_to_observe,
+    )
+
+
+def _warm_up(run: Started, seconds: float, sleep: Callable[[float], None]) -> None:
+    """Waits; less where the command ends."""
+    end = time.monotonic() + seconds
+    while run.popen.poll() is None and (left := end - time.monotonic()) > 0:
+        sleep(min(left, 0.2))
+
+
+def _ended(run: Started, lasted: float, warmup_s: float, seconds: float) -> str:
+    """How a command ended that should have run for longer, its last words, and what to do."""
+    how = ending(run.popen.wait())
+    asked = f"{duration_text(seconds)} (--duration)"
+    if warmup_s:
+        asked = f"{duration_text(warmup_s)} (--warmup) and {asked}"
+    last = " / ".join(run.last_lines(3))
+    return (
+        f"failed to observe: the command {how} after {duration_text(lasted)}, before {asked} were over"
+        f"{f'; it printed last: {last}' if last else ''}. Use a command that runs for longer, or a shorter time"
+    )
+
+
+def _next_step(command: Sequence[str], diagnosis: Diagnosis, seconds: float) -> str | None:
+    """The command does not run any more: the advice is never to watch its PID."""
+    if diagnosis.verdict not in ("growing", "insufficient-data"):
+        return None
+    return f"look for longer: memforensics ci --duration {2 * seconds:g}s -- {shlex.join(command)}"
+
+
+def _message(diagnosis: Diagnosis, *, passed: bool) -> str:
+    """What a build log should say, in one sentence."""
+    if passed:
+        return f"passed, {diagnosis.verdict}: {diagnosis.headline}"
+    if diagnosis.verdict == "growing":
+        return (
+            f"growing: {diagnosis.headline}. A cache that is filling looks the same: look for longer (--duration), let"
+            " it warm up first (--warmup), or accept growth with --fail-on leak"
+        )
+    if diagnosis.verdict == "insufficient-data":
+        return f"too little was seen to judge: {diagnosis.headline}. Look for longer (--duration)"
+    return f"{diagnosis.verdict}: {diagnosis.headline}"

@@ -1,0 +1,1 @@
+"""Observing a process tree over time, for watch, diagnose, prove and ci."""

@@ -1,0 +1,1 @@
+"""Which process is meant, and who it is."""

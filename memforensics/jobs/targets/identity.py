@@ -1,0 +1,50 @@
+"""Who a process is, its live environment included: needs its symbols, which target/ may not know. And who we are."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from memforensics.case.model import Target
+from memforensics.errors import MemforensicsError
+from memforensics.symbols.address_space import AddressSpace
+from memforensics.target import Process
+from memforensics.target.about import about
+
+_ENVIRON = ("environ", "__environ", "_environ")  # glibc's three names of one variable (posix/environ.c)
+
+
+def identify(process: Process) -> Target:
+    """The Target; its environment is the live one where libc's `environ` can be found and read, else that at exec."""
+    return about(process, environ_address=_environ_address(process))
+
+
+def _environ_address(process: Process) -> int | None:
+    try:
+        space = AddressSpace(process)
+    except MemforensicsError:
+        return None  # about() tells what is forbidden
+    for module in space.modules:
+        if not module.name.startswith(("libc.", "libc-", "ld-musl")):
+            continue
+        elf = space.elf(module)
+        symbol = next((s for s in map(elf.find_symbol, _ENVIRON) if s is not None), None) if elf else None
+        if symbol is not None:
+            return space.address(module, symbol.start)
+    return None
+
+
+def program_name() -> str:
+    """How this program is started, for the commands that a report prints: by its name where the shell finds it, else
+    with its path; under sudo with sudo and the full path, as sudo has a search path of its own."""
+    started = Path(sys.argv[0]).absolute()
+    if started.name == "__main__.py":
+        name = f"{sys.executable} -m memforensics"
+    elif started.name != "memforensics":
+        name = "memforensics"  # used as a library
+    elif os.geteuid() == 0 and "SUDO_UID" in os.environ:
+        name = str(started)
+    else:
+        found = shutil.which("memforensics")
+        name = "memforensics" if found is not None and Path(found).resolve() == started.resolve() else str(started)
+    return f"sudo {name}" if os.geteuid() == 0 and "SUDO_UID" in os.environ else name

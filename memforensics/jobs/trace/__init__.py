@@ -1,0 +1,1 @@
+"""trace-mmap and trace-faults."""

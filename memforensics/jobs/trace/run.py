@@ -1,0 +1,231 @@
+"""trace-mmap and trace-faults: the sites of processes for some seconds, by a tracer of their own each."""
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from memforensics.case.model import AllocationSite, ProbeStatus, TraceSummary
+from memforensics.errors import MemforensicsError, ProbeFailed, TargetError, UsageError
+from memforensics.jobs.observe.background import Beside
+from memforensics.jobs.observe.tree import Record, Recorder, TreeObserver, new_meta
+from memforensics.jobs.trace.view import ALL, EngineName, TraceView, Wanted, view_of
+from memforensics.probes.base import Budget, Probe
+from memforensics.target import Process
+from memforensics.target.tree import descendants
+
+TracedFamily = Literal["mappings", "faults"]
+COMMANDS: dict[TracedFamily, str] = {"mappings": "trace-mmap", "faults": "trace-faults"}
+
+POLL_S = 0.1
+VIEW_S = 1.0  # at most between two views
+GROUPING_SHARE = 0.1  # of the time at most spent in grouping sites for the screen
+OPEN_TRIES = 3
+AUDITS_WAITED_S = 3.0  # at the end, for who intercepts what
+
+
+@dataclass(frozen=True, slots=True)
+class TraceTick:
+    """Where it stands. `ended`: why this is the last one, None while it goes on."""
+
+    phase: str
+    elapsed_s: float
+    seconds_left: float
+    growth_bytes: int | None
+    view: TraceView
+    ended: str | None = None
+
+
+def trace_ticks(
+    pids: int | Sequence[int],
+    *,
+    seconds: float,
+    family: TracedFamily = "mappings",
+    engine: EngineName = "bcc",
+    children: bool = True,
+    wanted: Wanted = ALL,
+    record: Path | None = None,
+    overhead: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Generator[TraceTick, None, None]:
+    """Traces processes; a tick each tenth of a second, the last with `ended`. About once a second the view is new.
+
+    Ends when the time is over, all named processes left, `stop` says so, or by Ctrl-C: what was collected is then
+    concluded and kept. NoSuchProcess, NotATarget, PermissionNeeded, ToolMissing, ProbeFailed, CaseError, UsageError.
+    """
+    roots = _roots([pids] if isinstance(pids, int) else pids, children)
+    if engine == "bpftrace" and len(roots) > 1:
+        raise UsageError("bpftrace traces one process", enable="name one PID, or --engine bcc")
+    if engine == "bpftrace" and overhead is not None:
+        raise UsageError("bpftrace cannot bound its overhead", enable="--engine bcc")
+    with contextlib.ExitStack() as opened:
+        trees = [opened.enter_context(TreeObserver(pid, children=children)) for pid in roots]
+        recorder = opened.enter_context(Recorder(new_meta(COMMANDS[family], roots[0]), record))
+        run = _Run(trees, recorder, family, engine, children, seconds, wanted, overhead)
+        yield from run.ticks(stop)
+
+
+@dataclass(slots=True)
+class _Run:
+    trees: list[TreeObserver]
+    recorder: Recorder
+    family: TracedFamily
+    engine: EngineName
+    children: bool
+    seconds: float
+    wanted: Wanted
+    overhead: float | None = None  # its bound, as a share of the traced CPU time
+    began: float = field(default_factory=time.monotonic)
+    beside: Beside = field(default_factory=Beside)
+    probe: Probe | None = None
+    view: TraceView | None = None
+    stale: bool = False  # sites came that the view does not have
+    _audited: set[int] = field(default_factory=set)
+    _next_view: float = 0.0
+
+    def ticks(self, stop: Callable[[], bool]) -> Generator[TraceTick, None, None]:
+        for tree in self.trees:
+            self.recorder.put(tree.open())
+        ended = "the time is over"
+        from memforensics.probes.ebpf.trace_loop import TreeTrace
+
+        failed: MemforensicsError | None = None
+        try:
+            yield self._tick("starting", self.seconds)
+            self.began = time.monotonic()
+            probe = self._open()
+            self.began = time.monotonic()
+            while not stop() and (left := self.seconds - self._elapsed()) > 0 and self._alive():
+                self._put(probe.poll())
+                for tree in self.trees:
+                    self.recorder.put(tree.tick())
+                self.recorder.put(self.beside.take())
+                yield self._tick("tracing", left)
+                if isinstance(probe, TreeTrace) and probe.declined:
+                    ended = "it costs more than --overhead allows"
+                    break
+                time.sleep(min(POLL_S, left))
+            if not self._alive():
+                ended = "the process left"
+            elif stop():
+                ended = "stopped"
+        except KeyboardInterrupt:
+            ended = "interrupted"
+        except (TargetError, ProbeFailed) as error:
+            failed = error
+        except BaseException:  # nobody takes the ticks any more, or nothing could be opened
+            with contextlib.suppress(MemforensicsError):
+                self._close()
+            raise
+        took = self._elapsed()
+        for tree in self.trees:
+            self.recorder.put(tree.tick())
+        self._close()
+        name = self.probe.name if self.probe is not None else COMMANDS[self.family]
+        self.recorder.put([ProbeStatus(name=name, status="partial" if failed else "ok", why=str(failed or ""))])
+        self.beside.wait(AUDITS_WAITED_S)
+        self.recorder.put(self.beside.take())
+        if isinstance(failed, ProbeFailed):
+            raise failed
+        left_how = tuple((tree.pid, tree.root_left) for tree in self.trees if tree.root_left is not None)
+        view = replace(self._view(), seconds=took, left=left_how)
+        yield TraceTick("done", took, 0.0, self.recorder.growth(), view, ended)
+
+    def _open(self) -> Probe:
+        """All of the trees where the probe can, else the root. Children may leave while it opens: then it tries again
+        with those that are left."""
+        for tries_left in reversed(range(OPEN_TRIES)):
+            self.probe = _probe(self.family, self.engine)
+            members: dict[int, Process] = {}
+            for tree in self.trees:
+                members |= tree.members
+            try:
+                open_all(self.probe, list(members.values()), Budget(seconds=self.seconds, overhead=self.overhead))
+                break
+            except TargetError:
+                for tree in self.trees:
+                    self.recorder.put(tree.tick())
+                if not tries_left or not self._alive():
+                    raise
+        assert self.probe is not None
+        return self.probe
+
+    def _close(self) -> None:
+        if self.probe is not None:
+            self._put(self.probe.close())
+
+    def _put(self, records: Iterable[Record]) -> None:
+        """Keeps what is wanted of it: the tracer follows forks by itself. Hooks of each process that has sites are
+        looked up once, beside."""
+        roots = {tree.pid for tree in self.trees}
+        for record in records:
+            if isinstance(record, AllocationSite | TraceSummary) and not self.children and record.pid not in roots:
+                continue
+            self.recorder.put([record])
+            if isinstance(record, AllocationSite):
+                self.stale = True
+                self._audit(record.pid)
+
+    def _audit(self, pid: int) -> None:
+        if pid not in self._audited:
+            self._audited.add(pid)
+            self.beside.run(partial(_audit_of, pid))
+
+    def _tick(self, phase: str, left: float) -> TraceTick:
+        """With the last view, or a new one where sites came or a second went by; but making views may not take more
+        than its share of the time."""
+        now = time.monotonic()
+        if self.view is None or now >= self._next_view + (0.0 if self.stale else VIEW_S):
+            self.view, self.stale = self._view(), False
+            self._next_view = now + (time.monotonic() - now) / GROUPING_SHARE
+        return TraceTick(phase, self._elapsed(), left, self.recorder.growth(), self.view)
+
+    def _view(self) -> TraceView:
+        return view_of(self.recorder.case(), self.engine, self._elapsed(), self.wanted, self.family)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def _alive(self) -> bool:
+        return any(tree.root_left is None for tree in self.trees)
+
+
+def open_all(probe: Probe, members: Sequence[Process], budget: Budget) -> None:
+    from memforensics.probes.ebpf.trace_loop import TreeTrace
+
+    if isinstance(probe, TreeTrace):
+        probe.open(members, budget)
+    else:
+        probe.open(members[0], budget)
+
+
+def _roots(pids: Sequence[int], children: bool) -> list[int]:
+    """The processes named, each once and, where children are followed, none that is a descendant of another."""
+    named = list(dict.fromkeys(pids))
+    if not children or len(named) == 1:
+        return named
+    below = {child for pid in named for child in descendants(pid)}
+    return [pid for pid in named if pid not in below] or named[:1]
+
+
+def _audit_of(pid: int) -> Sequence[Record]:
+    from memforensics.jobs.diagnose import audit_of  # takes a while to import: not in the way of the first sites
+
+    return audit_of(pid)
+
+
+def _probe(family: TracedFamily, engine: EngineName) -> Probe:
+    if family == "faults":
+        from memforensics.probes.ebpf.faults.probe import FaultTrace
+
+        return FaultTrace()
+    if engine == "bpftrace":
+        from memforensics.probes.ebpf.bpftrace import BpftraceTrace
+
+        return BpftraceTrace()
+    from memforensics.probes.ebpf.mmap.probe import MmapTrace
+
+    return MmapTrace()

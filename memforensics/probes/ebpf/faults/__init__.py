@@ -1,0 +1,1 @@
+"""Page faults by hybrid stack (trace-faults)."""

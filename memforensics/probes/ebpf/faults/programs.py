@@ -1,0 +1,190 @@
+"""The loaded programs of faults.bpf.c, and their tables as values."""
+
+import platform
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from memforensics.case.model import Sample
+from memforensics.errors import ProbeFailed
+from memforensics.probes.ebpf.faults.pages import PAGE, Touched, touched
+from memforensics.probes.ebpf.loader.engine import event_field_offset, hash_flags
+from memforensics.probes.ebpf.loader.program_set import Sizes, StackPrograms
+
+MAX_PAGES = 1 << 20
+MAX_PAGES_PREALLOCATED = 1 << 17  # where the whole table costs its memory at once
+EXACT_SINCE = (6, 2)  # "mm: convert mm's rss stats into percpu_counter"; before, rss_stat tells each 64th page only
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
+
+TRACEPOINTS = {
+    "exceptions:page_fault_user": "on_user_fault",
+    "exceptions:page_fault_kernel": "on_kernel_fault",
+    "kmem:rss_stat": "on_rss",
+    "syscalls:sys_exit_mmap": "on_mmap_exit",
+    "sched:sched_process_fork": "on_fork",
+    "sched:sched_process_exec": "on_exec",
+    "sched:sched_process_exit": "on_exit",
+}
+
+FREE_WALKS = 128  # of pages never touched before, in 16 ms, that are walked anyway; an eighth of that, of others
+RARITY = 64  # ... and beyond, one of so many pages that were touched before; eight times more of others
+
+_TARGET = struct.Struct("<QQ4qQ4qQ")  # address space, parent, resident pages by member, faults not walked, ...
+_PAGE_KEY = struct.Struct("<QQ")
+_PAGE = struct.Struct("<QQIIQ")  # site, t_ns, count, member, window
+_PAGE_KEYS = np.dtype([("space", "<u8"), ("page", "<u8")])
+_PAGES = np.dtype([("site", "<u8"), ("t_ns", "<u8"), ("count", "<u4"), ("member", "<u4"), ("window", "<u8")])
+_SITE_KEY = struct.Struct("<QQ")
+_SITE = struct.Struct("<QQQQQ")
+_ANONYMOUS = 1  # MM_ANONPAGES
+
+# LOSS_* of faults.bpf.c, in its order: what, and what reduces it
+LOSSES: tuple[tuple[str, str], ...] = (
+    ("events dropped: the ring buffer was full", "a shorter trace"),
+    ("pages not kept: the table of touched pages was full", "a shorter trace"),
+    ("faults not booked: too many different stacks", "a shorter trace"),
+    ("stacks cut short: more than 128 native frames", ""),
+    ("stacks cut short: the stack could not be read or followed", ""),
+    ("stacks cut short: no copy of the stack could be made", ""),
+    ("children not followed: too many processes", "trace a smaller tree"),
+    (
+        "pages that became resident at an unknown place (mostly by a system call without a fault): never counted as "
+        "still there",
+        "trace-mmap shows pinned and populated mappings",
+    ),
+)
+
+
+class SiteCounts(NamedTuple):
+    """What one stack brought, whether it is still there or not."""
+
+    bytes: int
+    faults: int
+    first_ns: int
+    last_ns: int
+    weight: int = 1  # of each fault in these
+
+
+class FaultPrograms(StackPrograms):
+    """Armed from the constructor on, booking from `begin` on, gone after `close`.
+
+    `sparing`: of very many faults only some are walked. ToolMissing, PermissionNeeded, ProbeFailed.
+    """
+
+    LOSSES = LOSSES
+
+    def __init__(
+        self, *, python: bool, sparing: bool = True, sizes: Sizes | None = None, max_pages: int | None = None
+    ) -> None:
+        why = why_not_exact(platform.release())
+        if why is not None:
+            raise ProbeFailed("trace-faults cannot weigh faults here", why=why, enable="memforensics trace-mmap PID")
+        self.capacity = max_pages or (MAX_PAGES if hash_flags() else MAX_PAGES_PREALLOCATED)
+        defines = {
+            "MAX_PAGES": self.capacity,
+            "FAULT_ADDRESS": event_field_offset("exceptions/page_fault_user", "address"),
+            "FAULT_CODE": event_field_offset("exceptions/page_fault_user", "error_code"),
+            "RSS_MM_ID": event_field_offset("kmem/rss_stat", "mm_id"),
+            "RSS_CURR": event_field_offset("kmem/rss_stat", "curr"),
+            "RSS_MEMBER": event_field_offset("kmem/rss_stat", "member"),
+            "RSS_SIZE": event_field_offset("kmem/rss_stat", "size"),
+            "ANON_ORDERS": anonymous_orders(HUGE_PAGES),
+        }
+        super().__init__("faults.bpf.c", defines, _TARGET, python=python, sizes=sizes or Sizes())
+        try:
+            self._pages = self.engine.table("pages", _PAGE_KEY, _PAGE)
+            self._sites = self.engine.table("sites", _SITE_KEY, _SITE)
+            self.set(free=FREE_WALKS if sparing else 0, rarity=RARITY if sparing else 1)
+            self.arm(TRACEPOINTS)
+        except BaseException:
+            self.close()
+            raise
+
+    def add_target(self, pid: int, space: int, now: Sample | None) -> bool:
+        """`now`: its counters, so that the first change is known too."""
+        first = (-1, -1, -1, -1)
+        if now is not None:
+            first = (now.rss_file // PAGE, now.rss_anon // PAGE, (now.swap or 0) // PAGE, now.rss_shmem // PAGE)
+        return self._targets.enter(pid, _TARGET.pack(space, 0, *first, *[0] * 6))
+
+    def thin(self, level: int) -> None:
+        """Walks less, where it costs too much (overhead.py): at n, for one of 2**n pages, at the most."""
+        self.set(grain=(1 << level) if level else 0)
+
+    @property
+    def one_in(self) -> int:
+        """What is sampled the most, how much: one of so many."""
+        return max(self.settings.rarity, self.settings.grain)
+
+    def unwalked(self, pid: int) -> int | None:
+        """Faults of a process whose stack was not looked at. None: it is no target (any more)."""
+        value = self._targets.get(pid)
+        return int(_TARGET.unpack(value)[6]) if value is not None else None
+
+    # --- the account
+
+    def touched(self) -> dict[int, Touched]:
+        """What was touched, whether it is still there or not, by space."""
+        keys, values = [], []
+        for some_keys, some_values in self._pages.batches():
+            keys.append(np.frombuffer(some_keys, dtype=_PAGE_KEYS))
+            values.append(np.frombuffer(some_values, dtype=_PAGES))
+        key, value = np.concatenate(keys), np.concatenate(values)
+        found = {}
+        for space in np.unique(key["space"]).tolist():
+            mine = key["space"] == space
+            page, some = key["page"][mine], value[mine]
+            anonymous = some["member"] == _ANONYMOUS
+            found[space] = touched(page, some["count"], some["window"], anonymous, some["site"], some["t_ns"])
+        return found
+
+    def forget_pages(self, space: int, gone: Touched) -> None:
+        """Takes out what is not there any more; what was touched again meanwhile stays."""
+        for at, t_ns in zip(gone["at"].tolist(), gone["t_ns"].tolist(), strict=True):
+            key = _PAGE_KEY.pack(space, at)
+            value = self._pages.take(key)
+            if value is not None and _PAGE.unpack(value)[1] != t_ns:
+                self._pages.put(key, value, new=True)
+
+    def counts(self) -> Iterator[tuple[int, int, SiteCounts]]:
+        """(space, site, counts)."""
+        for key, value in self._sites.items():
+            space, site = _SITE_KEY.unpack(key)
+            yield space, site, SiteCounts(*_SITE.unpack(value))
+
+
+def why_not_exact(release: str) -> str | None:
+    """Why kmem:rss_stat does not tell each change on such a kernel; None when it does."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    if found and (int(found[1]), int(found[2])) < EXACT_SINCE:
+        return f"Linux {found[0]} tells changes of the resident size in batches of 64 pages; since 6.2 each"
+    return None
+
+
+def anonymous_orders(huge_pages: Path) -> int:
+    """Bit n: one fault may bring a folio of 2**n anonymous pages. A size that is `never` today may be enabled
+    tomorrow, but not within a trace."""
+    orders = 0
+    whole = _chosen(huge_pages / "enabled")
+    for path in huge_pages.glob("hugepages-*kB"):
+        mode = _chosen(path / "enabled")
+        mode = whole if mode == "inherit" else mode
+        pages = int(path.name[len("hugepages-") : -2]) * 1024 // PAGE
+        if mode not in (None, "never"):
+            orders |= 1 << (pages.bit_length() - 1)
+    if not orders and whole not in (None, "never"):
+        orders = 1 << 9  # before sizes had their own switches (Linux 6.8)
+    return orders
+
+
+def _chosen(path: Path) -> str | None:
+    """`always [madvise] never` -> madvise."""
+    try:
+        found = re.search(r"\[(\w+)\]", path.read_text())
+    except OSError:
+        return None
+    return found[1] if found else None

@@ -1,0 +1,1 @@
+"""From C source to loaded programs: compiling, maps, ring buffers, and the layouts shared with the kernel side."""

@@ -1,0 +1,86 @@
+"""One BPF ring buffer, read a bounded piece at a time: programs that are faster than the reader would keep it for ever.
+
+What is not read stays in the kernel's buffer; the kernel drops, and counts, what finds no room there.
+"""
+
+import ctypes
+import mmap
+import os
+import select
+import struct
+from typing import Any
+
+from memforensics.errors import ProbeFailed
+from memforensics.probes.ebpf.loader.objects import Table
+
+
+class Ring:
+    """ProbeFailed from the constructor. `close` before the table's descriptor is closed."""
+
+    def __init__(self, bcc: Any, table: Table, at_once: int) -> None:
+        self._lib, self._at_once = bcc.libbcc.lib, at_once
+        self._taken: list[bytes] = []
+        self._discards, self._discarded = False, 0
+        self._callback = bcc.libbcc._RINGBUF_CB_TYPE(self._take)
+        self._descriptor = table.descriptor
+        # The pages of the two positions (Documentation/bpf/ringbuf.rst): the reader's, then the programs'
+        try:
+            self._read = mmap.mmap(table.descriptor, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ)
+            self._written = mmap.mmap(
+                table.descriptor, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE
+            )
+        except OSError as error:
+            raise ProbeFailed(f"ring buffer {table.spec.name} cannot be opened", why=str(error)) from error
+        self._ring = self._lib.bpf_new_ringbuf(table.descriptor, self._callback, None)
+        if not self._ring:
+            why = os.strerror(ctypes.get_errno())
+            raise ProbeFailed(f"ring buffer {table.spec.name} cannot be opened", why=why)
+
+    def _take(self, _context: Any, data: Any, size: int) -> int:
+        """Called by ring_buffer__consume() of libbpf, which stops at a number below 0, behind this record."""
+        if self._discards:
+            self._discarded += 1
+            return 0
+        self._taken.append(ctypes.string_at(data, size))
+        return 0 if len(self._taken) < self._at_once else -1
+
+    def take(self) -> list[bytes]:
+        """The oldest records, up to `at_once` of them, in order."""
+        self._lib.bpf_consume_ringbuf(self._ring)
+        out, self._taken = self._taken, []
+        return out
+
+    def discard(self) -> int:
+        """Throws all records away; how many. Only when no program writes any more."""
+        self._discards, self._discarded = True, 0
+        self._lib.bpf_consume_ringbuf(self._ring)
+        self._discards = False
+        return self._discarded
+
+    @property
+    def position(self) -> int:
+        """Bytes read since the beginning."""
+        return int(struct.unpack_from("@Q", self._read)[0])
+
+    @property
+    def end(self) -> int:
+        """Bytes written since the beginning."""
+        return int(struct.unpack_from("@Q", self._written)[0])
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are not read yet."""
+        return self.end - self.position
+
+    def close(self) -> None:
+        self._lib.bpf_free_ringbuf(self._ring)
+        self._read.close()
+        self._written.close()
+
+
+def wait_for_any(rings: list[Ring], timeout_s: float) -> None:
+    """Until one of them has a record."""
+    poll = select.poll()
+    for ring in rings:
+        poll.register(ring._descriptor, select.POLLIN)
+    poll.poll(max(1, int(timeout_s * 1000)))

@@ -1,0 +1,1 @@
+"""Outstanding mappings by hybrid stack (trace-mmap)."""

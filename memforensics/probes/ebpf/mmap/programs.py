@@ -1,0 +1,148 @@
+"""The loaded programs of mmap.bpf.c, and their tables as values."""
+
+import contextlib
+from collections.abc import Iterator
+
+from memforensics.probes.ebpf.loader import layout
+from memforensics.probes.ebpf.loader.btf import to_filesystem
+from memforensics.probes.ebpf.loader.engine import hash_flags
+from memforensics.probes.ebpf.loader.layout import LiveRange
+from memforensics.probes.ebpf.loader.program_set import Sizes, StackPrograms
+from memforensics.probes.ebpf.mmap.allocation_table import Counts
+
+MAX_LIVE = 1 << 20
+MAX_LIVE_PREALLOCATED = 1 << 17  # where the whole table costs its memory at once
+
+FREE_WALKS = 4  # stacks of one class of mappings that are walked in 16 ms, be it as balanced as it may
+RARITY = 256  # ... and beyond, one of so many: a power of two
+ALL_BY_LOT = 8  # from that level on, FREE_WALKS draw lots too
+SWEEP_AT = 1 << 15  # closed entries in the table of live mappings
+
+FILESYSTEM_DEFINES = ("TASK_FILES", "FILES_FDT", "FDT_FD", "FILE_INODE", "INODE_SB", "SB_MAGIC")  # of TO_FILESYSTEM
+TRACEPOINTS = {
+    "syscalls:sys_exit_mmap": "on_mmap_exit",
+    "syscalls:sys_enter_munmap": "on_munmap_enter",
+    "syscalls:sys_exit_munmap": "on_munmap_exit",
+    "syscalls:sys_enter_mremap": "on_mremap_enter",
+    "syscalls:sys_exit_mremap": "on_mremap_exit",
+    "syscalls:sys_exit_brk": "on_brk_exit",
+    "syscalls:sys_exit_shmat": "on_shmat_exit",
+    "syscalls:sys_enter_shmdt": "on_shmdt_enter",
+    "sched:sched_process_fork": "on_fork",
+    "sched:sched_process_exec": "on_exec",
+    "sched:sched_process_exit": "on_exit",
+}
+
+
+class MmapPrograms(StackPrograms):
+    """Armed from the constructor on, booking from `begin` on, gone after `close`.
+
+    ToolMissing, PermissionNeeded, ProbeFailed.
+    """
+
+    LOSSES = layout.LOSSES
+
+    def __init__(self, *, files: bool, python: bool, sizes: Sizes | None = None, max_live: int | None = None) -> None:
+        live = max_live or (MAX_LIVE if hash_flags() else MAX_LIVE_PREALLOCATED)
+        defines = {"MAX_LIVE": live, "TRACK_FILES": int(files), "KNOWS_FILESYSTEMS": 0}
+        known = to_filesystem()
+        if known is not None:
+            defines |= dict(zip(FILESYSTEM_DEFINES, known, strict=True), KNOWS_FILESYSTEMS=1)
+        super().__init__("mmap.bpf.c", defines, layout.TARGET, python=python, sizes=sizes or Sizes())
+        self._swept = 0
+        try:
+            self._live = self.engine.table("live", layout.LIVE_KEY, layout.LIVE)
+            self._sites = self.engine.table("sites", layout.SITE_KEY, layout.SITE)
+            self.thin(0)
+            self.arm(TRACEPOINTS)
+        except BaseException:
+            self.close()
+            raise
+
+    def thin(self, level: int) -> None:
+        """Walks less, where it costs too much (overhead.py): at 0, all that grows or is rare, and of a balanced class
+        of mappings FREE_WALKS in 16 ms, then one of RARITY; at n, one of 2**n pages, at the most."""
+        free = FREE_WALKS if level < ALL_BY_LOT else 0
+        self.set(free=free, rarity=max(RARITY, 1 << level), grain=(1 << level) if level else 0)
+
+    @property
+    def one_in(self) -> int:
+        """What is sampled the most, how much: one of so many."""
+        return self.settings.rarity
+
+    def add_target(self, pid: int, space: int, brk: int) -> bool:
+        return self._targets.enter(pid, layout.TARGET.pack(space, brk, 0, 0, 0, 0))
+
+    @contextlib.contextmanager
+    def exact_births(self) -> Iterator[None]:
+        """Else a mapping that is not walked may be born earlier by the account than by the clock."""
+        self.set(exact=1)
+        try:
+            yield
+        finally:
+            self.set(exact=0)
+
+    # --- the account
+
+    def live(self) -> dict[int, list[LiveRange]]:
+        """Whole mappings that stand, by space; in no order."""
+        found: dict[int, list[LiveRange]] = {}
+        for keys, values in self._live.batches():
+            for (space, start), (length, site, born_ns, weight, gone) in zip(
+                layout.LIVE_KEY.iter_unpack(keys), layout.LIVE.iter_unpack(values), strict=True
+            ):
+                if not gone:
+                    found.setdefault(space, []).append(LiveRange(start, start + length, site, born_ns, weight))
+        return found
+
+    def take_live(self, space: int, start: int) -> LiveRange | None:
+        """Takes the mapping that stands there now out of the kernel's hands. None: there is none (any more)."""
+        value = self._live.take(layout.LIVE_KEY.pack(space, start))
+        if value is None:
+            return None
+        length, site, born_ns, weight, gone = layout.LIVE.unpack(value)
+        if gone:
+            self._swept += 1
+            return None
+        return LiveRange(start, start + length, site, born_ns, weight)
+
+    def sweep(self) -> None:
+        """Frees the entries of mappings that are gone and whose addresses were not used again, when they are many."""
+        if self.engine.per_cpu_sums("closed", 1)[0] - self._swept < SWEEP_AT:
+            return
+        for keys, values in list(self._live.batches()):
+            for i, (*_, gone) in enumerate(layout.LIVE.iter_unpack(values)):
+                if not gone:
+                    continue
+                key = keys[i * layout.LIVE_KEY.size : (i + 1) * layout.LIVE_KEY.size]
+                value = self._live.take(key)
+                if value is None:
+                    continue
+                if layout.LIVE.unpack(value)[-1]:
+                    self._swept += 1
+                else:
+                    self._live.put(key, value, new=True)  # used again just now
+
+    def unwalked(self, pid: int) -> int | None:
+        """Mappings of a process whose stack was not looked at. None: it is no target (any more)."""
+        value = self._targets.get(pid)
+        return layout.TARGET.unpack(value)[3] if value is not None else None
+
+    def releases(self, pid: int) -> int | None:
+        """Calls of munmap by a process since booking began. None: it is no target (any more)."""
+        value = self._targets.get(pid)
+        return layout.TARGET.unpack(value)[5] if value is not None else None
+
+    def counts(self) -> Iterator[tuple[int, int, Counts]]:
+        """(space, site, counts)."""
+        for key, value in self._sites.items():
+            space, site = layout.SITE_KEY.unpack(key)
+            yield space, site, Counts(*layout.SITE.unpack(value))
+
+    def forget(self, space: int) -> None:
+        """An address space ended."""
+        for found in self.live().get(space, []):
+            self.take_live(space, found.start)
+        for number, site, _ in list(self.counts()):
+            if number == space:
+                self._sites.remove(layout.SITE_KEY.pack(space, site))

@@ -1,0 +1,142 @@
+"""From a miss to rules: user space unwinds the copy of the stack with the full CFI, and tells the kernel each rule."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from memforensics.probes.ebpf.loader.layout import NativePc, StackEvent, pack_rule
+from memforensics.symbols.address_space import AddressSpace, MappedModule
+from memforensics.symbols.unwind.cfi import Rule
+from memforensics.symbols.unwind.unwinder import unwind
+from memforensics.target.memory import BytesMemory
+
+PutRule = Callable[[int, bytes], bool]  # (pc to look up, packed rule) -> False when the table is full
+DropRule = Callable[[int], object]
+
+MAX_FRAMES = 256
+SPARING = 50.0  # between two readings of the mappings for an unknown pc, so many times what one takes
+
+
+TRIES = 4  # in vain, from one pc, before most of its misses are left alone
+MOST_LEFT_ALONE = 256
+_MAX_HOPELESS = 1 << 16
+
+
+class LearnedStack(NamedTuple):
+    """A miss's whole stack, leaf first, as far as user space could follow it."""
+
+    native: tuple[NativePc, ...]
+    complete: bool
+
+
+@dataclass(slots=True)
+class _Hopeless:
+    """A pc from which nothing was learned, so many times in a row."""
+
+    failures: int = 1
+    left: int = 0  # misses to be left alone before the next try
+
+    def failed(self) -> None:
+        self.failures += 1
+        if self.failures >= TRIES:
+            self.left = min(1 << (self.failures - TRIES), MOST_LEFT_ALONE)
+
+    def leave_alone(self) -> bool:
+        if not self.left:
+            return False
+        self.left -= 1
+        return True
+
+
+class Learner:
+    """Rules of one address space. A pc that could not be unwound is never noted: a later miss there tries again. To try
+    in vain is the dearest (guesses are made to the end), so from a pc where that goes on, ever fewer are tried."""
+
+    def __init__(self, space: AddressSpace, put: PutRule, drop: DropRule) -> None:
+        self.space = space
+        self._put, self._drop = put, drop
+        self._known: dict[int, bytes] = {}
+        self._stale = True
+        self._not_before = 0.0
+        self._hopeless: dict[int, _Hopeless] = {}
+        self.misses = 0
+        self.left_alone = 0  # misses of which nothing was to be learned
+        self.not_stored = 0  # the table was full
+
+    @property
+    def rules(self) -> int:
+        return len(self._known)
+
+    def learn(self, event: StackEvent) -> LearnedStack:
+        """Unwinds from the frame where the kernel stopped, and puts a rule for each pc passed on the way."""
+        assert event.registers is not None
+        self.misses += 1
+        stopped_at = event.native[-1].pc if event.native else event.registers.rip
+        hopeless = self._hopeless.get(stopped_at)
+        if hopeless is not None and hopeless.leave_alone():
+            self.left_alone += 1
+            return LearnedStack(event.native, False)
+        known = len(self._known)
+        memory = BytesMemory(event.registers.rsp, event.copy)
+        if self.space.find(event.registers.rip) is None:
+            self.look_again()
+        above = () if event.from_leaf else event.native[:-1]
+        returned = not event.from_leaf and event.native[-1].is_return
+        rest: list[NativePc] = []
+        unwound = unwind(event.registers, memory, self.space, MAX_FRAMES, is_return=returned)
+        for frame in unwound.frames:
+            rest.append(NativePc(frame.pc, frame.is_return, frame.guessed))
+            if frame.rule is not None:
+                self._note(frame.lookup_pc, frame.rule)
+        last = unwound.frames[-1] if unwound.frames else None
+        if unwound.complete and last is not None and last.rule is None:
+            rule = self.space.rule(last.lookup_pc)  # that there is no caller must be known too
+            if rule is not None:
+                self._note(last.lookup_pc, rule)
+        if unwound.complete or len(self._known) > known:
+            self._hopeless.pop(stopped_at, None)
+        elif hopeless is not None:
+            hopeless.failed()
+        elif len(self._hopeless) < _MAX_HOPELESS:
+            self._hopeless[stopped_at] = _Hopeless()
+        return LearnedStack((*above, *rest), unwound.complete)
+
+    def _note(self, pc: int, rule: Rule) -> None:
+        packed = pack_rule(rule)
+        if packed is None or self._known.get(pc) == packed:
+            return
+        if self._put(pc, packed):
+            self._known[pc] = packed
+        else:
+            self.not_stored += 1
+
+    def replaced(self, start: int, end: int) -> None:
+        """New code was mapped there."""
+        self._stale = True
+        self._hopeless.clear()
+        self._forget(lambda pc: start <= pc < end)
+
+    def look_again(self) -> None:
+        """Reads the mappings again, for a pc in none that is known: at once when code was mapped since, else (it is
+        code without a file, or a damaged stack) sparingly, for it takes long where there are many."""
+        if self._stale or time.monotonic() >= self._not_before:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the mappings again; forgets the rules of modules that went or were replaced."""
+        began = time.monotonic()
+        self._stale = False
+        change = self.space.refresh()
+        self._not_before = time.monotonic() + SPARING * (time.monotonic() - began)
+        gone: list[MappedModule] = [*change.went, *(before for before, _ in change.changed)]
+        if gone:
+            self._forget(lambda pc: any(module.start <= pc < module.end for module in gone))
+
+    def forget_all(self) -> None:
+        self._forget(lambda _pc: True)
+
+    def _forget(self, stale: Callable[[int], bool]) -> None:
+        for pc in [pc for pc in self._known if stale(pc)]:
+            del self._known[pc]
+            self._drop(pc)

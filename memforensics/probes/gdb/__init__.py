@@ -1,0 +1,1 @@
+"""A few full stacks by GDB, with the pause measured."""

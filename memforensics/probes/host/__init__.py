@@ -1,0 +1,1 @@
+"""What this host allows, and whether one process can be observed."""

@@ -1,0 +1,1 @@
+"""Snapshots of mappings from /proc, and recognition of who owns each."""

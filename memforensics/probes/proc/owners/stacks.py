@@ -1,0 +1,134 @@
+"""Stacks of threads, of living and ended ones, by glibc's descriptors."""
+
+import re
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import pairwise
+
+from memforensics.case.model import Mapping, OwnerMark, Snapshot
+from memforensics.errors import MemforensicsError, TargetError
+from memforensics.probes.proc.claimed_ranges import Look, Run, is_private_anonymous
+from memforensics.target import Process
+from memforensics.target.pagemap import PAGE
+from memforensics.target.parse import parse_status, status_numbers
+from memforensics.units import GIB, KIB, MIB
+
+_TCB_WINDOW = 16 * KIB
+_TCB_SEARCH = MIB
+_BLOCK = 64 * KIB
+_WORD = re.compile(r"0x[0-9a-f]{1,16}")
+_LEAST = 12 * KIB  # PTHREAD_STACK_MIN is 16 KiB with its guard page
+
+
+def thread_stacks(look: Look, process: Process, snapshot: Snapshot) -> Iterator[OwnerMark]:
+    """Stacks that glibc made, of living threads and cached ones. Trusts the thread's descriptor (nptl/descr.h, at the
+    stack's top on x86-64): it begins with a pointer to itself, again at +16; tid at +0x2d0; stackblock and its size
+    further on. Looked for above a guard mapping, and above each blocked thread's stack pointer."""
+    tids, main = _thread_ids(process), _inner_pid(process)
+    mappings = snapshot.mappings
+    seen: set[int] = set()
+    for guard, mapping in pairwise(mappings):
+        guarded = guard.end == mapping.start and guard.perms == "---p" and guard.path == ""
+        if guarded and mapping.size >= _LEAST and is_private_anonymous(mapping):
+            found = _descriptor(look, max(mapping.start, mapping.end - _TCB_WINDOW), mapping.end)
+            bounds: Run | None = (mapping.start, mapping.end)
+            if found is None and mapping.rss is not None and mapping.rss <= _TCB_SEARCH:  # merged with what lies above
+                found = _descriptor(look, mapping.start, mapping.end)
+                bounds = _stack_bounds(look, found, mapping) if found is not None else None
+            if found is None or bounds is None or bounds[0] != mapping.start:
+                continue
+            seen.add(found)
+            tid = _tid(look, found)
+            if tid != main:  # the main thread's descriptor lies apart from its stack, which is [stack]
+                yield _stack_mark(tid, *bounds, tids)
+    by_start = [mapping.start for mapping in mappings]
+    for tid, pointer in _stack_pointers(process):
+        index = bisect_right(by_start, pointer) - 1
+        if index < 0 or pointer >= mappings[index].end or not is_private_anonymous(mappings[index]):
+            continue
+        mapping = mappings[index]
+        found = _descriptor(look, pointer & -PAGE, min(mapping.end, (pointer & -PAGE) + _TCB_SEARCH))
+        if found is None or found in seen:
+            continue
+        seen.add(found)
+        bounds = _stack_bounds(look, found, mapping)
+        if bounds is not None and bounds[0] <= pointer < bounds[1]:
+            yield _stack_mark(_tid(look, found), *bounds, tids | {tid})
+
+
+def _descriptor(look: Look, start: int, end: int) -> int | None:
+    """The highest address in the range that holds a pointer to itself, twice: a pthread descriptor."""
+    for first, last in reversed(look.present(start, end)):
+        data = look.read_present(first, last - first)
+        if data is None:
+            continue
+        for block in range(last - 1 & -_BLOCK, (first & -_BLOCK) - 1, -_BLOCK):
+            high = (block // _BLOCK).to_bytes(6, "little")  # what all addresses of the block end with
+            low, top = max(first, block) - first, min(last, block + _BLOCK) - first
+            at = data.rfind(high, low, top)
+            while at >= 0:
+                place = at - 2
+                address = first + place
+                own = address.to_bytes(8, "little")
+                if address % 16 == 0 and place >= 0 and data[place : place + 8] == own == data[place + 16 : place + 24]:
+                    return address
+                at = data.rfind(high, low, at + 5)
+    return None
+
+
+def _stack_bounds(look: Look, descriptor: int, mapping: Mapping) -> Run | None:
+    """Where mappings are merged: the stack as its descriptor has it (stackblock, stackblock_size, guardsize)."""
+    size = min(0x900, mapping.end - descriptor)
+    data = look.read(descriptor, size)
+    if data is None:
+        return None
+    words = struct.unpack(f"<{size // 8}Q", data[: size // 8 * 8])
+    for block, length in pairwise(words):
+        fits = block % PAGE == 0 and length % PAGE == 0 and 0 < length <= GIB
+        if fits and block < descriptor < block + length and block + length - descriptor <= _TCB_SEARCH:
+            return max(block, mapping.start), min(block + length, mapping.end)
+    return None
+
+
+def _tid(look: Look, descriptor: int) -> int:
+    """The thread's id; the kernel writes 0 there when it ends (CLONE_CHILD_CLEARTID)."""
+    data = look.read(descriptor + 0x2D0, 4)
+    return int.from_bytes(data, "little", signed=True) if data is not None else 0
+
+
+def _stack_mark(tid: int, start: int, end: int, tids: frozenset[int]) -> OwnerMark:
+    if tid in tids:
+        return OwnerMark(start=start, end=end, kind="thread-stack", detail=f"thread {tid}")
+    return OwnerMark(start=start, end=end, kind="thread-stack-unused", detail="its thread ended; kept for the next one")
+
+
+def _thread_ids(process: Process) -> frozenset[int]:
+    """As the process itself knows them (in its own PID namespace)."""
+    tids = process.threads()
+    if _inner_pid(process) == process.pid:
+        return frozenset(tids)
+    inner: set[int] = set()
+    for tid in tids:
+        try:
+            inside = status_numbers(parse_status(process.read_text(f"task/{tid}/status")), "NSpid")
+        except TargetError:
+            continue  # that thread ended
+        inner.update(inside[-1:])
+    return frozenset(inner)
+
+
+def _inner_pid(process: Process) -> int:
+    """Its PID (and its main thread's tid) in its own PID namespace."""
+    return (status_numbers(process.status(), "NSpid") or (process.pid,))[-1]
+
+
+def _stack_pointers(process: Process) -> Iterator[tuple[int, int]]:
+    """(tid, stack pointer) of each thread that is blocked; /proc/PID/task/TID/syscall says "running" of the others."""
+    for tid in process.threads():
+        try:
+            words = process.read_text(f"task/{tid}/syscall").split()
+        except (MemforensicsError, OSError):
+            continue  # ended, forbidden, or no such file in this kernel
+        if len(words) >= 3 and _WORD.fullmatch(words[-2]):
+            yield tid, int(words[-2], 16)

@@ -1,0 +1,52 @@
+"""Which pages are resident by the entries of /proc/PID/pagemap: what a kernel without PAGEMAP_SCAN has (before 6.7).
+
+A word a page of address space, whether anything is there or not (Documentation/admin-guide/mm/pagemap.rst): 2 ms a GiB,
+so not for large reservations. The target's mmap lock is let go every 2 MiB; smaps holds it for a whole mapping.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+
+from memforensics.errors import TargetGone
+from memforensics.target.maps_columns import Ints, Words
+from memforensics.target.pagemap import ENTRIES_BYTES, IS_FILE, IS_PRESENT, PAGE, Pagemap, zero_frames
+
+_PRESENT, _FILE, _EXCLUSIVE = 0x80, 0x20, 0x01  # of an entry's highest byte
+_FRAME = (1 << 55) - 1
+
+
+class Entries:
+    """Of one process. Where page numbers are hidden from us (CAP_SYS_ADMIN) memory that was only ever read counts as
+    resident: nothing else tells the zero page from one that is shared after a fork."""
+
+    def __init__(self, pagemap: Pagemap) -> None:
+        self._pagemap, self._zero = pagemap, cache(zero_frames)
+
+    def present(self, at: int, end: int) -> list[Ints]:
+        """As `records`. TargetGone, ProbeFailed."""
+        return [self._records(base, min(end, base + ENTRIES_BYTES)) for base in range(at, end, ENTRIES_BYTES)]
+
+    def _records(self, at: int, end: int) -> Ints:
+        words = np.frombuffer(self._pagemap.entries(at, end), "<u8")
+        if len(words) < (end - at) // PAGE:  # pagemap_read() gives nothing, and no error, once it exits
+            raise TargetGone(self._pagemap.pid, "its address space is gone (exit or exec)")
+        return records(words, at, self._zero)
+
+
+def records(words: Words, at: int, zero: Callable[[], Sequence[range]]) -> Ints:
+    """Entries from the address `at` on as PAGEMAP_SCAN would tell of them: runs of start, end and categories (present,
+    file). `zero`: numbers of pages that are no memory; asked only where one is shared."""
+    tops = words.view(np.uint8)[7::8]  # little-endian: all that is asked but the number
+    kinds = (tops & (_PRESENT | _FILE)) * (tops >= _PRESENT)
+    shared = np.flatnonzero((tops & (_PRESENT | _EXCLUSIVE)) == _PRESENT)
+    if len(shared):  # the huge zero page counts as a file's
+        frames = words[shared] & _FRAME
+        for some in zero():
+            kinds[shared[frames - some.start < len(some)]] = 0  # unsigned: what is below is far above
+    edges = np.concatenate(([0], np.flatnonzero(kinds[1:] != kinds[:-1]) + 1, [len(words)]))
+    of_run = kinds[edges[:-1]]
+    runs = np.flatnonzero(of_run)
+    categories = IS_PRESENT + (of_run[runs] & _FILE != 0) * IS_FILE
+    return np.stack((at + edges[runs] * PAGE, at + edges[runs + 1] * PAGE, categories), axis=1).ravel()

@@ -1,0 +1,210 @@
+"""All mappings of the target at one time, with their resident bytes, by whichever reader suits.
+
+One result, None for what a reader cannot know:
+
+- pagemap: maps + PAGEMAP_SCAN (kernel 6.7+), rss, anonymous and huge pages, in calls of less than half a millisecond;
+- entries: maps + the entries of pagemap, any kernel: rss and anonymous; 2 ms a GiB of address space, used or not;
+- smaps: every field; holds the target's mmap lock while it walks the page tables of a mapping, 9 ms a resident GiB, so
+  beyond small processes only by name, or where there is no PAGEMAP_SCAN and entries do not do;
+- rollup: sizes and names, and the kernel's sums of smaps_rollup, PSS among them; stalls the target as smaps does;
+- maps, procmap (PROCMAP_QUERY, kernel 6.11+): sizes and names only.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from operator import le
+from typing import Literal
+
+from memforensics.case.model import Loss, Mapping, OwnerMark, Rollup, Snapshot
+from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetGone
+from memforensics.probes.base import Availability, Budget, Evidence
+from memforensics.probes.proc.owners import find_owners
+from memforensics.probes.proc.snapshot_cache import Earlier
+from memforensics.target import Process
+from memforensics.target.pagemap import Pagemap
+from memforensics.target.procmap import ProcMap
+from memforensics.target.smaps import parse_rollup, parse_smaps_rollup
+from memforensics.units import GIB, MIB, NS_PER_S
+
+Reader = Literal["auto", "smaps", "pagemap", "entries", "rollup", "maps", "procmap"]
+READERS: tuple[Reader, ...] = Reader.__args__  # type: ignore[attr-defined]
+
+SMAPS_UP_TO_RSS = 64 * MIB  # 0.6 ms of stall; above it `auto` takes pagemap where the kernel has it
+SMAPS_UP_TO_MAPPINGS = 1000
+ENTRIES_UP_TO = 16 * GIB  # of address space, and four times what is resident: beyond it smaps is the quicker
+_SLACK_BYTES, _SLACK_SHARE = MIB, 128  # of the sum of entries against the kernel's figure
+
+
+def take_snapshot(
+    process: Process,
+    reader: Reader = "auto",
+    *,
+    marks: bool = True,
+    known: Sequence[OwnerMark] = (),
+    earlier: Earlier | None = None,
+    clock: Callable[[], int] = time.monotonic_ns,
+) -> tuple[Snapshot, tuple[Loss, ...]]:
+    """One Snapshot with the kernel's own sums, and (marks) what owns its mappings. `earlier`: what the one before told,
+    and what this one will tell the next: figures of unchanged mappings are kept for a while, and owners looked for
+    first where they were (a block that other mappings were merged with is hard to find anew). `known`: the marks alone.
+
+    TargetGone, PermissionNeeded; ProbeFailed when the named reader is not to be had here.
+    """
+    began = clock()
+    if earlier is not None:
+        earlier.of(process)
+    used, mappings, unparsed = _read(process, reader, earlier, began)
+    if not mappings:
+        raise TargetGone(process.pid, "it has no mappings any more (exiting)")
+    mappings = newest_only(mappings)
+    snapshot = Snapshot(
+        pid=process.pid,
+        t_ns=began,
+        reader=used,
+        mappings=mappings,
+        rollup=_rollup(process, reader),  # after the walk: pages that came meanwhile make a positive difference
+        unparsed_lines=unparsed,
+        read_ms=(clock() - began) / 1e6,
+    )
+    losses = [
+        Loss(
+            probe="snapshots", what=f"lines of {used} not understood", count=unparsed, reduce="please report the kernel"
+        )
+    ]
+    if marks:
+        vain = earlier.vain if earlier else None
+        found, lost = find_owners(process, snapshot, known=known or (earlier.marks if earlier else ()), vain=vain)
+        snapshot = replace(snapshot, marks=found)
+        losses += lost
+        if earlier is not None:
+            earlier.marks = found
+            earlier.vain.next_turn()
+    return snapshot, tuple(loss for loss in losses if loss.count)
+
+
+def _read(
+    process: Process, reader: Reader, earlier: Earlier | None, now_ns: int
+) -> tuple[str, tuple[Mapping, ...], int]:
+    if reader == "auto" and not _is_small(process):
+        with contextlib.suppress(ProbeFailed, PermissionNeeded):  # smaps it is
+            return _by_pages(process, earlier, now_ns)
+    if reader in ("pagemap", "entries"):
+        return _by_pages(process, earlier, now_ns, reader)
+    if reader == "procmap":
+        with ProcMap(process.pid, process.proc) as procmap:
+            return "procmap-query", tuple(procmap.all()), 0
+    if reader in ("maps", "rollup"):
+        maps = process.maps()
+        return reader, maps.mappings, maps.unparsed_lines
+    smaps = process.smaps()
+    return "smaps", smaps.mappings, smaps.unparsed_lines
+
+
+def newest_only(mappings: tuple[Mapping, ...]) -> tuple[Mapping, ...]:
+    """Of mappings that overlap the one told last. The kernel prints maps and smaps a page at a time and goes on where
+    the last mapping ended (fs/proc/task_mmu.c, m_start()): what merged with that meanwhile is told again, whole."""
+    if all(map(le, [mapping.end for mapping in mappings], [mapping.start for mapping in mappings[1:]])):
+        return mappings
+    kept: list[Mapping] = []
+    for mapping in mappings:
+        while kept and kept[-1].end > mapping.start:
+            kept.pop()
+        kept.append(mapping)
+    return tuple(kept)
+
+
+def _is_small(process: Process) -> bool:
+    """Whether smaps takes little time of the target and of ours."""
+    return (
+        process.resident_bytes() <= SMAPS_UP_TO_RSS and process.read_bytes("maps").count(b"\n") <= SMAPS_UP_TO_MAPPINGS
+    )
+
+
+def _rollup(process: Process, reader: Reader) -> Rollup | None:
+    rollup = parse_rollup(process.read_text("status"))
+    if reader != "rollup" or rollup is None:
+        return rollup
+    sums = parse_smaps_rollup(process.read_text("smaps_rollup"))
+    huge = {name: getattr(sums, name) for name in ("anon_huge", "shmem_huge", "file_huge")}
+    return replace(rollup, pss=sums.pss, **huge)
+
+
+def _by_pages(
+    process: Process, earlier: Earlier | None, now_ns: int, reader: Reader = "auto"
+) -> tuple[str, tuple[Mapping, ...], int]:
+    kept = (Earlier(), None) if earlier is None else (earlier, now_ns)
+    with Pagemap(process.pid, process.proc, may_scan=reader != "entries") as pagemap:
+        if pagemap.can_scan():
+            return "pagemap-scan", *kept[0].read(process, pagemap, kept[1])
+        if reader == "pagemap":
+            raise ProbeFailed(
+                "this kernel has no PAGEMAP_SCAN", why="it came with Linux 6.7", enable="--reader entries (or auto)"
+            )
+        before = process.sample()
+        if reader == "auto" and (before.vm_size or 0) > ENTRIES_UP_TO + 4 * before.rss:
+            raise ProbeFailed("its address space is too large to be read by entries")
+        mappings, unparsed = kept[0].read(process, pagemap, kept[1])
+    surplus = sum(mapping.rss or 0 for mapping in mappings) - process.resident_bytes()
+    if reader == "auto" and surplus > max(_SLACK_BYTES, before.rss // _SLACK_SHARE):
+        raise ProbeFailed("the zero page cannot be told from memory without CAP_SYS_ADMIN")
+    return "pagemap-entries", mappings, unparsed
+
+
+# --- the probe ----------------------------------------------------------------------------------------------------
+
+
+class Snapshots:
+    """A probe: a Snapshot at the start, one each `interval_s`, and one at the end."""
+
+    name = "snapshots"
+
+    def __init__(
+        self, interval_s: float = 10.0, reader: Reader = "auto", *, clock: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._interval_ns, self._reader, self._clock = int(interval_s * NS_PER_S), reader, clock
+        self._process: Process | None = None
+        self._last_ns: int | None = None
+        self._earlier = Earlier()
+        self._losses: dict[str, Loss] = {}
+
+    def availability(self, target: Process) -> Availability:
+        try:
+            target.read_bytes("maps")
+        except PermissionNeeded as error:
+            return Availability("unavailable", error.why, error.enable)
+        try:
+            with Pagemap(target.pid, target.proc) as pagemap:
+                if pagemap.can_scan():
+                    return Availability("ok")
+                return Availability("ok", "by entries or smaps: this kernel has no PAGEMAP_SCAN (6.7+)")
+        except MemforensicsError as error:
+            return Availability("partial", f"no pagemap: {error}", "CAP_SYS_PTRACE; see: memforensics doctor")
+
+    def open(self, target: Process, budget: Budget) -> None:
+        self._process, self._last_ns, self._earlier = target, None, Earlier()
+
+    def poll(self) -> Iterable[Evidence]:
+        if self._process is None:
+            return []
+        if self._last_ns is not None and self._clock() - self._last_ns < self._interval_ns:
+            return []
+        return [self._take(self._process)]
+
+    def close(self) -> Iterable[Evidence]:
+        process, self._process = self._process, None
+        if process is None:
+            return []
+        out: list[Evidence] = []
+        with contextlib.suppress(MemforensicsError):  # it left: the earlier ones stand
+            out.append(self._take(process))
+        return [*out, *self._losses.values()]
+
+    def _take(self, process: Process) -> Snapshot:
+        snapshot, losses = take_snapshot(process, self._reader, earlier=self._earlier, clock=self._clock)
+        self._last_ns = snapshot.t_ns
+        for loss in losses:
+            before = self._losses.get(loss.what)
+            self._losses[loss.what] = replace(loss, count=loss.count + (before.count if before else 0))
+        return snapshot

@@ -1,0 +1,1 @@
+"""JSON output, and the schema that documents it."""

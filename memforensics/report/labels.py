@@ -1,0 +1,213 @@
+"""Sentences about a trace that the screen and the exports share. Pure text: each renderer escapes it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from memforensics.case.model import AllocationSite, Caller, Frame, Loss
+from memforensics.report import sentences as say
+from memforensics.report.text import library_name
+from memforensics.units import duration_text
+
+# Brackets and spaces of a function's own name, which open nothing and end nothing
+_OPERATORS = re.compile(
+    r"\boperator *(?:\(\)|->\*?|<=>|<<=?|>>=?|[<>]=?|new\b|delete\b)|\(anonymous namespace\)|\{[^{}]*\}|->"
+)
+_HIDE = {ord(bracket): chr(0xE000 + at) for at, bracket in enumerate("()<> ")}
+_SHOW = {ord(hidden): chr(bracket) for bracket, hidden in _HIDE.items()}
+
+COVERAGE_NOISE = 0.02  # above 1, that needs no explanation
+
+Family = Literal["mappings", "malloc", "faults"]
+FAMILIES: tuple[Family, ...] = ("mappings", "malloc", "faults")
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What the figures of a family of sites are called."""
+
+    held: str  # what a site's outstanding bytes are
+    column: str  # the same, where there is little room
+    piece: str  # what is counted of it, one and many
+    pieces: str
+    got: str  # what its allocated bytes are
+    gets: str  # what its allocations are
+    resident: str | None  # what its resident bytes are; None: the same as is held
+    events: str  # what was booked
+    meaning: str  # what it is evidence of
+    nothing: str  # when nothing was found
+    heap: str  # the whole, in one line
+
+
+WORDS: dict[Family, Words] = {
+    "mappings": Words(
+        held="outstanding",
+        column="outstanding",
+        piece="block",
+        pieces="blocks",
+        got="allocated",
+        gets="allocations",
+        resident="resident",
+        events="system calls booked",
+        meaning="Outstanding is memory that was mapped during the trace and not given back by its end. That alone does "
+        "not make it a leak.",
+        nothing="Nothing that was mapped since the start is outstanding.",
+        heap="mappings that are not given back",
+    ),
+    "malloc": Words(
+        held="outstanding",
+        column="outstanding",
+        piece="block",
+        pieces="blocks",
+        got="allocated",
+        gets="allocations",
+        resident="resident",
+        events="allocations booked",
+        meaning="Outstanding is memory that was allocated during the trace and not freed by its end. That alone does "
+        "not make it a leak.",
+        nothing="Nothing that was allocated since the start is outstanding.",
+        heap="malloc'ed blocks that are not freed",
+    ),
+    "faults": Words(
+        held="still resident",
+        column="resident",
+        piece="touch",
+        pieces="touches",
+        got="touched",
+        gets="faults",
+        resident=None,
+        events="faults that made memory resident",
+        meaning="Evidence of who touches new memory, not of who leaks: a leaked block that reuses pages that were "
+        "touched before costs no fault, and the next temporary that has to take new ones is named here instead. No "
+        "culprit rests on it alone.",
+        nothing="No new memory was touched that is still resident.",
+        heap="touched pages that are still resident",
+    ),
+}
+
+
+def family_of(site: AllocationSite) -> Family:
+    return "malloc" if site.kind == "malloc" else "faults" if site.kind == "fault" else "mappings"
+
+
+class Group(Protocol):
+    """Sites that are one line to a person; analysis makes them."""
+
+    @property
+    def key(self) -> tuple[object, ...]: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def named(self) -> Frame | None: ...
+    @property
+    def caller(self) -> Caller | None: ...
+    @property
+    def inside(self) -> str | None: ...
+    @property
+    def sites(self) -> tuple[AllocationSite, ...]: ...
+    @property
+    def bytes_per_minute(self) -> float | None: ...
+    @property
+    def age_s(self) -> float | None: ...
+    @property
+    def outstanding_bytes(self) -> int: ...
+    @property
+    def outstanding_count(self) -> int: ...
+    @property
+    def allocated_bytes(self) -> int: ...
+    @property
+    def allocated_count(self) -> int: ...
+    @property
+    def resident_bytes(self) -> int | None: ...
+
+
+def matter_text(group: Group, *, plain: bool = False, places: bool = True) -> str:
+    """ucs_mpool_grow (libucs.so.0) inside munmap <- Model.stage_tensor (service.py:101): the frame that matters, and
+    the application's innermost Python function where that is another. `plain`: without C++ parameters; `places`: with
+    files and lines."""
+    named, caller = group.named, group.caller
+    parts = [_frame_text(named, plain, places)] if named is not None else []
+    if parts and group.inside is not None:
+        parts[0] += f" inside {group.inside}"
+    if caller is not None and (named is None or (named.file, named.function) != (caller.file, caller.function)):
+        place = f" ({say.place(library_name(caller.file), caller.line)})" if places else ""
+        parts.append(caller.function + place)
+    if not parts:
+        parts = [_frame_text(frame, plain, places) for frame in group.sites[0].stack.frames[:2]]
+    return " <- ".join(parts) or "unknown"
+
+
+def matter_short(group: Group, width: int) -> str:
+    """The same in so many columns: who asked matters more than with which parameters, or in which file; and last goes
+    the beginning of what was asked."""
+    for plain, places in ((False, True), (True, True), (True, False)):
+        text = matter_text(group, plain=plain, places=places)
+        if len(text) <= width:
+            return text
+    asked, arrow, by = text.partition(" <- ")
+    room = width - len(arrow + by)
+    return f"…{asked[1 - room :]}{arrow}{by}" if arrow and room >= 8 else text
+
+
+def plain_function(name: str) -> str:
+    """at::native::fill for `void at::native::fill<float>(at::Tensor&, float)`: a C++ function without its result's
+    type, template arguments and parameters. Names that are no such thing stay as they are."""
+    if name.startswith("<") or not re.search(r"[<(]", name):
+        return name
+    out, depth = "", 0
+    for character in _OPERATORS.sub(lambda found: found[0].translate(_HIDE), name):
+        if character == "(" and depth == 0:
+            break
+        depth += {"<": 1, ">": -1}.get(character, 0)
+        if depth == 0 and character != ">":
+            out += character
+    return out.strip().rpartition(" ")[2].translate(_SHOW) or name
+
+
+def kind_text(sites: Sequence[AllocationSite]) -> str:
+    """mmap shared; mmap, mremap; of faults: anonymous, shared, file."""
+    kinds = ", ".join(sorted({site.kind for site in sites if site.kind != "fault"}))
+    marks = " shared" * all(site.shared for site in sites) + " file" * all(site.file_backed for site in sites)
+    return (kinds + marks).strip() or "anonymous"
+
+
+def coverage_text(coverage: float | None, engine: str) -> str:
+    if coverage is None and engine == "bpftrace":
+        return "not known: this engine does not count resident pages"
+    if coverage is None:
+        return "not known: RSS grew too little, or the process left before its pages were counted"
+    above = ": other pages went meanwhile" if coverage > 1 + COVERAGE_NOISE else ""
+    return f"{coverage:.1%} of the growth of RSS is accounted for{above}"
+
+
+def observed_text(seconds: float, engine: str, events: int, words: Words) -> str:
+    return f"{duration_text(seconds)} by {engine}, {events:,} {words.events}"
+
+
+def trust_sentences(
+    coverage: float | None, engine: str, seconds: float, losses: Sequence[Loss], events: int, words: Words
+) -> list[str]:
+    """How far to trust it."""
+    return [
+        f"observed: {observed_text(seconds, engine, events, words)}",
+        f"coverage: {coverage_text(coverage, engine)}",
+        *(f"lost: {loss_text(loss)}" for loss in losses),
+        *([] if losses else ["lost: nothing"]),
+    ]
+
+
+def loss_text(loss: Loss) -> str:
+    return f"{loss.count:,} {loss.what}" + (f" (less with: {loss.reduce})" if loss.reduce else "")
+
+
+def _frame_text(frame: Frame, plain: bool, places: bool) -> str:
+    is_python = frame.kind == "python"
+    name = say.frame_name(frame)
+    if plain and not is_python:
+        name = plain_function(name)
+    place = library_name(frame.module if not is_python and frame.module else frame.file or "")
+    if not place or (not places and frame.function):
+        return name
+    line = f":{frame.line}" if frame.line is not None and is_python else ""
+    return f"{name} ({place}{line})"

@@ -1,0 +1,323 @@
+"""The screen of trace-mmap and trace-faults: a table of sites, stacks, how much to trust them; live, with keys."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, get_args
+
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from memforensics.case.model import AllocationSite, Cost, Loss, TraceSummary
+from memforensics.report import sentences as say
+from memforensics.report.labels import (
+    Group,
+    Words,
+    coverage_text,
+    kind_text,
+    loss_text,
+    matter_short,
+    matter_text,
+    observed_text,
+)
+from memforensics.report.terminal.parts import facts_table, fit_end, heading, stack_table
+from memforensics.report.text import visible
+from memforensics.units import change_text, count_text, duration_text, rate_text, size_text
+
+SortWord = Literal["outstanding", "rate", "count", "age"]
+SORTS: tuple[SortWord, ...] = get_args(SortWord)
+STACKS_SHOWN = 3  # without --stacks
+FILE_ROWS = 5
+FRAMES_SHOWN = 12  # of a stack without --stacks, but always to the application's function and its caller
+_WIDE = 110  # from this width there is room for resident, allocations and kind
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """What the keys have set. `at`: the row that is chosen; `open`: whether a stack of it is shown, and `nth` which."""
+
+    sort: SortWord = "outstanding"
+    paused: bool = False
+    at: int = 0
+    open: bool = False
+    nth: int = 0
+    ending: bool = False
+
+
+def pressed(screen: Screen, key: str, rows: int) -> Screen:
+    """What the screen is after a key. Keys that mean nothing change nothing."""
+    if key in (" ", "p"):
+        return replace(screen, paused=not screen.paused)
+    if key == "s":
+        return replace(screen, sort=SORTS[(SORTS.index(screen.sort) + 1) % len(SORTS)])
+    if key in ("j", "down"):
+        return replace(screen, at=min(screen.at + 1, max(rows - 1, 0)), nth=0)
+    if key in ("k", "up"):
+        return replace(screen, at=max(screen.at - 1, 0), nth=0)
+    if key in ("e", "enter"):
+        return replace(screen, open=not screen.open, nth=0)
+    if key == "n":
+        return replace(screen, open=True, nth=screen.nth + screen.open)
+    if key == "q":
+        return replace(screen, ending=True)
+    return screen
+
+
+# --- live -------------------------------------------------------------------------------------------------------------
+
+
+def live_screen(
+    groups: Sequence[Group],
+    screen: Screen,
+    *,
+    title: str,
+    phase: str,
+    elapsed_s: float,
+    seconds_left: float,
+    growth_bytes: int | None,
+    left_out: Sequence[Group],
+    file_groups: Sequence[Group],
+    words: Words,
+    several: bool,
+    keys: bool,
+    top: int,
+    width: int,
+    height: int,
+) -> RenderableType:
+    """One line a group, in the order given, no wider and no taller than the screen, with the same columns each time.
+    `keys`: whether there is somebody to press them."""
+    room = height - 6
+    shown = groups[: min(top, max(3, room // 3 if screen.open else room))]
+    at = min(screen.at, max(len(shown) - 1, 0))
+    head = Text(visible(title), style="bold")
+    state = f"  {phase} {duration_text(elapsed_s)}, {duration_text(seconds_left)} left"
+    head.append(state, style="not bold")
+    if growth_bytes is not None:
+        head.append(f", RSS {change_text(growth_bytes)}", style="not bold")
+    parts: list[RenderableType] = [_one_line(head, width), Text()]
+    parts.append(_live_table(shown, at if keys else None, screen, words, several, width))
+    more = [f"{len(groups) - len(shown)} more sites"] if len(groups) > len(shown) else []
+    if file_groups:
+        more.append(f"{size_text(_held(file_groups))} of mapped files, apart")
+    if left_out:
+        more.append(_left_out_text(left_out))
+    parts.append(Text(visible("   " + "; ".join(more)), style="dim") if more else Text())
+    if screen.open and shown:
+        nth = screen.nth % len(shown[at].sites)
+        site = shown[at].sites[nth]
+        note = f"stack {nth + 1} of {len(shown[at].sites)}, {_held_text(site, words)}"
+        parts += [
+            heading(f"site {at + 1}", note),
+            stack_table(site.stack, frames=max(3, room - len(shown) - 3), width=width),
+        ]
+    parts.append(_one_line(_keys_line(screen, words) if keys else Text("Ctrl-C ends", style="dim"), width))
+    return Lines(*parts)
+
+
+def _keys_line(screen: Screen, words: Words) -> Text:
+    if screen.paused:
+        return Text("PAUSED, the account goes on   p resumes   e stack   j, k choose   q ends", style="bold yellow")
+    by = words.held if screen.sort == "outstanding" else screen.sort
+    stack = "e closes, n next" if screen.open else "e stack"
+    return Text(f"p pauses   s sorts (by {by})   j, k choose   {stack}   q ends", style="dim")
+
+
+def _live_table(
+    groups: Sequence[Group], at: int | None, screen: Screen, words: Words, several: bool, width: int
+) -> Table:
+    gap = 2 if width >= _WIDE else 1
+    columns: list[tuple[str, str, int]] = [("", "", 1), *([("", "pid", 7)] if several else [])]
+    columns += [("outstanding", words.column, 11), ("rate", "per minute", 10), ("count", "count", 7), ("age", "age", 9)]
+    site_width = max(10, width - sum(size + gap for *_, size in columns) - 1)
+    table = Table(box=None, padding=(0, gap, 0, 0), show_edge=False, header_style="dim")
+    for key, name, size in columns:
+        style = "bold not dim" if key == screen.sort else ""
+        table.add_column(Text(name, style=style), width=size, justify="right", no_wrap=True)
+    table.add_column("site", width=site_width, no_wrap=True)
+    for number, group in enumerate(groups):
+        chosen = number == at
+        table.add_row(
+            "▸" if chosen else "",
+            *([f"{group.pid}"] if several else []),
+            size_text(group.outstanding_bytes),
+            change_text(group.bytes_per_minute) if group.bytes_per_minute is not None else "",
+            count_text(group.outstanding_count),
+            _age_text(group),
+            Text(_in_columns(group, site_width)),
+            style="bold" if chosen else "",
+        )
+    if not groups:
+        table.add_row(*([""] * len(columns)), Text(f"nothing {words.held} yet", style="dim"))
+    return table
+
+
+def _in_columns(group: Group, width: int) -> str:
+    stacks = _stacks_text(group)
+    return fit_end(visible(matter_short(group, width - len(stacks))), max(1, width - len(stacks))) + stacks
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+class Found(Protocol):
+    """A trace that ended; jobs make it."""
+
+    @property
+    def groups(self) -> Sequence[Group]: ...
+    @property
+    def file_groups(self) -> Sequence[Group]: ...
+    @property
+    def left_out(self) -> Sequence[Group]: ...
+    @property
+    def words(self) -> Words: ...
+    @property
+    def summaries(self) -> Sequence[TraceSummary]: ...
+    @property
+    def coverage(self) -> float | None: ...
+    @property
+    def engine(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def losses(self) -> Sequence[Loss]: ...
+    @property
+    def costs(self) -> Sequence[Cost]: ...
+    @property
+    def events(self) -> int: ...
+
+
+def result(found: Found, *, top: int, all_stacks: bool, width: int) -> RenderableType:
+    """What was found: the table, full stacks, and how far to trust it."""
+    groups, file_groups, left_out, words = found.groups, found.file_groups, found.left_out, found.words
+    several = len({summary.pid for summary in found.summaries}) > 1
+    parts: list[RenderableType] = []
+    if groups:
+        parts.append(sites_table(groups[:top], max(0, len(groups) - top), words, several, width))
+    else:
+        parts.append(Text("No such site." if left_out else words.nothing))
+    if file_groups:
+        few = min(FILE_ROWS, top)
+        parts.append(Text("\nPages of mapped files (page cache):", style="dim"))
+        parts.append(sites_table(file_groups[:few], max(0, len(file_groups) - few), words, several, width))
+    if left_out:
+        parts.append(Text(f"{_left_out_text(left_out)}.", style="dim"))
+    parts += stacks(groups[: top if all_stacks else min(STACKS_SHOWN, top)], words, all_stacks, width)
+    return Lines(*parts, Text(), trust(found))
+
+
+def sites_table(groups: Sequence[Group], more: int, words: Words, several: bool, width: int) -> Table:
+    """What is held, a row a group."""
+    wide = width >= _WIDE
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    table.add_column("#", justify="right", style="dim")
+    if several:
+        table.add_column("pid", justify="right")
+    figures = (words.held, "rate", "count", "age", *((words.resident or words.got, words.gets) if wide else ()))
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("kind", no_wrap=True)
+    table.add_column("site", overflow="fold")
+    for number, group in enumerate(groups, 1):
+        table.add_row(
+            f"{number}",
+            *([f"{group.pid}"] if several else []),
+            *_figures(group),
+            *(_more_figures(group, words) if wide else ()),
+            Text(visible(matter_text(group, plain=True) + _stacks_text(group))),
+        )
+    if more:
+        cells = [""] * (1 + several + len(figures) + wide)
+        table.add_row(*cells, Text(f"and {more} more sites (--top, --json)", style="dim"))
+    return table
+
+
+def stacks(groups: Sequence[Group], words: Words, all_of_each: bool, width: int) -> Iterable[Text | Table]:
+    """The whole stacks of each group, or its largest."""
+    for number, group in enumerate(groups, 1):
+        shown = group.sites if all_of_each else group.sites[:1]
+        for nth, site in enumerate(shown, 1):
+            note = _held_text(site, words)
+            if len(group.sites) > 1:
+                note += f"; stack {nth} of {len(group.sites)}" + ("" if all_of_each else " (all with --stacks)")
+            if site.stack.doubtful:
+                note += "; Python and native frames did not match one to one"
+            yield Text()
+            yield heading(f"site {number}", note)
+            yield stack_table(site.stack, frames=None if all_of_each else _enough(group, site), width=width)
+
+
+def _enough(group: Group, site: AllocationSite) -> int:
+    """Frames of a stack, leaf first, that tell who asked."""
+    of_application = (
+        at
+        for at, frame in enumerate(site.stack.frames)
+        if group.caller is not None and (frame.file, frame.function) == (group.caller.file, group.caller.function)
+    )
+    return max(FRAMES_SHOWN, next(of_application, 0) + 2)
+
+
+def trust(found: Found) -> Table:
+    """What it means, coverage, losses and overhead."""
+    rows: list[tuple[str, Text | str]] = [
+        ("meaning", found.words.meaning),
+        ("observed", observed_text(found.seconds, found.engine, found.events, found.words)),
+        ("coverage", coverage_text(found.coverage, found.engine)),
+        *(("lost", loss_text(loss)) for loss in found.losses),
+    ]
+    if not found.losses:
+        rows.append(("lost", "nothing"))
+    for cost in found.costs:
+        rows += [("overhead", text) for text in say.kernel_cost(cost, found.seconds)]
+        if cost.observer_cpu_s is not None:
+            rows.append(("", f"{duration_text(cost.observer_cpu_s)} CPU of memforensics itself"))
+    return facts_table(rows)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _figures(group: Group) -> tuple[str, str, str, str]:
+    return (
+        size_text(group.outstanding_bytes),
+        rate_text(group.bytes_per_minute) if group.bytes_per_minute is not None else "",
+        f"{group.outstanding_count:,}",
+        _age_text(group),
+    )
+
+
+def _age_text(group: Group) -> str:
+    return duration_text(group.age_s) if group.age_s is not None else ""
+
+
+def _more_figures(group: Group, words: Words) -> tuple[str, str, str]:
+    if words.resident is None:
+        second = size_text(group.allocated_bytes)
+    else:
+        second = size_text(group.resident_bytes) if group.resident_bytes is not None else "not read"
+    return second, f"{group.allocated_count:,}", kind_text(group.sites)
+
+
+def _stacks_text(group: Group) -> str:
+    return f" ({len(group.sites)} stacks)" if len(group.sites) > 1 else ""
+
+
+def _held_text(site: AllocationSite, words: Words) -> str:
+    kind = kind_text([site])
+    pieces = words.piece if site.outstanding_count == 1 else words.pieces
+    return f"{size_text(site.outstanding_bytes)} {words.held} in {site.outstanding_count:,} {pieces}, {kind}"
+
+
+def _left_out_text(groups: Sequence[Group]) -> str:
+    sites = "1 site" if len(groups) == 1 else f"{len(groups)} sites"
+    return f"{sites} with {size_text(_held(groups))} left out by --filter or --min-age"
+
+
+def _held(groups: Sequence[Group]) -> int:
+    return sum(group.outstanding_bytes for group in groups)
+
+
+def _one_line(text: Text, width: int) -> Text:
+    text.truncate(width, overflow="ellipsis")
+    return text

@@ -1,0 +1,1 @@
+"""Names for addresses: functions, source lines, inlined calls, demangling."""

@@ -1,0 +1,1 @@
+"""Unwinding: from registers and stack memory to return addresses."""

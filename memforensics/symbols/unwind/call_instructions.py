@@ -1,0 +1,192 @@
+"""Whether an address can be a return address: the instruction before it must be a call (Intel SDM vol. 2, CALL; Arm
+ARM, C6.2: BL, BLR)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from memforensics.symbols.address_space import AddressSpace
+from memforensics.symbols.unwind.machines import AARCH64, X86_64, Machine
+
+_LONGEST_CALL = 7
+_FAR_BYTES = 65536
+_ENDBR64 = b"\xf3\x0f\x1e\xfa"
+_MAX_JUMPS = 3
+_BL = 0b100101  # the upper six bits
+# aarch64's jumps: a mask and what it leaves; where the offset in words begins, and its bits (Arm ARM, C4.1.66)
+_JUMPS = (
+    (0xFC000000, 0x14000000, 0, 26),  # B
+    (0xFF000010, 0x54000000, 5, 19),  # B.cond
+    (0x7E000000, 0x34000000, 5, 19),  # CBZ, CBNZ
+    (0x7E000000, 0x36000000, 5, 14),  # TBZ, TBNZ
+)
+# ... and its PLT stubs: [bti c;] adrp x16, page; ldr x17, [x16, #at]; add x16, x16, #at; [autia1716;] br x17
+_ADRP_X16, _LDR_X17 = (0x9F00001F, 0x90000010), (0xFFC003FF, 0xF9400211)
+_IN_STUB = (_ADRP_X16, _LDR_X17, (0xFFC003FF, 0x91000210), (0xFFFFFFFF, 0xD503245F), (0xFFFFFFFF, 0xD503219F))
+_BR_X17 = 0xD61F0220
+_BIND = bytes.fromhex("f07bbfa9")  # stp x16, x30, [sp, #-16]!: the stub that slots lead to until they are bound
+_SEARCHED_BYTES = 8192  # of a function that may end in a tail call
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`target`: the called address where the instruction, or the slot that it names, tells it."""
+
+    target: int | None
+
+
+def call_before(space: AddressSpace, address: int, machine: Machine = X86_64) -> Call | None:
+    """The call instruction that ends at `address`. None: no call can end there."""
+    if machine is AARCH64:
+        return _call_before_aarch64(space, address)
+    code = space.code(address - _LONGEST_CALL, _LONGEST_CALL)
+    if code is None:
+        return None
+    if code[-5] == 0xE8:
+        target = _relative(address, code[-4:])
+        if space.executable(target):
+            return Call(target)
+    for size in range(2, _LONGEST_CALL + 1):
+        if code[-size] == 0xFF and _indirect_size(code[-size + 1 :]) == size:
+            through_slot = code[-size + 1] == 0x15  # call *slot(%rip): the GOT, in code built without a PLT
+            return Call(space.word(_relative(address, code[-4:])) if through_slot else None)
+    return None
+
+
+def _call_before_aarch64(space: AddressSpace, address: int) -> Call | None:
+    code = space.code(address - 4, 4) if address % 4 == 0 else None
+    if code is None:
+        return None
+    word = int.from_bytes(code, "little")
+    if word >> 26 == _BL:
+        target = _at_words(address - 4, word, 26)
+        return Call(target) if space.executable(target) else None
+    return Call(None) if word & 0xFEFFF000 == 0xD63F0000 else None  # BLR, and BLRAA and kin, that authenticate
+
+
+def _at_words(address: int, words: int, bits: int) -> int:
+    """So many words on; a signed number."""
+    words &= (1 << bits) - 1
+    return (address + 4 * (words - (words >> bits - 1 << bits))) & (1 << 64) - 1
+
+
+def jump_targets_aarch64(code: bytes, start: int) -> Iterator[int]:
+    """Where the jumps in the code at `start` lead."""
+    for at in range(0, len(code) - 3, 4):
+        word = int.from_bytes(code[at : at + 4], "little")
+        for mask, jump, shift, bits in _JUMPS:
+            if word & mask == jump:
+                yield _at_words(start + at, word >> shift, bits)
+
+
+def _relative(end: int, displacement: bytes) -> int:
+    return (end + int.from_bytes(displacement, "little", signed=True)) & (1 << 64) - 1
+
+
+def _indirect_size(operands: bytes) -> int | None:
+    """Bytes of the instruction `FF /2` with these operand bytes; None when it is another one of FF's."""
+    mode, extension, base = operands[0] >> 6, operands[0] >> 3 & 7, operands[0] & 7
+    if extension != 2:
+        return None
+    if mode == 3:
+        return 2
+    size = 2
+    if base == 4:
+        if len(operands) < 2:
+            return None
+        size, base = 3, operands[1] & 7
+    return size + (4 if mode == 2 or (mode == 0 and base == 5) else 1 if mode == 1 else 0)
+
+
+def call_doubt(space: AddressSpace, call: Call, pc: int, machine: Machine = X86_64) -> int:
+    """How unlikely it is that this call entered the function at `pc`: 0 it called that function, 1 it may have (by
+    a pointer that is not known), 2 it called another one, which can only have jumped here."""
+    through, jumps = (_through_stubs_aarch64, _jumps_aarch64) if machine is AARCH64 else (_through_stubs, _jumps)
+    target = through(space, call.target) if call.target is not None else None
+    if target is None:
+        return 1
+    here, there = space.find(pc), space.find(target)
+    if here is None or there is None:
+        return 1
+    if here[0] is not there[0]:
+        return 2
+    entry = space.entry(here[0], here[1])
+    if entry is not None:
+        return 0 if entry == there[1] or jumps(space, target, target - there[1] + entry) else 2
+    return 0 if 0 <= here[1] - there[1] < _FAR_BYTES else 2
+
+
+def _jumps(space: AddressSpace, function: int, target: int) -> bool:
+    """Whether the function that begins there jumps to `target`, as a tail call does: JMP rel8 or rel32, or Jcc rel32,
+    in its code. Looked for at every byte: by chance few agree."""
+    code = _code_of(space, function)
+    size = len(code)
+    for at, byte in enumerate(code):
+        conditional = byte & 0xF0 == 0x80 and code[at - 1 : at] == b"\x0f"
+        end = at + 1 + (1 if byte == 0xEB else 4 if byte == 0xE9 or conditional else 0)
+        if at + 1 < end <= size and _relative(function + end, code[at + 1 : end]) == target:
+            return True
+    return False
+
+
+def _jumps_aarch64(space: AddressSpace, function: int, target: int) -> bool:
+    return target in jump_targets_aarch64(_code_of(space, function), function)
+
+
+def _code_of(space: AddressSpace, function: int) -> bytes:
+    """The beginning of the function that begins there; empty where its extent is not known."""
+    found = space.find(function)
+    extent = space.extent(found[0], found[1]) if found is not None else None
+    size = min(extent[1] - extent[0], _SEARCHED_BYTES) if extent is not None else 0
+    return (space.code(function, size) if size else None) or b""
+
+
+def stub_ahead(space: AddressSpace, pc: int) -> bytes:
+    """aarch64: what is left of the PLT stub at `pc`. Empty: it is in none."""
+    code = space.code(pc, 24) or b""
+    for at in range(0, len(code), 4):
+        word = int.from_bytes(code[at : at + 4], "little")
+        if word == _BR_X17:
+            return code[: at + 4]
+        if not any(word & mask == part for mask, part in _IN_STUB):
+            return b""
+    return b""
+
+
+def binds(space: AddressSpace, pc: int) -> bool:
+    """aarch64: whether the stub at `pc` is the one that calls the linker, behind its push of x16 and x30."""
+    return _BIND in (space.code(pc - 16, 16) or b"")
+
+
+def _through_stubs_aarch64(space: AddressSpace, target: int) -> int | None:
+    """Where a call ends that goes through a PLT stub."""
+    stub = stub_ahead(space, target)
+    slot = 0
+    for at in range(0, len(stub), 4):
+        word = int.from_bytes(stub[at : at + 4], "little")
+        if word & _ADRP_X16[0] == _ADRP_X16[1]:
+            pages = (word >> 5 & 0x7FFFF) << 2 | word >> 29 & 3
+            slot = _at_words((target + at) & ~4095, pages << 10, 31)
+        elif word & _LDR_X17[0] == _LDR_X17[1]:
+            entry = space.word(slot + 8 * (word >> 10 & 0xFFF))
+            return None if entry is not None and _BIND in (space.code(entry, 8) or b"") else entry
+    return target
+
+
+def _through_stubs(space: AddressSpace, target: int) -> int | None:
+    """Where a call ends that goes through PLT stubs and thunks. None: at a slot that cannot be read."""
+    for _ in range(_MAX_JUMPS):
+        code = space.code(target, 16)
+        if code is None:
+            return target
+        skip = 4 if code.startswith(_ENDBR64) else 0
+        skip += code[skip] == 0xF2  # bnd
+        if code[skip : skip + 2] == b"\xff\x25":
+            slot = space.word(_relative(target + skip + 6, code[skip + 2 : skip + 6]))
+            if slot is None or 0 < slot - target <= 16:  # not bound yet: back into the stub
+                return None
+            target = slot
+        elif code[skip] == 0xE9:
+            target = _relative(target + skip + 5, code[skip + 1 : skip + 5])
+        else:
+            return target
+    return target

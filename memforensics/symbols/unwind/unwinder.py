@@ -1,0 +1,425 @@
+"""From registers and a piece of stack to frames, by CFI; where code has none, by guesses that must prove themselves."""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from memforensics.symbols.address_space import AddressSpace, MappedModule
+from memforensics.symbols.unwind.call_instructions import Call, binds, call_before, call_doubt, stub_ahead
+from memforensics.symbols.unwind.cfi import Rule, Saved
+from memforensics.symbols.unwind.expression import CannotEvaluate, evaluate
+from memforensics.symbols.unwind.go_switch import CODE_BYTES, switch_rule
+from memforensics.symbols.unwind.machines import AARCH64, X86_64, Machine
+from memforensics.symbols.unwind.rule import CfaBase
+from memforensics.target.memory import Memory, Unreadable, read_u64
+
+WhyEnded = Literal[
+    "outermost",  # CFI says there is no caller, or the return address is 0: complete
+    "no-module",  # the pc is in no mapped file and no guess held
+    "no-rule",  # no CFI there and no guess held
+    "unreadable",  # the stack (or the copy of its top) ends here
+    "frame-limit",
+    "switched",  # the caller is on another stack, which only the kernel's walk can follow
+    "no-progress",  # the CFA did not move up: damaged stack or wrong rule
+]
+
+_OUTERMOST_RULE = Rule(
+    cfa_base="rsp", cfa_offset=8, end=True, guessed=True
+)  # by a frame pointer of zero (psABI, 3.4.1)
+_STUB_RULE = Rule(cfa_base="rsp", cfa_offset=0, ra_offset=None, ra_in_lr=True)
+_BINDING_RULE = Rule(cfa_base="rsp", cfa_offset=16)
+_LEAF_RULE = replace(_STUB_RULE, guessed=True)
+_RECORD_BYTES = 16  # of a frame record: the caller's frame pointer, the return address
+_SCANNED_BYTES = 16 * 1024
+_MAX_CANDIDATES = 48
+_MAX_GUESS_STEPS = 1500  # steps of all attempts of one unwinding together
+_MIN_PROOF_FRAMES = 2  # by CFI, where the end of the stack is not in the copy
+_MIN_CHAIN = 2  # frame pointers in a row, each of which led to a call, before a zero is believed to be the end
+_CHUNK = 4096  # of the stack, looked through for return addresses in one go
+_MAX_FRAME_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Registers:
+    """User registers that unwinding needs, by x86-64's names; machines.py says which these are on aarch64."""
+
+    rip: int
+    rsp: int
+    rbp: int = 0
+    rbx: int = 0
+    r12: int = 0
+    r13: int = 0
+    r14: int = 0
+    r15: int = 0
+    lr: int | None = None  # aarch64's x30; None: x86-64, which has none
+
+    @property
+    def machine(self) -> Machine:
+        return X86_64 if self.lr is None else AARCH64
+
+
+@dataclass(frozen=True, slots=True)
+class UnwoundFrame:
+    """One frame. `pc` is what was found (a return address but for the leaf and for what a signal interrupted);
+    `lookup_pc` is what to look up (pc - 1 for return addresses)."""
+
+    pc: int
+    lookup_pc: int
+    module: MappedModule | None
+    vaddr: int | None  # of pc, in the module's file
+    rule: Rule | None  # that led to the caller; None at the end
+    guessed: bool  # this frame was found by a guess of the frame below
+
+    @property
+    def is_return(self) -> bool:
+        return self.lookup_pc != self.pc
+
+
+@dataclass(frozen=True, slots=True)
+class Unwound:
+    """Leaf first."""
+
+    frames: tuple[UnwoundFrame, ...]
+    complete: bool
+    why_ended: WhyEnded
+
+
+def unwind(
+    registers: Registers, memory: Memory, space: AddressSpace, max_frames: int = 128, *, is_return: bool = False
+) -> Unwound:
+    """`memory` may be a copy of the stack's top (BytesMemory) or the live process. `is_return`: these are the registers
+    of a frame that called, its pc a return address. Raises only what reading live memory raises when the process is
+    gone or not ours."""
+    walk = _Walker(memory, space, registers.machine).walk(_State(registers, is_return, guessed=False), max_frames)
+    return Unwound(tuple(walk.frames), walk.why == "outermost", walk.why)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Registers at one frame, and how its pc was found."""
+
+    registers: Registers
+    is_return: bool
+    guessed: bool
+    chained: int = 0  # frame pointers followed in a row to come here
+
+    @property
+    def lookup_pc(self) -> int:
+        return self.registers.rip - self.is_return
+
+    @property
+    def ends_a_chain(self) -> bool:
+        """Frame pointers led here, and the last is zero: the outermost frame, whose return address need not be one (Go
+        puts runtime.goexit + 1 there)."""
+        return self.chained >= _MIN_CHAIN and self.registers.rbp == 0
+
+
+@dataclass(frozen=True, slots=True)
+class _ReturnSlot:
+    """A word of the stack that can be a return address, and the word below it where that was read with it."""
+
+    address: int
+    call: Call
+    below: int | None
+
+
+@dataclass(slots=True)
+class _Walk:
+    frames: list[UnwoundFrame] = field(default_factory=list)
+    why: WhyEnded = "frame-limit"
+
+    def proves_the_guess(self) -> bool:
+        """Whether what follows a guessed step makes sense to the end of what can be seen."""
+        if self.why in ("outermost", "switched"):
+            return True
+        by_cfi = sum(frame.rule is not None and not frame.rule.guessed for frame in self.frames)
+        return self.why in ("unreadable", "frame-limit") and by_cfi >= _MIN_PROOF_FRAMES
+
+
+class _NoStep(Exception):
+    def __init__(self, why: WhyEnded) -> None:
+        super().__init__(why)
+        self.why: WhyEnded = why
+
+
+class _Walker:
+    def __init__(self, memory: Memory, space: AddressSpace, machine: Machine) -> None:
+        self._memory, self._space, self._machine = memory, space, machine
+        self._steps_left = _MAX_GUESS_STEPS
+        self._guessing = 0
+        self._dead_ends: set[Registers] = set()
+        self._chunks: dict[int, list[_ReturnSlot]] = {}
+        self._bottom: int | None = None  # of the stack that guesses look at
+
+    def walk(self, state: _State, frames_left: int) -> _Walk:
+        walk = _Walk()
+        while len(walk.frames) < frames_left:
+            if self._guessing:
+                self._steps_left -= 1
+                if self._steps_left < 0:
+                    walk.why = "no-rule"
+                    return walk
+            rule = self._rule(state)
+            if rule is None and state.ends_a_chain:
+                rule = _OUTERMOST_RULE
+            if rule is None:
+                rest = self._guess(state, frames_left - len(walk.frames) - 1)
+                if rest is None:
+                    walk.frames.append(self._frame(state, None))
+                    walk.why = "no-rule" if self._space.find(state.lookup_pc) else "no-module"
+                    return walk
+                rule, tail = rest
+                walk.frames += [self._frame(state, rule), *tail.frames]
+                walk.why = tail.why
+                return walk
+            walk.frames.append(self._frame(state, rule))
+            if rule.end:
+                walk.why = "outermost"
+                return walk
+            try:
+                state = self._step(state, rule)
+            except _NoStep as stop:
+                walk.why = stop.why
+                return walk
+            if state.registers.rip == 0:
+                lost = self._guessing and self._machine.has_link_register and state.registers.rbp != 0
+                walk.why = "no-rule" if lost else "outermost"
+                return walk
+            if (
+                self._guessing
+                and state.is_return
+                and not state.ends_a_chain
+                and call_before(self._space, state.registers.rip, self._machine) is None
+            ):
+                walk.why = "no-rule"  # the guess was wrong
+                return walk
+        return walk
+
+    def _frame(self, state: _State, rule: Rule | None) -> UnwoundFrame:
+        pc, lookup_pc = state.registers.rip, state.lookup_pc
+        found = self._space.find(lookup_pc)
+        module, vaddr = (found[0], found[1] + pc - lookup_pc) if found is not None else (None, None)
+        return UnwoundFrame(pc, lookup_pc, module, vaddr, rule, state.guessed)
+
+    # --- one step
+
+    def _rule(self, state: _State) -> Rule | None:
+        rule = self._space.rule(state.lookup_pc)
+        # aarch64's vdso has no CFI for it, or (before Linux 5.8) one that skips what was interrupted
+        unknown = rule is None or (rule.signal_frame and self._machine.has_link_register)
+        if unknown and self._in_trampoline(state):
+            return self._machine.signal_rule
+        if rule is None and state.is_return:
+            return switch_rule(self._space.code(state.registers.rip, CODE_BYTES) or b"")
+        if rule is None and self._machine.has_link_register and stub_ahead(self._space, state.registers.rip):
+            return _BINDING_RULE if binds(self._space, state.registers.rip) else _STUB_RULE
+        return rule
+
+    def _in_trampoline(self, state: _State) -> bool:
+        """At its first instruction, where handlers return to; on aarch64 also at its second and last."""
+        pc = state.registers.rip
+        also = (pc - 4,) if self._machine.has_link_register and not state.is_return else ()
+        return any(self._machine.is_sigreturn_code(self._space.code(at, 9) or b"") for at in (pc, *also))
+
+    def _step(self, state: _State, rule: Rule) -> _State:
+        """The caller's state. _NoStep when there is none to be had."""
+        registers = state.registers
+        if rule.cfa_base == "go-switch":
+            raise _NoStep("switched")
+        try:
+            cfa = self._cfa(registers, rule)
+            signal = rule.cfa_base == "signal"
+            least = 0 if rule.ra_in_lr and not state.is_return else 1  # a leaf may have no frame
+            if not signal and not least <= cfa - registers.rsp < _MAX_FRAME_BYTES:
+                raise _NoStep("no-progress")
+            pc = self._return_address(state, rule, registers.rsp if signal else cfa)
+            bases = {"cfa": cfa, "rbp": registers.rbp, "rsp": registers.rsp}
+            places = rule.saved
+            if rule.rbp_offset is not None:
+                places = (*places, Saved("rbp", rule.rbp_base, rule.rbp_offset))
+            restored = {saved.register: self._word(bases[saved.base] + saved.offset) for saved in places}
+        except Unreadable:
+            raise _NoStep("unreadable") from None
+        except CannotEvaluate:
+            raise _NoStep("no-rule") from None
+        if registers.lr is not None:
+            restored.setdefault("lr", 0)  # the call to this frame wrote over it
+        return _State(
+            replace(registers, rip=pc, rsp=cfa, **restored),
+            is_return=not rule.signal_frame,
+            guessed=rule.guessed,
+            chained=state.chained + 1 if rule.guessed and rule.cfa_base == "rbp" else 0,
+        )
+
+    def _return_address(self, state: _State, rule: Rule, place: int) -> int:
+        lr = state.registers.lr
+        if rule.ra_offset is not None:
+            word = self._word(place + rule.ra_offset)
+        elif rule.ra_in_lr and lr and not state.is_return:
+            word = lr
+        else:
+            raise _NoStep("no-rule")
+        return word & self._machine.address_mask
+
+    def _cfa(self, registers: Registers, rule: Rule) -> int:
+        match rule.cfa_base:
+            case "rsp" | "rbp" | "rbx" | "r12" | "r13" | "r14" | "r15":
+                return int(getattr(registers, rule.cfa_base)) + rule.cfa_offset
+            case "expression-plt":
+                return registers.rsp + (16 if registers.rip & 15 >= rule.cfa_offset else 8)
+            case "deref-rbp":
+                return self._word(registers.rbp + rule.cfa_offset)
+            case "deref-rsp" | "signal":
+                return self._word(registers.rsp + rule.cfa_offset)
+            case "expression":
+                known = {
+                    number: getattr(registers, name)
+                    for number, name in self._machine.cfa_bases.items()
+                    if name in Registers.__slots__
+                }
+                known[self._machine.pc] = registers.rip
+                return evaluate(rule.expression or b"", known, self._word)
+        raise CannotEvaluate(f"{rule.cfa_base} is not kept across calls")
+
+    def _word(self, address: int) -> int:
+        return read_u64(self._memory, address)
+
+    # --- guesses
+
+    def _guess(self, state: _State, frames_left: int) -> tuple[Rule, _Walk] | None:
+        """A rule for code without CFI, and the walk that proves it. None: nothing holds."""
+        if frames_left <= 0 or state.registers in self._dead_ends:
+            return None
+        self._guessing += 1
+        try:
+            for rule in self._candidates(state):
+                try:
+                    caller = self._step(state, rule)
+                except _NoStep:
+                    continue
+                walk = self.walk(caller, frames_left)
+                if walk.proves_the_guess():
+                    return rule, walk
+                if self._steps_left <= 0:
+                    break
+        finally:
+            self._guessing -= 1
+        self._dead_ends.add(state.registers)
+        return None
+
+    def _candidates(self, state: _State) -> Iterator[Rule]:
+        """Frame pointer and stack scan, those whose call is likeliest to have come here first. That a frame pointer
+        leads to a return address speaks for it even where that call was to another function (which may have jumped)."""
+        registers = state.registers
+        ranked: list[tuple[int, int, Rule]] = []
+        if registers.rbp % 8 == 0 and 0 <= registers.rbp - registers.rsp < _MAX_FRAME_BYTES:
+            doubt = self._doubt(registers.rbp + 8, state.lookup_pc)
+            if doubt is None and state.chained + 1 >= _MIN_CHAIN and self._ends(registers.rbp):
+                doubt = 1
+            if doubt is not None:
+                ranked.append((min(doubt, 1), 0, self._record_rule("rbp", 0, registers.rbp)))
+        if registers.lr and not state.is_return:
+            ranked += self._leaf_candidate(registers, state.lookup_pc)
+        for slot in self._return_slots(registers.rsp):
+            at = slot.address - registers.rsp
+            rule = Rule(cfa_base="rsp", cfa_offset=at + 8, guessed=True)
+            doubt = call_doubt(self._space, slot.call, state.lookup_pc, self._machine)
+            ranked.append((doubt, 2 * at + 1, rule))
+            if at >= 8 and slot.below is not None and self._looks_like_stack(slot.below, slot.address):
+                ranked.append((doubt, 2 * at + 2, self._record_rule("rsp", at - 8, slot.address - 8)))
+            if len(ranked) >= _MAX_CANDIDATES:
+                break
+        ranked.sort(key=lambda entry: entry[:2])
+        return (rule for _, _, rule in ranked)
+
+    def _leaf_candidate(self, registers: Registers, pc: int) -> Iterator[tuple[int, int, Rule]]:
+        """x30 names the caller in a function that has made no call yet, and itself in one that has."""
+        returns_to = (registers.lr or 0) & self._machine.address_mask
+        doubt = self._call_doubt(returns_to, pc)
+        here, there = self._function(pc), self._function(returns_to - 1)
+        if doubt is None or (here is not None and here == there) or self._record(registers.rbp)[1] == returns_to:
+            return
+        size = self._bytes_to_caller(returns_to, registers.rbp, registers.rsp, 0)
+        yield doubt if here is None else 0, 1 if here is None else -1, replace(_LEAF_RULE, cfa_offset=size)
+
+    def _function(self, pc: int) -> tuple[MappedModule, int] | None:
+        found = self._space.find(pc)
+        entry = self._space.entry(*found) if found is not None else None
+        return (found[0], entry) if found is not None and entry is not None else None
+
+    def _record_rule(self, base: CfaBase, offset: int, record: int) -> Rule:
+        """By the frame record there, at `base` + `offset`: at the top of its frame, or, on aarch64, anywhere in it."""
+        size = _RECORD_BYTES
+        if self._machine.has_link_register:
+            callers_record, returns_to = self._record(record)
+            size = self._bytes_to_caller(returns_to, callers_record, record, size)
+        return Rule(cfa_base=base, cfa_offset=offset + size, ra_offset=8 - size, rbp_offset=-size, guessed=True)
+
+    def _record(self, at: int) -> tuple[int, int]:
+        """The caller's frame pointer and the return address; zeros: not readable."""
+        try:
+            return self._word(at), self._word(at + 8) & self._machine.address_mask
+        except Unreadable:
+            return 0, 0
+
+    def _bytes_to_caller(self, returns_to: int, callers_record: int, start: int, least: int) -> int:
+        """How far the caller's stack is above `start`, by where the caller's rule has its own frame record (AAPCS64,
+        6.4.6: anywhere in its frame). `least`: when that tells nothing."""
+        rule = self._space.rule(returns_to - 1) if returns_to else None
+        if rule is None or (rule.cfa_base, rule.rbp_base) != ("rsp", "cfa") or rule.rbp_offset is None:
+            return least
+        size = callers_record - rule.rbp_offset - rule.cfa_offset - start
+        return size if least <= size < _MAX_FRAME_BYTES and size % 16 == 0 else least
+
+    def _return_slots(self, rsp: int) -> Iterator[_ReturnSlot]:
+        """Words of the stack that can be return addresses, from `rsp` on. Each part of the stack is looked at once."""
+        if self._bottom is None or rsp < self._bottom:
+            self._bottom, self._chunks = rsp, {}
+        first = (rsp - self._bottom) // _CHUNK
+        for index in range(first, first + _SCANNED_BYTES // _CHUNK + 1):
+            if index not in self._chunks:
+                self._chunks[index] = self._slots_in(self._bottom + index * _CHUNK)
+            for slot in self._chunks[index]:
+                if rsp <= slot.address < rsp + _SCANNED_BYTES:
+                    yield slot
+
+    def _slots_in(self, start: int) -> list[_ReturnSlot]:
+        stack = self._read_up_to(start, _CHUNK)
+        words = struct.unpack(f"<{len(stack) // 8}Q", stack[: len(stack) // 8 * 8])
+        out = []
+        for i, signed in enumerate(words):
+            word = signed & self._machine.address_mask
+            if self._space.executable(word - 1) and (call := call_before(self._space, word, self._machine)) is not None:
+                out.append(_ReturnSlot(start + 8 * i, call, words[i - 1] if i else None))
+        return out
+
+    def _doubt(self, slot: int, pc: int) -> int | None:
+        try:
+            word = self._word(slot)
+        except Unreadable:
+            return None
+        return self._call_doubt(word & self._machine.address_mask, pc)
+
+    def _call_doubt(self, word: int, pc: int) -> int | None:
+        call = call_before(self._space, word, self._machine) if self._space.executable(word - 1) else None
+        return call_doubt(self._space, call, pc, self._machine) if call is not None else None
+
+    def _ends(self, record: int) -> bool:
+        """Whether the frame record there is the last one."""
+        callers_record, returns_to = self._record(record)
+        return callers_record == 0 and self._space.executable(returns_to - 1)
+
+    @staticmethod
+    def _looks_like_stack(word: int, slot: int) -> bool:
+        return word % 8 == 0 and 0 < word - slot < _MAX_FRAME_BYTES
+
+    def _read_up_to(self, address: int, size: int) -> bytes:
+        """What can be read, from `address` on."""
+        out, step = b"", size
+        while len(out) < size and step >= 8:
+            try:
+                out += self._memory.read(address + len(out), min(step, size - len(out)))
+            except Unreadable:
+                step //= 2
+        return out
