@@ -11,7 +11,7 @@ from memforensics.analysis.blame import HEAPS, draft_findings, of_each_process, 
 from memforensics.analysis.diff import diff
 from memforensics.analysis.headline import LAYER_NAMES, MORE_PROCESSES, code_of, headline
 from memforensics.analysis.next_steps import step_of_finding, step_of_report
-from memforensics.analysis.ownership import Totals, beside, totals, waterfall
+from memforensics.analysis.ownership import Totals, kernel_totals, totals, waterfall
 from memforensics.analysis.residue import with_objects, with_residue
 from memforensics.analysis.survival import with_survival
 from memforensics.analysis.threads import with_threads
@@ -19,7 +19,6 @@ from memforensics.analysis.trend import growth_word
 from memforensics.analysis.verdict import Decision, layer_word, layers_differ
 from memforensics.case.model import (
     LAYERS,
-    Beside,
     Case,
     Diagnosis,
     EvidenceItem,
@@ -27,6 +26,7 @@ from memforensics.case.model import (
     Growth,
     Hook,
     HookAudit,
+    KernelTotals,
     Layer,
     LayerRow,
     MappingGroup,
@@ -50,7 +50,7 @@ class Draft:
     groups: tuple[MappingGroup, ...]
     members: tuple[MemberGrowth, ...]
     findings: tuple[Finding, ...]
-    beside: Beside
+    kernel_totals: KernelTotals
     line: series.Series  # the tree's
     own_layers: Mapping[int, tuple[LayerRow, ...]]  # by PID: each process's, with their rates
     seconds: float  # between the first snapshot and the last
@@ -63,7 +63,7 @@ class Seen:
     def __init__(self) -> None:
         self._totals: dict[int, tuple[Snapshot, Totals]] = {}  # by id, which is a snapshot's own while it is held
         self._groups: dict[tuple[int, int], tuple[Snapshot, Snapshot, tuple[MappingGroup, ...]]] = {}
-        self._beside: tuple[list[Snapshot], Beside] | None = None
+        self._kernel_totals: tuple[list[Snapshot], KernelTotals] | None = None
 
     def keep(self, snapshots: Iterable[Snapshot]) -> None:
         """Forgets all others."""
@@ -82,10 +82,10 @@ class Seen:
             self._groups[key] = before, after, diff(before, after)
         return self._groups[key][2]
 
-    def beside(self, snapshots: list[Snapshot]) -> Beside:
-        if self._beside is None or [*map(id, self._beside[0])] != [*map(id, snapshots)]:
-            self._beside = snapshots, beside(snapshots)
-        return self._beside[1]
+    def kernel_totals(self, snapshots: list[Snapshot]) -> KernelTotals:
+        if self._kernel_totals is None or [*map(id, self._kernel_totals[0])] != [*map(id, snapshots)]:
+            self._kernel_totals = snapshots, kernel_totals(snapshots)
+        return self._kernel_totals[1]
 
 
 def draft(case: Case, seen: Seen | None = None) -> Draft:
@@ -111,7 +111,7 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
         findings = with_residue(case, growth, members, rows, findings, traced)
     findings = [_with_mappings(_with_heaps(f, tree.get(f.pid)), tree.get(f.pid)) for f in findings]
     findings = [with_objects(f, _grown_groups(tree.get(f.pid), f.layer)) for f in findings]
-    last = seen.beside([member.taken[-1] for member in living.values()])
+    last = seen.kernel_totals([member.taken[-1] for member in living.values()])
     own_layers = {pid: _layers({pid: member}) for pid, member in living.items()}
     taken = [snapshot.t_ns for member in living.values() for snapshot in member.taken]
     watched = (max(taken) - min(taken)) / NS_PER_S if taken else 0.0
@@ -133,7 +133,7 @@ def finish(case: Case, drafted: Draft, decision: Decision) -> Diagnosis:
         members=drafted.members,
         findings=findings,
         hooks=case.hooks,
-        beside=drafted.beside,
+        kernel_totals=drafted.kernel_totals,
         hook_meanings=hook_meanings(case.hooks, case.hook_audits),
         not_seen=(*_not_seen(case), *_layers_that_differ(drafted)),
         next_step=step_of_report(case, drafted.growth, decision.verdict, findings),

@@ -25,7 +25,17 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import structs
 
-from memforensics.case.model import LAYERS, Beside, HeapState, Layer, LayerRow, Mapping, OwnerMark, Rollup, Snapshot
+from memforensics.case.model import (
+    LAYERS,
+    HeapState,
+    KernelTotals,
+    Layer,
+    LayerRow,
+    Mapping,
+    OwnerMark,
+    Rollup,
+    Snapshot,
+)
 
 # Kind of an OwnerMark -> group of mappings, as people call it, and its layer.
 MARK_OWNERS: dict[str, tuple[str, Layer]] = {
@@ -166,20 +176,20 @@ def kernel_rss(rollup: Rollup) -> int:
     return rollup.rss_anon + rollup.rss_file + rollup.rss_shmem
 
 
-def beside(snapshots: Iterable[Snapshot]) -> Beside:
+def kernel_totals(snapshots: Iterable[Snapshot]) -> KernelTotals:
     """Of several processes, one snapshot each: the sums that are no rows. None where one of them was not read."""
-    sums = [_sums_beside(snapshot) for snapshot in snapshots]
+    sums = [_kernel_sums(snapshot) for snapshot in snapshots]
     out: dict[str, int | None] = {}
-    for name in Beside.__dataclass_fields__:
+    for name in KernelTotals.__dataclass_fields__:
         known = [size for each in sums if (size := each[name]) is not None]
         out[name] = sum(known) if known and len(known) == len(sums) else None
-    return Beside(**out)
+    return KernelTotals(**out)
 
 
-def _sums_beside(snapshot: Snapshot) -> dict[str, int | None]:
+def _kernel_sums(snapshot: Snapshot) -> dict[str, int | None]:
     """The kernel's own sum, or that over mappings, where those were read."""
     out = {}
-    for name in Beside.__dataclass_fields__:
+    for name in KernelTotals.__dataclass_fields__:
         size = getattr(snapshot.rollup, name, None)
         if size is None and hasattr(Mapping, name):
             read = [value for mapping in snapshot.mappings if (value := getattr(mapping, name)) is not None]

@@ -633,10 +633,10 @@ class LayerRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
-    """Sums of the kernel's that are no rows of the waterfall, in bytes; None: not read. `swap` (of private memory) and
-    `hugetlb` lie outside RSS. The others are a part of it, whoever owns that: transparent huge pages, anonymous, of
-    shared memory and of files; `locked` is counted as address space (VmLck)."""
+class KernelTotals:
+    """Totals of the kernel that are not rows of the layer table, in bytes; None: not read. `swap` (private memory) and
+    `hugetlb` are outside RSS. The others are part of RSS in any layer: transparent huge pages of anonymous memory, of
+    shared memory and of files. `locked` counts address space (VmLck)."""
 
     swap: int | None = None
     hugetlb: int | None = None
@@ -779,7 +779,7 @@ class Diagnosis:
     members: tuple[MemberGrowth, ...]
     findings: tuple[Finding, ...]
     hooks: tuple[Hook, ...]
-    beside: Beside = Beside()  # of the tree, at its members' last snapshots
+    kernel_totals: KernelTotals = KernelTotals()  # of the tree, at its members' last snapshots
     hook_meanings: MappingOf[str, str] = field(default_factory=dict)  # function -> what that hook means
     not_seen: tuple[NotSeen, ...] = ()
     next_step: str | None = None  # what to do next: that of the first finding, else what would decide

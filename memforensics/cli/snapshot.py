@@ -64,7 +64,9 @@ def snapshot(
     if as_json:
         from memforensics.report.json.snapshot import snapshot_json
 
-        print_json(snapshot_json(seen.snapshot, seen.layers, seen.groups, seen.mappings, seen.beside, seen.losses))
+        print_json(
+            snapshot_json(seen.snapshot, seen.layers, seen.groups, seen.mappings, seen.kernel_totals, seen.losses)
+        )
     else:
         _show(seen, top, show_cmdline)
 
@@ -78,7 +80,7 @@ def _show(seen: "SnapshotView", top: int, show_cmdline: bool) -> None:
     target = whole_command_line(seen.target) if show_cmdline and seen.target is not None else seen.target
     console.print(show.title(target, seen.snapshot))
     console.print()
-    console.print(show.waterfall(seen.layers, seen.beside))
+    console.print(show.waterfall(seen.layers, seen.kernel_totals))
     console.print()
     console.print(show.owned_table(seen.groups, top))
     console.print(show.footnotes(seen.losses))

@@ -32,7 +32,7 @@ from memforensics.case.store import CaseFile
 from memforensics.errors import CaseExists, Interrupted, MemforensicsError, TargetError
 from memforensics.jobs.case.conclude import conclude_case
 from memforensics.jobs.case.files import state_folder
-from memforensics.jobs.observe.background import Beside
+from memforensics.jobs.observe.background import BackgroundTasks
 from memforensics.jobs.observe.tree import Record, Recorder, TreeObserver, new_meta
 from memforensics.jobs.references import References
 from memforensics.jobs.targets.identity import identify
@@ -194,8 +194,8 @@ class _Run:
         self.opening = _Opening(_open_trace)
         self.touch: FaultTrace | None = None
         self.opening_touch: _Opening[FaultTrace] | None = None
-        self.beside = Beside()
-        self.references = References(self.beside, self.seconds, recorder.meta.seed)
+        self.background = BackgroundTasks()
+        self.references = References(self.background, self.seconds, recorder.meta.seed)
         self.snapshots = _SnapshotTimes(self.seconds)
         self._audited: set[int] = set()
         self._audited_late: set[int] = set()
@@ -221,9 +221,9 @@ class _Run:
             self._poll_trace()
             self._check_references()
             self._poll_touch()
-            if self.snapshots.due(self.elapsed) and not self.beside.busy:
+            if self.snapshots.due(self.elapsed) and not self.background.busy:
                 self._snapshot()
-            self.recorder.put(self.beside.take())
+            self.recorder.put(self.background.take())
             self._progress("observing")
             if self.elapsed >= self.seconds:
                 break
@@ -232,13 +232,13 @@ class _Run:
         """The last readings of what still lives, then everything closed."""
         self._progress("closing")
         if self.trace is not None and self.observer.root_left is None:
-            self.beside.wait()
+            self.background.wait()
             self.references.search_again(self.trace)
-            self.beside.wait()
+            self.background.wait()
             self.recorder.put(self.references.missed())
         if self.observer.root_left is None and self.snapshots.worth_one_more:
             self._snapshot()
-            self.beside.wait()
+            self.background.wait()
         self.close()
 
     def close(self) -> None:
@@ -253,8 +253,8 @@ class _Run:
                 touch, self.touch = self.touch, None
                 self.recorder.put(_beside_mappings(touch.close()))
         finally:
-            self.beside.close()
-            self.recorder.put(self.beside.take())
+            self.background.close()
+            self.recorder.put(self.background.take())
             used = resource.getrusage(resource.RUSAGE_SELF)
             self.recorder.put(self.observer.losses())
             self.recorder.put([Cost(probe="memforensics", observer_cpu_s=used.ru_utime + used.ru_stime)])
@@ -320,11 +320,11 @@ class _Run:
             settled = pid == self.observer.pid or time.monotonic_ns() - since > YOUNG_S * NS_PER_S
             if settled and pid not in audited:
                 audited.add(pid)
-                self.beside.run(partial(audit_of, pid))
+                self.background.run(partial(audit_of, pid))
 
     def _snapshot(self) -> None:
         for pid in list(self.observer.members):
-            self.beside.run(partial(self.snapshots.take, pid))
+            self.background.run(partial(self.snapshots.take, pid))
         self.snapshots.taken(self.elapsed)
 
     def _remember(self, records: list[Record]) -> None:

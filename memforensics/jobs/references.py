@@ -13,7 +13,7 @@ from memforensics.analysis.conclude import draft
 from memforensics.analysis.survival import LEAST_TESTED, sites_to_check
 from memforensics.case.model import Case, ProbeStatus, ReferenceCheck
 from memforensics.errors import MemforensicsError, TargetError
-from memforensics.jobs.observe.background import Beside
+from memforensics.jobs.observe.background import BackgroundTasks
 from memforensics.jobs.observe.tree import Record
 from memforensics.probes.ebpf.mmap.probe import MmapTrace
 from memforensics.probes.heap.references import LIMIT_S, Block, Search, old_blocks, search
@@ -40,11 +40,11 @@ class _First:
 
 class References:
     """One check in the course of an observation. `step` is called in the thread that polls the trace; what reads for
-    longer runs in `beside`."""
+    longer runs in `background`."""
 
-    def __init__(self, beside: Beside, seconds: float, seed: int) -> None:
+    def __init__(self, background: BackgroundTasks, seconds: float, seed: int) -> None:
         """`seconds`: of the observation."""
-        self._beside, self._chance = beside, random.Random(seed)
+        self._background, self._chance = background, random.Random(seed)
         self._limit_s = min(LIMIT_S, SEARCH_SHARE * seconds)
         self._next_choice = CHOOSE_AT
         self._chosen: list[tuple[int, int]] | None = None
@@ -57,23 +57,23 @@ class References:
         if self._chosen is not None:
             chosen, self._chosen = self._chosen, None
             self._sample(trace, chosen)
-        elif not self._first and elapsed_share >= self._next_choice and not self._beside.busy:
+        elif not self._first and elapsed_share >= self._next_choice and not self._background.busy:
             self._next_choice = elapsed_share + CHOOSE_EVERY
-            self._beside.run(partial(self._choose, case()))
+            self._background.run(partial(self._choose, case()))
         elif elapsed_share >= SECOND_AT:
             self.search_again(trace)
 
     def search_again(self, trace: MmapTrace) -> None:
         """The second search, where there was a first, long enough ago."""
         now = time.monotonic_ns()
-        if self._ended or self._beside.busy:
+        if self._ended or self._background.busy:
             return
         if not self._first or any(now - first.found.t_ns < LEAST_APART_NS for first in self._first.values()):
             return
         self._ended = True
         for pid, first in self._first.items():
             standing = {block for site in trace.blocks(pid) for block in site.blocks}
-            self._beside.run(partial(self._second_search, pid, first, standing))
+            self._background.run(partial(self._second_search, pid, first, standing))
 
     def missed(self) -> list[Record]:
         """What to say at the end of the processes that were searched only once."""
@@ -99,7 +99,7 @@ class References:
             }
             sampled = {number: blocks for number, blocks in sampled.items() if len(blocks) >= LEAST_TESTED}
             if sampled:
-                self._beside.run(partial(self._first_search, pid, sampled))
+                self._background.run(partial(self._first_search, pid, sampled))
 
     def _first_search(self, pid: int, sampled: Sampled) -> Sequence[Record]:
         found, records = self._searched(pid, (block for blocks in sampled.values() for block in blocks))

@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path
 
 from memforensics.analysis.diff import LOOSE, Pair, diff_tree, size_classes, total_change, total_sizes
-from memforensics.analysis.ownership import Piece, beside, layers, owner_of, pieces, totals_of, waterfall
-from memforensics.case.model import Beside, Case, Layer, LayerRow, Loss, Mapping, MappingGroup, Snapshot, Target
+from memforensics.analysis.ownership import Piece, kernel_totals, layers, owner_of, pieces, totals_of, waterfall
+from memforensics.case.model import Case, KernelTotals, Layer, LayerRow, Loss, Mapping, MappingGroup, Snapshot, Target
 from memforensics.case.store import CaseFile
 from memforensics.errors import CaseError, PermissionNeeded, TargetError, TargetGone, UsageError
 from memforensics.jobs.observe.tree import Recorder, TreeObserver, new_meta
@@ -37,7 +37,7 @@ class SnapshotView:
     target: Target | None
     snapshot: Snapshot
     layers: tuple[LayerRow, ...]
-    beside: Beside
+    kernel_totals: KernelTotals
     groups: tuple[OwnedGroup, ...]  # the largest first
     mappings: tuple[tuple[Mapping, str, Layer], ...]  # with the group and layer of most of its bytes
     losses: tuple[Loss, ...] = ()
@@ -123,7 +123,7 @@ def view(taken: Snapshot, target: Target | None = None, losses: tuple[Loss, ...]
         target=target,
         snapshot=taken,
         layers=layers(None, taken),
-        beside=beside([taken]),
+        kernel_totals=kernel_totals([taken]),
         groups=_groups(owned),
         mappings=tuple((mapping, owner.group, owner.layer) for mapping, owner in each),
         losses=losses,

@@ -146,7 +146,7 @@ def _layers(diagnosis: Diagnosis) -> Iterator[str]:
         outside = "" if row.in_rss else " (not in RSS)"
         verdict = row.verdict if row.bytes is not None else ""
         yield f"| {row.layer}{outside} | {size} | {change} | {rate} | {verdict} |"
-    sums = say.beside_sentence(diagnosis.beside)
+    sums = say.kernel_totals_sentence(diagnosis.kernel_totals)
     if sums is not None:
         yield ""
         yield sums

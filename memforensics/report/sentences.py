@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memforensics.case.model import (
-    Beside,
     Case,
     Cost,
     Culprit,
@@ -16,6 +15,7 @@ from memforensics.case.model import (
     Frame,
     Growth,
     Hook,
+    KernelTotals,
     Remedy,
     Target,
 )
@@ -73,21 +73,21 @@ def limit_sentence(growth: Growth | None) -> str | None:
     return f"the limit of {size_text(growth.limit_bytes)} is reached in {duration_text(growth.seconds_to_limit)}"
 
 
-def beside_facts(beside: Beside) -> list[tuple[str, int]]:
+def kernel_total_facts(kernel_totals: KernelTotals) -> list[tuple[str, int]]:
     """(what, bytes) of the kernel's sums that are no rows of the waterfall, those that are not zero."""
     named = (
-        ("swapped out, not in RSS", beside.swap),
-        ("of RSS in huge pages", beside.anon_huge),
-        ("of RSS in huge pages, shared", beside.shmem_huge),
-        ("of RSS in huge pages, files", beside.file_huge),
-        ("locked address space", beside.locked),
+        ("swapped out, not in RSS", kernel_totals.swap),
+        ("of RSS in huge pages", kernel_totals.anon_huge),
+        ("of RSS in huge pages, shared", kernel_totals.shmem_huge),
+        ("of RSS in huge pages, files", kernel_totals.file_huge),
+        ("locked address space", kernel_totals.locked),
     )
     return [(name, size) for name, size in named if size]
 
 
-def beside_sentence(beside: Beside) -> str | None:
+def kernel_totals_sentence(kernel_totals: KernelTotals) -> str | None:
     """The same in one line; None where all are zero, or were not read."""
-    return "; ".join(f"{name}: {size_text(size)}" for name, size in beside_facts(beside)) or None
+    return "; ".join(f"{name}: {size_text(size)}" for name, size in kernel_total_facts(kernel_totals)) or None
 
 
 def runtimes(case: Case, target: Target) -> list[tuple[str, str | None]]:

@@ -505,7 +505,7 @@ def read_case(data: bytes) -> None:
     listing_text(found)
     listing_object(found)
     for shown in map(view, whole.snapshots[-1:]):
-        json.dumps(snapshot_json(shown.snapshot, shown.layers, shown.groups, shown.mappings, shown.beside))
+        json.dumps(snapshot_json(shown.snapshot, shown.layers, shown.groups, shown.mappings, shown.kernel_totals))
     diagnosis = conclude_case(whole)
     for form in ("terminal", "md", "json"):
         assert render(whole, diagnosis, form)  # type: ignore[arg-type]

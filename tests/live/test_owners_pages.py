@@ -13,7 +13,7 @@ from cli import memforensics
 from owned import adds_up, gguf, group, kinds, quiet_snapshot
 from processes import compiled, running
 
-from memforensics.analysis.ownership import HUGE_PAGES, beside, layers
+from memforensics.analysis.ownership import HUGE_PAGES, kernel_totals, layers
 from memforensics.case.model import Snapshot
 from memforensics.probes.proc.snapshots import Reader
 from memforensics.target import Process, open_process
@@ -74,7 +74,7 @@ def test_shared_memory_and_locked_memory() -> None:
     assert group(seen, "SysV shared memory") == 3 * MIB
     assert group(seen, "POSIX shared memory (/dev/shm)") == 2 * MIB
     assert group(seen, "memfd pool") == MIB
-    assert beside([seen]).locked == 6 * MIB == sum(mapping.locked or 0 for mapping in seen.mappings)
+    assert kernel_totals([seen]).locked == 6 * MIB == sum(mapping.locked or 0 for mapping in seen.mappings)
 
 
 @pytest.mark.parametrize("reader", ["smaps", "pagemap"])
@@ -88,7 +88,7 @@ def test_transparent_huge_pages_of_each_kind(reader: Reader, tmp_path: Path) -> 
         seen = quiet_snapshot(process, reader)
         adds_up(process, seen)
         kernels = parse_smaps_rollup(process.read_text("smaps_rollup"))
-    sums = beside([seen])
+    sums = kernel_totals([seen])
     assert (sums.anon_huge, sums.shmem_huge, sums.file_huge) == (
         kernels.anon_huge,
         kernels.shmem_huge,
@@ -124,7 +124,7 @@ def test_what_is_swapped_out_lies_beside_rss(swap: None, reader: Reader) -> None
     with program("anon", 1, MIB, "swapped", 1, size) as process:
         seen = quiet_snapshot(process, reader)
         adds_up(process, seen)
-        swapped = beside([seen]).swap or 0
+        swapped = kernel_totals([seen]).swap or 0
         if not swapped:
             pytest.skip("nothing is swapped out on advice here (MADV_PAGEOUT, Linux 5.4)")
         assert [mapping.rss for mapping in seen.mappings if mapping.size == size] == [size - swapped]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from memforensics.analysis.ownership import HUGE_PAGES, MARK_OWNERS, Owner, beside, layers, owner_of, pieces
-from memforensics.case.model import Beside, HeapState, LayerRow, Mapping, OwnerMark, Rollup, Snapshot
+from memforensics.analysis.ownership import HUGE_PAGES, MARK_OWNERS, Owner, kernel_totals, layers, owner_of, pieces
+from memforensics.case.model import HeapState, KernelTotals, LayerRow, Mapping, OwnerMark, Rollup, Snapshot
 from memforensics.target.parse import parse_maps
 from memforensics.units import MIB
 
@@ -394,14 +394,14 @@ def test_changes_sum_to_the_change_of_the_figure(before: Snapshot, after: Snapsh
     assert changes == after.rollup.rss_anon - before.rollup.rss_anon
 
 
-def test_sums_beside_the_layers_are_of_all_members_or_not_told() -> None:
+def test_kernel_sums_the_layers_are_of_all_members_or_not_told() -> None:
     def member(swap: int | None, huge: int | None) -> Snapshot:
         one = replace(mapping(10, 4), anon_huge=huge)
         rollup = Rollup(rss_anon=4 * PAGE, rss_file=0, rss_shmem=0, swap=swap, locked=PAGE)
         return Snapshot(pid=1, t_ns=0, reader="smaps", mappings=(one, one), rollup=rollup)
 
-    both = beside([member(PAGE, PAGE), member(2 * PAGE, 0)])
+    both = kernel_totals([member(PAGE, PAGE), member(2 * PAGE, 0)])
     assert (both.swap, both.locked, both.anon_huge, both.hugetlb) == (3 * PAGE, 2 * PAGE, 2 * PAGE, None)
-    one_unread = beside([member(PAGE, None), member(None, 0)])
+    one_unread = kernel_totals([member(PAGE, None), member(None, 0)])
     assert (one_unread.swap, one_unread.anon_huge) == (None, None)
-    assert beside([]) == Beside()
+    assert kernel_totals([]) == KernelTotals()

@@ -13,7 +13,7 @@ from memforensics.analysis.trend import growth_word, judge
 from memforensics.case.model import Anchor, CaseMeta, Sample, Target
 from memforensics.case.model import Case as CaseOf
 from memforensics.jobs.case.conclude import conclude_case
-from memforensics.jobs.observe.tiered_samples import Thinned
+from memforensics.jobs.observe.tiered_samples import TieredSamples
 from memforensics.units import KIB, NS_PER_S
 
 SERIES = Path(__file__).parents[1] / "fixtures" / "series"
@@ -101,7 +101,7 @@ def test_page_cache_is_not_growth() -> None:
 @pytest.mark.parametrize("name", [*LEAKS, "batches", "jvm", "node", "torch-warm-up", "ucx-fixed", "workers"])
 def test_thinned_it_says_the_same(name: str) -> None:
     series = recorded(name)
-    line: Thinned[tuple[float, int]] = Thinned(48, seed=1)
+    line: TieredSamples[tuple[float, int]] = TieredSamples(48, seed=1)
     for point in zip(series.seconds, series.anon, strict=True):
         line.add(point)
     kept = list(line)

@@ -11,7 +11,7 @@ from fixtures.constructed import BASE, PID, SECOND, case, diagnosis, draft, snap
 from rich.console import Console
 from rich.text import Text
 
-from memforensics.case.model import Beside, Case, Diagnosis, Layer, LayerRow, Sample
+from memforensics.case.model import Case, Diagnosis, KernelTotals, Layer, LayerRow, Sample
 from memforensics.cli.screen.redraw import Screen
 from memforensics.jobs.case.conclude import conclude_case
 from memforensics.remedies.catalogue import load_catalogue
@@ -216,7 +216,7 @@ def crowded(**more: object) -> WatchTick:
         layers=(*ROWS, *rows[1:]),
         groups=(group,) * 5,
         members=tuple(replace(diagnosis().members[0], pid=pid) for pid in pids),
-        beside=Beside(swap=MIB, locked=MIB),
+        kernel_totals=KernelTotals(swap=MIB, locked=MIB),
     )
     now = {pid: replace(SAMPLE, pid=pid) for pid in pids}
     happened = tuple((PID, f"event {n}") for n in range(4))

@@ -13,7 +13,7 @@ Work = Callable[[], Sequence[Record]]
 CLOSE_S = 5.0  # at most this long is the work under way waited for
 
 
-class Beside:
+class BackgroundTasks:
     """A queue of readings. What they found, and the first error that was not foreseen, come out of `take`."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Beside:
         with self._change:
             self._queue.append(work)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True, name="beside")
+                self._thread = threading.Thread(target=self._work, daemon=True, name="background")
                 self._thread.start()
 
     @property

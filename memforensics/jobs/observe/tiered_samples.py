@@ -18,7 +18,7 @@ T = TypeVar("T")
 ONE_OF = 4
 
 
-class Thinned(Generic[T]):
+class TieredSamples(Generic[T]):
     """A bounded line. `add` gives what had to go. The very first reading stays for good: growth counts from it."""
 
     def __init__(self, most: int, *, newest: int | None = None, seed: int = 0) -> None:

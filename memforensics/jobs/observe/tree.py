@@ -19,7 +19,7 @@ from memforensics import __version__
 from memforensics.case.model import Anchor, Case, CaseMeta, Loss, ProbeStatus, Sample, Snapshot, Target, VariantRun
 from memforensics.case.store import KINDS, CaseFile
 from memforensics.errors import CaseError, MemforensicsError, PermissionNeeded, TargetError, TargetGone, UnknownForm
-from memforensics.jobs.observe.tiered_samples import Thinned
+from memforensics.jobs.observe.tiered_samples import TieredSamples
 from memforensics.jobs.targets.identity import program_name
 from memforensics.probes.base import Evidence
 from memforensics.target import Process, open_process
@@ -256,7 +256,7 @@ class Recorder:
 
     In memory, older samples and snapshots thin out, so that a watch of days stays small; so do processes that left,
     the oldest first, beyond `max_left`. The file keeps them all unless `bounded`: then it keeps FILE_SAMPLES a level of
-    samples (`Thinned`) and the snapshots that memory has, and the rest is taken out now and then.
+    samples (`TieredSamples`) and the snapshots that memory has, and the rest is taken out now and then.
     Leaving the block, by Ctrl-C too, writes what is pending. `tolerant`: where the file cannot be written any more (a
     full disk), memory goes on alone and `failed` says why.
     """
@@ -274,10 +274,10 @@ class Recorder:
     failed: CaseError | None = None
     clock: Callable[[], int] = time.monotonic_ns
     _kept: dict[type, dict[Any, Any]] = field(default_factory=dict)
-    _samples: dict[int, Thinned[Sample]] = field(default_factory=dict)
+    _samples: dict[int, TieredSamples[Sample]] = field(default_factory=dict)
     _snapshots: dict[int, list[Snapshot]] = field(default_factory=dict)
     _left: dict[int, None] = field(default_factory=dict)  # the PIDs that left, in that order
-    _in_file: dict[int, Thinned[int]] = field(default_factory=dict)  # times of a process's samples
+    _in_file: dict[int, TieredSamples[int]] = field(default_factory=dict)  # times of a process's samples
     _gone: dict[type, list[tuple[int, int]]] = field(default_factory=dict)  # (pid, t_ns) to take out of the file
     _pending: list[Record] = field(default_factory=list)
     _file: CaseFile | None = None
@@ -348,12 +348,12 @@ class Recorder:
         if isinstance(record, Sample):
             line = self._samples.get(record.pid)
             if line is None:
-                line = self._samples[record.pid] = Thinned(
+                line = self._samples[record.pid] = TieredSamples(
                     self.max_samples, newest=self.newest_samples, seed=self.meta.seed
                 )
             line.add(record)
             if self.bounded and self._file is not None:
-                times = self._in_file.setdefault(record.pid, Thinned(FILE_SAMPLES, seed=self.meta.seed))
+                times = self._in_file.setdefault(record.pid, TieredSamples(FILE_SAMPLES, seed=self.meta.seed))
                 self._drop(Sample, record.pid, times.add(record.t_ns))
         elif isinstance(record, Snapshot):
             kept = self._snapshots.setdefault(record.pid, [])

@@ -10,7 +10,7 @@ from typing import Literal
 
 from memforensics.case.model import AllocationSite, ProbeStatus, TraceSummary
 from memforensics.errors import MemforensicsError, ProbeFailed, TargetError, UsageError
-from memforensics.jobs.observe.background import Beside
+from memforensics.jobs.observe.background import BackgroundTasks
 from memforensics.jobs.observe.tree import Record, Recorder, TreeObserver, new_meta
 from memforensics.jobs.trace.view import ALL, EngineName, TraceView, Wanted, view_of
 from memforensics.probes.base import Budget, Probe
@@ -79,7 +79,7 @@ class _Run:
     wanted: Wanted
     overhead: float | None = None  # its bound, as a share of the traced CPU time
     began: float = field(default_factory=time.monotonic)
-    beside: Beside = field(default_factory=Beside)
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
     probe: Probe | None = None
     view: TraceView | None = None
     stale: bool = False  # sites came that the view does not have
@@ -102,7 +102,7 @@ class _Run:
                 self._put(probe.poll())
                 for tree in self.trees:
                     self.recorder.put(tree.tick())
-                self.recorder.put(self.beside.take())
+                self.recorder.put(self.background.take())
                 yield self._tick("tracing", left)
                 if isinstance(probe, TreeTrace) and probe.declined:
                     ended = "it costs more than --overhead allows"
@@ -126,8 +126,8 @@ class _Run:
         self._close()
         name = self.probe.name if self.probe is not None else COMMANDS[self.family]
         self.recorder.put([ProbeStatus(name=name, status="partial" if failed else "ok", why=str(failed or ""))])
-        self.beside.wait(AUDITS_WAITED_S)
-        self.recorder.put(self.beside.take())
+        self.background.wait(AUDITS_WAITED_S)
+        self.recorder.put(self.background.take())
         if isinstance(failed, ProbeFailed):
             raise failed
         left_how = tuple((tree.pid, tree.root_left) for tree in self.trees if tree.root_left is not None)
@@ -172,7 +172,7 @@ class _Run:
     def _audit(self, pid: int) -> None:
         if pid not in self._audited:
             self._audited.add(pid)
-            self.beside.run(partial(_audit_of, pid))
+            self.background.run(partial(_audit_of, pid))
 
     def _tick(self, phase: str, left: float) -> TraceTick:
         """With the last view, or a new one where sites came or a second went by; but making views may not take more

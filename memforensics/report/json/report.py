@@ -20,9 +20,9 @@ from memforensics.case.model import (
 )
 from memforensics.report.json.shapes import (
     Json,
-    beside_json,
     group_json,
     hook_json,
+    kernel_totals_json,
     layer_json,
     losses_json,
     overhead_json,
@@ -74,7 +74,7 @@ def report_object(case: Case, diagnosis: Diagnosis) -> Json:
         },
         "growth": growth_json(diagnosis.growth),
         "layers": [layer_json(row) for row in diagnosis.layers],
-        "beside": beside_json(diagnosis.beside),
+        "beside": kernel_totals_json(diagnosis.kernel_totals),
         "groups": [group_json(group) for group in diagnosis.groups],
         "hooks": [hook_json(hook, diagnosis.hook_meanings.get(hook.function)) for hook in diagnosis.hooks],
         "findings": [_finding(finding) for finding in diagnosis.findings],

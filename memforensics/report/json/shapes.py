@@ -11,12 +11,12 @@ from typing import Any
 
 from memforensics.case.model import (
     AllocationSite,
-    Beside,
     CapturedStack,
     Cost,
     FindingSite,
     Frame,
     Hook,
+    KernelTotals,
     LayerRow,
     Loss,
     Mapping,
@@ -151,9 +151,9 @@ def layer_json(row: LayerRow) -> Json:
     }
 
 
-def beside_json(beside: Beside) -> Json:
+def kernel_totals_json(kernel_totals: KernelTotals) -> Json:
     """{swap, hugetlb, locked, anon_huge, shmem_huge, file_huge}: sums that are no rows of layers; null: not read."""
-    return {field.name: getattr(beside, field.name) for field in fields(beside)}
+    return {field.name: getattr(kernel_totals, field.name) for field in fields(kernel_totals)}
 
 
 def group_json(group: MappingGroup) -> Json:

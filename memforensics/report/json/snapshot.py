@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from memforensics.case.model import Beside, Layer, LayerRow, Loss, Mapping, MappingGroup, Snapshot
-from memforensics.report.json.shapes import Json, beside_json, group_json, layer_json, losses_json, mapping_json
+from memforensics.case.model import KernelTotals, Layer, LayerRow, Loss, Mapping, MappingGroup, Snapshot
+from memforensics.report.json.shapes import Json, group_json, kernel_totals_json, layer_json, losses_json, mapping_json
 from memforensics.report.text import utf8
 
 
@@ -28,7 +28,7 @@ def snapshot_json(
     layers: Iterable[LayerRow],
     groups: Iterable[Group],
     mappings: Iterable[tuple[Mapping, str, Layer]],
-    beside: Beside,
+    kernel_totals: KernelTotals,
     losses: Iterable[Loss] = (),
 ) -> Json:
     """{pid, t_ns, reader, read_ms, rss, beside, layers, groups, mappings, losses}; `rss` is the kernel's figure, null
@@ -43,7 +43,7 @@ def snapshot_json(
         "rss_anon": rollup and rollup.rss_anon,
         "rss_file": rollup and rollup.rss_file,
         "rss_shmem": rollup and rollup.rss_shmem,
-        "beside": beside_json(beside),
+        "beside": kernel_totals_json(kernel_totals),
         "layers": [layer_json(row) for row in layers],
         "groups": [
             {"group": utf8(g.name), "layer": g.layer, "in_rss": g.in_rss, "count": g.count, "bytes": g.bytes}

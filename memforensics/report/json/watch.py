@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from memforensics.case.model import Case, Diagnosis, Sample
 from memforensics.report.json.report import growth_json, iso_time
-from memforensics.report.json.shapes import Json, beside_json, layer_json, losses_json, rate_json
+from memforensics.report.json.shapes import Json, kernel_totals_json, layer_json, losses_json, rate_json
 from memforensics.report.sentences import limit_sentence
 from memforensics.report.text import utf8, visible
 from memforensics.units import NS_PER_S, duration_text, rate_text, size_text
@@ -58,7 +58,7 @@ def watch_object(tick: WatchTick) -> Json:
         "rss_bytes": tick.rss,
         "growth": growth_json(diagnosis.growth),
         "layers": [layer_json(row) for row in diagnosis.layers],
-        "beside": beside_json(diagnosis.beside),
+        "beside": kernel_totals_json(diagnosis.kernel_totals),
         "record_ended": tick.record_ended and utf8(tick.record_ended),
         "verdict": diagnosis.verdict,
         "exit_code": diagnosis.exit_code,

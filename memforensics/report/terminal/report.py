@@ -56,7 +56,7 @@ def _screen(case: Case, diagnosis: Diagnosis, width: int) -> Iterator[Renderable
         yield Text()
         yield parts.heading("Layers", "those in RSS sum to the kernel's figure")
         yield _indent(parts.layers_table(diagnosis.layers))
-        sums = say.beside_sentence(diagnosis.beside)
+        sums = say.kernel_totals_sentence(diagnosis.kernel_totals)
         if sums is not None:
             yield _indent(Text(sums, style="dim"))
     yield from _limits(case, diagnosis)

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from memforensics.case.model import Beside, LayerRow, Loss, MappingGroup, Snapshot, Target
+from memforensics.case.model import KernelTotals, LayerRow, Loss, MappingGroup, Snapshot, Target
 from memforensics.report.json.snapshot import Group, Process
-from memforensics.report.sentences import beside_facts
+from memforensics.report.sentences import kernel_total_facts
 from memforensics.report.text import visible
 from memforensics.units import change_text, duration_text, size_text
 
@@ -52,7 +52,7 @@ def footnotes(losses: Iterable[Loss]) -> Text:
     )
 
 
-def waterfall(rows: Sequence[LayerRow], beside: Beside) -> Table:
+def waterfall(rows: Sequence[LayerRow], kernel_totals: KernelTotals) -> Table:
     """A row a layer, a bar by its share of RSS, the sum, and what the kernel counts across the layers."""
     total = sum(row.bytes or 0 for row in rows if row.in_rss)
     table = _table(("layer", "left"), ("bytes", "right"), ("share", "right"), ("", "left"))
@@ -67,7 +67,7 @@ def waterfall(rows: Sequence[LayerRow], beside: Beside) -> Table:
             table.add_row(Text(f"{row.layer}, not in RSS", style="dim"), Text(size_text(size), style="dim"))
     table.add_section()
     table.add_row(Text("RSS", style="bold"), Text(size_text(total), style="bold"), "", "")
-    for name, size in beside_facts(beside):
+    for name, size in kernel_total_facts(kernel_totals):
         table.add_row(Text(name, style="dim"), Text(size_text(size), style="dim"))
     return table
 

@@ -223,7 +223,7 @@ def _where(tick: WatchTick, footer: str, width: int) -> Iterator[Part]:
     rows = [row for row in diagnosis.layers or fallback_rows(tick) if row.bytes or row.change_bytes]
     few = _indented(_waterfall(rows, width, _LAYERS_OF_FEW)) if len(rows) > _LAYERS_OF_FEW + 1 else None
     yield Part(_indented(_waterfall(rows, width)), short=few, shortened=4)
-    sums = say.beside_sentence(diagnosis.beside)
+    sums = say.kernel_totals_sentence(diagnosis.kernel_totals)
     if sums is not None:
         yield Part(_indented(Text(sums, style="dim")), left_out=7)
     grown = [group for group in diagnosis.groups if group.change_bytes > 0][:_GROUPS_SHOWN]

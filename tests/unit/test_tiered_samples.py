@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from memforensics.analysis.trend import growth_word, judge
 from memforensics.case.model import Trend
-from memforensics.jobs.observe.tiered_samples import ONE_OF, Thinned
+from memforensics.jobs.observe.tiered_samples import ONE_OF, TieredSamples
 from memforensics.units import MIB
 
 KEPT = 96
@@ -17,7 +17,7 @@ KEPT = 96
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 20_000), st.integers(2 * ONE_OF, 200), st.integers(0, 1 << 31))
 def test_it_stays_small_in_order_and_loses_nothing_unsaid(count: int, most: int, seed: int) -> None:
-    line: Thinned[int] = Thinned(most, seed=seed)
+    line: TieredSamples[int] = TieredSamples(most, seed=seed)
     gone = [old for number in range(count) for old in line.add(number)]
     kept = list(line)
     assert len(kept) == len(line)
@@ -33,7 +33,7 @@ def test_it_stays_small_in_order_and_loses_nothing_unsaid(count: int, most: int,
 
 
 def test_the_newest_level_may_keep_more() -> None:
-    line: Thinned[int] = Thinned(KEPT, newest=192)
+    line: TieredSamples[int] = TieredSamples(KEPT, newest=192)
     for second in range(20_000):
         line.add(second)
     assert list(line)[-192:] == list(range(20_000 - 192, 20_000))
@@ -41,14 +41,14 @@ def test_the_newest_level_may_keep_more() -> None:
 
 
 def test_two_days_at_a_second_are_some_hundred_readings() -> None:
-    line: Thinned[int] = Thinned(KEPT)
+    line: TieredSamples[int] = TieredSamples(KEPT)
     for second in range(200_000):
         line.add(second)
     assert len(line) < 1000
 
 
 def test_the_oldest_part_is_still_there() -> None:
-    line: Thinned[int] = Thinned(KEPT)
+    line: TieredSamples[int] = TieredSamples(KEPT)
     for second in range(100_000):
         line.add(second)
     assert len([second for second in line if second < 50_000]) >= 40
@@ -56,7 +56,7 @@ def test_the_oldest_part_is_still_there() -> None:
 
 def both(values: list[float], interval: float, seed: int) -> tuple[Trend, Trend]:
     """The trend of the whole line and of the thinned one."""
-    line: Thinned[tuple[float, float]] = Thinned(KEPT, seed=seed)
+    line: TieredSamples[tuple[float, float]] = TieredSamples(KEPT, seed=seed)
     points = [(i * interval, value) for i, value in enumerate(values)]
     for point in points:
         line.add(point)
@@ -113,7 +113,7 @@ def test_thinned_healthy_memory_is_healthy(noise: float, height: float, period: 
 
 def test_a_leak_that_began_on_the_third_day_is_seen_within_the_hour() -> None:
     """Known answer: 200,000 s level at 2 GiB with a wobble of 3 MiB, then 3 MiB a minute."""
-    rng, line = random.Random(3), Thinned[tuple[float, float]](KEPT)
+    rng, line = random.Random(3), TieredSamples[tuple[float, float]](KEPT)
     for t in range(203_600):
         line.add((float(t), 2048 * MIB + rng.gauss(0, 3 * MIB) + max(t - 200_000, 0) * 3 * MIB / 60))
         if t == 200_000:
