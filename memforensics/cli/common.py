@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from memforensics.errors import UsageError
-from memforensics.report.text import safe_lines, utf8_all
+from memforensics.text import safe_lines, utf8_all
 from memforensics.units import duration_text, parse_duration
 
 PidArgument = Annotated[

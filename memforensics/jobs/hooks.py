@@ -11,9 +11,9 @@ from memforensics.jobs.observe.tree import Recorder, minimal_target, new_meta
 from memforensics.probes.hooks import audit_hooks
 from memforensics.report.json.shapes import hook_json, losses_json
 from memforensics.report.sentences import hook_sentence
-from memforensics.report.text import library_name
 from memforensics.symbols.address_space import AddressSpace
 from memforensics.target import open_process
+from memforensics.text import library_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from memforensics.case.model import Case, Diagnosis, Growth, VerdictWord
 from memforensics.report.json.report import growth_json
 from memforensics.report.json.shapes import Json
 from memforensics.report.markdown import report_markdown
-from memforensics.report.text import utf8, visible
+from memforensics.text import utf8, visible
 
 
 @dataclass(frozen=True, slots=True)

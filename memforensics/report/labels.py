@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from memforensics.case.model import AllocationSite, Caller, Frame, Loss
 from memforensics.report import sentences as say
-from memforensics.report.text import library_name
+from memforensics.text import library_name
 from memforensics.units import duration_text
 
 # Brackets and spaces of a function's own name, which open nothing and end nothing

@@ -1,12 +1,15 @@
 """The report as Markdown: for an issue, a chat, a step summary. Everything of the target is escaped."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 from memforensics.case.model import Case, Diagnosis, Finding, FindingSite, Remedy
 from memforensics.report import sentences as say
-from memforensics.report.text import code, markdown, visible
+from memforensics.text import visible
 from memforensics.units import change_text, rate_text, size_text
 
+# An underscore inside a word and a heading or list mark that does not begin the line are not markup.
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|~]|(?<![^\W_])_|_(?![^\W_])|^[#+=-])")
 _MAX_FRAMES = 60
 _MAX_SITES = 3
 
@@ -161,3 +164,17 @@ def _list(title: str, texts: Iterable[str], level: int = 2) -> Iterator[str]:
     yield ""
     for text in items:
         yield f"- {markdown(text)}"
+
+
+def markdown(text: str) -> str:
+    """One line of Markdown in which nothing of the text is markup."""
+    return _MARKDOWN.sub(r"\\\1", visible(text))
+
+
+def code(text: str) -> str:
+    """A Markdown code span that the text cannot end: its fence is longer than any run of backticks inside."""
+    shown = visible(text)
+    longest = max((len(run) for run in re.findall("`+", shown)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if shown.startswith("`") or shown.endswith("`") or not shown.strip() else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 
 from memforensics.case.model import EXIT_CODES
 from memforensics.report.json.watch import WatchTick
-from memforensics.report.text import utf8
+from memforensics.text import utf8
 
 
 def metrics(tick: WatchTick) -> Iterator[Metric]:

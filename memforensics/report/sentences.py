@@ -19,7 +19,7 @@ from memforensics.case.model import (
     Remedy,
     Target,
 )
-from memforensics.report.text import library_name
+from memforensics.text import library_name
 from memforensics.units import change_text, counted_text, duration_text, rate_text, size_text
 
 _MECHANISMS = {

@@ -49,9 +49,9 @@ from memforensics.remedies.match import match
 from memforensics.remedies.page import entry_page
 from memforensics.report.json import report as json_report
 from memforensics.report.json import shapes as sites
-from memforensics.report.markdown import report_markdown
+from memforensics.report.markdown import code, markdown, report_markdown
 from memforensics.report.terminal.report import report_text
-from memforensics.report.text import code, library_name, markdown, utf8, visible
+from memforensics.text import library_name, utf8, visible
 
 CATALOGUE = load_catalogue()
 SCHEMA = json_report.schema()

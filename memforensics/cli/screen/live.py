@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from typing import Protocol, TypeVar
 
-from memforensics.report.text import safe_lines
+from memforensics.text import safe_lines
 
 T = TypeVar("T")
 

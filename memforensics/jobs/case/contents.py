@@ -55,7 +55,7 @@ def listing(path: Path) -> Listing:
 def listing_object(case: Listing) -> dict[str, Any]:
     """For --json."""
     from memforensics.report.json.report import iso_time
-    from memforensics.report.text import utf8
+    from memforensics.text import utf8
 
     return {
         "path": utf8(str(case.path)),
@@ -83,7 +83,7 @@ def json_text(value: object) -> str:
 def listing_text(case: Listing) -> str:
     """For people: a block of lines."""
     from memforensics.report.json.report import iso_time
-    from memforensics.report.text import visible
+    from memforensics.text import visible
 
     lines = [
         f"{visible(str(case.path))}  {size_text(case.file_bytes)}",

@@ -37,7 +37,7 @@ class Symbolized:
 
     def json(self) -> dict[str, Any]:
         """{case, stacks_changed, named, placed, known, inlined, unnamed: [{module, build_id, why, frames}]}."""
-        from memforensics.report.text import utf8
+        from memforensics.text import utf8
 
         return {
             "case": utf8(str(self.path)),
@@ -54,7 +54,7 @@ class Symbolized:
 
     def text(self) -> str:
         """For people."""
-        from memforensics.report.text import visible
+        from memforensics.text import visible
 
         without = sum(self.unnamed.values())
         lines = [

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from memforensics.case.model import Case, Target
 from memforensics.errors import MemforensicsError, UsageError
-from memforensics.report.text import visible
 from memforensics.target.cmdline import harmless_command
 from memforensics.target.parse import parse_stat, parse_status, status_bytes
 from memforensics.target.procfs import ProcFS
 from memforensics.target.roles import role_of
+from memforensics.text import visible
 from memforensics.units import size_text
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from memforensics.case.model import Case, Diagnosis
 from memforensics.errors import UsageError
-from memforensics.report.text import visible
+from memforensics.text import visible
 
 
 class Alarm:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from memforensics.case.model import AllocationSite, Anchor, Frame, Sample
 from memforensics.report.labels import WORDS, Words
-from memforensics.report.text import library_name, utf8, visible
+from memforensics.text import library_name, utf8, visible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from memforensics.report.json.shapes import (
     site_json,
 )
 from memforensics.report.sentences import observed, runtimes
-from memforensics.report.text import utf8
+from memforensics.text import utf8
 
 SCHEMA = "memforensics/report/1"
 _YEAR_10000_NS = 253_402_300_800 * 10**9

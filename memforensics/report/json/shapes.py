@@ -26,7 +26,7 @@ from memforensics.case.model import (
     Rate,
     Stack,
 )
-from memforensics.report.text import library_name, utf8
+from memforensics.text import library_name, utf8
 
 Json = dict[str, Any]
 

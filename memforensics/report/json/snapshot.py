@@ -5,7 +5,7 @@ from typing import Protocol
 
 from memforensics.case.model import KernelTotals, Layer, LayerRow, Loss, Mapping, MappingGroup, Snapshot
 from memforensics.report.json.shapes import Json, group_json, kernel_totals_json, layer_json, losses_json, mapping_json
-from memforensics.report.text import utf8
+from memforensics.text import utf8
 
 
 class Group(Protocol):

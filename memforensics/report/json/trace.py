@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from memforensics.case.model import AllocationSite, Cost, Loss, TraceSummary
 from memforensics.report.json.shapes import Json, losses_json, overhead_json, site_json
 from memforensics.report.labels import WORDS, Group, Words, matter_text
-from memforensics.report.text import utf8
+from memforensics.text import utf8
 
 
 def trace_json(

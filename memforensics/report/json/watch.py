@@ -7,7 +7,7 @@ from memforensics.case.model import Case, Diagnosis, Sample
 from memforensics.report.json.report import growth_json, iso_time
 from memforensics.report.json.shapes import Json, kernel_totals_json, layer_json, losses_json, rate_json
 from memforensics.report.sentences import limit_sentence
-from memforensics.report.text import utf8, visible
+from memforensics.text import utf8, visible
 from memforensics.units import NS_PER_S, duration_text, rate_text, size_text
 
 

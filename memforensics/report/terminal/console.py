@@ -7,7 +7,7 @@ from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from memforensics.report.text import safe_lines
+from memforensics.text import safe_lines
 
 
 class Console(RichConsole):

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from memforensics.case.model import VariantResult
 from memforensics.report.json.shapes import Json, rate_json
-from memforensics.report.text import utf8, visible
+from memforensics.text import utf8, visible
 from memforensics.units import change_text, rate_text
 
 _STYLES = {"works": "bold green", "partly": "yellow", "none": "red", "worse": "bold red", "not-shown": "dim"}

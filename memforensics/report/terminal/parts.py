@@ -11,7 +11,7 @@ from rich.text import Text
 
 from memforensics.case.model import Culprit, Diagnosis, FindingSite, Frame, Hook, LayerRow, Remedy, Stack, VerdictWord
 from memforensics.report import sentences as say
-from memforensics.report.text import visible
+from memforensics.text import visible
 from memforensics.units import change_text, rate_text, size_text
 
 VERDICT_STYLES: dict[VerdictWord, str] = {

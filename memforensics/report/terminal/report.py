@@ -12,7 +12,7 @@ from memforensics.case.model import Case, Diagnosis, Finding
 from memforensics.report import sentences as say
 from memforensics.report.terminal import parts as parts
 from memforensics.report.terminal.console import Console
-from memforensics.report.text import visible
+from memforensics.text import visible
 from memforensics.units import counted_text, duration_text
 
 _MAX_SITES = 2

@@ -8,7 +8,7 @@ from rich.text import Text
 from memforensics.case.model import KernelTotals, LayerRow, Loss, MappingGroup, Snapshot, Target
 from memforensics.report.json.snapshot import Group, Process
 from memforensics.report.sentences import kernel_total_facts
-from memforensics.report.text import visible
+from memforensics.text import visible
 from memforensics.units import change_text, duration_text, size_text
 
 _BAR = 24

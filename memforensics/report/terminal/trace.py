@@ -22,7 +22,7 @@ from memforensics.report.labels import (
     observed_text,
 )
 from memforensics.report.terminal.parts import facts_table, fit_end, heading, stack_table
-from memforensics.report.text import visible
+from memforensics.text import visible
 from memforensics.units import change_text, count_text, duration_text, rate_text, size_text
 
 SortWord = Literal["outstanding", "rate", "count", "age"]

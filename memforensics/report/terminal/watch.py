@@ -13,7 +13,7 @@ from memforensics.case.model import Layer, LayerRow, MappingGroup, Rate, Sample,
 from memforensics.report import sentences as say
 from memforensics.report.json.watch import WatchTick
 from memforensics.report.terminal import parts as parts
-from memforensics.report.text import visible
+from memforensics.text import visible
 from memforensics.units import change_text, duration_text, rate_text, size_text
 
 _BARS = "▁▂▃▄▅▆▇█"

@@ -1,10 +1,6 @@
 """Text that came from the target, made safe to show. Processes, files and functions can have any name."""
 
 import os.path
-import re
-
-# an underscore within a word is none of Markdown's business; a mark of a heading or list is one at the start only
-_MARKDOWN = re.compile(r"([\\`*\[\]<>|~]|(?<![^\W_])_|_(?![^\W_])|^[#+=-])")
 
 
 def utf8(text: str) -> str:
@@ -32,20 +28,6 @@ def visible(text: str) -> str:
 def safe_lines(text: str) -> str:
     """Lines for a terminal: as `visible`, with the line breaks kept."""
     return utf8("\n".join(visible(line) for line in text.split("\n")))
-
-
-def markdown(text: str) -> str:
-    """One line of Markdown in which nothing of the text is markup."""
-    return _MARKDOWN.sub(r"\\\1", visible(text))
-
-
-def code(text: str) -> str:
-    """A Markdown code span that the text cannot end: its fence is longer than any run of backticks inside."""
-    shown = visible(text)
-    longest = max((len(run) for run in re.findall("`+", shown)), default=0)
-    fence = "`" * (longest + 1)
-    pad = " " if shown.startswith("`") or shown.endswith("`") or not shown.strip() else ""
-    return f"{fence}{pad}{shown}{pad}{fence}"
 
 
 def library_name(path: str) -> str:
