@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from memforensics.case.model import AllocationSite, Cohort, Stack
 from memforensics.probes.ebpf.loader.layout import Kind
-from memforensics.probes.ebpf.mmap.allocation_table import Book, Counts
-from memforensics.probes.ebpf.mmap.cohorts import MOST_SLOTS, Born, Left, Slots, cohorts
+from memforensics.probes.ebpf.mmap.allocation_table import AllocationTable, Counts
+from memforensics.probes.ebpf.mmap.cohorts import MAX_SLOTS, CounterReading, OutstandingBlock, Slots, cohorts
 
 SECOND = 1_000_000_000
 times = st.lists(st.integers(0, 100), max_size=60).map(sorted)
@@ -36,14 +36,16 @@ def test_sums_are_those_of_the_counters(
             continue
         slots.close(bound * SECOND)
         before = [(size, weight) for at, size, weight in births if at <= bound + late]
-        readings.append(Born(bound * SECOND, sum(s * w for s, w in before), sum(w for _, w in before)))
-    total = Born(100 * SECOND, sum(s * w for _, s, w in births), sum(w for *_, w in births))
+        readings.append(CounterReading(bound * SECOND, sum(s * w for s, w in before), sum(w for _, w in before)))
+    total = CounterReading(100 * SECOND, sum(s * w for _, s, w in births), sum(w for *_, w in births))
     kept = died.draw(st.lists(st.booleans(), min_size=len(births), max_size=len(births)))
-    left = [Left(at * SECOND, s * w, w) for (at, s, w), is_kept in zip(births, kept, strict=True) if is_kept]
+    left = [
+        OutstandingBlock(at * SECOND, s * w, w) for (at, s, w), is_kept in zip(births, kept, strict=True) if is_kept
+    ]
     found = cohorts(slots, 100 * SECOND, readings, total, left)
     assert _sums(found) == (total.bytes, total.count, sum(x.bytes for x in left), sum(x.count for x in left))
     assert all(0 <= c.left_bytes <= c.born_bytes and 0 <= c.left_count <= c.born_count for c in found)
-    assert len(found) <= MOST_SLOTS
+    assert len(found) <= MAX_SLOTS
     assert found[0].born_from_ns == 0
     assert found[-1].born_to_ns == 100 * SECOND
     assert all(a.born_to_ns == b.born_from_ns for a, b in itertools.pairwise(found))
@@ -52,18 +54,18 @@ def test_sums_are_those_of_the_counters(
 @given(seconds=st.integers(1, 400), each=st.integers(1, 3))
 def test_merging_slots_keeps_what_was_born_in_them(seconds: int, each: int) -> None:
     """A block a second; each slot has as many births as it has seconds."""
-    book = Book(lambda _start: None, itertools.count(1))
-    book.new_site(1, ("one",), Kind.mmap, False, False, True, lambda: Stack(frames=()))
-    (record,) = book.sites.values()
+    table = AllocationTable(lambda _start: None, itertools.count(1))
+    table.add_site(1, ("one",), Kind.mmap, False, False, True, lambda: Stack(frames=()))
+    (record,) = table.sites.values()
     slots = Slots(0)
     for second in range(1, seconds + 1):
-        book.update([(1, Counts(allocated_bytes=4096 * each * second, allocated_count=each * second))])
+        table.update([(1, Counts(allocated_bytes=4096 * each * second, allocated_count=each * second))])
         if slots.due(second * SECOND):
             slots.close(second * SECOND)
             record.end_slot(slots)
-    assert len(record.readings) <= MOST_SLOTS
+    assert len(record.readings) <= MAX_SLOTS
     found = record.cohorts(slots, seconds * SECOND, [])
-    assert len(found) <= MOST_SLOTS
+    assert len(found) <= MAX_SLOTS
     for cohort in found:
         assert cohort.born_count == each * (cohort.born_to_ns - cohort.born_from_ns) / SECOND
     assert _sums(found)[:2] == (4096 * each * seconds, each * seconds)
@@ -71,13 +73,13 @@ def test_merging_slots_keeps_what_was_born_in_them(seconds: int, each: int) -> N
 
 def test_a_site_that_was_seen_late_has_no_births_before() -> None:
     slots = Slots(0, bounds=[10 * SECOND, 20 * SECOND])
-    found = cohorts(slots, 30 * SECOND, [Born(20 * SECOND, 70, 7)], Born(30 * SECOND, 100, 10), [])
+    found = cohorts(slots, 30 * SECOND, [CounterReading(20 * SECOND, 70, 7)], CounterReading(30 * SECOND, 100, 10), [])
     assert [c.born_count for c in found] == [0, 7, 3]
 
 
 def test_blocks_born_after_the_noted_end_are_in_the_last_cohort() -> None:
     slots = Slots(0, bounds=[10 * SECOND])
-    found = cohorts(slots, 20 * SECOND, [], Born(0, 8, 1), [Left(25 * SECOND, 8, 1)])
+    found = cohorts(slots, 20 * SECOND, [], CounterReading(0, 8, 1), [OutstandingBlock(25 * SECOND, 8, 1)])
     assert (found[-1].born_count, found[-1].left_count) == (1, 1)
 
 
@@ -120,12 +122,12 @@ def test_ages_come_from_the_cohorts() -> None:
 
 
 def test_weights_leave_fewer_effective_births() -> None:
-    book = Book(lambda _start: None, itertools.count(1))
+    table = AllocationTable(lambda _start: None, itertools.count(1))
     for kernel_site in (1, 2):
-        book.new_site(kernel_site, ("one",), Kind.mmap, False, False, True, lambda: Stack(frames=()))
-    (record,) = book.sites.values()
+        table.add_site(kernel_site, ("one",), Kind.mmap, False, False, True, lambda: Stack(frames=()))
+    (record,) = table.sites.values()
     exact = Counts(allocated_bytes=10, allocated_count=10, squares=10)
-    book.update([(1, exact)])
+    table.update([(1, exact)])
     assert record.site(1, 0).effective_births is None
-    book.update([(1, exact), (2, Counts(allocated_bytes=256, allocated_count=256, squares=256 * 256))])
+    table.update([(1, exact), (2, Counts(allocated_bytes=256, allocated_count=256, squares=256 * 256))])
     assert record.site(1, 0).effective_births == 266 * 266 // (10 + 256 * 256)

@@ -4,25 +4,27 @@ import itertools
 
 from memforensics.case.model import Stack
 from memforensics.probes.ebpf.loader.layout import Kind
-from memforensics.probes.ebpf.mmap.allocation_table import ALL_POINTS, MAX_KERNEL_SITES, MAX_POINTS, Book
+from memforensics.probes.ebpf.mmap.allocation_table import ALL_POINTS, MAX_KERNEL_SITES, MAX_POINTS, AllocationTable
 
 
 def test_a_hundred_thousand_stacks() -> None:
-    book = Book(lambda _start: None, itertools.count(1))
+    table = AllocationTable(lambda _start: None, itertools.count(1))
     for number in range(100_000):
-        book.new_site(number, ("stack", number), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
-    assert len(book.sites) == MAX_KERNEL_SITES
-    assert book.left_out == 100_000 - MAX_KERNEL_SITES
-    assert len(book.sites) * book.most_points <= ALL_POINTS
-    book.new_site(7, ("stack", 7), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
-    assert book.left_out == 100_000 - MAX_KERNEL_SITES  # known ones are still taken
+        table.add_site(
+            number, ("stack", number), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True)
+        )
+    assert len(table.sites) == MAX_KERNEL_SITES
+    assert table.dropped_sites == 100_000 - MAX_KERNEL_SITES
+    assert len(table.sites) * table.max_points <= ALL_POINTS
+    table.add_site(7, ("stack", 7), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
+    assert table.dropped_sites == 100_000 - MAX_KERNEL_SITES  # known ones are still taken
 
 
 def test_points_of_a_timeline_are_thinned_out() -> None:
-    book = Book(lambda _start: None, itertools.count(1))
-    book.new_site(1, ("one",), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
-    assert book.most_points == MAX_POINTS
-    (record,) = book.sites.values()
+    table = AllocationTable(lambda _start: None, itertools.count(1))
+    table.add_site(1, ("one",), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
+    assert table.max_points == MAX_POINTS
+    (record,) = table.sites.values()
     for second in range(10_000):
         record.note(second, 50)
     assert len(record.points) <= 50

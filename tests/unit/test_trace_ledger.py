@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from memforensics.case.model import Stack
 from memforensics.probes.ebpf.loader.layout import EventType, Kind, LiveRange, RangeEvent
-from memforensics.probes.ebpf.mmap.allocation_table import Book, Counts
-from memforensics.probes.ebpf.mmap.ledger import Block, Freed, Ledger, freed_by_site, union, without
+from memforensics.probes.ebpf.mmap.allocation_table import AllocationTable, Counts
+from memforensics.probes.ebpf.mmap.ledger import Block, Freed, Ledger, freed_by_site, subtract, union
 
 PAGES = 64
 spans = st.tuples(st.integers(0, PAGES - 1), st.integers(1, 16)).map(lambda s: (s[0], min(PAGES, s[0] + s[1])))
@@ -112,8 +112,8 @@ def _event(kind: EventType, start: int, end: int, **more: int) -> RangeEvent:
     return RangeEvent(type=kind, start=start, end=end, **fields)
 
 
-def _book(kernel: list[LiveRange]) -> Book:
-    """A book over a pretended kernel table."""
+def _allocation_table(kernel: list[LiveRange]) -> AllocationTable:
+    """A table over a pretended kernel table."""
 
     def take(start: int) -> LiveRange | None:
         found = next((entry for entry in kernel if entry.start == start), None)
@@ -121,135 +121,135 @@ def _book(kernel: list[LiveRange]) -> Book:
             kernel.remove(found)
         return found
 
-    book = Book(take, itertools.count(1))
+    table = AllocationTable(take, itertools.count(1))
     for site in (11, 12):
-        book.new_site(site, (site,), Kind.mmap, False, False, True, lambda: Stack(frames=()))
-    return book
+        table.add_site(site, (site,), Kind.mmap, False, False, True, lambda: Stack(frames=()))
+    return table
 
 
-def _spans(book: Book) -> list[tuple[int, int]]:
-    return [(piece.start, piece.end) for piece in book.ledger]
+def _spans(table: AllocationTable) -> list[tuple[int, int]]:
+    return [(piece.start, piece.end) for piece in table.ledger]
 
 
-def _outstanding(book: Book, allocated: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
-    book.update((site, Counts(allocated_bytes=b, allocated_count=n)) for site, (b, n) in allocated.items())
-    records = {site: book.record(site) for site in (11, 12)}
+def _outstanding(table: AllocationTable, allocated: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    table.update((site, Counts(allocated_bytes=b, allocated_count=n)) for site, (b, n) in allocated.items())
+    records = {site: table.record(site) for site in (11, 12)}
     return {s: (r.outstanding_bytes, r.outstanding_count) for s, r in records.items() if r is not None}
 
 
 def test_a_hole_in_the_kernels_mapping_leaves_both_ends() -> None:
     kernel = [LiveRange(100, 200, 11, 5, 1)]
-    book = _book(kernel)
-    book.handle(_event(EventType.UNMAP, 120, 150))
-    assert book.settle(list(kernel)) == []
-    assert _spans(book) == [(100, 120), (150, 200)]
-    assert _outstanding(book, {11: (100, 1)})[11] == (70, 1)
+    table = _allocation_table(kernel)
+    table.handle(_event(EventType.UNMAP, 120, 150))
+    assert table.resolve_unmaps(list(kernel)) == []
+    assert _spans(table) == [(100, 120), (150, 200)]
+    assert _outstanding(table, {11: (100, 1)})[11] == (70, 1)
 
 
 def test_a_mapping_made_after_the_unmap_is_left_alone() -> None:
     kernel = [LiveRange(100, 200, 11, 500, 1)]
-    book = _book(kernel)
-    book.handle(_event(EventType.UNMAP, 100, 200, t_ns=400))
-    assert book.settle(list(kernel)) == kernel
-    assert _outstanding(book, {11: (100, 1)})[11] == (100, 1)
+    table = _allocation_table(kernel)
+    table.handle(_event(EventType.UNMAP, 100, 200, t_ns=400))
+    assert table.resolve_unmaps(list(kernel)) == kernel
+    assert _outstanding(table, {11: (100, 1)})[11] == (100, 1)
 
 
 def test_a_younger_mapping_at_the_same_address_stands_in_the_place_of_the_one_that_was_read() -> None:
     kernel = [LiveRange(100, 150, 12, 500, 1)]
-    book = _book(kernel)
-    book.handle(_event(EventType.UNMAP, 180, 200, t_ns=400))
-    book.settle([LiveRange(100, 200, 11, 5, 1)])  # as it was when the table was read
-    book.handle(_event(EventType.UNMAP, 100, 150, t_ns=450))  # of the older one, told late
-    book.settle([])
-    assert _spans(book) == [(100, 150)]
-    assert _outstanding(book, {12: (50, 1)})[12] == (50, 1)
+    table = _allocation_table(kernel)
+    table.handle(_event(EventType.UNMAP, 180, 200, t_ns=400))
+    table.resolve_unmaps([LiveRange(100, 200, 11, 5, 1)])  # as it was when the table was read
+    table.handle(_event(EventType.UNMAP, 100, 150, t_ns=450))  # of the older one, told late
+    table.resolve_unmaps([])
+    assert _spans(table) == [(100, 150)]
+    assert _outstanding(table, {12: (50, 1)})[12] == (50, 1)
 
 
 def test_a_tail_and_then_the_whole() -> None:
     """The kernel closes what it took for a whole mapping; the tail was booked nowhere, so nothing counts twice."""
     kernel: list[LiveRange] = []
-    book = _book(kernel)
-    book.handle(_event(EventType.UNMAP, 180, 200))
-    book.settle(list(kernel))
-    assert not _spans(book)
-    assert _outstanding(book, {11: (0, 0)})[11] == (0, 0)
+    table = _allocation_table(kernel)
+    table.handle(_event(EventType.UNMAP, 180, 200))
+    table.resolve_unmaps(list(kernel))
+    assert not _spans(table)
+    assert _outstanding(table, {11: (0, 0)})[11] == (0, 0)
 
 
 def test_a_failed_unmap_changes_nothing() -> None:
     kernel = [LiveRange(100, 200, 11, 5, 1)]
-    book = _book(kernel)
+    table = _allocation_table(kernel)
     for settled in (False, True):
-        book.handle(_event(EventType.UNMAP, 90, 150))
+        table.handle(_event(EventType.UNMAP, 90, 150))
         if settled:
-            book.settle(list(kernel))
-        book.handle(_event(EventType.UNDO, 90, 150))
-        book.settle(list(kernel))
-        assert _outstanding(book, {11: (100, 1)})[11] == (100, 1)
-        assert [(e.start, e.end) for e in kernel] + union(_spans(book)) == [(100, 200)]
+            table.resolve_unmaps(list(kernel))
+        table.handle(_event(EventType.UNDO, 90, 150))
+        table.resolve_unmaps(list(kernel))
+        assert _outstanding(table, {11: (100, 1)})[11] == (100, 1)
+        assert [(e.start, e.end) for e in kernel] + union(_spans(table)) == [(100, 200)]
 
 
 def test_a_failure_that_is_not_of_the_last_removal_undoes_nothing() -> None:
-    book = _book([])
-    book.handle(_event(EventType.BRK, 100, 200, site=11, born_ns=5))
-    book.handle(_event(EventType.UNMAP, 100, 150))
-    book.handle(_event(EventType.UNDO, 300, 350))
-    assert _spans(book) == [(150, 200)]
+    table = _allocation_table([])
+    table.handle(_event(EventType.BRK, 100, 200, site=11, born_ns=5))
+    table.handle(_event(EventType.UNMAP, 100, 150))
+    table.handle(_event(EventType.UNDO, 300, 350))
+    assert _spans(table) == [(150, 200)]
 
 
 def test_mremap_moves_what_was_known_and_books_the_growth() -> None:
     kernel = [LiveRange(100, 200, 11, 5, 1)]
-    book = _book(kernel)
-    book.handle(_event(EventType.UNMAP, 150, 200))  # half of it
-    book.handle(_event(EventType.UNMAP, 100, 150, tid=2, t_ns=110))
-    book.handle(_event(EventType.REMAP, 1000, 1080, tid=2, site=12, born_ns=120, old=100, old_length=50))
-    book.settle(list(kernel))
-    assert _outstanding(book, {11: (100, 1)}) == {11: (0, 0), 12: (80, 1)}
-    assert union(_spans(book)) == [(1000, 1080)]
+    table = _allocation_table(kernel)
+    table.handle(_event(EventType.UNMAP, 150, 200))  # half of it
+    table.handle(_event(EventType.UNMAP, 100, 150, tid=2, t_ns=110))
+    table.handle(_event(EventType.REMAP, 1000, 1080, tid=2, site=12, born_ns=120, old=100, old_length=50))
+    table.resolve_unmaps(list(kernel))
+    assert _outstanding(table, {11: (100, 1)}) == {11: (0, 0), 12: (80, 1)}
+    assert union(_spans(table)) == [(1000, 1080)]
 
 
 def test_what_was_moved_and_then_unmapped_before_it_was_found_is_gone() -> None:
     kernel = [LiveRange(100, 200, 11, 5, 1)]
-    book = _book(kernel)
-    book.handle(_event(EventType.UNMAP, 100, 150, tid=2, t_ns=110))
-    book.handle(_event(EventType.REMAP, 1000, 1050, tid=2, site=12, born_ns=120, old=100, old_length=50))
-    book.handle(_event(EventType.UNMAP, 1020, 1050, tid=2, t_ns=130))
-    book.settle(list(kernel))
-    assert _spans(book) == [(150, 200), (1000, 1020)]
-    assert _outstanding(book, {11: (100, 1)}) == {11: (50, 1), 12: (20, 1)}
+    table = _allocation_table(kernel)
+    table.handle(_event(EventType.UNMAP, 100, 150, tid=2, t_ns=110))
+    table.handle(_event(EventType.REMAP, 1000, 1050, tid=2, site=12, born_ns=120, old=100, old_length=50))
+    table.handle(_event(EventType.UNMAP, 1020, 1050, tid=2, t_ns=130))
+    table.resolve_unmaps(list(kernel))
+    assert _spans(table) == [(150, 200), (1000, 1020)]
+    assert _outstanding(table, {11: (100, 1)}) == {11: (50, 1), 12: (20, 1)}
 
 
 def test_mremap_of_memory_from_before_the_trace_books_the_growth_alone() -> None:
-    book = _book([])
-    book.handle(_event(EventType.UNMAP, 100, 150))
-    book.handle(_event(EventType.REMAP, 1000, 1080, site=12, born_ns=120, old=100, old_length=50))
-    assert _outstanding(book, {})[12] == (30, 1)
+    table = _allocation_table([])
+    table.handle(_event(EventType.UNMAP, 100, 150))
+    table.handle(_event(EventType.REMAP, 1000, 1080, site=12, born_ns=120, old=100, old_length=50))
+    assert _outstanding(table, {})[12] == (30, 1)
 
 
 def test_an_evicted_mapping_loses_what_was_unmapped_since_it_was_born() -> None:
-    book = _book([])
-    book.handle(_event(EventType.UNMAP, 180, 220, t_ns=100))
-    book.settle([])  # it was told of just before the table was read, and comes only now
-    book.handle(_event(EventType.EVICT, 100, 200, site=11, born_ns=50, t_ns=150, old=3))
-    assert _spans(book) == [(100, 180)]
-    assert _outstanding(book, {11: (300, 3)})[11] == (240, 3)
+    table = _allocation_table([])
+    table.handle(_event(EventType.UNMAP, 180, 220, t_ns=100))
+    table.resolve_unmaps([])  # it was told of just before the table was read, and comes only now
+    table.handle(_event(EventType.EVICT, 100, 200, site=11, born_ns=50, t_ns=150, old=3))
+    assert _spans(table) == [(100, 180)]
+    assert _outstanding(table, {11: (300, 3)})[11] == (240, 3)
 
 
 def test_the_heap_shrinks_from_its_end() -> None:
-    book = _book([])
-    book.handle(_event(EventType.BRK, 1000, 1100, site=11, born_ns=10))
-    book.handle(_event(EventType.BRK, 1100, 1150, site=12, born_ns=20))
-    book.handle(_event(EventType.UNMAP, 1080, 1150, t_ns=30))
-    assert _outstanding(book, {11: (100, 1), 12: (50, 1)}) == {11: (80, 1), 12: (0, 0)}
+    table = _allocation_table([])
+    table.handle(_event(EventType.BRK, 1000, 1100, site=11, born_ns=10))
+    table.handle(_event(EventType.BRK, 1100, 1150, site=12, born_ns=20))
+    table.handle(_event(EventType.UNMAP, 1080, 1150, t_ns=30))
+    assert _outstanding(table, {11: (100, 1), 12: (50, 1)}) == {11: (80, 1), 12: (0, 0)}
 
 
 def test_a_shared_segment_is_detached_without_what_was_mapped_over_it() -> None:
-    book = _book([])
-    book.attach(_event(EventType.ATTACH, 1000, 1000, site=11, born_ns=10), 100)
-    book.handle(_event(EventType.UNMAP, 1040, 1050, t_ns=20))
-    book.handle(_event(EventType.BRK, 1040, 1050, site=12, born_ns=21))
-    book.handle(_event(EventType.DETACH, 1000, 0, t_ns=30))
-    assert _spans(book) == [(1040, 1050)]
-    assert _outstanding(book, {12: (10, 1)}) == {11: (0, 0), 12: (10, 1)}
+    table = _allocation_table([])
+    table.attach(_event(EventType.ATTACH, 1000, 1000, site=11, born_ns=10), 100)
+    table.handle(_event(EventType.UNMAP, 1040, 1050, t_ns=20))
+    table.handle(_event(EventType.BRK, 1040, 1050, site=12, born_ns=21))
+    table.handle(_event(EventType.DETACH, 1000, 0, t_ns=30))
+    assert _spans(table) == [(1040, 1050)]
+    assert _outstanding(table, {12: (10, 1)}) == {11: (0, 0), 12: (10, 1)}
 
 
 pages = st.sets(st.integers(0, 40))
@@ -261,19 +261,19 @@ def _union_of(pages_: set[int]) -> list[tuple[int, int]]:
 
 @given(pages, pages)
 def test_without_is_a_difference_of_sets(first: set[int], second: set[int]) -> None:
-    assert union(without(_union_of(first), _union_of(second))) == _union_of(first - second)
+    assert union(subtract(_union_of(first), _union_of(second))) == _union_of(first - second)
 
 
 def test_a_stack_completed_later_takes_over_its_site() -> None:
-    book = Book(lambda *_: [], itertools.count(1))
-    book.new_site(5, ("part",), Kind.mmap, False, False, False, lambda: Stack(frames=(), complete=False))
-    book.new_site(5, ("whole",), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
-    book.update([(5, Counts(allocated_bytes=4096, allocated_count=1))])
-    record = book.record(5)
+    table = AllocationTable(lambda *_: [], itertools.count(1))
+    table.add_site(5, ("part",), Kind.mmap, False, False, False, lambda: Stack(frames=(), complete=False))
+    table.add_site(5, ("whole",), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
+    table.update([(5, Counts(allocated_bytes=4096, allocated_count=1))])
+    record = table.record(5)
     assert record is not None
     assert record.stack.complete
     assert record.outstanding_bytes == 4096
-    assert sum(r.outstanding_bytes for r in book.sites.values()) == 4096
+    assert sum(r.outstanding_bytes for r in table.sites.values()) == 4096
 
 
 def test_a_mapping_born_when_memory_is_removed_is_not_removed() -> None:
@@ -288,11 +288,11 @@ def test_a_mapping_born_when_memory_is_removed_is_not_removed() -> None:
 def test_of_ranges_that_share_addresses_the_younger_stands() -> None:
     """The removals between them were not told."""
     kernel = [LiveRange(100, 200, 11, 5, 1), LiveRange(150, 180, 12, 50, 2), LiveRange(300, 400, 11, 6, 1)]
-    book = _book(kernel)
-    book.handle(_event(EventType.BRK, 380, 420, site=12, born_ns=70))
-    book.take_over_overlapping(list(kernel))
+    table = _allocation_table(kernel)
+    table.handle(_event(EventType.BRK, 380, 420, site=12, born_ns=70))
+    table.take_over_overlapping(list(kernel))
     assert kernel == []
-    assert [(p.start, p.end, p.block.site) for p in book.ledger] == [
+    assert [(p.start, p.end, p.block.site) for p in table.ledger] == [
         (100, 150, 11),
         (150, 180, 12),
         (180, 200, 11),
@@ -303,45 +303,45 @@ def test_of_ranges_that_share_addresses_the_younger_stands() -> None:
 
 def test_ranges_that_share_nothing_stay_with_the_kernel() -> None:
     kernel = [LiveRange(100, 200, 11, 5, 1), LiveRange(200, 300, 12, 50, 2)]
-    book = _book(kernel)
-    book.handle(_event(EventType.BRK, 300, 320, site=12, born_ns=70))
-    book.take_over_overlapping(list(kernel))
+    table = _allocation_table(kernel)
+    table.handle(_event(EventType.BRK, 300, 320, site=12, born_ns=70))
+    table.take_over_overlapping(list(kernel))
     assert len(kernel) == 2
 
 
 def test_what_a_site_has_beyond_its_ranges_was_freed() -> None:
     live = [LiveRange(100, 150, 11, 5, 1)]
-    book = _book([])
-    book.handle(_event(EventType.BRK, 300, 340, site=12, born_ns=70))
-    book.handle(_event(EventType.UNMAP, 320, 330, t_ns=80))  # one block, two pieces
+    table = _allocation_table([])
+    table.handle(_event(EventType.BRK, 300, 340, site=12, born_ns=70))
+    table.handle(_event(EventType.UNMAP, 320, 330, t_ns=80))  # one block, two pieces
     counters = {11: (500, 4), 12: (40, 1)}
     kernel = [(site, Counts(allocated_bytes=b, allocated_count=n)) for site, (b, n) in counters.items()]
-    book.correct(kernel, live)
-    assert _outstanding(book, counters) == {11: (50, 1), 12: (30, 1)}
+    table.correct(kernel, live)
+    assert _outstanding(table, counters) == {11: (50, 1), 12: (30, 1)}
 
 
 def test_removals_are_kept_while_events_wait_that_may_need_them() -> None:
-    book = _book([])
-    book.handle(_event(EventType.UNMAP, 180, 220, t_ns=100))
+    table = _allocation_table([])
+    table.handle(_event(EventType.UNMAP, 180, 220, t_ns=100))
     for _ in range(3):
-        book.settle([], is_behind=True)
-    book.handle(_event(EventType.EVICT, 100, 200, site=11, born_ns=50, t_ns=150, old=1))
-    assert _spans(book) == [(100, 180)]
+        table.resolve_unmaps([], is_behind=True)
+    table.handle(_event(EventType.EVICT, 100, 200, site=11, born_ns=50, t_ns=150, old=1))
+    assert _spans(table) == [(100, 180)]
 
 
 def test_a_removal_that_is_told_late_is_found_by_its_time() -> None:
-    book = _book([])
-    book.handle(_event(EventType.UNMAP, 120, 130, t_ns=100))
-    book.handle(_event(EventType.UNMAP, 140, 150, t_ns=90))  # by another CPU
-    book.handle(_event(EventType.EVICT, 100, 200, site=11, born_ns=80, t_ns=150, old=1))
-    book.handle(_event(EventType.EVICT, 400, 500, site=11, born_ns=95, t_ns=150, old=1))
-    assert _spans(book) == [(100, 120), (130, 140), (150, 200), (400, 500)]
+    table = _allocation_table([])
+    table.handle(_event(EventType.UNMAP, 120, 130, t_ns=100))
+    table.handle(_event(EventType.UNMAP, 140, 150, t_ns=90))  # by another CPU
+    table.handle(_event(EventType.EVICT, 100, 200, site=11, born_ns=80, t_ns=150, old=1))
+    table.handle(_event(EventType.EVICT, 400, 500, site=11, born_ns=95, t_ns=150, old=1))
+    assert _spans(table) == [(100, 120), (130, 140), (150, 200), (400, 500)]
 
 
 def test_pieces_beyond_what_is_kept_are_in_no_sum_and_are_counted() -> None:
-    book = _book([])
-    book.most_pieces = 2
+    table = _allocation_table([])
+    table.max_pieces = 2
     for start in (100, 200, 300):
-        book.handle(_event(EventType.EVICT, start, start + 50, site=11, born_ns=5, old=1))
-    assert (len(book.ledger), book.not_kept) == (2, 1)
-    assert _outstanding(book, {11: (150, 3)})[11] == (100, 2)
+        table.handle(_event(EventType.EVICT, start, start + 50, site=11, born_ns=5, old=1))
+    assert (len(table.ledger), table.dropped_ranges) == (2, 1)
+    assert _outstanding(table, {11: (150, 3)})[11] == (100, 2)

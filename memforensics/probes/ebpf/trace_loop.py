@@ -41,7 +41,7 @@ LossRow = tuple[str, str, int]  # what, what reduces it, how often
 
 
 class Programs(Protocol):
-    """A loaded set of eBPF programs, armed, that books from `begin` on."""
+    """A loaded set of eBPF programs, armed, that records from `begin` on."""
 
     engine: Engine
     namespaced: bool
@@ -219,7 +219,7 @@ class TreeTrace(ABC, Generic[P, S]):
     def _account_begins(self, member: Member[S]) -> None:
         """Booking has begun, or the process has joined or runs another program while it was on."""
 
-    def _all_gone(self, space: S) -> None:
+    def _release_all(self, space: S) -> None:
         """Exec: nothing of the space stands any more."""
 
     def _told(self, space: S, event: RangeEvent) -> None:
@@ -303,7 +303,7 @@ class TreeTrace(ABC, Generic[P, S]):
         elif event.type not in (EventType.FORK, EventType.EXIT):
             space = self._space(event.space)
             if space is not None and event.type is EventType.CODE:
-                space.learner.replaced(event.start, event.end)
+                space.rule_cache.replaced(event.start, event.end)
             elif space is not None:
                 self._told(space, event)
         return False
@@ -322,7 +322,7 @@ class TreeTrace(ABC, Generic[P, S]):
             return
         self._update_counts()
         member.space.end()
-        self._all_gone(member.space)
+        self._release_all(member.space)
         if self.members.execed(member, event.start):
             self._account_begins(member)
 
@@ -450,7 +450,7 @@ class TreeTrace(ABC, Generic[P, S]):
 
     def _losses(self, stats: RunStats | None, coverages: Sequence[float]) -> Iterator[Loss]:
         spaces = [space for member in self.members for space in member.spaces]
-        not_stored = sum(space.learner.not_stored for space in spaces)
+        not_stored = sum(space.rule_cache.not_stored for space in spaces)
         of_python = sum((space.python.lost for space in spaces), Counter[str]())
         above = f"processes whose sites hold more than RSS grew by (up to {max(coverages, default=0.0):.0%} of it)"
         rows = [

@@ -10,7 +10,7 @@ from memforensics.case.model import Sample
 from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.loader.layout import StackEvent
 from memforensics.probes.ebpf.stacks.python_frames import PythonSide
-from memforensics.probes.ebpf.stacks.unwind_rule_cache import Learner
+from memforensics.probes.ebpf.stacks.unwind_rule_cache import RuleCache
 from memforensics.target import Process, open_process
 
 _FIRST_SPACE = 1 << 63  # numbers of address spaces that user space gives; the kernel's own are below
@@ -22,7 +22,7 @@ class Space(Protocol):
 
     number: int
     ended: bool
-    learner: Learner
+    rule_cache: RuleCache
     python: PythonSide
 
     def stack(self, event: StackEvent) -> None: ...

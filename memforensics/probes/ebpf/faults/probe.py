@@ -49,7 +49,7 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
     def _add_target(self, member: Member[FaultSpace]) -> bool:
         return self.programs.add_target(member.pid, member.space.number, member.began)
 
-    def _all_gone(self, space: FaultSpace) -> None:
+    def _release_all(self, space: FaultSpace) -> None:
         space.gone()
 
     # --- looking
@@ -72,7 +72,7 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
                 if crowded:
                     self.programs.forget_pages(member.space.number, gone)
             for site in member.space.sites.values():
-                site.note(member.began_ns, now, member.space.most_points)
+                site.note(member.began_ns, now, member.space.max_points)
 
     def _news(self, now: int) -> Iterator[AllocationSite]:
         for member in self.members.alive:
@@ -112,8 +112,8 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
         sites = (site for member in self.members for site in _touched(member))
         cut_short = sum(site.touched.faults for site in sites if not site.stack.complete)
         yield "faults whose stack could not be followed to its end", "a longer trace", cut_short
-        left_out = sum(space.left_out for member in self.members for space in member.spaces)
-        yield "stacks not told apart: too many different ones", "a shorter trace", left_out
+        dropped_sites = sum(space.dropped_sites for member in self.members for space in member.spaces)
+        yield "stacks not told apart: too many different ones", "a shorter trace", dropped_sites
         unwalked = sum(self.programs.unwalked(member.pid) or 0 for member in self.members)
         why, reduce = "to keep --overhead", "a higher --overhead"
         if self._governor.share is None:

@@ -10,7 +10,7 @@ from memforensics.probes.ebpf.faults.pages import Touched, spans, still_there
 from memforensics.probes.ebpf.faults.programs import FaultPrograms, SiteCounts
 from memforensics.probes.ebpf.loader.layout import NativePc, StackEvent
 from memforensics.probes.ebpf.mmap.allocation_table import ALL_POINTS, MAX_KERNEL_SITES, MAX_POINTS
-from memforensics.probes.ebpf.stacks.space import WalkedSpace
+from memforensics.probes.ebpf.stacks.space import UnwoundSpace
 from memforensics.target import Process
 from memforensics.target.pagemap import Pagemap
 
@@ -63,7 +63,7 @@ class FaultSite:
         )
 
 
-class FaultSpace(WalkedSpace):
+class FaultSpace(UnwoundSpace):
     """With who touched what in it, and what of that is still there."""
 
     def __init__(self, number: int, process: Process, programs: FaultPrograms, numbers: "itertools.count[int]") -> None:
@@ -71,13 +71,13 @@ class FaultSpace(WalkedSpace):
         self.sites: dict[object, FaultSite] = {}
         self._by_kernel: dict[int, FaultSite] = {}
         self._weights: dict[int, int] = {}  # of the kernel's sites
-        self.left_out = 0  # stacks, of too many
+        self.dropped_sites = 0  # stacks, of too many
         self._numbers = numbers
 
     def stack(self, event: StackEvent) -> None:
         """A stack met for the first time: learned from, symbolized and noted."""
         if len(self._by_kernel) >= MAX_KERNEL_SITES and event.site not in self._by_kernel:
-            self.left_out += 1
+            self.dropped_sites += 1
             return
         native, complete = self.learned(event)
         frames = [(pc, self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)) for pc in native]
@@ -95,7 +95,7 @@ class FaultSpace(WalkedSpace):
             self._by_kernel[event.site] = site
 
     @property
-    def most_points(self) -> int:
+    def max_points(self) -> int:
         """That one site's timeline may have."""
         return max(16, min(MAX_POINTS, ALL_POINTS // max(1, len(self.sites))))
 

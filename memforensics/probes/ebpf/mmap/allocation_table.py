@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from memforensics.case.model import AllocationSite, Cohort, SitePoint, Stack
 from memforensics.probes.ebpf.loader.layout import EventType, Kind, LiveRange, RangeEvent
-from memforensics.probes.ebpf.mmap.cohorts import Born, Left, Slots, cohorts
-from memforensics.probes.ebpf.mmap.ledger import Block, Ledger, Piece, freed_by_site, union, without
-from memforensics.probes.ebpf.mmap.pending_unmaps import Cut, Cuts, Overlap
+from memforensics.probes.ebpf.mmap.cohorts import CounterReading, OutstandingBlock, Slots, cohorts
+from memforensics.probes.ebpf.mmap.ledger import Block, Ledger, Piece, freed_by_site, subtract, union
+from memforensics.probes.ebpf.mmap.pending_unmaps import Overlap, PendingUnmaps, Unmap
 
 MAX_POINTS = 1200  # of one site's timeline; beyond, every second one goes
 ALL_POINTS = 1 << 19  # of all sites of a process together
@@ -56,8 +56,8 @@ class SiteRecord:
     make_stack: Callable[[], Stack]
     now: Counts = field(default_factory=Counts)
     points: list[SitePoint] = field(default_factory=list)
-    readings: list[Born] = field(default_factory=list)  # of the counter of births, at the ends of slots
-    left: list[Left] | None = None  # the outstanding blocks, at the end
+    readings: list[CounterReading] = field(default_factory=list)  # of the counter of births, at the ends of slots
+    left: list[OutstandingBlock] | None = None  # the outstanding blocks, at the end
     resident_bytes: int | None = None
     tmpfs: bool = False
     placed: bool = False
@@ -95,13 +95,13 @@ class SiteRecord:
     def end_slot(self, slots: Slots) -> None:
         """Reads the counter of births at the end of a slot."""
         if not self.readings or self.readings[-1].count != self.now.allocated_count:
-            self.readings.append(Born(slots.bounds[-1], self.now.allocated_bytes, self.now.allocated_count))
+            self.readings.append(CounterReading(slots.bounds[-1], self.now.allocated_bytes, self.now.allocated_count))
         if len(self.readings) > len(slots.bounds):
             self.readings = slots.kept(self.readings)
 
-    def cohorts(self, slots: Slots, ended_ns: int, left: list[Left]) -> tuple[Cohort, ...]:
+    def cohorts(self, slots: Slots, ended_ns: int, left: list[OutstandingBlock]) -> tuple[Cohort, ...]:
         """`left`: the site's outstanding blocks."""
-        born = Born(ended_ns, self.now.allocated_bytes, self.now.allocated_count)
+        born = CounterReading(ended_ns, self.now.allocated_bytes, self.now.allocated_count)
         return cohorts(slots, ended_ns, self.readings, born, left)
 
     @property
@@ -139,30 +139,33 @@ Take = Callable[[int], LiveRange | None]
 """The kernel's whole mapping that starts there, taken out of its hands."""
 
 
-class Book:
-    """Kernel sites -> site records; and the ledger of what is no longer whole. Pure: `take` reaches into the kernel.
+class AllocationTable:
+    """The sites of one address space, and the ledger of mappings that are no longer whole. Pure: `take` alone reads
+    the kernel's table.
 
-    A mapping that was cut is known to the kernel as a whole until `settle` finds it there, or it is told of (EVICT)
-    because its address is used again. So each removal is kept until both can have happened (cuts.py), and what comes
-    to stand in the ledger first loses what was removed since it was born. Whoever was born after a removal is not
-    touched by it, in whatever order we get to know.
+    The kernel keeps whole mappings. It still lists a mapping that was cut as a whole one until `resolve_unmaps` finds
+    it there, or until its address is used again (EVICT). So each removal is kept until both can have happened
+    (pending_unmaps.py). A mapping that enters the ledger first loses what was removed since it was born. A removal
+    never touches a mapping that was born after it, whatever the order in which the events arrive.
     """
 
     def __init__(self, take: Take, numbers: "itertools.count[int]") -> None:
         self.ledger = Ledger()
         self.sites: dict[SiteKey, SiteRecord] = {}
-        self.cuts = Cuts()
+        self.pending_unmaps = PendingUnmaps()
         self._by_kernel: dict[int, SiteRecord] = {}
-        self._here: dict[int, Counts] = {}  # kernel site -> what was booked in user space
-        self._take, self._numbers = take, numbers
-        self._recent: OrderedDict[tuple[int, int, int], Cut] = OrderedDict()  # tid, start, end -> its last removal
-        self._late: list[LiveRange] = []
-        self.left_out = 0  # stacks, of too many
-        self.most_pieces = MAX_PIECES
-        self.not_kept = 0  # pieces, of too many: outstanding, and not in any sum
+        self._local_counts: dict[int, Counts] = {}  # kernel site -> what was booked in user space
+        self._take_live, self._numbers = take, numbers
+        self._recent_unmaps: OrderedDict[tuple[int, int, int], Unmap] = (
+            OrderedDict()
+        )  # tid, start, end -> its last removal
+        self._deferred: list[LiveRange] = []
+        self.dropped_sites = 0  # stacks, of too many
+        self.max_pieces = MAX_PIECES
+        self.dropped_ranges = 0  # pieces, of too many: outstanding, and not in any sum
         self._attached: dict[int, tuple[int, Block]] = {}  # start -> end, block: shmat
 
-    def new_site(
+    def add_site(
         self,
         kernel_site: int,
         key: SiteKey,
@@ -177,7 +180,7 @@ class Book:
     ) -> None:
         """Notes which stack a site of the kernel has. `stack` is called when it was not met before and is asked for."""
         if len(self._by_kernel) >= MAX_KERNEL_SITES and kernel_site not in self._by_kernel:
-            self.left_out += 1
+            self.dropped_sites += 1
             return
         record = self.sites.get(key)
         if record is None:
@@ -190,7 +193,7 @@ class Book:
             self._by_kernel[kernel_site] = record
 
     @property
-    def most_points(self) -> int:
+    def max_points(self) -> int:
         """That one site's timeline may have."""
         return max(16, min(MAX_POINTS, ALL_POINTS // max(1, len(self.sites))))
 
@@ -200,60 +203,60 @@ class Book:
         if event.type is EventType.UNMAP:
             self._remove(event)
         elif event.type is EventType.EVICT:
-            self._place(event.start, event.end, Block(event.site, event.born_ns, weight=event.old))
+            self._insert(event.start, event.end, Block(event.site, event.born_ns, weight=event.old))
         elif event.type is EventType.UNDO:
             self._restore(event)
         elif event.type is EventType.BRK:
-            self._place(event.start, event.end, Block(event.site, event.born_ns))
+            self._insert(event.start, event.end, Block(event.site, event.born_ns))
         elif event.type is EventType.REMAP:
             self._remap(event)
         elif event.type is EventType.DETACH:
             self._detach(event)
 
     def _remove(self, event: RangeEvent) -> None:
-        cut = Cut(event.tid, event.t_ns, event.start, event.end)
-        cut.pieces = self.ledger.remove(event.start, event.end, born_before_ns=event.t_ns)
-        self._book(cut.pieces)
-        self.cuts.add(cut)
+        unmap = Unmap(event.tid, event.t_ns, event.start, event.end)
+        unmap.pieces = self.ledger.remove(event.start, event.end, born_before_ns=event.t_ns)
+        self._count_freed(unmap.pieces)
+        self.pending_unmaps.add(unmap)
         key = event.tid, event.start, event.end
-        self._recent[key] = cut
-        self._recent.move_to_end(key)
-        if len(self._recent) > MAX_RECENT:
-            self._recent.popitem(last=False)
+        self._recent_unmaps[key] = unmap
+        self._recent_unmaps.move_to_end(key)
+        if len(self._recent_unmaps) > MAX_RECENT:
+            self._recent_unmaps.popitem(last=False)
 
     def _restore(self, event: RangeEvent) -> None:
-        cut = self._recent.pop((event.tid, event.start, event.end), None)
-        if cut is None:
+        unmap = self._recent_unmaps.pop((event.tid, event.start, event.end), None)
+        if unmap is None:
             return
-        self.cuts.drop(cut)
-        for freed in freed_by_site(cut.pieces):
+        self.pending_unmaps.drop(unmap)
+        for freed in freed_by_site(unmap.pieces):
             self._counts(freed.site).add(Counts(freed_bytes=-freed.bytes, freed_count=-freed.blocks))
-        self.ledger.restore(cut.pieces)
+        self.ledger.restore(unmap.pieces)
 
     def _remap(self, event: RangeEvent) -> None:
         """What we know of the old place comes to the new one, and the growth; what was there before the trace not."""
-        cut = self._recent.pop((event.tid, event.old, event.old + event.old_length), None)
+        unmap = self._recent_unmaps.pop((event.tid, event.old, event.old + event.old_length), None)
         block = Block(event.site, event.born_ns)
         length = event.end - event.start
         grown = [(event.old_length, length)] if length > event.old_length else []
-        if cut is not None:
-            cut.moved, cut.moved_bytes, cut.block = event.start, length, block
-            grown += [(p.start - cut.start, min(p.end - cut.start, length)) for p in cut.pieces]
+        if unmap is not None:
+            unmap.moved, unmap.moved_bytes, unmap.block = event.start, length, block
+            grown += [(p.start - unmap.start, min(p.end - unmap.start, length)) for p in unmap.pieces]
         for low, high in union([(low, high) for low, high in grown if low < high]):
-            self._place(event.start + low, event.start + high, block, made=True)
+            self._insert(event.start + low, event.start + high, block, made=True)
 
     def attach(self, event: RangeEvent, size: int) -> None:
         """shmat. Its size was not in the event."""
         block = Block(event.site, event.born_ns)
         self._attached[event.start] = event.start + size, block
-        self._place(event.start, event.start + size, block, made=True)
+        self._insert(event.start, event.start + size, block, made=True)
 
     def _detach(self, event: RangeEvent) -> None:
         end, block = self._attached.pop(event.start, (0, None))
         if block is not None:
-            self._book(self.ledger.remove(event.start, end, only=block))
+            self._count_freed(self.ledger.remove(event.start, end, only=block))
 
-    def _place(self, start: int, end: int, block: Block, *, made: bool = False) -> None:
+    def _insert(self, start: int, end: int, block: Block, *, made: bool = False) -> None:
         """[start, end) of a block comes to stand, less what was removed since the block was born. `made`: it is booked
         as allocated here, not by the kernel."""
         if made:
@@ -263,66 +266,68 @@ class Book:
                     allocated_bytes=(end - start) * block.weight, allocated_count=count, squares=count * block.weight
                 )
             )
-        self._book(self.ledger.remove(start, end, born_before_ns=block.born_ns))
+        self._count_freed(self.ledger.remove(start, end, born_before_ns=block.born_ns))
         younger = union([(p.start, p.end) for p in self.ledger.overlapping(start, end)])
         spans = [(start, end)]
         lost: list[Piece] = []
-        for cut in self.cuts.overlapping(start, end, block.born_ns):
-            hole = [(cut.start, cut.end)]
-            pieces = [Piece(*span, block) for span in without(spans, without(spans, hole))]
-            spans = without(spans, hole)
-            cut.pieces += pieces
+        for unmap in self.pending_unmaps.overlapping(start, end, block.born_ns):
+            hole = [(unmap.start, unmap.end)]
+            pieces = [Piece(*span, block) for span in subtract(spans, subtract(spans, hole))]
+            spans = subtract(spans, hole)
+            unmap.pieces += pieces
             lost += pieces
-            self._follow(cut, pieces)
-        left = without(spans, younger) if younger else spans
+            self._follow_move(unmap, pieces)
+        left = subtract(spans, younger) if younger else spans
         if younger:
-            lost += [Piece(*span, block) for span in without(spans, left)]
+            lost += [Piece(*span, block) for span in subtract(spans, left)]
         for span in left:
-            if len(self.ledger) < self.most_pieces:
+            if len(self.ledger) < self.max_pieces:
                 self.ledger.add(*span, block)
             else:
-                self.not_kept += 1
+                self.dropped_ranges += 1
                 lost.append(Piece(*span, block))
-        self._book(lost)
+        self._count_freed(lost)
 
-    def _follow(self, cut: Cut, pieces: list[Piece]) -> None:
+    def _follow_move(self, unmap: Unmap, pieces: list[Piece]) -> None:
         """What a removal took that was an mremap's, is where that moved it."""
-        if cut.moved is None or cut.block is None:
+        if unmap.moved is None or unmap.block is None:
             return
         for piece in pieces:
-            low, high = piece.start - cut.start, min(piece.end - cut.start, cut.moved_bytes)
+            low, high = piece.start - unmap.start, min(piece.end - unmap.start, unmap.moved_bytes)
             if low < high:
-                self._place(cut.moved + low, cut.moved + high, cut.block, made=True)
+                self._insert(unmap.moved + low, unmap.moved + high, unmap.block, made=True)
 
     # --- the kernel's table
 
-    def settle(self, live: Iterable[LiveRange], *, is_behind: bool = False) -> list[LiveRange]:
+    def resolve_unmaps(self, live: Iterable[LiveRange], *, is_behind: bool = False) -> list[LiveRange]:
         """Takes over the kernel's whole mappings (all of this space, read after the last event handled) that were cut
         meanwhile; the others. `is_behind`: events that were told before the reading before this one still wait, and
         may need the removals that are kept."""
         if not is_behind:
-            late, self._late = self._late, []
+            late, self._deferred = self._deferred, []
             for entry in late:
-                self._place(entry.start, entry.end, Block(entry.site, entry.born_ns, weight=entry.weight))
-        where = Overlap(self.cuts.spans())
+                self._insert(entry.start, entry.end, Block(entry.site, entry.born_ns, weight=entry.weight))
+        where = Overlap(self.pending_unmaps.spans())
         left: list[LiveRange] = []
         for entry in live:
-            if where.any(entry.start, entry.end) and self.cuts.overlapping(entry.start, entry.end, entry.born_ns):
+            if where.any(entry.start, entry.end) and self.pending_unmaps.overlapping(
+                entry.start, entry.end, entry.born_ns
+            ):
                 self.take_over(entry)
             else:
                 left.append(entry)
         if not is_behind:
-            self.cuts.passed()
+            self.pending_unmaps.passed()
         return left
 
     def take_over(self, entry: LiveRange) -> None:
         """A whole mapping from the kernel's hands into the ledger. It may be a younger one by now, that came after
         events which we have not yet handled: then it has to wait for them."""
-        now = self._take(entry.start)
+        now = self._take_live(entry.start)
         if now is not None and now.born_ns == entry.born_ns:
-            self._place(now.start, now.end, Block(now.site, now.born_ns, weight=now.weight))
+            self._insert(now.start, now.end, Block(now.site, now.born_ns, weight=now.weight))
         elif now is not None:
-            self._late.append(now)
+            self._deferred.append(now)
 
     def take_over_overlapping(self, live: Iterable[LiveRange]) -> Collection[LiveRange]:
         """Takes over those of the kernel's whole mappings that share addresses with another or with the ledger: a
@@ -344,17 +349,17 @@ class Book:
     def repair(self, start: int, end: int, before_ns: int) -> bool:
         """Takes off the ledger what does not stand any more by /proc, of that age; whether there was anything."""
         taken = self.ledger.remove(start, end, born_before_ns=before_ns)
-        self._book(taken)
+        self._count_freed(taken)
         return bool(taken)
 
     def adopt(self, start: int, end: int, now_ns: int) -> None:
         """A mapping of unknown origin, found in /proc."""
-        self._place(start, end, Block(0, now_ns, weight=0))
+        self._insert(start, end, Block(0, now_ns, weight=0))
 
     def outstanding(self, kernel: Iterable[tuple[int, Counts]]) -> dict[int, tuple[int, int]]:
         """Bytes and mappings by the kernel's site, as the counters have them."""
         sums: dict[int, tuple[int, int]] = {}
-        for site, counts in (*kernel, *self._here.items()):
+        for site, counts in (*kernel, *self._local_counts.items()):
             size, number = sums.get(site, (0, 0))
             size += counts.allocated_bytes - counts.freed_bytes
             sums[site] = size, number + counts.allocated_count - counts.freed_count
@@ -376,25 +381,25 @@ class Book:
             if size or number:
                 self._counts(site).add(Counts(freed_bytes=size, freed_count=number))
 
-    def _book(self, taken: list[Piece]) -> None:
+    def _count_freed(self, taken: list[Piece]) -> None:
         if not taken:
             return
         for freed in freed_by_site(taken):
             self._counts(freed.site).add(Counts(freed_bytes=freed.bytes, freed_count=freed.blocks))
 
     def _counts(self, kernel_site: int) -> Counts:
-        return self._here.setdefault(kernel_site, Counts())
+        return self._local_counts.setdefault(kernel_site, Counts())
 
     def update(self, kernel: Iterable[tuple[int, Counts]]) -> None:
         """Takes the kernel's counters of this space: (kernel site, counts)."""
         for record in self.sites.values():
             record.now = Counts()
-        for kernel_site, counts in (*kernel, *self._here.items()):
+        for kernel_site, counts in (*kernel, *self._local_counts.items()):
             record_of = self._by_kernel.get(kernel_site)
             if record_of is not None:
                 record_of.now.add(counts)
 
-    def all_gone(self) -> None:
+    def release_all(self) -> None:
         """The address space was replaced by exec: nothing is outstanding any more. No update may follow."""
         for record in self.sites.values():
             record.now.freed_bytes = record.now.allocated_bytes

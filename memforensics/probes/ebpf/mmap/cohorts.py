@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 from memforensics.case.model import Cohort
 
-MOST_SLOTS = 16
-LEAST_SLOT_NS = 1_000_000_000
+MAX_SLOTS = 16
+MIN_SLOT_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Born:
+class CounterReading:
     """What a counter of births showed."""
 
     t_ns: int
@@ -26,7 +26,7 @@ class Born:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class OutstandingBlock:
     """An outstanding block; bytes and count by weight."""
 
     born_ns: int
@@ -36,12 +36,12 @@ class Left:
 
 @dataclass(slots=True)
 class Slots:
-    """The bounds of the slots of a trace, MOST_SLOTS of them at most: when there are more, two become one. All slots
+    """The bounds of the slots of a trace, MAX_SLOTS of them at most: when there are more, two become one. All slots
     but the last have the same width, to the time between two readings."""
 
     began_ns: int
     bounds: list[int] = field(default_factory=list)  # where each slot but the last ends
-    width_ns: int = LEAST_SLOT_NS
+    width_ns: int = MIN_SLOT_NS
 
     def due(self, now_ns: int) -> bool:
         return now_ns - (self.bounds[-1] if self.bounds else self.began_ns) >= self.width_ns
@@ -49,11 +49,11 @@ class Slots:
     def close(self, now_ns: int) -> None:
         """A slot ends now, and the next one begins."""
         self.bounds.append(now_ns)
-        if len(self.bounds) >= MOST_SLOTS:
+        if len(self.bounds) >= MAX_SLOTS:
             del self.bounds[::2]
             self.width_ns *= 2
 
-    def kept(self, readings: Sequence[Born]) -> list[Born]:
+    def kept(self, readings: Sequence[CounterReading]) -> list[CounterReading]:
         """Of a counter's readings, by rising time, those that `cohorts` needs: the last before the end of each slot."""
         times = [reading.t_ns for reading in readings]
         found = {bisect_right(times, bound) - 1 for bound in self.bounds}
@@ -61,7 +61,11 @@ class Slots:
 
 
 def cohorts(
-    slots: Slots, ended_ns: int, readings: Sequence[Born], born: Born, left: Sequence[Left]
+    slots: Slots,
+    ended_ns: int,
+    readings: Sequence[CounterReading],
+    born: CounterReading,
+    left: Sequence[OutstandingBlock],
 ) -> tuple[Cohort, ...]:
     """One cohort a slot. `readings`: of the counter of births, by rising time, each at the end of a slot (slots without
     births need none); `born`: the counter at the end."""

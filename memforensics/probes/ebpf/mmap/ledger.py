@@ -129,7 +129,7 @@ def union(spans: list[Span]) -> list[Span]:
     return out
 
 
-def without(spans: list[Span], holes: list[Span]) -> list[Span]:
+def subtract(spans: list[Span], holes: list[Span]) -> list[Span]:
     """What of the spans lies in no hole; both rising and disjoint."""
     out: list[Span] = []
     at = 0

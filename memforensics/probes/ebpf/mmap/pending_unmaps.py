@@ -11,7 +11,7 @@ _WIDE = 64  # such pieces; what is wider is looked at each time
 
 
 @dataclass(slots=True, eq=False)
-class Cut:
+class Unmap:
     """One removal, booked at the entry of its call, and what it took so far. `moved`: by mremap, to that address,
     where it is `block`."""
 
@@ -25,15 +25,15 @@ class Cut:
     block: Block | None = None
 
 
-class Cuts:
+class PendingUnmaps:
     """Those that a mapping may not know of yet: since the last pass through the kernel's table but one."""
 
     def __init__(self) -> None:
-        self._young: dict[int, Cut] = {}
-        self._old: dict[int, Cut] = {}
-        self._buckets: dict[int, list[Cut]] = {}  # each by rising time, as the others are
-        self._wide: list[Cut] = []
-        self._ordered: list[Cut] = []
+        self._young: dict[int, Unmap] = {}
+        self._old: dict[int, Unmap] = {}
+        self._buckets: dict[int, list[Unmap]] = {}  # each by rising time, as the others are
+        self._wide: list[Unmap] = []
+        self._ordered: list[Unmap] = []
 
     def __bool__(self) -> bool:
         return bool(self._young)
@@ -41,14 +41,14 @@ class Cuts:
     def __len__(self) -> int:
         return len(self._young)
 
-    def add(self, cut: Cut) -> None:
-        self._young[id(cut)] = cut
-        self._index(cut)
+    def add(self, unmap: Unmap) -> None:
+        self._young[id(unmap)] = unmap
+        self._index(unmap)
 
-    def drop(self, cut: Cut) -> None:
+    def drop(self, unmap: Unmap) -> None:
         """It did not happen."""
-        self._young.pop(id(cut), None)
-        self._old.pop(id(cut), None)
+        self._young.pop(id(unmap), None)
+        self._old.pop(id(unmap), None)
 
     def passed(self) -> None:
         """The kernel's table was read and held against all of these. A mapping that was told of before that, and is
@@ -57,14 +57,14 @@ class Cuts:
         self._buckets.clear()
         self._wide.clear()
         self._ordered.clear()
-        for cut in self._old.values():
-            self._index(cut)
+        for unmap in self._old.values():
+            self._index(unmap)
 
     def spans(self) -> list[tuple[int, int]]:
         """Where any of them is, rising and disjoint."""
-        return union([(cut.start, cut.end) for cut in self._all()])
+        return union([(unmap.start, unmap.end) for unmap in self._all()])
 
-    def overlapping(self, start: int, end: int, since_ns: int) -> list[Cut]:
+    def overlapping(self, start: int, end: int, since_ns: int) -> list[Unmap]:
         """Those after `since_ns`, in the order of time."""
         first, last = start >> _GRANULE, (end - 1) >> _GRANULE
         if last - first >= _WIDE:  # pragma: no mutate (either way finds the same)
@@ -72,35 +72,35 @@ class Cuts:
         else:
             granules = range(first, last + 1)  # pragma: no mutate (more of them find the same)
             near = [self._wide, *(bucket for granule in granules if (bucket := self._buckets.get(granule)))]
-        here: dict[int, Cut] = {}
+        here: dict[int, Unmap] = {}
         for some in near:
-            for cut in reversed(some):
-                if cut.t_ns <= since_ns:
+            for unmap in reversed(some):
+                if unmap.t_ns <= since_ns:
                     break
-                if cut.start < end and cut.end > start and (id(cut) in self._young or id(cut) in self._old):
-                    here[id(cut)] = cut
-        return sorted(here.values(), key=lambda cut: cut.t_ns)
+                if unmap.start < end and unmap.end > start and (id(unmap) in self._young or id(unmap) in self._old):
+                    here[id(unmap)] = unmap
+        return sorted(here.values(), key=lambda unmap: unmap.t_ns)
 
-    def _all(self) -> Iterator[Cut]:
+    def _all(self) -> Iterator[Unmap]:
         yield from self._old.values()
         yield from self._young.values()
 
-    def _index(self, cut: Cut) -> None:
-        _insert(self._ordered, cut)
-        first, last = cut.start >> _GRANULE, (cut.end - 1) >> _GRANULE
+    def _index(self, unmap: Unmap) -> None:
+        _insert(self._ordered, unmap)
+        first, last = unmap.start >> _GRANULE, (unmap.end - 1) >> _GRANULE
         if last - first >= _WIDE:  # pragma: no mutate (either way it is found)
-            _insert(self._wide, cut)
+            _insert(self._wide, unmap)
             return
         for granule in range(first, last + 1):
-            _insert(self._buckets.setdefault(granule, []), cut)
+            _insert(self._buckets.setdefault(granule, []), unmap)
 
 
-def _insert(cuts: list[Cut], cut: Cut) -> None:
+def _insert(cuts: list[Unmap], unmap: Unmap) -> None:
     """By time, behind those of the same time. CPUs tell nearly in the order of time: so its place is near the end."""
     at = len(cuts)
-    while at and cuts[at - 1].t_ns > cut.t_ns:
+    while at and cuts[at - 1].t_ns > unmap.t_ns:
         at -= 1
-    cuts.insert(at, cut)
+    cuts.insert(at, unmap)
 
 
 class Overlap:

@@ -1,7 +1,7 @@
 """Outstanding mappings by hybrid stack: eBPF on the memory system calls, the ledger in the kernel, stacks learned.
 
-The way of an event: `ebpf/mmap.bpf.c` books it; what was cut or moved is told to `ebpf/book.py`; a stack that is met
-for the first time comes to `ebpf/space.py`, where what only the living process tells is read at once.
+`mmap.bpf.c` records each event. It sends what was cut or moved to `allocation_table.py`, and each new stack to
+`space.py`, which at once reads what only the live process can tell.
 
 What is outstanding is address space, by mmap, mremap, brk and shmat. mprotect changes none of it: a glibc arena is
 outstanding as it was reserved, and that it grows shows in `resident_bytes`; so do madvise and process_madvise, which
@@ -22,12 +22,12 @@ from memforensics.errors import MemforensicsError, ProbeFailed, TargetError
 from memforensics.probes.ebpf.loader.engine import RunStats
 from memforensics.probes.ebpf.loader.layout import EventType, RangeEvent
 from memforensics.probes.ebpf.mmap.allocation_table import Counts, SiteRecord
-from memforensics.probes.ebpf.mmap.cohorts import Born, Left, Slots, cohorts
+from memforensics.probes.ebpf.mmap.cohorts import CounterReading, OutstandingBlock, Slots, cohorts
 from memforensics.probes.ebpf.mmap.ledger import Span, union
 from memforensics.probes.ebpf.mmap.programs import MmapPrograms
 from memforensics.probes.ebpf.mmap.reconcile import Account, Corrected, heap_end, segment_at
-from memforensics.probes.ebpf.mmap.residency import Standing, outstanding_blocks, standing
-from memforensics.probes.ebpf.mmap.space import TracedSpace
+from memforensics.probes.ebpf.mmap.residency import ResidentSummary, outstanding_blocks, summarize_resident
+from memforensics.probes.ebpf.mmap.space import MmapSpace
 from memforensics.probes.ebpf.trace_loop import CATCH_UP_S, LossRow, Totals, TreeTrace
 from memforensics.probes.ebpf.traced_processes import Member
 from memforensics.probes.heap.references import Block
@@ -48,10 +48,10 @@ class SiteBlocks(NamedTuple):
     cohorts: tuple[Cohort, ...]
 
 
-class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
+class MmapTrace(TreeTrace[MmapPrograms, MmapSpace]):
     """The probe. `open` takes one process or several; children of traced processes join by themselves.
 
-    `files`: book file-backed mappings too (as sites of their own). `python`: look for Python frames.
+    `files`: record file-backed mappings too (as sites of their own). `python`: look for Python frames.
     """
 
     name = "mmap-trace"
@@ -62,10 +62,12 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         super().__init__(python=python, clock=clock)
         self._files = files
         self._accounts: dict[int, Account] = {}  # by the space's number
-        self._standing: dict[int, Standing] = {}  # by PID, at the end
+        self._resident: dict[int, ResidentSummary] = {}  # by PID, at the end
         self._untold: dict[SiteRecord, int] = {}  # what changed since it was told of last, and its PID
         self._slots: Slots | None = None
-        self._releases: dict[int, list[Born]] = {}  # by PID: the counter of munmap at the ends of slots, and its last
+        self._releases: dict[
+            int, list[CounterReading]
+        ] = {}  # by PID: the counter of munmap at the ends of slots, and its last
         self._corrected: dict[int, Corrected | None] = {}  # by PID, at the end, after events were dropped
         self._not_compared: dict[str, int] = {}  # comparisons with /proc that failed, by what would have helped
 
@@ -75,8 +77,8 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         while not self._take_in(CATCH_UP_S):
             pass
         space = self.members[pid].space
-        live = space.settle_now(self.programs.live().get(space.number, []))
-        return union([*((e.start, e.end) for e in live), *((p.start, p.end) for p in space.book.ledger)])
+        live = space.resolve_unmaps(self.programs.live().get(space.number, []))
+        return union([*((e.start, e.end) for e in live), *((p.start, p.end) for p in space.allocations.ledger)])
 
     def blocks(self, pid: int) -> list[SiteBlocks]:
         """The outstanding blocks of each site of a process, now; none after the end, or of a process that left."""
@@ -85,9 +87,9 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         self._take_in(CATCH_UP_S)
         self._update_counts()
         space, now, slots = self.members[pid].space, self.clock(), self._slots
-        found: dict[SiteRecord, tuple[list[Block], list[Left]]] = {}
-        live = space.settle_now(self.programs.live().get(space.number, []))
-        for record, spans, left in outstanding_blocks(space.book, live):
+        found: dict[SiteRecord, tuple[list[Block], list[OutstandingBlock]]] = {}
+        live = space.resolve_unmaps(self.programs.live().get(space.number, []))
+        for record, spans, left in outstanding_blocks(space.allocations, live):
             blocks, lefts = found.setdefault(record, ([], []))
             blocks.append(Block(left.born_ns, tuple(spans)))
             lefts.append(left)
@@ -101,16 +103,16 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
     def _load(self) -> MmapPrograms:
         return MmapPrograms(files=self._files, python=self.python)
 
-    def _make_space(self, number: int, process: Process, numbers: "itertools.count[int]") -> TracedSpace:
-        space = TracedSpace(number, process, self.programs, numbers)
+    def _make_space(self, number: int, process: Process, numbers: "itertools.count[int]") -> MmapSpace:
+        space = MmapSpace(number, process, self.programs, numbers)
         self._accounts[number] = Account(space, process)
         return space
 
-    def _add_target(self, member: Member[TracedSpace]) -> bool:
+    def _add_target(self, member: Member[MmapSpace]) -> bool:
         heap = heap_end(member.process.read_text("maps"))
         return self.programs.add_target(member.pid, member.space.number, heap)
 
-    def _account_begins(self, member: Member[TracedSpace]) -> None:
+    def _account_begins(self, member: Member[MmapSpace]) -> None:
         with self._comparing():
             self._accounts[member.space.number].begin()
 
@@ -126,27 +128,27 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
 
     # --- events
 
-    def _told(self, space: TracedSpace, event: RangeEvent) -> None:
+    def _told(self, space: MmapSpace, event: RangeEvent) -> None:
         if event.type is not EventType.ATTACH:
-            space.book.handle(event)
+            space.allocations.handle(event)
             return
         with contextlib.suppress(MemforensicsError):
             size = segment_at(space.process.read_text("maps"), event.start)
             if size:
-                space.book.attach(event, size)
+                space.allocations.attach(event, size)
                 return
         self._lose("shared memory segments that were detached before their size was read")
 
     def _between_looks(self) -> None:
         began = time.monotonic()
-        due = [member.space for member in self.members if member.space.must_settle(began)]
+        due = [member.space for member in self.members if member.space.unmaps_are_due(began)]
         live = self.programs.live() if due else {}
         for space in due:
-            space.settled(live.get(space.number, []), began)
+            space.resolve_due_unmaps(live.get(space.number, []), began)
 
-    def _all_gone(self, space: TracedSpace) -> None:
-        space.book.all_gone()
-        self._untold |= {record: space.pid for record in space.book.sites.values() if record.now.allocated_count}
+    def _release_all(self, space: MmapSpace) -> None:
+        space.allocations.release_all()
+        self._untold |= {record: space.pid for record in space.allocations.sites.values() if record.now.allocated_count}
 
     # --- looking
 
@@ -161,7 +163,7 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         counts = self._counts()
         for number, space in self.members.spaces.items():
             if not space.ended:
-                space.book.update(counts.get(number, []))
+                space.allocations.update(counts.get(number, []))
 
     def _look(self, now: int) -> None:
         for member in self.members.alive:
@@ -185,12 +187,12 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
             readings = self._releases.setdefault(member.pid, [])
             if count is not None:
                 kept = slots.kept(readings) if len(readings) > 2 * len(slots.bounds) else readings
-                self._releases[member.pid] = [*kept, Born(now, 0, count)]
+                self._releases[member.pid] = [*kept, CounterReading(now, 0, count)]
             if is_due:
-                for record in member.space.book.sites.values():
+                for record in member.space.allocations.sites.values():
                     record.end_slot(slots)
 
-    def _reconcile(self, member: Member[TracedSpace]) -> None:
+    def _reconcile(self, member: Member[MmapSpace]) -> None:
         with self._comparing():
             repaired = self._accounts[member.space.number].reconcile(self.programs, self._take_in)
             if repaired is None:
@@ -202,8 +204,8 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
     def _news(self, now: int) -> Iterator[AllocationSite]:
         """Those that changed, most outstanding first: names of all of them may take longer than a look may."""
         for member in self.members.alive:
-            for record in member.space.book.sites.values():
-                if record.now.allocated_count and record.note(now, member.space.book.most_points):
+            for record in member.space.allocations.sites.values():
+                if record.now.allocated_count and record.note(now, member.space.allocations.max_points):
                     self._untold[record] = member.pid
         until = time.monotonic() + SYMBOLIZE_S
         for record in sorted(self._untold, key=lambda record: -record.outstanding_bytes):
@@ -211,7 +213,7 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
                 yield record.site(self._untold.pop(record), now)
 
     def _saw_anything(self) -> bool:
-        return any(space.book.sites for space in self.members.spaces.values())
+        return any(space.allocations.sites for space in self.members.spaces.values())
 
     def _unseen_growth(self, began: Sample, last: Sample) -> int | None:
         return last.vm_size - began.vm_size if began.vm_size is not None and last.vm_size is not None else None
@@ -245,13 +247,13 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         whole = self.programs.live()
         for member in self.members.alive:
             space = member.space
-            live = space.settle_now(whole.get(space.number, []))
-            self._standing[member.pid] = standing(member.process, space.book, live)
-            for record in space.book.sites.values():
-                record.note(ended_ns, space.book.most_points)
+            live = space.resolve_unmaps(whole.get(space.number, []))
+            self._resident[member.pid] = summarize_resident(member.process, space.allocations, live)
+            for record in space.allocations.sites.values():
+                record.note(ended_ns, space.allocations.max_points)
             count = self.programs.releases(member.pid)
             if count is not None:
-                self._releases.setdefault(member.pid, []).append(Born(ended_ns, 0, count))
+                self._releases.setdefault(member.pid, []).append(CounterReading(ended_ns, 0, count))
 
     def _correct(self) -> None:
         """After events were dropped: the sums against what stands in /proc/PID/maps."""
@@ -266,11 +268,11 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
                 self._corrected[member.pid] = account.correct(counts.get(number, []), whole.get(number, []))
         self._update_counts()
 
-    def _sites(self, member: Member[TracedSpace], ended_ns: int) -> Iterator[AllocationSite]:
+    def _sites(self, member: Member[MmapSpace], ended_ns: int) -> Iterator[AllocationSite]:
         slots = self._slots or Slots(self.began_ns)
         return (site for space in member.spaces for site in space.sites(ended_ns, slots))
 
-    def _summary(self, member: Member[TracedSpace], ended_ns: int, cost: Cost) -> TraceSummary:
+    def _summary(self, member: Member[MmapSpace], ended_ns: int, cost: Cost) -> TraceSummary:
         summary = super()._summary(member, ended_ns, cost)
         corrected = self._corrected.get(member.pid)
         if corrected is not None:
@@ -284,23 +286,27 @@ class MmapTrace(TreeTrace[MmapPrograms, TracedSpace]):
         )
         return replace(summary, releases=releases)
 
-    def _totals(self, member: Member[TracedSpace]) -> Totals:
-        records = [record for space in member.spaces for record in space.book.sites.values()]
-        now = [record for record in member.space.book.sites.values() if not record.file_backed]
+    def _totals(self, member: Member[MmapSpace]) -> Totals:
+        records = [record for space in member.spaces for record in space.allocations.sites.values()]
+        now = [record for record in member.space.allocations.sites.values() if not record.file_backed]
         return Totals(
             events=sum(record.now.allocated_count + record.now.freed_count for record in records),
             outstanding_bytes=sum(record.outstanding_bytes for record in now),
-            resident_bytes=self._standing.get(member.pid, Standing()).resident_bytes,
+            resident_bytes=self._resident.get(member.pid, ResidentSummary()).resident_bytes,
         )
 
     def _own_losses(self, stats: RunStats | None) -> Iterator[LossRow]:
-        books = [space.book for member in self.members for space in member.spaces]
-        cut_short = sum(r.now.allocated_count for book in books for r in book.sites.values() if not r.complete)
+        tables = [space.allocations for member in self.members for space in member.spaces]
+        cut_short = sum(r.now.allocated_count for table in tables for r in table.sites.values() if not r.complete)
         yield "mappings whose stack could not be followed to its end", "a longer trace", cut_short
-        unwalked = sum(one.unwalked for one in self._standing.values())
-        yield "stacks not told apart: too many different ones", "a shorter trace", sum(book.left_out for book in books)
-        not_kept = sum(book.not_kept for book in books)
-        yield "outstanding ranges left out of the sums: too many mappings were cut", "a shorter trace", not_kept
+        unwalked = sum(one.unwalked for one in self._resident.values())
+        yield (
+            "stacks not told apart: too many different ones",
+            "a shorter trace",
+            sum(table.dropped_sites for table in tables),
+        )
+        dropped_ranges = sum(table.dropped_ranges for table in tables)
+        yield "outstanding ranges left out of the sums: too many mappings were cut", "a shorter trace", dropped_ranges
         found = [one for one in self._corrected.values() if one is not None]
         sites, fewer = sum(one.sites for one in found), "fewer mappings a second, or a shorter trace"
         yield (

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from memforensics.probes.ebpf.loader.layout import LiveRange
 from memforensics.probes.ebpf.mmap.allocation_table import Counts
-from memforensics.probes.ebpf.mmap.ledger import Span, union, without
+from memforensics.probes.ebpf.mmap.ledger import Span, subtract, union
 from memforensics.probes.ebpf.mmap.programs import MmapPrograms
-from memforensics.probes.ebpf.mmap.space import TracedSpace
+from memforensics.probes.ebpf.mmap.space import MmapSpace
 from memforensics.target import Process
 
 _LINE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+(?: +(.*))?$", re.MULTILINE)
@@ -25,7 +25,7 @@ _ANONYMOUS = re.compile(r"|\[heap\]|\[anon.*|/(?:dev/zero|anon_hugepage|SYSV[0-9
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """Addresses that are mapped at all, and by what the ledger books; rising and disjoint."""
+    """Addresses that are mapped at all, and by what the ledger records; rising and disjoint."""
 
     all: list[Span]
     anonymous: list[Span]
@@ -78,7 +78,7 @@ class Corrected:
 class Account:
     """Of one address space. `begin` once booking has begun: what is mapped then is not looked for."""
 
-    def __init__(self, space: TracedSpace, process: Process) -> None:
+    def __init__(self, space: MmapSpace, process: Process) -> None:
         self._space, self._process = space, process
         self._began: list[Span] | None = None
         self._read: tuple[int, Mapped] | None = None  # when, and what was mapped then
@@ -89,8 +89,8 @@ class Account:
         self._began = mapped(self._process.read_text("maps")).anonymous
 
     def reconcile(self, programs: MmapPrograms, take_in: Callable[[], bool]) -> Repaired | None:
-        """`take_in` has the book handle all events that were told, or says that it could not: then nothing can be found
-        (None). TargetGone, PermissionNeeded."""
+        """`take_in` handles all events so far, or says that it could not: then nothing can be found (None).
+        TargetGone, PermissionNeeded."""
         with programs.exact_births():
             return self._reconcile(programs, take_in)
 
@@ -100,7 +100,7 @@ class Account:
         if not take_in():
             return None
         if programs.dropped():
-            self._space.book.take_over_overlapping(self._live(programs))
+            self._space.allocations.take_over_overlapping(self._live(programs))
         live = self._live(programs)
         gone = self._find_gone(first, live, before_ns)
         missing = self._not_known(first.anonymous, live)
@@ -108,9 +108,9 @@ class Account:
             again = mapped(self._process.read_text("maps")).anonymous
             if not take_in():
                 return Repaired(gone)
-            missing = self._not_known(without(missing, without(missing, again)), self._live(programs))
+            missing = self._not_known(subtract(missing, subtract(missing, again)), self._live(programs))
             for start, end in missing:
-                self._space.book.adopt(start, end, before_ns)
+                self._space.allocations.adopt(start, end, before_ns)
         return Repaired(gone, len(missing))
 
     def read(self) -> None:
@@ -121,8 +121,8 @@ class Account:
     def hold(self, live: list[LiveRange]) -> None:
         """After events were dropped, and the programs detached: holds the ranges against what was mapped just before.
         `live`: the kernel's table of this space."""
-        live = self._space.settle_now(live)
-        found = self._space.book.take_over_overlapping(live)
+        live = self._space.resolve_unmaps(live)
+        found = self._space.allocations.take_over_overlapping(live)
         if self._read is not None:
             before_ns, first = self._read
             self._find_gone(first, [entry for entry in live if entry not in found], before_ns)
@@ -135,31 +135,31 @@ class Account:
             return None
         before_ns, first = self._read
         after = mapped(self._process.read_text("maps")).anonymous
-        book = self._space.book
-        had = book.outstanding(kernel)
-        book.correct(kernel, live)
-        changes = [size - had.get(site, (0, 0))[0] for site, (size, _) in book.outstanding(kernel).items()]
-        missing = self._not_known(without(first.anonymous, without(first.anonymous, after)), live)
+        table = self._space.allocations
+        had = table.outstanding(kernel)
+        table.correct(kernel, live)
+        changes = [size - had.get(site, (0, 0))[0] for site, (size, _) in table.outstanding(kernel).items()]
+        missing = self._not_known(subtract(first.anonymous, subtract(first.anonymous, after)), live)
         for start, end in missing:
-            book.adopt(start, end, before_ns)
+            table.adopt(start, end, before_ns)
         return Corrected(sum(map(abs, changes)), sum(map(bool, changes)), sum(end - start for start, end in missing))
 
     def _live(self, programs: MmapPrograms) -> list[LiveRange]:
-        return self._space.settle_now(programs.live().get(self._space.number, []))
+        return self._space.resolve_unmaps(programs.live().get(self._space.number, []))
 
     def _find_gone(self, now: Mapped, live: list[LiveRange], before_ns: int) -> int:
-        book = self._space.book
+        table = self._space.allocations
         spans = sorted((entry.start, entry.end) for entry in live if entry.born_ns < before_ns)
-        holes = without(union(spans), now.all)
+        holes = subtract(union(spans), now.all)
         if holes:
             for entry in live:
                 if entry.born_ns < before_ns and any(entry.start < end and entry.end > start for start, end in holes):
-                    book.take_over(entry)
-        holes += without([(p.start, p.end) for p in book.ledger if p.block.born_ns < before_ns], now.all)
-        return sum(book.repair(start, end, before_ns) for start, end in union(holes))
+                    table.take_over(entry)
+        holes += subtract([(p.start, p.end) for p in table.ledger if p.block.born_ns < before_ns], now.all)
+        return sum(table.repair(start, end, before_ns) for start, end in union(holes))
 
     def _not_known(self, spans: list[Span], live: list[LiveRange]) -> list[Span]:
         if self._began is None:
             return []
-        known = [*((e.start, e.end) for e in live), *((p.start, p.end) for p in self._space.book.ledger)]
-        return without(without(spans, self._began), union(known))
+        known = [*((e.start, e.end) for e in live), *((p.start, p.end) for p in self._space.allocations.ledger)]
+        return subtract(subtract(spans, self._began), union(known))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.loader.layout import LiveRange
-from memforensics.probes.ebpf.mmap.allocation_table import Book, SiteRecord
-from memforensics.probes.ebpf.mmap.cohorts import Left
+from memforensics.probes.ebpf.mmap.allocation_table import AllocationTable, SiteRecord
+from memforensics.probes.ebpf.mmap.cohorts import OutstandingBlock
 from memforensics.probes.ebpf.mmap.ledger import Block, Span
 from memforensics.target.pagemap import Pagemap
 from memforensics.target.process import Process
@@ -17,7 +17,7 @@ UNWALKED_SHARE = 0.01  # of what is outstanding, below which to have no stack fo
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ResidentSummary:
     """What of one process is outstanding at the end. `resident_bytes`: files apart; None where it could not be read.
     `unwalked`: mappings without a stack."""
 
@@ -25,29 +25,29 @@ class Standing:
     unwalked: int = 0
 
 
-def standing(process: Process, book: Book, live: Iterable[LiveRange]) -> Standing:
-    """Notes for each site of the book when what stands of it was born, and how much of that is resident. `live`: what
+def summarize_resident(process: Process, table: AllocationTable, live: Iterable[LiveRange]) -> ResidentSummary:
+    """Notes for each site of the table when what stands of it was born, and how much of that is resident. `live`: what
     the kernel has of it."""
     live = list(live)
     ranges = [(r.start, r.end, r.site, r.weight) for r in live]
-    ranges += [(p.start, p.end, p.block.site, p.block.weight) for p in book.ledger]
+    ranges += [(p.start, p.end, p.block.site, p.block.weight) for p in table.ledger]
     sizes = [end - start for start, end, _, weight in ranges if not weight]
     is_loss = sum(sizes) > UNWALKED_SHARE * sum(end - start for start, end, *_ in ranges)
     unwalked = len(sizes) if is_loss else 0
     groups: dict[tuple[SiteRecord | None, int], int] = {}
     grouped: list[tuple[int, int, int]] = []
-    lefts: dict[SiteRecord, list[Left]] = {site: [] for site in book.sites.values()}
-    for site_record, _, left in outstanding_blocks(book, live):
+    lefts: dict[SiteRecord, list[OutstandingBlock]] = {site: [] for site in table.sites.values()}
+    for site_record, _, left in outstanding_blocks(table, live):
         lefts[site_record].append(left)
     for site_record, found in lefts.items():
         site_record.left = found
     for start, end, site, weight in ranges:
-        record = book.record(site)
+        record = table.record(site)
         grouped.append((start, end, groups.setdefault((record, weight), len(groups))))
     try:
         resident = resident_by_site(process, grouped)
     except MemforensicsError:
-        return Standing(None, unwalked)
+        return ResidentSummary(None, unwalked)
     for site_record in lefts:
         site_record.resident_bytes = 0
     total = 0
@@ -57,24 +57,26 @@ def standing(process: Process, book: Book, live: Iterable[LiveRange]) -> Standin
             record.resident_bytes = (record.resident_bytes or 0) + weight * present
         if record is None or not record.file_backed:
             total += present
-    return Standing(total, unwalked)
+    return ResidentSummary(total, unwalked)
 
 
-def outstanding_blocks(book: Book, live: Iterable[LiveRange]) -> Iterator[tuple[SiteRecord, list[Span], Left]]:
+def outstanding_blocks(
+    table: AllocationTable, live: Iterable[LiveRange]
+) -> Iterator[tuple[SiteRecord, list[Span], OutstandingBlock]]:
     """The outstanding blocks of all sites: the ranges of each, and its birth. `live`: what the kernel has of them."""
     for entry in live:
-        record = book.record(entry.site)
+        record = table.record(entry.site)
         if record is not None:
             size = entry.end - entry.start
-            yield record, [(entry.start, entry.end)], Left(entry.born_ns, size * entry.weight, entry.weight)
+            yield record, [(entry.start, entry.end)], OutstandingBlock(entry.born_ns, size * entry.weight, entry.weight)
     cut: dict[Block, list[Span]] = {}
-    for piece in book.ledger:
+    for piece in table.ledger:
         cut.setdefault(piece.block, []).append((piece.start, piece.end))
     for block, spans in cut.items():
-        record = book.record(block.site)
+        record = table.record(block.site)
         if record is not None:
             size = sum(end - start for start, end in spans)
-            yield record, spans, Left(block.born_ns, size * block.weight, block.weight)
+            yield record, spans, OutstandingBlock(block.born_ns, size * block.weight, block.weight)
 
 
 def resident_by_site(process: Process, ranges: Iterable[tuple[int, int, int]]) -> dict[int, int]:

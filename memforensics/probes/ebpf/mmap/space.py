@@ -1,4 +1,4 @@
-"""One traced address space, and its book."""
+"""One traced address space, and its table."""
 
 import itertools
 import time
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 from memforensics.case.model import AllocationSite, Frame, Stack
 from memforensics.probes.ebpf.loader.layout import LiveRange, NativePc, StackEvent
-from memforensics.probes.ebpf.mmap.allocation_table import Book
+from memforensics.probes.ebpf.mmap.allocation_table import AllocationTable
 from memforensics.probes.ebpf.mmap.cohorts import Slots
 from memforensics.probes.ebpf.mmap.programs import MmapPrograms
-from memforensics.probes.ebpf.stacks.space import WalkedSpace
+from memforensics.probes.ebpf.stacks.space import UnwoundSpace
 from memforensics.target import Process
 
 SETTLE_S = 1.0
@@ -18,12 +18,12 @@ MANY_CUTS = 4096  # ... unless so many removals wait: then it passes ...
 MANY_SHARE = 0.1  # ... this much of that
 
 
-class TracedSpace(WalkedSpace):
+class MmapSpace(UnwoundSpace):
     def __init__(self, number: int, process: Process, programs: MmapPrograms, numbers: "itertools.count[int]") -> None:
         super().__init__(number, process, programs)
         self.pid = process.pid
         self._programs = programs
-        self.book = Book(lambda start: programs.take_live(number, start), numbers)
+        self.allocations = AllocationTable(lambda start: programs.take_live(number, start), numbers)
         self._settled_at = self._settle_pause = 0.0
         self._told: list[int] | None = None
 
@@ -38,7 +38,7 @@ class TracedSpace(WalkedSpace):
             spliced = self.python.spliced(frames, event.python, event.python_flags, complete, known)
             return self._symbolizer.expanded(spliced)
 
-        self.book.new_site(
+        self.allocations.add_site(
             event.site,
             (event.kind, event.shared, event.file_backed, event.tmpfs, event.placed, complete, native, event.python),
             event.kind,
@@ -59,32 +59,32 @@ class TracedSpace(WalkedSpace):
         module, vaddr = found[0], found[1] + pc.is_return
         return lambda: self._symbolizer.frame(module, vaddr, pc.guessed, is_return=pc.is_return)
 
-    def must_settle(self, now: float) -> bool:
+    def unmaps_are_due(self, now: float) -> bool:
         """Whether the removals that were told of are to be held against the kernel's table. That reads all of it: so a
         while passes between two times."""
-        cuts = len(self.book.cuts)
+        cuts = len(self.allocations.pending_unmaps)
         pause = self._settle_pause * (MANY_SHARE if cuts >= MANY_CUTS else 1.0)
         return cuts > 0 and not self.ended and now >= self._settled_at + pause and self._has_read()
 
-    def settled(self, live: list[LiveRange], began: float) -> None:
+    def resolve_due_unmaps(self, live: list[LiveRange], began: float) -> None:
         """`live`: the table's content of this space, read at `began` or after, once for all that must settle."""
-        self.settle_now(live)
+        self.resolve_unmaps(live)
         self._settled_at = time.monotonic()
         self._settle_pause = max(SETTLE_S, SPARING * (self._settled_at - began))
 
-    def settle_now(self, live: list[LiveRange]) -> list[LiveRange]:
+    def resolve_unmaps(self, live: list[LiveRange]) -> list[LiveRange]:
         """The same, against this content of the table; what of it the kernel keeps."""
         is_behind = not self._has_read()
         if not is_behind:
             self._told = self._programs.engine.told_until()
-        return self.book.settle(live, is_behind=is_behind)
+        return self.allocations.resolve_unmaps(live, is_behind=is_behind)
 
     def _has_read(self) -> bool:
         """Whether the events were handled that were told before the table was read last."""
         return self._told is None or self._programs.engine.has_read(self._told)
 
     def sites(self, ended_ns: int, slots: Slots) -> Iterator[AllocationSite]:
-        for record in self.book.sites.values():
+        for record in self.allocations.sites.values():
             if record.now.allocated_count:  # else: the first part of a stack that was completed later
                 yield record.site(self.pid, ended_ns, slots)
 

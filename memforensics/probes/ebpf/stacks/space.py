@@ -6,13 +6,13 @@ from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.loader.layout import Ended, StackEvent
 from memforensics.probes.ebpf.loader.program_set import StackPrograms
 from memforensics.probes.ebpf.stacks.python_frames import PythonSide
-from memforensics.probes.ebpf.stacks.unwind_rule_cache import LearnedStack, Learner
+from memforensics.probes.ebpf.stacks.unwind_rule_cache import RuleCache, UnwoundStack
 from memforensics.symbols.address_space import AddressSpace
 from memforensics.symbols.names.symbolizer import Symbolizer
 from memforensics.target import Process
 
 
-class WalkedSpace:
+class UnwoundSpace:
     """Made while the process lives; what was symbolized stays after it left.
 
     TargetGone, PermissionNeeded from the constructor.
@@ -24,23 +24,23 @@ class WalkedSpace:
         self._modules = AddressSpace(process)
         self._symbolizer = Symbolizer(self._modules)
         self.python = PythonSide(process, self._modules, programs)
-        self.learner = Learner(
+        self.rule_cache = RuleCache(
             self._modules,
             lambda pc, packed: programs.put_rule(number, pc, packed),
             lambda pc: programs.drop_rule(number, pc),
         )
 
-    def learned(self, event: StackEvent) -> LearnedStack:
+    def learned(self, event: StackEvent) -> UnwoundStack:
         """Its frames, as far as they are known by now. Reads what only the living process tells."""
-        found = LearnedStack(event.native, event.ended is Ended.COMPLETE)
+        found = UnwoundStack(event.native, event.ended is Ended.COMPLETE)
         if self.ended:
             return found
         with contextlib.suppress(MemforensicsError):  # it is leaving: the kernel's part of the stack stands
             if event.registers is not None:
-                found = self.learner.learn(event)
+                found = self.rule_cache.learn(event)
         with contextlib.suppress(MemforensicsError):
             if any(self._modules.find(pc.pc) is None for pc in found.native):
-                self.learner.look_again()
+                self.rule_cache.refresh_if_due()
         self.python.look()
         return found
 
@@ -48,5 +48,5 @@ class WalkedSpace:
         """The process left or runs another program: its rules in the kernel are freed, what is known stays."""
         if not self.ended:
             self.ended = True
-            self.learner.forget_all()
+            self.rule_cache.drop_all()
             self.python.end()

@@ -18,12 +18,12 @@ MAX_FRAMES = 256
 SPARING = 50.0  # between two readings of the mappings for an unknown pc, so many times what one takes
 
 
-TRIES = 4  # in vain, from one pc, before most of its misses are left alone
-MOST_LEFT_ALONE = 256
-_MAX_HOPELESS = 1 << 16
+FREE_FAILURES = 4  # in vain, from one pc, before most of its misses are left alone
+MAX_SKIPPED = 256
+_MAX_FAILING = 1 << 16
 
 
-class LearnedStack(NamedTuple):
+class UnwoundStack(NamedTuple):
     """A miss's whole stack, leaf first, as far as user space could follow it."""
 
     native: tuple[NativePc, ...]
@@ -31,7 +31,7 @@ class LearnedStack(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Hopeless:
+class _FailingPc:
     """A pc from which nothing was learned, so many times in a row."""
 
     failures: int = 1
@@ -39,17 +39,17 @@ class _Hopeless:
 
     def failed(self) -> None:
         self.failures += 1
-        if self.failures >= TRIES:
-            self.left = min(1 << (self.failures - TRIES), MOST_LEFT_ALONE)
+        if self.failures >= FREE_FAILURES:
+            self.left = min(1 << (self.failures - FREE_FAILURES), MAX_SKIPPED)
 
-    def leave_alone(self) -> bool:
+    def skip(self) -> bool:
         if not self.left:
             return False
         self.left -= 1
         return True
 
 
-class Learner:
+class RuleCache:
     """Rules of one address space. A pc that could not be unwound is never noted: a later miss there tries again. To try
     in vain is the dearest (guesses are made to the end), so from a pc where that goes on, ever fewer are tried."""
 
@@ -59,28 +59,28 @@ class Learner:
         self._known: dict[int, bytes] = {}
         self._stale = True
         self._not_before = 0.0
-        self._hopeless: dict[int, _Hopeless] = {}
+        self._failing: dict[int, _FailingPc] = {}
         self.misses = 0
-        self.left_alone = 0  # misses of which nothing was to be learned
+        self.skipped = 0  # misses of which nothing was to be learned
         self.not_stored = 0  # the table was full
 
     @property
     def rules(self) -> int:
         return len(self._known)
 
-    def learn(self, event: StackEvent) -> LearnedStack:
+    def learn(self, event: StackEvent) -> UnwoundStack:
         """Unwinds from the frame where the kernel stopped, and puts a rule for each pc passed on the way."""
         assert event.registers is not None
         self.misses += 1
         stopped_at = event.native[-1].pc if event.native else event.registers.rip
-        hopeless = self._hopeless.get(stopped_at)
-        if hopeless is not None and hopeless.leave_alone():
-            self.left_alone += 1
-            return LearnedStack(event.native, False)
+        failing = self._failing.get(stopped_at)
+        if failing is not None and failing.skip():
+            self.skipped += 1
+            return UnwoundStack(event.native, False)
         known = len(self._known)
         memory = BytesMemory(event.registers.rsp, event.copy)
         if self.space.find(event.registers.rip) is None:
-            self.look_again()
+            self.refresh_if_due()
         above = () if event.from_leaf else event.native[:-1]
         returned = not event.from_leaf and event.native[-1].is_return
         rest: list[NativePc] = []
@@ -95,12 +95,12 @@ class Learner:
             if rule is not None:
                 self._note(last.lookup_pc, rule)
         if unwound.complete or len(self._known) > known:
-            self._hopeless.pop(stopped_at, None)
-        elif hopeless is not None:
-            hopeless.failed()
-        elif len(self._hopeless) < _MAX_HOPELESS:
-            self._hopeless[stopped_at] = _Hopeless()
-        return LearnedStack((*above, *rest), unwound.complete)
+            self._failing.pop(stopped_at, None)
+        elif failing is not None:
+            failing.failed()
+        elif len(self._failing) < _MAX_FAILING:
+            self._failing[stopped_at] = _FailingPc()
+        return UnwoundStack((*above, *rest), unwound.complete)
 
     def _note(self, pc: int, rule: Rule) -> None:
         packed = pack_rule(rule)
@@ -114,10 +114,10 @@ class Learner:
     def replaced(self, start: int, end: int) -> None:
         """New code was mapped there."""
         self._stale = True
-        self._hopeless.clear()
-        self._forget(lambda pc: start <= pc < end)
+        self._failing.clear()
+        self._drop_where(lambda pc: start <= pc < end)
 
-    def look_again(self) -> None:
+    def refresh_if_due(self) -> None:
         """Reads the mappings again, for a pc in none that is known: at once when code was mapped since, else (it is
         code without a file, or a damaged stack) sparingly, for it takes long where there are many."""
         if self._stale or time.monotonic() >= self._not_before:
@@ -131,12 +131,12 @@ class Learner:
         self._not_before = time.monotonic() + SPARING * (time.monotonic() - began)
         gone: list[MappedModule] = [*change.went, *(before for before, _ in change.changed)]
         if gone:
-            self._forget(lambda pc: any(module.start <= pc < module.end for module in gone))
+            self._drop_where(lambda pc: any(module.start <= pc < module.end for module in gone))
 
-    def forget_all(self) -> None:
-        self._forget(lambda _pc: True)
+    def drop_all(self) -> None:
+        self._drop_where(lambda _pc: True)
 
-    def _forget(self, stale: Callable[[int], bool]) -> None:
+    def _drop_where(self, stale: Callable[[int], bool]) -> None:
         for pc in [pc for pc in self._known if stale(pc)]:
             del self._known[pc]
             self._drop(pc)

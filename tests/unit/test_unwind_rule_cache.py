@@ -1,4 +1,4 @@
-"""What the learner tries again, and how often."""
+"""What the rule_cache tries again, and how often."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from memforensics.probes.ebpf.loader.layout import Ended, NativePc, StackEvent
-from memforensics.probes.ebpf.stacks.unwind_rule_cache import MOST_LEFT_ALONE, TRIES, Learner
+from memforensics.probes.ebpf.stacks.unwind_rule_cache import FREE_FAILURES, MAX_SKIPPED, RuleCache
 from memforensics.symbols.address_space import AddressSpace
 from memforensics.symbols.unwind.unwinder import Registers
 from memforensics.target import open_process
@@ -34,23 +34,23 @@ def miss(pc: int) -> StackEvent:
 
 
 @pytest.fixture
-def learner() -> Iterator[Learner]:
+def rule_cache() -> Iterator[RuleCache]:
     process = open_process(os.getpid())
-    yield Learner(AddressSpace(process), lambda _pc, _rule: True, lambda _pc: None)
+    yield RuleCache(AddressSpace(process), lambda _pc, _rule: True, lambda _pc: None)
     process.close()
 
 
-def test_a_pc_of_which_nothing_is_learned_is_tried_ever_less(learner: Learner) -> None:
-    events = 4 * MOST_LEFT_ALONE
+def test_a_pc_of_which_nothing_is_learned_is_tried_ever_less(rule_cache: RuleCache) -> None:
+    events = 4 * MAX_SKIPPED
     for _ in range(events):
-        stack = learner.learn(miss(NOWHERE))
+        stack = rule_cache.learn(miss(NOWHERE))
         assert [pc.pc for pc in stack.native] == [NOWHERE]
         assert not stack.complete
-    tried = events - learner.left_alone
-    assert TRIES < tried < 20
-    before = learner.left_alone
-    learner.learn(miss(NOWHERE + 16))
-    assert learner.left_alone == before, "another pc is tried at once"
-    learner.replaced(NOWHERE, NOWHERE + 4096)
-    learner.learn(miss(NOWHERE))
-    assert learner.left_alone == before, "new code is a new chance"
+    tried = events - rule_cache.skipped
+    assert FREE_FAILURES < tried < 20
+    before = rule_cache.skipped
+    rule_cache.learn(miss(NOWHERE + 16))
+    assert rule_cache.skipped == before, "another pc is tried at once"
+    rule_cache.replaced(NOWHERE, NOWHERE + 4096)
+    rule_cache.learn(miss(NOWHERE))
+    assert rule_cache.skipped == before, "new code is a new chance"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.probes.ebpf.mmap.ledger import union
-from memforensics.probes.ebpf.mmap.pending_unmaps import Cut, Cuts, Overlap
+from memforensics.probes.ebpf.mmap.pending_unmaps import Overlap, PendingUnmaps, Unmap
 
 GRANULE = 1 << 18
 # Addresses at and around the borders of the index, a few granules apart or farther than a wide removal reaches.
@@ -29,53 +29,53 @@ steps = st.lists(
 
 @dataclass
 class Model:
-    young: list[Cut] = field(default_factory=list)
-    old: list[Cut] = field(default_factory=list)
+    young: list[Unmap] = field(default_factory=list)
+    old: list[Unmap] = field(default_factory=list)
 
-    def overlapping(self, start: int, end: int, since_ns: int) -> list[Cut]:
+    def overlapping(self, start: int, end: int, since_ns: int) -> list[Unmap]:
         here = [c for c in self.old + self.young if c.start < end and start < c.end and c.t_ns > since_ns]
-        return sorted(here, key=lambda cut: cut.t_ns)
+        return sorted(here, key=lambda unmap: unmap.t_ns)
 
 
 @given(steps, st.lists(st.tuples(spans, times), min_size=1, max_size=6))
 def test_the_index_finds_what_a_search_finds(
     steps: list[tuple[str, tuple[int, int], int]], asked: list[tuple[tuple[int, int], int]]
 ) -> None:
-    cuts, model, made = Cuts(), Model(), []
+    cuts, model, made = PendingUnmaps(), Model(), []
     for what, (start, end), number in steps:
         if what == "add":
-            cut = Cut(1, number, start, end)
-            made.append(cut)
-            cuts.add(cut)
-            model.young.append(cut)
+            unmap = Unmap(1, number, start, end)
+            made.append(unmap)
+            cuts.add(unmap)
+            model.young.append(unmap)
         elif what == "drop" and made:
-            cut = made[number % len(made)]
-            cuts.drop(cut)  # one that is dropped, or was forgotten, may be dropped again
-            model.young = [each for each in model.young if each is not cut]
-            model.old = [each for each in model.old if each is not cut]
+            unmap = made[number % len(made)]
+            cuts.drop(unmap)  # one that is dropped, or was forgotten, may be dropped again
+            model.young = [each for each in model.young if each is not unmap]
+            model.old = [each for each in model.old if each is not unmap]
         elif what == "passed":
             cuts.passed()
             model.old, model.young = model.young, []
         assert len(cuts) == len(model.young)
         assert bool(cuts) == bool(model.young)
-        assert cuts.spans() == union([(cut.start, cut.end) for cut in model.old + model.young])
+        assert cuts.spans() == union([(unmap.start, unmap.end) for unmap in model.old + model.young])
         for (first, last), since_ns in asked:
             found = cuts.overlapping(first, last, since_ns)
-            assert {id(cut) for cut in found} == {id(cut) for cut in model.overlapping(first, last, since_ns)}
-            assert [cut.t_ns for cut in found] == sorted(cut.t_ns for cut in found)
+            assert {id(unmap) for unmap in found} == {id(unmap) for unmap in model.overlapping(first, last, since_ns)}
+            assert [unmap.t_ns for unmap in found] == sorted(unmap.t_ns for unmap in found)
 
 
 def test_removals_that_only_touch_a_range_are_not_found() -> None:
     """At a border of the index, too: the last byte of a range may be the first of a part of it."""
-    cuts = Cuts()
+    cuts = PendingUnmaps()
     before, first, last, after = (
-        Cut(1, 5, GRANULE - 9, GRANULE - 1),
-        Cut(1, 6, GRANULE - 1, GRANULE),
-        Cut(1, 7, 2 * GRANULE, 2 * GRANULE + 1),
-        Cut(1, 8, 2 * GRANULE + 1, 2 * GRANULE + 9),
+        Unmap(1, 5, GRANULE - 9, GRANULE - 1),
+        Unmap(1, 6, GRANULE - 1, GRANULE),
+        Unmap(1, 7, 2 * GRANULE, 2 * GRANULE + 1),
+        Unmap(1, 8, 2 * GRANULE + 1, 2 * GRANULE + 9),
     )
-    for cut in (after, last, first, before):
-        cuts.add(cut)
+    for unmap in (after, last, first, before):
+        cuts.add(unmap)
     assert cuts.overlapping(GRANULE - 1, 2 * GRANULE + 1, since_ns=0) == [first, last]
     assert cuts.overlapping(GRANULE - 1, 2 * GRANULE + 1, since_ns=6) == [last]
     assert cuts.overlapping(2 * GRANULE, 2 * GRANULE + 1, since_ns=0) == [last]
