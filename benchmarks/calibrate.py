@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import exp, log, pi, sin
 from pathlib import Path
 
-from memforensics.analysis.trend import MIN_RISE, growth_word, judge, least_effect
+from memforensics.analysis.trend import MIN_RISE, fit_trend, minimum_rate, verdict_of_trend
 from memforensics.units import KIB, MIB, duration_text
 
 Series = tuple[list[float], list[float]]
@@ -447,7 +447,7 @@ def draw(kind: Kind, seed: int) -> Series:
 
 def shapes(kind: Kind, count: int) -> Counter[str]:
     """How the judge calls `count` series of a kind."""
-    return Counter(judge(*draw(kind, seed), seed=seed).shape for seed in range(count))
+    return Counter(fit_trend(*draw(kind, seed)).shape for seed in range(count))
 
 
 def _row(task: tuple[int, int]) -> tuple[int, Counter[str]]:
@@ -477,7 +477,7 @@ def leak(effect: float, window: float, interval: float, seed: int) -> Series:
     """A straight leak under white noise, whose rate is above the least effect in all cases: at an effect of 0.1 it is
     twice as much, so that what is missed is missed by the noise."""
     rng = random.Random(f"{effect}/{window}/{seed}")
-    noise = 20.0 * max(MIN_RISE, least_effect(BASE, window) * window / 60.0)
+    noise = 20.0 * max(MIN_RISE, minimum_rate(BASE, window) * window / 60.0)
     times = [i * interval * rng.uniform(0.98, 1.02) for i in range(int(window / interval) + 1)]
     times.sort()
     return times, [10 * BASE + effect * noise * t / window + rng.gauss(0.0, noise) for t in times]
@@ -485,9 +485,7 @@ def leak(effect: float, window: float, interval: float, seed: int) -> Series:
 
 def _detected(task: tuple[float, float, float, int]) -> float:
     effect, window, interval, count = task
-    return (
-        sum(judge(*leak(effect, window, interval, seed), seed=seed).shape == "linear" for seed in range(count)) / count
-    )
+    return sum(fit_trend(*leak(effect, window, interval, seed)).shape == "linear" for seed in range(count)) / count
 
 
 def detection(count: int) -> Iterator[str]:
@@ -522,7 +520,7 @@ def covered(keep: float, window: float, count: int) -> tuple[float, float]:
     """In what share of the series the 95% interval holds the true rate, and its usual half width, MiB a minute."""
     held, widths = 0, []
     for seed in range(count):
-        rate = judge(*noisy_line(keep, window, seed)).rate
+        rate = fit_trend(*noisy_line(keep, window, seed)).rate
         assert rate is not None
         held += rate.low <= 100 * MIB <= rate.high
         widths.append((rate.high - rate.low) / 2 / MIB)
@@ -565,8 +563,8 @@ def main() -> None:
         for kind in (k for k in KINDS if k.name == options.show):
             for seed in range(options.series):
                 times, values = draw(kind, seed)
-                trend = judge(times, values, seed=seed)
-                if (growth_word(trend) == "growing") != kind.grows:
+                trend = fit_trend(times, values)
+                if (verdict_of_trend(trend) == "growing") != kind.grows:
                     print(seed, kind.windows[seed % len(kind.windows)], trend)
         return
     began = time.monotonic()

@@ -27,10 +27,10 @@ GOAL = 0.85
 ROW = re.compile(r"^\| `(?P<module>[\w/]+\.py)` \|(?P<counts>[ \d|]+)\|")
 NOTICED = ("killed", "timeout")
 COLUMNS = (*NOTICED, "survived", "no tests", "not checked")
-# Test files that kill mutants of a module beside those that import it.
-BESIDE = {
-    "analysis/conclude.py": ["test_headline.py", "test_report_recorded.py"],
-    "analysis/residue.py": ["test_touched.py"],
+# Test files that kill mutants of a module without importing it.
+ADDITIONAL_TESTS = {
+    "analysis/diagnosis.py": ["test_headline.py", "test_report_recorded.py"],
+    "analysis/unexplained_growth.py": ["test_first_touch.py"],
     "analysis/series.py": ["test_series_recorded.py"],
     "probes/ebpf/mmap/pending_unmaps.py": ["test_trace_ledger.py"],
     "remedies/conditions.py": ["test_remedies.py"],
@@ -38,12 +38,14 @@ BESIDE = {
 
 
 def tests_of(module: Path) -> list[str]:
-    """The unit test files that import the module, and those named in BESIDE."""
+    """The unit test files that import the module, and those named in ADDITIONAL_TESTS."""
     package, name = ".".join(module.parent.parts), module.stem
     imports = re.compile(rf"{re.escape(package)}(\.{name}\b| import [^\n]*\b{name}\b)")
     folder = ROOT / "tests" / "unit"
     found = {path.name for path in folder.glob("test_*.py") if imports.search(path.read_text())}
-    found |= {test for test in BESIDE.get(str(module.relative_to("memforensics")), []) if (folder / test).exists()}
+    found |= {
+        test for test in ADDITIONAL_TESTS.get(str(module.relative_to("memforensics")), []) if (folder / test).exists()
+    }
     return [f"tests/unit/{test}" for test in sorted(found)]
 
 

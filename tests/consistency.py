@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from memforensics.analysis.trend import least_effect
-from memforensics.analysis.verdict import EXPLAINED_SHARE, what_matters
+from memforensics.analysis.trend import minimum_rate
+from memforensics.analysis.verdict import EXPLAINED_SHARE, minimum_rate_of_tree
 from memforensics.case.model import Case, Diagnosis, Rate
 from memforensics.units import NS_PER_S, size_text
 
@@ -29,7 +29,7 @@ def _verdict(case: Case, diagnosis: Diagnosis) -> Iterator[str]:
             yield f"{word}, and a layer says {layers}"
         known = sum(finding.share or 0.0 for finding in diagnosis.findings if finding.verdict in CALM)
         rate = growth.rate if growth else None
-        if growth and rate and known < EXPLAINED_SHARE and rate.low > what_matters(case, growth.trend):
+        if growth and rate and known < EXPLAINED_SHARE and rate.low > minimum_rate_of_tree(case, growth.trend):
             yield f"{word}, and the interval of the growth begins at {size_text(rate.low)}/min"
     if word in GROWS and word not in words and not (word == "growing" and "growing" in layers):
         yield f"{word}, and neither a finding nor a layer says so"
@@ -46,7 +46,7 @@ def _headline(diagnosis: Diagnosis) -> Iterator[str]:
     for text in _RATE.findall(headline):
         if text not in known:
             yield f"the headline says {text}/min: {headline!r}; the report knows {known}"
-    if diagnosis.verdict in GROWS and "grow" not in headline and "more processes" not in headline:
+    if diagnosis.verdict in GROWS and "grow" not in headline:
         yield f"{diagnosis.verdict}, and the headline does not say that it grows: {headline!r}"
     if diagnosis.verdict in ("steady", "insufficient-data") and "grows " in headline:
         yield f"{diagnosis.verdict}, and the headline says that it grows: {headline!r}"
@@ -58,7 +58,7 @@ def _layers(case: Case, diagnosis: Diagnosis) -> Iterator[str]:
     taken = [snapshot.t_ns for snapshot in case.snapshots]
     seconds = (max(taken) - min(taken)) / NS_PER_S if taken else 0.0
     for row in diagnosis.layers:
-        if row.verdict == "steady" and row.rate and row.rate.low > least_effect(row.bytes or 0, seconds):
+        if row.verdict == "steady" and row.rate and row.rate.low > minimum_rate(row.bytes or 0, seconds):
             yield f"{row.layer} is steady, and grows by at least {size_text(row.rate.low)}/min"
         found = {finding.verdict for finding in diagnosis.findings if finding.layer == row.layer}
         if "leak" in found and row.verdict != "leak" and row.in_rss:
@@ -67,7 +67,7 @@ def _layers(case: Case, diagnosis: Diagnosis) -> Iterator[str]:
     whole = diagnosis.growth.rate if diagnosis.growth else None
     if rates and whole and diagnosis.growth and not any("layers sum to" in item.why for item in diagnosis.not_seen):
         total = Rate(estimate=0.0, low=sum(rate.low for rate in rates), high=sum(rate.high for rate in rates))
-        slack = least_effect(0, diagnosis.growth.trend.seconds)
+        slack = minimum_rate(0, diagnosis.growth.trend.seconds)
         if total.low - slack > whole.high or whole.low - slack > total.high:
             yield f"the layers sum to {size_text(total.low)} to {size_text(total.high)}, growth is {whole}"
 

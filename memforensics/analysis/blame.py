@@ -19,7 +19,7 @@ from memforensics.analysis.frames import (
     layer_of,
     mark_hooks,
 )
-from memforensics.analysis.trend import judge
+from memforensics.analysis.trend import fit_trend
 from memforensics.case.model import (
     AllocationSite,
     Caller,
@@ -45,7 +45,7 @@ SITES_TRIED = 12  # each by itself, of a group that comes and goes
 OWNED_SHARE = 0.5  # of what a stack maps: so much at least grows in the layer that it belongs to
 HEAPS: tuple[Layer, ...] = ("native-heap", "python-object", "jvm-heap")
 _RUNTIME_HEAPS: tuple[Layer, ...] = (*HEAPS, "jvm-native")
-ONLY_ASKED = "this code made the heap grow; the leak may be elsewhere"
+HEAP_REQUEST_ONLY = "this code made the heap grow; the leak may be elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def with_trends(case: Case, groups: Sequence[SiteGroup], limit: int = 8) -> list
 
 def _trend(case: Case, group: SiteGroup) -> Trend | None:
     times, values = _timeline(case, group)
-    return judge(times, values, seed=case.meta.seed) if len(times) >= 3 else None
+    return fit_trend(times, values) if len(times) >= 3 else None
 
 
 def _alone(group: SiteGroup, at: int) -> SiteGroup:
@@ -340,7 +340,7 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
         culprit=group.culprit,
         sites=cited,
         evidence=tuple(evidence),
-        against=(ONLY_ASKED,) if group.culprit is not None and group.culprit.extends else (),
+        against=(HEAP_REQUEST_ONLY,) if group.culprit is not None and group.culprit.extends else (),
         rate=rate,
         trend=group.trend,
         members=group.pids if len(group.pids) > 1 else (),

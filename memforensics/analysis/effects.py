@@ -7,7 +7,7 @@ from statistics import NormalDist
 from typing import Literal
 
 from memforensics.analysis.series import Series, tree_series
-from memforensics.analysis.trend import growth_word, judge, least_effect
+from memforensics.analysis.trend import fit_trend, minimum_rate, verdict_of_trend
 from memforensics.case.model import Case, Rate, Trend, VariantResult, VariantRun
 from memforensics.units import duration_text, rate_text
 
@@ -67,7 +67,7 @@ def _effect(base: Rate, mine: Rate | None, trends: Sequence[Trend], runs: Sequen
     if mine is None:
         ended = next((run for run in runs if run.exit_code is not None), None)
         return "not-shown", f"{_ended(ended)}: too short to judge" if ended else "the runs were too short to judge"
-    floor = least_effect(0, max(trend.seconds for trend in trends))
+    floor = minimum_rate(0, max(trend.seconds for trend in trends))
     share = mine.estimate / base.estimate
     left = f"{max(share, 0.0):.0%} of the growth is left"
     if mine.estimate <= max(WORKS_SHARE * base.estimate, floor) and mine.high < 0.5 * base.low:
@@ -97,7 +97,7 @@ def ending(code: int) -> str:
 
 def _trend(case: Case, run: VariantRun) -> Trend:
     line = tree_series(case.samples, pids=tree_pids(case, run.root_pid))
-    return judge(*_after_warm_up(line), seed=case.meta.seed + run.order)
+    return fit_trend(*_after_warm_up(line))
 
 
 def tree_pids(case: Case, root: int) -> frozenset[int]:
@@ -135,7 +135,7 @@ def _pool(trends: Sequence[Trend], confidence: float) -> Rate | None:
 
 
 def _mostly_growing(trends: Sequence[Trend]) -> bool:
-    return 2 * sum(growth_word(trend) == "growing" for trend in trends) >= max(len(trends), 1)
+    return 2 * sum(verdict_of_trend(trend) == "growing" for trend in trends) >= max(len(trends), 1)
 
 
 def _throughput(runs: Sequence[VariantRun]) -> float | None:

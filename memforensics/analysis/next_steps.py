@@ -8,7 +8,7 @@ import shlex
 from math import ceil
 
 from memforensics.analysis.blame import HEAPS
-from memforensics.case.model import Case, Finding, Growth, Layer, Target, VerdictWord
+from memforensics.case.model import Case, Finding, Growth, Layer, Target, Verdict
 from memforensics.units import NS_PER_S, duration_text
 
 SECONDS_TO_JUDGE = 20.0  # what a look needs at least, to tell most leaks
@@ -16,7 +16,7 @@ LEFT_OUT = "..."  # in a command line of a case, for words that may be secret
 STEP_EVIDENCE = "next"  # kind of evidence: a step that only who found it knows
 
 
-def step_of_finding(case: Case, finding: Finding) -> str:
+def next_step_for_finding(case: Case, finding: Finding) -> str:
     """What to do next about one finding."""
     target = case.target(finding.pid)
     if target is not None and has_ended(target):
@@ -26,8 +26,8 @@ def step_of_finding(case: Case, finding: Finding) -> str:
     return _from_remedies(case, finding) or _asked_for(finding) or _by_layer(case, finding)
 
 
-def step_of_report(
-    case: Case, growth: Growth | None, verdict: VerdictWord, findings: tuple[Finding, ...]
+def next_step_for_report(
+    case: Case, growth: Growth | None, verdict: Verdict, findings: tuple[Finding, ...]
 ) -> str | None:
     """What to do next; None where nothing grows. Each finding has its own step: this is that of the first."""
     pid = case.meta.root_pid

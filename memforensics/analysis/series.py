@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from memforensics.analysis.trend import judge
+from memforensics.analysis.trend import fit_trend
 from memforensics.case.model import Case, Growth, MemberGrowth, Sample, Trend
 from memforensics.units import NS_PER_S
 
@@ -67,10 +67,10 @@ def file_pages(sample: Sample) -> int:
     return sample.rss_file
 
 
-Began = Mapping[int, int]  # PID -> since when it is the program it is (ns)
+StartTimes = Mapping[int, int]  # PID -> since when it is the program it is (ns)
 
 
-def began(case: Case) -> Began:
+def start_times(case: Case) -> StartTimes:
     return {target.pid: target.began_ns for target in case.targets if target.began_ns is not None}
 
 
@@ -79,11 +79,11 @@ def member_series(
     *,
     metric: Callable[[Sample], int] = growth_metric,
     pids: Collection[int] | None = None,
-    began: Began | None = None,
+    start_times: StartTimes | None = None,
 ) -> dict[int, Series]:
     """The line of each process by itself, as the program that it is now, by PID, in the order of their first samples.
     Times count from the first sample of all."""
-    lines = _lines(samples, metric, pids, began or {})
+    lines = _lines(samples, metric, pids, start_times or {})
     newest: dict[int, Series] = {}
     for (pid, is_now), line in lines.items():
         if is_now or pid not in newest:
@@ -96,10 +96,10 @@ def tree_series(
     *,
     metric: Callable[[Sample], int] = growth_metric,
     pids: Collection[int] | None = None,
-    began: Began | None = None,
+    start_times: StartTimes | None = None,
 ) -> Series:
     """The tree as one line: the members' first sizes that were there at the start, plus the growth of each since."""
-    ticks, parts = _parts(samples, metric, pids, began or {})
+    ticks, parts = _parts(samples, metric, pids, start_times or {})
     base = sum(part.first for part in parts if not part.late)
     return Series(tuple(ticks), tuple(base + sum(part.grown_at(t) for part in parts) for t in ticks))
 
@@ -110,7 +110,7 @@ def total_series(samples: Iterable[Sample], *, metric: Callable[[Sample], int] =
     return Series(tuple(ticks), tuple(sum(part.size_at(t) for part in parts) for t in ticks))
 
 
-def head_count(samples: Iterable[Sample]) -> Series:
+def process_count(samples: Iterable[Sample]) -> Series:
     """How many members there were, over time."""
     ticks, parts = _parts(samples, growth_metric, None, {})
     return Series(tuple(ticks), tuple(sum(part.first_at <= t <= part.gone_after for part in parts) for t in ticks))
@@ -136,39 +136,39 @@ class Population:
 
 def population(case: Case) -> Population | None:
     """Whether the number of processes grows, and the memory with it, in a line; None where it does not."""
-    heads = head_count(case.samples)
+    heads = process_count(case.samples)
     if not heads.values or heads.change_bytes < MORE_PROCESSES:
         return None
     line = population_series(case.samples)
-    trend = judge_line(line, case.meta.seed)
+    trend = series_trend(line)
     return Population(heads.values[0], heads.values[-1], trend) if trend.shape == "linear" else None
 
 
 @lru_cache(maxsize=4)
-def judge_line(line: Series, seed: int) -> Trend:
+def series_trend(line: Series) -> Trend:
     """Its trend. A process without children is its own tree: the same line is asked for twice."""
-    return judge(line.times_s, line.values, seed=seed)
+    return fit_trend(line.times_s, line.values)
 
 
-def judge_tree(case: Case, *, pids: Collection[int] | None = None) -> Trend:
+def tree_trend(case: Case, *, pids: Collection[int] | None = None) -> Trend:
     """The trend of the tree's growth, since its root is the program that it is."""
-    since = began(case).get(case.meta.root_pid, 0) if case.meta.root_pid is not None else 0
-    line = tree_series((s for s in case.samples if s.t_ns >= since), pids=pids, began=began(case))
-    return judge_line(line, case.meta.seed)
+    since = start_times(case).get(case.meta.root_pid, 0) if case.meta.root_pid is not None else 0
+    line = tree_series((s for s in case.samples if s.t_ns >= since), pids=pids, start_times=start_times(case))
+    return series_trend(line)
 
 
 def members(case: Case) -> tuple[MemberGrowth, ...]:
     """Each process of the tree with its own growth, the quickest first."""
     found = []
-    for pid, line in member_series(case.samples, began=began(case)).items():
-        trend = judge_line(line, case.meta.seed)
+    for pid, line in member_series(case.samples, start_times=start_times(case)).items():
+        trend = series_trend(line)
         found.append(MemberGrowth(pid=pid, change_bytes=line.change_bytes, rate=trend.rate))
     return tuple(sorted(found, key=lambda m: -(m.rate.estimate if m.rate else m.change_bytes)))
 
 
 def file_series(case: Case) -> Series:
     """Resident pages of mapped files, of the tree: judged apart, the kernel takes them back at will."""
-    return tree_series(case.samples, metric=file_pages, began=began(case))
+    return tree_series(case.samples, metric=file_pages, start_times=start_times(case))
 
 
 def growth(case: Case) -> Growth | None:
@@ -176,10 +176,10 @@ def growth(case: Case) -> Growth | None:
     samples."""
     if not case.samples:
         return None
-    trend, metric = judge_tree(case), METRIC
+    trend, metric = tree_trend(case), METRIC
     if population(case) is not None:
         line = total_series(case.samples)
-        trend, metric = judge_line(line, case.meta.seed), METRIC_WITH_JOINED
+        trend, metric = series_trend(line), METRIC_WITH_JOINED
     limit, used = _limit(case)
     left = None
     if limit is not None and trend.shape == "linear" and trend.rate is not None and trend.rate.estimate > 0:
@@ -207,13 +207,13 @@ def _limit(case: Case) -> tuple[int | None, int]:
 
 
 def _lines(
-    samples: Iterable[Sample], metric: Callable[[Sample], int], pids: Collection[int] | None, began: Began
+    samples: Iterable[Sample], metric: Callable[[Sample], int], pids: Collection[int] | None, start_times: StartTimes
 ) -> dict[tuple[int, bool], Series]:
     """(PID, whether as the program that it is now) -> its line."""
     ordered = sorted((s for s in samples if pids is None or s.pid in pids), key=lambda s: s.t_ns)
     lines: dict[tuple[int, bool], list[Sample]] = {}
     for sample in ordered:
-        lines.setdefault((sample.pid, sample.t_ns >= began.get(sample.pid, 0)), []).append(sample)
+        lines.setdefault((sample.pid, sample.t_ns >= start_times.get(sample.pid, 0)), []).append(sample)
     return {
         key: Series(tuple((s.t_ns - ordered[0].t_ns) / NS_PER_S for s in line), tuple(metric(s) for s in line))
         for key, line in lines.items()
@@ -221,10 +221,10 @@ def _lines(
 
 
 def _parts(
-    samples: Iterable[Sample], metric: Callable[[Sample], int], pids: Collection[int] | None, began: Began
+    samples: Iterable[Sample], metric: Callable[[Sample], int], pids: Collection[int] | None, start_times: StartTimes
 ) -> tuple[list[float], list["_Member"]]:
     """Common times, and the members."""
-    lines = list(_lines(samples, metric, pids, began).values())
+    lines = list(_lines(samples, metric, pids, start_times).values())
     if not lines:
         return [], []
     begin = min(line.times_s[0] for line in lines)

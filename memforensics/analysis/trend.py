@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
-from memforensics.case.model import Rate, Shape, Trend, VerdictWord
+from memforensics.case.model import Rate, Shape, Trend, Verdict
 from memforensics.units import KIB, MIB
 
 MIN_SAMPLES = 8
@@ -60,7 +60,7 @@ GIVEN_BACK_SHARE = 0.25  # of the span, at once: the lower envelope is asked for
 MIN_RISE = 512 * KIB  # in the window; less is the working of any process
 
 
-def least_effect(level_bytes: float, seconds: float) -> float:
+def minimum_rate(level_bytes: float, seconds: float) -> float:
     """The smallest rate that matters, bytes a minute: 1 MiB, or 0.05% of the level where that is more. In windows over
     ten minutes it falls with the window, as far as 64 KiB a minute (90 MiB a day): a long look is owed a finer
     answer."""
@@ -68,17 +68,15 @@ def least_effect(level_bytes: float, seconds: float) -> float:
     return max(64 * KIB, MIB * finer, 0.0005 * level_bytes * finer)
 
 
-def judge(
+def fit_trend(
     times_s: Sequence[float],
     values_bytes: Sequence[float],
     *,
-    seed: int = 0,
     confidence: float = 0.95,
     minimum_effect: float | None = None,
 ) -> Trend:
     """The shape of a series. Times in seconds, rising, in any spacing and with gaps; rates in bytes a minute.
-    `minimum_effect`: the rate below which nothing matters (default: `least_effect`). `seed` is not used any more:
-    nothing here is random."""
+    `minimum_effect`: the rate below which nothing matters (default: `minimum_rate`)."""
     times_s, values_bytes = _rising(times_s, values_bytes)
     points = _without_strays(_thin(times_s, values_bytes))
     if not points:
@@ -89,7 +87,7 @@ def judge(
         return Trend(
             shape="too-short", rate=None, p=None, samples=len(times_s), seconds=seconds, seconds_to_decide=missing
         )
-    floor = minimum_effect if minimum_effect is not None else least_effect(_median([p.value for p in points]), seconds)
+    floor = minimum_effect if minimum_effect is not None else minimum_rate(_median([p.value for p in points]), seconds)
     judge_once = _Judge(floor, confidence)
     trend = judge_once.whole(points)
     if trend.shape != "linear" or _bend(points) > CURVED_SHARE:
@@ -155,7 +153,7 @@ def _straight(
         return None
     floor = minimum_effect
     if floor is None:
-        floor = least_effect(_median([p.value for p in points]), times[-1] - times[at])
+        floor = minimum_rate(_median([p.value for p in points]), times[-1] - times[at])
     trend = replace(judge_once, floor=floor, sure=SURE_OF_MANY).part(points)
     if trend.shape != "linear":
         return None
@@ -171,10 +169,10 @@ def _differ(end: Trend, whole: Trend) -> bool:
 
 def rises(trend: Trend, level_bytes: float, seconds: float) -> bool:
     """Whether the rate's interval lies above what matters: such memory is never `steady` or `bounded`."""
-    return trend.rate is not None and trend.rate.low > least_effect(level_bytes, seconds)
+    return trend.rate is not None and trend.rate.low > minimum_rate(level_bytes, seconds)
 
 
-def growth_word(trend: Trend) -> VerdictWord:
+def verdict_of_trend(trend: Trend) -> Verdict:
     """What a line alone allows to say. Never `leak`: that needs something beside the line."""
     if trend.shape in ("too-short", "irregular"):
         return "insufficient-data"

@@ -4,13 +4,13 @@ What makes a growing finding a `leak`:
 
 - a cause of the catalogue that matches (it says "leak"), while the finding's own memory grows;
 - evidence that nothing will free the memory: LEAK_EVIDENCE;
-- growth that was watched for long enough (`outlasted.py`).
+- growth that was watched for long enough (`sustained_growth.py`).
 
 Zero deaths and a straight line alone stay `growing`: a FIFO cache looks like that until it is full.
 
 The guard behind all words:
 
-1. Nothing is `steady` or `bounded` while the interval of the rate lies above what matters (`what_matters`). If a line
+1. Nothing is `steady` or `bounded` while the interval of the rate lies above `minimum_rate_of_tree`. If a line
    bent and its end is flat, `trend.judge` gives the rate of the end. The one exception is a known cause that says
    `bounded` or `retention` and explains EXPLAINED_SHARE of the growth.
 2. A finding whose own memory grows is not dropped because the whole does not show it. It is dropped only where the
@@ -24,8 +24,8 @@ from dataclasses import dataclass, replace
 
 from memforensics.analysis import series
 from memforensics.analysis.blame import sum_rates
-from memforensics.analysis.outlasted import outlasted
-from memforensics.analysis.trend import FEW_POINTS, MIN_RISE, growth_word, least_effect
+from memforensics.analysis.sustained_growth import sustained_growth
+from memforensics.analysis.trend import FEW_POINTS, MIN_RISE, minimum_rate, verdict_of_trend
 from memforensics.case.model import (
     Case,
     EvidenceItem,
@@ -35,7 +35,7 @@ from memforensics.case.model import (
     MemberGrowth,
     Rate,
     Trend,
-    VerdictWord,
+    Verdict,
 )
 from memforensics.units import NS_PER_S
 
@@ -43,7 +43,7 @@ NO_PROOF = "growth alone does not prove a leak: a cache that is filling looks th
 DROPPED = "events of the trace were dropped: which code maps a good part of the memory is not known"
 PAST_SECONDS = 60.0  # after its end a trace tells what grew, and only the line what grows
 EXPLAINED_SHARE = 0.7  # of the growth, by findings that are bounded, for the whole to be bounded
-OUTLASTED_SHARE = 0.3  # of growth that was watched for long enough, for a finding to be the leak
+SUSTAINED_SHARE = 0.3  # of growth that was watched for long enough, for a finding to be the leak
 MOST_SHARE = 0.5  # of a rise: more is most of it
 LEAK_EVIDENCE: tuple[frozenset[str], ...] = (
     frozenset({"ended-threads"}),  # stacks of ended threads grow beyond what glibc keeps for new threads
@@ -54,7 +54,7 @@ LEAK_EVIDENCE: tuple[frozenset[str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    verdict: VerdictWord
+    verdict: Verdict
     findings: tuple[Finding, ...]
 
 
@@ -70,12 +70,12 @@ def decide(
 ) -> Decision:
     """The verdict of the whole and of each finding. Findings come with `cause` and, where the catalogue knows the
     cause's nature, its verdict ("leak", "bounded", "retention"); without a cause theirs is "growing"."""
-    line = line_word(case, growth)
+    line = verdict_of_line(case, growth)
     doubted = [_doubted(case, finding) for finding in findings]
     judged = [_judge(finding, line, past=_is_past(case, finding)) for finding in doubted]
     if growth is not None and line == "growing":
-        item = outlasted(case, growth, sorted(judged, key=lambda f: -(f.share or 0.0)))
-        judged = [_outlasting(finding, item) for finding in judged] if item is not None else judged
+        item = sustained_growth(case, growth, sorted(judged, key=lambda f: -(f.share or 0.0)))
+        judged = [_sustained(finding, item) for finding in judged] if item is not None else judged
     judged.sort(key=lambda f: (f.verdict != "leak", -(f.share or 0.0)))
     if any(finding.verdict == "leak" for finding in judged):
         return Decision("leak", tuple(f for f in judged if f.verdict != "steady"))
@@ -111,17 +111,21 @@ def _while_it_grows(judged: Sequence[Finding]) -> Decision:
 # --- the guard ----------------------------------------------------------------------------------------------------
 
 
-def what_matters(case: Case, trend: Trend) -> float:
+def minimum_rate_of_tree(case: Case, trend: Trend) -> float:
     """The rate in bytes a minute below which growth of the whole does not matter."""
-    return least_effect(_size(case), trend.seconds)
+    return minimum_rate(_size(case), trend.seconds)
 
 
-def line_word(case: Case, growth: Growth | None) -> VerdictWord:
+def verdict_of_line(case: Case, growth: Growth | None) -> Verdict:
     """What the line of the whole allows to say. Never `steady` or `bounded` while its rate lies above what matters."""
     if growth is None:
         return "insufficient-data"
-    word = growth_word(growth.trend)
-    if word in ("steady", "bounded") and growth.rate is not None and growth.rate.low > what_matters(case, growth.trend):
+    word = verdict_of_trend(growth.trend)
+    if (
+        word in ("steady", "bounded")
+        and growth.rate is not None
+        and growth.rate.low > minimum_rate_of_tree(case, growth.trend)
+    ):
         return "insufficient-data"
     return word
 
@@ -141,9 +145,9 @@ def _hidden(finding: Finding) -> Finding:
 def grew(finding: Finding) -> bool:
     """Whether the finding's own memory grows in a line, by what matters."""
     own = finding.trend
-    if own is None or own.rate is None or growth_word(own) != "growing":
+    if own is None or own.rate is None or verdict_of_trend(own) != "growing":
         return False
-    return own.rate.low > least_effect(0, own.seconds)
+    return own.rate.low > minimum_rate(0, own.seconds)
 
 
 def _replaces_older(
@@ -155,7 +159,7 @@ def _replaces_older(
     assert own is not None
     assert own.rate is not None
     extends = finding.culprit is not None and finding.culprit.extends
-    enough = least_effect(0, own.seconds)
+    enough = minimum_rate(0, own.seconds)
     layer = sum_rates([row.rate for row in layers if row.layer == finding.layer and row.in_rss])
     if layer is not None and layer.low > enough and layer.estimate >= MOST_SHARE * own.rate.estimate:
         return False
@@ -173,14 +177,14 @@ def _explains_the_end(case: Case, finding: Finding) -> bool:
         return False
     if _is_past(case, finding):
         return False
-    line = series.tree_series(case.samples, began=series.began(case))
+    line = series.tree_series(case.samples, start_times=series.start_times(case))
     third = len(line.values) * 2 // 3
     if len(line.values) - third < 6:
         return False
     before, after = line.values[third : third + 3], line.values[-3:]
     rise = min(after) - max(before)  # what three readings on either side agree on
     minutes = (line.times_s[-1] - line.times_s[third]) / 60.0
-    if rise < max(MIN_RISE, what_matters(case, own) * minutes):
+    if rise < max(MIN_RISE, minimum_rate_of_tree(case, own) * minutes):
         return False
     return MOST_SHARE <= own.rate.estimate * minutes / rise <= 1.0 / MOST_SHARE
 
@@ -188,9 +192,9 @@ def _explains_the_end(case: Case, finding: Finding) -> bool:
 # --- one finding --------------------------------------------------------------------------------------------------
 
 
-def _outlasting(finding: Finding, item: EvidenceItem) -> Finding:
+def _sustained(finding: Finding, item: EvidenceItem) -> Finding:
     """The finding of growth that was watched for long enough: a leak, where it is a good part of that growth."""
-    if finding.verdict != "growing" or (finding.share or 0.0) < OUTLASTED_SHARE:
+    if finding.verdict != "growing" or (finding.share or 0.0) < SUSTAINED_SHARE:
         return finding
     against = tuple(text for text in finding.against if text != NO_PROOF)
     finding = replace(finding, verdict="leak", evidence=(*finding.evidence, item), against=against)
@@ -210,8 +214,8 @@ def _doubted(case: Case, finding: Finding) -> Finding:
     return replace(finding, against=(*finding.against, DROPPED))
 
 
-def _judge(finding: Finding, line: VerdictWord, *, past: bool) -> Finding:
-    word: VerdictWord = finding.verdict
+def _judge(finding: Finding, line: Verdict, *, past: bool) -> Finding:
+    word: Verdict = finding.verdict
     grows = _grows(finding, line) and (line == "growing" or not past)
     if word == "growing" and grows and has_leak_evidence(finding):
         word = "leak"
@@ -236,14 +240,14 @@ def _is_past(case: Case, finding: Finding) -> bool:
     return ended is not None and last is not None and last - ended > PAST_SECONDS * NS_PER_S
 
 
-def _grows(finding: Finding, line: VerdictWord) -> bool:
+def _grows(finding: Finding, line: Verdict) -> bool:
     """Whether the finding's own memory grows: by its line or, where that has too few points for a shape, as the most of
     a tree that grows."""
     if finding.trend is None:
         return line == "growing" and has_leak_evidence(finding)
     if finding.trend.shape == "too-short" or (finding.trend.samples < FEW_POINTS and finding.trend.shape != "falling"):
         return line == "growing" and (finding.share or 0.0) >= 0.5
-    return growth_word(finding.trend) == "growing"
+    return verdict_of_trend(finding.trend) == "growing"
 
 
 CONFIDENCE_BASE = 0.2  # it is in this layer
@@ -258,7 +262,7 @@ DROPPED_FACTOR = 0.8  # the sums of its sites may be far off
 DOUBTFUL_SHARE = 0.1  # of what was traced, by code that is not known
 
 
-def confidence(finding: Finding, word: VerdictWord, *, grows: bool) -> float:
+def confidence(finding: Finding, word: Verdict, *, grows: bool) -> float:
     """How sure the title is, 0 to 1. Each piece of evidence adds to it, so more evidence never lowers it; only what
     speaks against a finding does.
 
@@ -295,7 +299,7 @@ def _size(case: Case) -> int:
 # --- layers -------------------------------------------------------------------------------------------------------
 
 
-def layer_word(row: LayerRow, decision: Decision, seconds: float) -> VerdictWord:
+def layer_verdict(row: LayerRow, decision: Decision, seconds: float) -> Verdict:
     """The word of one layer, beside the verdict of the whole: that of its findings, else by its own rate. A layer that
     grows where the whole does not is `insufficient-data`: a few snapshots do not make a trend. The size of the files
     bounds their pages."""
@@ -305,7 +309,7 @@ def layer_word(row: LayerRow, decision: Decision, seconds: float) -> VerdictWord
             return word
     if row.change_bytes is None:
         return "insufficient-data"
-    enough = least_effect(row.bytes or 0, seconds)
+    enough = minimum_rate(row.bytes or 0, seconds)
     rises = row.rate.low > enough if row.rate is not None else row.change_bytes * 60.0 / max(seconds, 1.0) > enough
     if row.layer == "file":
         return "bounded" if rises else "steady"
@@ -331,6 +335,6 @@ def layers_differ(rows: Sequence[LayerRow], growth: Growth | None) -> tuple[Rate
         high=sum(rate.high for rate in rates),
         confidence=min(rate.confidence for rate in rates),
     )
-    whole, slack = growth.rate, least_effect(0, growth.trend.seconds)
+    whole, slack = growth.rate, minimum_rate(0, growth.trend.seconds)
     meet = total.low - slack <= whole.high and whole.low <= total.high + slack
     return None if meet else (total, whole)

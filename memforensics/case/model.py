@@ -33,8 +33,8 @@ Layer = Literal[
 ]
 LAYERS: tuple[Layer, ...] = Layer.__args__  # type: ignore[attr-defined]
 
-VerdictWord = Literal["steady", "bounded", "retention", "leak", "growing", "insufficient-data"]
-EXIT_CODES: dict[VerdictWord, int] = {
+Verdict = Literal["steady", "bounded", "retention", "leak", "growing", "insufficient-data"]
+EXIT_CODES: dict[Verdict, int] = {
     "steady": 0,
     "bounded": 0,
     "retention": 0,
@@ -629,7 +629,7 @@ class LayerRow:
     bytes: int | None
     change_bytes: int | None = None
     rate: Rate | None = None
-    verdict: VerdictWord = "insufficient-data"
+    verdict: Verdict = "insufficient-data"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -717,7 +717,7 @@ class Finding:
 
     title: str
     layer: Layer
-    verdict: VerdictWord
+    verdict: Verdict
     confidence: float  # 0 to 1
     share: float | None  # of the growth of the tree, 0 to 1
     pid: int
@@ -771,7 +771,7 @@ class MemberGrowth:
 class Diagnosis:
     """The conclusion of a case: what every renderer shows, and the JSON report carries."""
 
-    verdict: VerdictWord
+    verdict: Verdict
     headline: str  # one sentence
     growth: Growth | None
     layers: tuple[LayerRow, ...]

@@ -15,8 +15,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from memforensics.analysis.conclude import draft
-from memforensics.analysis.residue import is_unseen_heap
+from memforensics.analysis.diagnosis import analyze
+from memforensics.analysis.unexplained_growth import is_heap_without_stack
 from memforensics.case.model import (
     AllocationSite,
     Case,
@@ -370,7 +370,7 @@ def _open_trace(members: list[Process], budget: Budget) -> tuple[MmapTrace | Non
 
 def _open_touch(case: Case, members: list[Process], budget: Budget) -> tuple[FaultTrace | None, list[Record]]:
     """None, where what was seen so far does not call for it."""
-    if not any(is_unseen_heap(finding) for finding in draft(case).findings):
+    if not any(is_heap_without_stack(finding) for finding in analyze(case).findings):
         return None, []
     return _opened(FaultTrace(), members, budget)
 

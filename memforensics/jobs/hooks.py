@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memforensics.analysis.conclude import hook_meanings
+from memforensics.analysis.hook_meanings import hook_meanings
 from memforensics.case.model import Hook, HookAudit, Loss, Module, ProbeStatus, Target
 from memforensics.jobs.observe.tree import Recorder, minimal_target, new_meta
 from memforensics.probes.hooks import audit_hooks

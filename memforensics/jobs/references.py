@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
-from memforensics.analysis.conclude import draft
+from memforensics.analysis.diagnosis import analyze
 from memforensics.analysis.survival import LEAST_TESTED, sites_to_check
 from memforensics.case.model import Case, ProbeStatus, ReferenceCheck
 from memforensics.errors import MemforensicsError, TargetError
@@ -83,7 +83,7 @@ class References:
         return [ProbeStatus(name=NAME, pid=pid, status="partial", why=why, enable=enable) for pid in self._first]
 
     def _choose(self, case: Case) -> Sequence[Record]:
-        self._chosen = sites_to_check(draft(case).findings)
+        self._chosen = sites_to_check(analyze(case).findings)
         return []
 
     def _sample(self, trace: MmapTrace, chosen: Iterable[tuple[int, int]]) -> None:

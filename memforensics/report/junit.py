@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
 
-from memforensics.case.model import Case, Diagnosis, Growth, VerdictWord
+from memforensics.case.model import Case, Diagnosis, Growth, Verdict
 from memforensics.report.json.report import growth_json
 from memforensics.report.json.shapes import Json
 from memforensics.report.markdown import report_markdown
@@ -25,7 +25,7 @@ class GateOutcome:
     failed_to_observe: bool = False
 
     @property
-    def verdict(self) -> VerdictWord:
+    def verdict(self) -> Verdict:
         return self.diagnosis.verdict if self.diagnosis else "insufficient-data"
 
     @property

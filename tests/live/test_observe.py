@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from processes import Child, python, running
 
-from memforensics.analysis.series import judge_tree
-from memforensics.analysis.trend import growth_word
+from memforensics.analysis.series import tree_trend
+from memforensics.analysis.trend import verdict_of_trend
 from memforensics.case.model import Sample, Target
 from memforensics.errors import NoSuchProcess
 from memforensics.jobs.observe.tree import Recorder, TreeObserver, new_meta
@@ -67,7 +67,7 @@ def test_exec_into_a_leak_is_growth() -> None:
     with observed(python("watch_grower.py", "exec", "120"), 0.25) as (_, observer, recorder):
         for records in observer.ticks(11):
             recorder.put(records)
-    assert growth_word(judge_tree(recorder.case())) == "growing"
+    assert verdict_of_trend(tree_trend(recorder.case())) == "growing"
 
 
 def test_no_such_process() -> None:

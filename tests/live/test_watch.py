@@ -17,7 +17,7 @@ import pytest
 from processes import python, running
 from terminal import Terminal
 
-from memforensics.analysis.series import judge_tree
+from memforensics.analysis.series import tree_trend
 from memforensics.case.model import Sample
 from memforensics.case.store import CaseFile
 from memforensics.units import MIB
@@ -131,7 +131,7 @@ def test_a_case_is_readable_however_the_watch_ends(tmp_path: Path, number: signa
         kept = file.load()
     assert kept.samples[: len(before)] == before
     assert kept.samples[-1].rss_anon > kept.samples[0].rss_anon
-    assert judge_tree(kept).samples > 1
+    assert tree_trend(kept).samples > 1
 
 
 def test_on_a_terminal_it_draws_and_the_last_screen_stays() -> None:

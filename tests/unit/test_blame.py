@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from memforensics.analysis.blame import ONLY_ASKED, draft_findings, group_sites, of_each_process, site_rate
+from memforensics.analysis.blame import HEAP_REQUEST_ONLY, draft_findings, group_sites, of_each_process, site_rate
 from memforensics.case.model import (
     AllocationSite,
     Anchor,
@@ -183,7 +183,7 @@ def test_who_extends_a_heap_is_not_called_its_holder() -> None:
     assert culprit is not None
     assert culprit.extends
     assert culprit.function == "parse"
-    assert ONLY_ASKED in finding[0].against
+    assert HEAP_REQUEST_ONLY in finding[0].against
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from fixtures.constructed import INVQ_STACK, PID, case, draft, finding_site, target, ucx_modules
 
-from memforensics.analysis.next_steps import LEFT_OUT, step_of_finding, step_of_report
+from memforensics.analysis.next_steps import LEFT_OUT, next_step_for_finding, next_step_for_report
 from memforensics.case.model import (
     LAYERS,
     Case,
@@ -58,7 +58,7 @@ def layered(layer: Layer) -> Finding:
 def test_every_layer_has_a_command_that_runs(layer: Layer, traced: bool, runtime: str) -> None:
     about = target(runtimes=(Runtime(name=runtime, version="17"),))
     where = replace(case() if traced else UNTRACED, targets=(about,))
-    step = step_of_finding(where, layered(layer))
+    step = next_step_for_finding(where, layered(layer))
     command = step.rpartition(": ")[2]
     assert command.split()[0] in ("memforensics", "ls", "jcmd", "nvidia-smi"), step
     assert "nvidia-smi" in command or str(PID) in command
@@ -70,13 +70,13 @@ def test_every_layer_has_a_command_that_runs(layer: Layer, traced: bool, runtime
 
 def test_a_heap_asks_for_who_touches_it_first_and_then_for_more() -> None:
     heap = layered("native-heap")
-    assert "trace-faults" in step_of_finding(case(), heap)
+    assert "trace-faults" in next_step_for_finding(case(), heap)
     touched = replace(case().sites[0], kind="fault")
-    assert "--memray" in step_of_finding(case(sites=(touched,)), heap)
+    assert "--memray" in next_step_for_finding(case(sites=(touched,)), heap)
     named = replace(heap, culprit=Culprit(library="l", extends=True))
-    assert "--memray" in step_of_finding(case(), named)
+    assert "--memray" in next_step_for_finding(case(), named)
     native = case(targets=(target(runtimes=(Runtime(name="glibc", version="2.36"),)),))
-    assert "stacks" in step_of_finding(native, named)
+    assert "stacks" in next_step_for_finding(native, named)
 
 
 @pytest.mark.parametrize(
@@ -84,21 +84,21 @@ def test_a_heap_asks_for_who_touches_it_first_and_then_for_more() -> None:
 )
 def test_threads_are_captured_at_the_call_that_this_libc_uses(glibc: str | None, call: str) -> None:
     about = target(runtimes=(Runtime(name="glibc", version=glibc),))
-    assert f"--on {call} --count" in step_of_finding(case(targets=(about,)), layered("thread-stack"))
+    assert f"--on {call} --count" in next_step_for_finding(case(targets=(about,)), layered("thread-stack"))
 
 
 def test_a_step_that_came_with_the_evidence_is_taken() -> None:
     known = replace(UNKNOWN, evidence=(EvidenceItem(kind="next", text="take two heap snapshots: kill -USR1 4242"),))
-    assert step_of_finding(case(), known) == "take two heap snapshots: kill -USR1 4242"
+    assert next_step_for_finding(case(), known) == "take two heap snapshots: kill -USR1 4242"
 
 
 def test_a_known_cause_is_measured_with_its_first_variable() -> None:
     found = match(draft(finding_site(INVQ_STACK)), case(modules=ucx_modules()), load_catalogue())
-    words = parses(step_of_finding(case(), found))
+    words = parses(next_step_for_finding(case(), found))
     assert words[:3] == ["prove", "--env", "UCX_RCACHE_MAX_UNRELEASED=1024"]
     assert words[words.index("--") + 1 :] == list(target().cmdline)
     secret = case(targets=(target(cmdline=("serve", LEFT_OUT)),))
-    assert LEFT_OUT not in step_of_finding(secret, found)
+    assert LEFT_OUT not in next_step_for_finding(secret, found)
 
 
 # --- a process that has ended -----------------------------------------------------------------------------------------
@@ -107,12 +107,14 @@ def test_a_known_cause_is_measured_with_its_first_variable() -> None:
 @pytest.mark.parametrize("layer", LAYERS)
 def test_no_step_names_a_process_that_has_ended(layer: Layer) -> None:
     ended = case(targets=(target(left_how="it exited"),))
-    step = step_of_finding(ended, layered(layer))
+    step = next_step_for_finding(ended, layered(layer))
     assert "has ended (it exited) after 1 m" in step
     assert parses(step)[:3] == ["ci", "--duration", "60s"]
-    hidden = step_of_finding(case(targets=(target(left_how="it exited", cmdline=("a", LEFT_OUT)),)), layered(layer))
+    hidden = next_step_for_finding(
+        case(targets=(target(left_how="it exited", cmdline=("a", LEFT_OUT)),)), layered(layer)
+    )
     assert LEFT_OUT not in hidden
-    assert step_of_report(ended, SHORT, "insufficient-data", ()) == step
+    assert next_step_for_report(ended, SHORT, "insufficient-data", ()) == step
 
 
 # --- the whole report -------------------------------------------------------------------------------------------------
@@ -124,7 +126,7 @@ def of(command: str, step_case: Case = UNTRACED) -> Case:
 
 @pytest.mark.parametrize("command", ["diagnose", "watch"])
 def test_too_little_asks_for_a_longer_look_than_the_last(command: str) -> None:
-    step = step_of_report(of(command), SHORT, "insufficient-data", ())
+    step = next_step_for_report(of(command), SHORT, "insufficient-data", ())
     assert step is not None
     words = parses(step)
     assert words[0] == command
@@ -133,15 +135,15 @@ def test_too_little_asks_for_a_longer_look_than_the_last(command: str) -> None:
 
 @pytest.mark.parametrize(("command", "words"), [("diagnose", 4), ("watch", 2)])
 def test_the_command_that_was_just_run_is_never_the_next_step_as_it_was(command: str, words: int) -> None:
-    step = step_of_report(of(command), RISING, "growing", ())
+    step = next_step_for_report(of(command), RISING, "growing", ())
     assert step is not None
     assert len(parses(step)) == words  # with a longer duration, or the default of another command
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_ci_ends_its_command_and_no_step_names_its_pid(layer: Layer) -> None:
-    finding = step_of_finding(of("ci", case()), layered(layer))
-    whole = step_of_report(of("ci"), SHORT, "insufficient-data", ())
+    finding = next_step_for_finding(of("ci", case()), layered(layer))
+    whole = next_step_for_report(of("ci"), SHORT, "insufficient-data", ())
     for step in (finding, whole):
         assert step is not None
         words = parses(step)
@@ -150,7 +152,7 @@ def test_ci_ends_its_command_and_no_step_names_its_pid(layer: Layer) -> None:
 
 
 def test_what_is_steady_needs_nothing() -> None:
-    assert step_of_report(case(), RISING, "steady", ()) is None
+    assert next_step_for_report(case(), RISING, "steady", ()) is None
 
 
 def test_the_report_s_step_is_that_of_the_first_finding() -> None:
@@ -161,6 +163,6 @@ def test_the_report_s_step_is_that_of_the_first_finding() -> None:
 
 def test_the_command_is_printed_as_the_program_was_started() -> None:
     meta = replace(case().meta, program="sudo /opt/venv/bin/memforensics")
-    step = step_of_finding(replace(case(), meta=meta), layered("anon-mmap"))
+    step = next_step_for_finding(replace(case(), meta=meta), layered("anon-mmap"))
     assert ": sudo /opt/venv/bin/memforensics trace-mmap 4242 " in step
     parses(step)

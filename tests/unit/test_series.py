@@ -7,15 +7,15 @@ import pytest
 from memforensics.analysis.series import (
     file_series,
     growth,
-    head_count,
-    judge_tree,
     member_series,
     members,
     population,
+    process_count,
     total_series,
     tree_series,
+    tree_trend,
 )
-from memforensics.analysis.trend import growth_word
+from memforensics.analysis.trend import verdict_of_trend
 from memforensics.case.model import Anchor, Case, CaseMeta, Cgroup, Sample, Target
 from memforensics.jobs.case.conclude import conclude_case
 from memforensics.units import GIB, MIB, NS_PER_S
@@ -43,7 +43,7 @@ TICKS = [i * 0.5 for i in range(81)]
 
 def test_a_child_that_leaks_is_the_trees_growth_and_is_named() -> None:
     found = case([s for t in TICKS for s in (sample(1, t, 900 * MIB), sample(7, t, 50 * MIB + MIB * t))])
-    assert growth_word(judge_tree(found)) == "growing"
+    assert verdict_of_trend(tree_trend(found)) == "growing"
     first, second = members(found)
     assert (first.pid, second.pid) == (7, 1)
     assert first.change_bytes == 40 * MIB
@@ -55,16 +55,16 @@ def test_workers_that_join_late_are_no_growth() -> None:
     for i in range(8):  # a worker each 4 s; each fills 60 MiB of its own in its first second
         samples += [sample(10 + i, t, 60 * MIB * min(t - 4 * i - 4, 1.0)) for t in TICKS if t >= 4 * i + 4]
     found = case(samples)
-    assert growth_word(judge_tree(found)) == "steady"
+    assert verdict_of_trend(tree_trend(found)) == "steady"
     assert total_series(found.samples).change_bytes > 400 * MIB
-    assert head_count(found.samples).change_bytes == 8
+    assert process_count(found.samples).change_bytes == 8
 
 
 def test_recycled_workers_are_a_saw_tooth() -> None:
     samples = [sample(1, t, 100 * MIB) for t in TICKS]
     for i in range(8):  # each lives for 5 s and grows by 2 MiB a second
         samples += [sample(10 + i, t, 60 * MIB + 2 * MIB * (t - 5 * i)) for t in TICKS if 5 * i <= t < 5 * i + 5]
-    assert growth_word(judge_tree(case(samples))) == "steady"
+    assert verdict_of_trend(tree_trend(case(samples))) == "steady"
 
 
 def test_growth_of_a_member_that_left_goes_with_it() -> None:
@@ -77,13 +77,13 @@ def test_growth_of_a_member_that_left_goes_with_it() -> None:
 
 def test_page_cache_is_judged_apart() -> None:
     found = case([sample(1, t, 100 * MIB, file=MIB * t) for t in TICKS])
-    assert growth_word(judge_tree(found)) == "steady"
+    assert verdict_of_trend(tree_trend(found)) == "steady"
     assert file_series(found).change_bytes == 40 * MIB
 
 
 def test_what_is_swapped_out_has_not_gone() -> None:
     found = case([sample(1, t, 500 * MIB - 5 * MIB * t, swap=6 * MIB * t) for t in TICKS])
-    assert growth_word(judge_tree(found)) == "growing"
+    assert verdict_of_trend(tree_trend(found)) == "growing"
 
 
 def test_time_to_the_limit() -> None:
@@ -125,7 +125,7 @@ def test_processes_that_multiply_are_growth_of_their_own_kind() -> None:
     assert "joined" in whole.metric
     told = conclude_case(found)
     assert told.verdict == "growing"
-    assert told.headline.startswith("more and more processes: 1 at the start, 10 now")
+    assert told.headline.startswith("Number of processes grows: 1 at the start, 10 now")
 
 
 def test_processes_that_are_replaced_are_not_more() -> None:
@@ -138,9 +138,9 @@ def test_a_pid_that_became_another_program_begins_anew() -> None:
     """2 GiB, then an exec, and 30 MiB a minute from 20 MiB on."""
     samples = [sample(1, t, 2 * GIB if t < 15 else 20 * MIB + (t - 15) * MIB / 2) for t in TICKS]
     target = Target(pid=1, start_ticks=1, start_wall_ns=0, began_ns=int(14.9 * NS_PER_S))
-    (line,) = member_series(samples, began={1: int(14.9 * NS_PER_S)}).values()
+    (line,) = member_series(samples, start_times={1: int(14.9 * NS_PER_S)}).values()
     assert line.values[0] == 20 * MIB
-    assert growth_word(judge_tree(case(samples, (target,)))) == "growing"
+    assert verdict_of_trend(tree_trend(case(samples, (target,)))) == "growing"
 
 
 def test_thinned_samples_are_the_same_tree() -> None:
@@ -150,4 +150,4 @@ def test_thinned_samples_are_the_same_tree() -> None:
     line = tree_series(samples)
     assert len(line.times_s) == len(times)
     assert line.change_bytes == pytest.approx(MIB * 659 / 6, rel=0.01)
-    assert growth_word(judge_tree(case(samples))) == "growing"
+    assert verdict_of_trend(tree_trend(case(samples))) == "growing"

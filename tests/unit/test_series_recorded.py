@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from memforensics.analysis.trend import growth_word, judge
+from memforensics.analysis.trend import fit_trend, verdict_of_trend
 from memforensics.case.model import Anchor, CaseMeta, Sample, Target
 from memforensics.case.model import Case as CaseOf
 from memforensics.jobs.case.conclude import conclude_case
@@ -58,7 +58,7 @@ def words(series: Recorded, length: int, begin_s: float = 0.0) -> list[str]:
     """What windows of so many readings say, each a quarter later than the last."""
     first = next((i for i, t in enumerate(series.seconds) if t >= begin_s), len(series.seconds))
     starts = range(first, len(series.seconds) - length + 1, max(length // 4, 5))
-    return [growth_word(judge(series.seconds[i : i + length], series.anon[i : i + length], seed=1)) for i in starts]
+    return [verdict_of_trend(fit_trend(series.seconds[i : i + length], series.anon[i : i + length])) for i in starts]
 
 
 @pytest.mark.parametrize("name", LEAKS)
@@ -94,7 +94,7 @@ def test_what_is_healthy_comes_to_rest(name: str) -> None:
 def test_page_cache_is_not_growth() -> None:
     """The scan brought 400 MiB of a mapped file in, in a line of three minutes; the process itself stood still."""
     series = recorded("file-scan")
-    assert growth_word(judge(series.seconds[:150], series.file[:150], seed=1)) == "growing"
+    assert verdict_of_trend(fit_trend(series.seconds[:150], series.file[:150])) == "growing"
     assert conclude_case(series.case(150)).verdict == "steady"
 
 
@@ -107,10 +107,10 @@ def test_thinned_it_says_the_same(name: str) -> None:
     kept = list(line)
     assert len(kept) < len(series.seconds) / 2
     whole, thinned = (
-        judge(series.seconds, series.anon, seed=1),
-        judge([t for t, _ in kept], [v for _, v in kept], seed=1),
+        fit_trend(series.seconds, series.anon),
+        fit_trend([t for t, _ in kept], [v for _, v in kept]),
     )
-    assert (growth_word(whole) == "growing") == (growth_word(thinned) == "growing")
+    assert (verdict_of_trend(whole) == "growing") == (verdict_of_trend(thinned) == "growing")
     if name in LEAKS:
         assert whole.rate is not None
         assert thinned.rate is not None

@@ -8,7 +8,7 @@ from fixtures.constructed import BASE, INVQ_STACK, PID, SECOND, case, cohorts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.analysis.conclude import draft
+from memforensics.analysis.diagnosis import analyze
 from memforensics.analysis.survival import (
     CONFIDENCE,
     deaths_over_births,
@@ -137,7 +137,7 @@ def test_lost_needs_the_lower_limit_at_half(tested: int, lost: int, tests: int, 
 
 
 def _kinds(found: Case) -> list[str]:
-    (finding,) = draft(found).findings
+    (finding,) = analyze(found).findings
     return [item.kind for item in finding.evidence if item.kind in ("lost", "referenced", "give-back-hook")]
 
 
@@ -244,5 +244,5 @@ def test_the_same_memory_outside_of_a_hook_is_no_such_evidence() -> None:
 
 
 def test_a_finding_without_evidence_stays_as_it_is() -> None:
-    (finding,) = draft(case(hooks=())).findings
+    (finding,) = analyze(case(hooks=())).findings
     assert with_survival(case(hooks=()), finding) is finding

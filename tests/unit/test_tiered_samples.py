@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memforensics.analysis.trend import growth_word, judge
+from memforensics.analysis.trend import fit_trend, verdict_of_trend
 from memforensics.case.model import Trend
 from memforensics.jobs.observe.tiered_samples import ONE_OF, TieredSamples
 from memforensics.units import MIB
@@ -63,8 +63,8 @@ def both(values: list[float], interval: float, seed: int) -> tuple[Trend, Trend]
     kept = list(line)
     assert len(kept) < len(points)
     return (
-        judge([t for t, _ in points], [v for _, v in points], confidence=0.999),
-        judge([t for t, _ in kept], [v for _, v in kept], confidence=0.999),
+        fit_trend([t for t, _ in points], [v for _, v in points], confidence=0.999),
+        fit_trend([t for t, _ in kept], [v for _, v in kept], confidence=0.999),
     )
 
 
@@ -85,7 +85,7 @@ def test_a_thinned_leak_is_the_same_leak(rate: float, noise: float, teeth: float
         for t in map(float, range(count))
     ]
     whole, thinned = both(values, 1.0, seed)
-    assert growth_word(whole) == growth_word(thinned) == "growing"
+    assert verdict_of_trend(whole) == verdict_of_trend(thinned) == "growing"
     assert whole.rate is not None
     assert thinned.rate is not None
     assert thinned.rate.estimate == pytest.approx(whole.rate.estimate, rel=0.1)
@@ -108,7 +108,7 @@ def test_thinned_healthy_memory_is_healthy(noise: float, height: float, period: 
         300 * MIB + MIB * (rng.gauss(0, noise) + height * (t % period) / period) for t in map(float, range(count))
     ]
     for trend in both(values, 1.0, seed):
-        assert growth_word(trend) in ("steady", "bounded")
+        assert verdict_of_trend(trend) in ("steady", "bounded")
 
 
 def test_a_leak_that_began_on_the_third_day_is_seen_within_the_hour() -> None:
@@ -117,9 +117,9 @@ def test_a_leak_that_began_on_the_third_day_is_seen_within_the_hour() -> None:
     for t in range(203_600):
         line.add((float(t), 2048 * MIB + rng.gauss(0, 3 * MIB) + max(t - 200_000, 0) * 3 * MIB / 60))
         if t == 200_000:
-            before = judge([t for t, _ in line], [v for _, v in line], seed=1)
-    after = judge([t for t, _ in line], [v for _, v in line], seed=1)
-    assert growth_word(before) == "steady"
-    assert growth_word(after) == "growing"
+            before = fit_trend([t for t, _ in line], [v for _, v in line])
+    after = fit_trend([t for t, _ in line], [v for _, v in line])
+    assert verdict_of_trend(before) == "steady"
+    assert verdict_of_trend(after) == "growing"
     assert after.rate is not None
     assert after.rate.estimate == pytest.approx(3 * MIB, rel=0.25)

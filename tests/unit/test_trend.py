@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memforensics.analysis.trend import growth_word, judge, least_effect, rises
+from memforensics.analysis.trend import fit_trend, minimum_rate, rises, verdict_of_trend
 from memforensics.case.model import Shape, Trend
 from memforensics.units import KIB, MIB
 
@@ -48,7 +48,7 @@ def test_growth_is_seen(kind: object) -> None:
 
 def line(rate_mib_a_minute: float, seconds: float, interval: float = 0.5, base: int = 100 * MIB) -> Trend:
     times = [i * interval for i in range(int(seconds / interval) + 1)]
-    return judge(times, [base + rate_mib_a_minute * MIB * t / 60 for t in times], seed=1)
+    return fit_trend(times, [base + rate_mib_a_minute * MIB * t / 60 for t in times])
 
 
 def test_the_rate_of_a_line_is_its_rate() -> None:
@@ -63,7 +63,7 @@ def test_the_rate_of_a_line_is_its_rate() -> None:
 
 def test_chunks_of_a_mebibyte_are_a_line() -> None:
     times = [i * 0.5 for i in range(41)]
-    trend = judge(times, [50 * MIB + (10 * MIB * t / 60) // MIB * MIB for t in times], seed=1)
+    trend = fit_trend(times, [50 * MIB + (10 * MIB * t / 60) // MIB * MIB for t in times])
     assert trend.shape == "linear"
     assert trend.rate is not None
     assert trend.rate.estimate == pytest.approx(10 * MIB, rel=0.3)
@@ -71,7 +71,7 @@ def test_chunks_of_a_mebibyte_are_a_line() -> None:
 
 def test_two_rises_are_no_line_yet() -> None:
     times = [i * 0.5 for i in range(41)]
-    trend = judge(times, [50 * MIB + (t > 6) * 2 * MIB + (t > 13) * 2 * MIB for t in times], seed=1)
+    trend = fit_trend(times, [50 * MIB + (t > 6) * 2 * MIB + (t > 13) * 2 * MIB for t in times])
     assert trend.shape == "step"
     assert trend.seconds_to_decide is not None
 
@@ -80,7 +80,7 @@ def test_two_rises_are_no_line_yet() -> None:
 def test_a_levelled_warm_up_has_a_bound(interval: float) -> None:
     times = [i * interval for i in range(120)]
     tau = times[-1] / 9
-    trend = judge(times, [MIB * 500 * (1 - 2.718281828 ** (-t / tau)) for t in times], seed=1)
+    trend = fit_trend(times, [MIB * 500 * (1 - 2.718281828 ** (-t / tau)) for t in times])
     assert trend.shape == "plateau"
     assert trend.bound_bytes == pytest.approx(500 * MIB, rel=0.05)
 
@@ -88,7 +88,7 @@ def test_a_levelled_warm_up_has_a_bound(interval: float) -> None:
 def test_a_warm_up_that_still_rises_by_what_matters_is_not_called_bounded() -> None:
     """Known answer: four time constants of 500 MiB in a minute; at the end it rises by 36 MiB/min."""
     times = [i * 0.5 for i in range(121)]
-    trend = judge(times, [MIB * 500 * (1 - 2.718281828 ** (-t / 15)) for t in times], seed=1)
+    trend = fit_trend(times, [MIB * 500 * (1 - 2.718281828 ** (-t / 15)) for t in times])
     assert trend.shape == "irregular"
     assert trend.seconds_to_decide is not None
 
@@ -100,8 +100,8 @@ def test_a_late_leak_is_growing_from_its_onset_on_at_its_own_rate(onset: float, 
     rng, interval = random.Random(8), seconds / 120
     times = [i * interval for i in range(121)]
     values = [300 * MIB + rng.gauss(0, MIB / 5) + max(t - onset * seconds, 0) * 200 * MIB / 60 for t in times]
-    trend = judge(times, values)
-    assert growth_word(trend) == "growing"
+    trend = fit_trend(times, values)
+    assert verdict_of_trend(trend) == "growing"
     assert trend.cut_seconds == pytest.approx(onset * seconds, abs=0.1 * seconds)
     assert trend.rate is not None
     assert trend.rate.estimate == pytest.approx(200 * MIB, rel=0.05)
@@ -110,7 +110,7 @@ def test_a_late_leak_is_growing_from_its_onset_on_at_its_own_rate(onset: float, 
 
 def test_growth_after_a_warm_up_is_judged_without_it() -> None:
     times = [i * 0.5 for i in range(121)]
-    trend = judge(times, [MIB * (min(t, 6) * 50 + max(t - 6, 0)) for t in times], seed=1)
+    trend = fit_trend(times, [MIB * (min(t, 6) * 50 + max(t - 6, 0)) for t in times])
     assert trend.shape == "linear"
     assert trend.cut_seconds >= 6
     assert trend.rate is not None
@@ -119,38 +119,38 @@ def test_growth_after_a_warm_up_is_judged_without_it() -> None:
 
 def test_growth_across_a_restart_of_the_observer() -> None:
     times = [i * 0.5 for i in range(40)] + [300 + i * 0.5 for i in range(40)]
-    trend = judge(times, [100 * MIB + 5 * MIB * t / 60 for t in times], seed=1)
+    trend = fit_trend(times, [100 * MIB + 5 * MIB * t / 60 for t in times])
     assert trend.shape == "linear"
 
 
 def test_days_at_a_minute() -> None:
     rng = random.Random(5)
     times = [i * 60.0 for i in range(3 * 1440)]
-    grows = judge(times, [2048 * MIB + 0.4 * MIB * t / 60 + rng.gauss(0, 20 * MIB) for t in times], seed=1)
+    grows = fit_trend(times, [2048 * MIB + 0.4 * MIB * t / 60 + rng.gauss(0, 20 * MIB) for t in times])
     assert grows.shape == "linear"
-    flat = judge(times, [2048 * MIB + rng.gauss(0, 20 * MIB) for _ in times], seed=1)
-    assert growth_word(flat) == "steady"
+    flat = fit_trend(times, [2048 * MIB + rng.gauss(0, 20 * MIB) for _ in times])
+    assert verdict_of_trend(flat) == "steady"
 
 
 @pytest.mark.parametrize(("times", "values"), [([], []), ([0.0], [1]), ([0.0, 0.5, 1.0], [1, 2, 3])])
 def test_too_little_says_how_much_longer(times: list[float], values: list[float]) -> None:
-    trend = judge(times, values, seed=1)
+    trend = fit_trend(times, values)
     assert trend.shape == "too-short"
     assert trend.rate is None
     assert trend.seconds_to_decide is not None
     assert trend.seconds_to_decide > 0
-    assert growth_word(trend) == "insufficient-data"
+    assert verdict_of_trend(trend) == "insufficient-data"
 
 
 def test_the_least_effect_gets_finer_with_time() -> None:
-    assert least_effect(0, 60) == MIB
-    assert least_effect(20 * 1024 * MIB, 60) > 10 * MIB
-    assert least_effect(0, 86400) == 64 * KIB
+    assert minimum_rate(0, 60) == MIB
+    assert minimum_rate(20 * 1024 * MIB, 60) > 10 * MIB
+    assert minimum_rate(0, 86400) == 64 * KIB
 
 
 @pytest.mark.parametrize("shape", Shape.__args__)  # type: ignore[attr-defined]
 def test_a_line_alone_is_never_a_leak(shape: Shape) -> None:
-    word = growth_word(Trend(shape=shape, rate=None, p=None, samples=9, seconds=9.0))
+    word = verdict_of_trend(Trend(shape=shape, rate=None, p=None, samples=9, seconds=9.0))
     assert word in ("steady", "bounded", "growing", "insufficient-data")
     assert (word == "growing") == (shape == "linear")
 
@@ -166,8 +166,8 @@ def test_any_series_has_an_answer_and_the_same_one_twice(points: list[tuple[floa
         t += gap
         times.append(t)
     values = [v for _, v in points]
-    trend = judge(times, values, seed=seed)
-    assert trend == judge(times, values, seed=seed)
+    trend = fit_trend(times, values)
+    assert trend == fit_trend(times, values)
     if trend.rate is not None:
         assert trend.rate.low <= trend.rate.estimate <= trend.rate.high
 
@@ -178,7 +178,7 @@ def test_a_line_with_a_long_gap_after_its_first_samples_is_a_line(gap_s: float, 
     """Known answer: 48 MiB a minute, in the bends of a heap that grows by pools, and nothing read for a while."""
     times = [0.5 * n for n in range(lone)] + [gap_s + 0.5 * n for n in range(18)]
     values = [6 * MIB + 48 * MIB / 60 * t + 60_000 * (n % 3) for n, t in enumerate(times)]
-    trend = judge(times, values, seed=3)
+    trend = fit_trend(times, values)
     assert trend.shape == "linear"
     assert trend.rate is not None
     assert 40 * MIB < trend.rate.estimate < 56 * MIB
@@ -188,13 +188,13 @@ def test_a_short_line_of_a_few_points_is_a_line() -> None:
     """Known answer: a pool that grows by whole chunks, read nine times in as many seconds, as a trace tells it."""
     times = [0.0, 0.45, 1.94, 2.94, 3.95, 5.46, 6.96, 8.44, 9.06]
     chunks = [0, 2, 9, 14, 19, 26, 33, 41, 44]
-    trend = judge(times, [147456 * n for n in chunks], seed=1)
+    trend = fit_trend(times, [147456 * n for n in chunks])
     assert trend.shape == "linear"
 
 
 @pytest.mark.parametrize("at", [3, 4, 5, 6])
 def test_a_step_of_a_few_points_is_a_step(at: int) -> None:
-    trend = judge([float(n) for n in range(9)], [100 * MIB + (20 * MIB if n >= at else 0) for n in range(9)], seed=1)
+    trend = fit_trend([float(n) for n in range(9)], [100 * MIB + (20 * MIB if n >= at else 0) for n in range(9)])
     assert trend.shape == "step"
 
 
@@ -203,7 +203,7 @@ def test_detection_grows_with_the_effect() -> None:
     """Ten times the noise is seen at any length; a tenth of it at none."""
     for window, interval in ((20.0, 0.5), (60.0, 1.0), (600.0, 1.0)):
         shapes = {
-            effect: [judge(*calibrate.leak(effect, window, interval, seed), seed=seed).shape for seed in range(20)]
+            effect: [fit_trend(*calibrate.leak(effect, window, interval, seed)).shape for seed in range(20)]
             for effect in (0.1, 10.0)
         }
         assert shapes[10.0].count("linear") >= 18
@@ -214,10 +214,10 @@ def test_a_late_line_in_a_long_look_needs_to_pass_all_that_was_before() -> None:
     """Two hours of slow waves whose last quarter of an hour rises in a line, as it did before; then a leak does."""
     times = [i * 10.0 for i in range(720)]
     waves = [300 * MIB + 40 * MIB * abs((t / 1700) % 2 - 1) for t in times]
-    assert growth_word(judge(times, waves, seed=1)) != "growing"
+    assert verdict_of_trend(fit_trend(times, waves)) != "growing"
     leaks = [300 * MIB + (t % 90) * 20_000 + max(t - 6300, 0) * 6 * MIB / 60 for t in times]
-    late = judge(times, leaks, seed=1)
-    assert growth_word(late) == "growing"
+    late = fit_trend(times, leaks)
+    assert verdict_of_trend(late) == "growing"
     assert late.cut_seconds >= 6000
 
 
@@ -234,7 +234,7 @@ def test_coverage_of_the_interval(keep: float, seconds: float, count: int) -> No
 
 
 def steady_or_bounded(trend: Trend) -> bool:
-    return growth_word(trend) in ("steady", "bounded")
+    return verdict_of_trend(trend) in ("steady", "bounded")
 
 
 @pytest.mark.slow
@@ -242,7 +242,7 @@ def steady_or_bounded(trend: Trend) -> bool:
 def test_no_shape_that_stands_for_an_end_of_growth_has_a_rate_above_what_matters(kind: object) -> None:
     for seed in range(8):
         times, values = calibrate.draw(kind, seed)
-        trend = judge(times, values)
+        trend = fit_trend(times, values)
         assert not (steady_or_bounded(trend) and rises(trend, min(values), trend.seconds)), trend
 
 
@@ -257,8 +257,8 @@ def test_a_shift_of_the_values_or_of_the_time_changes_nothing(
     times, values = calibrate.draw(*drawn)
     # In whole bytes and 1/1024 s, so that sums and differences are exact.
     times, values = [round(t * 1024) / 1024 for t in times], [float(round(v)) for v in values]
-    plain = judge(times, values, minimum_effect=MIB)
-    moved = judge([t + seconds for t in times], [v + mib * MIB for v in values], minimum_effect=MIB)
+    plain = fit_trend(times, values, minimum_effect=MIB)
+    moved = fit_trend([t + seconds for t in times], [v + mib * MIB for v in values], minimum_effect=MIB)
     assert_same(plain, moved)
 
 
@@ -268,8 +268,8 @@ def test_values_and_what_matters_scaled_alike_have_the_same_shape(drawn: tuple[o
     """Where the rise is well above the least one that is looked at, which does not scale."""
     times, values = calibrate.draw(*drawn)
     values = [64.0 * round(v) for v in values]
-    plain = judge(times, values, minimum_effect=64.0 * MIB)
-    scaled = judge(times, [factor * v for v in values], minimum_effect=factor * 64.0 * MIB)
+    plain = fit_trend(times, values, minimum_effect=64.0 * MIB)
+    scaled = fit_trend(times, [factor * v for v in values], minimum_effect=factor * 64.0 * MIB)
     if plain.shape == "linear":
         assert scaled.shape == "linear"
         assert plain.rate is not None
@@ -290,9 +290,9 @@ def assert_same(a: Trend, b: Trend) -> None:
 def test_numbers_without_an_end_and_times_that_do_not_rise() -> None:
     times = [float(n) for n in range(60)]
     values = [MIB * n for n in range(60)]
-    plain = judge(times, values)
-    assert judge([*times, math.inf], [*values, 0]) == plain
-    assert judge([*times, 7.0, math.nan], [*values, 0, 0]) == plain
-    assert judge([*times, 60.0], [*values, math.inf]) == plain
-    assert judge([5.0] * 60, values).shape == "too-short"
-    assert judge([0.0, *(1e9 + t for t in times)], [0, *values]).shape
+    plain = fit_trend(times, values)
+    assert fit_trend([*times, math.inf], [*values, 0]) == plain
+    assert fit_trend([*times, 7.0, math.nan], [*values, 0, 0]) == plain
+    assert fit_trend([*times, 60.0], [*values, math.inf]) == plain
+    assert fit_trend([5.0] * 60, values).shape == "too-short"
+    assert fit_trend([0.0, *(1e9 + t for t in times)], [0, *values]).shape

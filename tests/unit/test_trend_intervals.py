@@ -4,7 +4,7 @@ the measured rates."""
 import itertools
 import random
 
-from memforensics.analysis.trend import judge
+from memforensics.analysis.trend import fit_trend
 from memforensics.units import MIB
 
 SERIES = 80
@@ -24,7 +24,7 @@ def test_the_true_rate_lies_above_and_below_an_interval_equally_seldom() -> None
     rates = []
     for seed in range(SERIES):
         values = [900 * MIB + t * true / 60 + w for t, w in zip(times, wobble(seed, 0.5), strict=True)]
-        rate = judge(times, values, seed=seed).rate
+        rate = fit_trend(times, values).rate
         assert rate is not None
         assert rate.low < rate.estimate < rate.high
         rates.append(rate)
@@ -35,6 +35,6 @@ def test_the_true_rate_lies_above_and_below_an_interval_equally_seldom() -> None
 
 def test_neighbours_that_resemble_each_other_are_no_evidence_of_a_trend() -> None:
     times = [float(t) for t in range(SAMPLES)]
-    found = [judge(times, [900 * MIB + w for w in wobble(seed, 0.7)], seed=seed).p for seed in range(SERIES)]
+    found = [fit_trend(times, [900 * MIB + w for w in wobble(seed, 0.7)]).p for seed in range(SERIES)]
     assert None not in found
     assert sum(p is not None and p < 0.05 for p in found) <= SERIES // 6, "16 of 80 where samples count as independent"

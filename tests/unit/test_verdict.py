@@ -7,7 +7,7 @@ from math import exp
 import pytest
 
 from memforensics.analysis.series import growth as judged_growth
-from memforensics.analysis.trend import judge
+from memforensics.analysis.trend import fit_trend
 from memforensics.analysis.verdict import DROPPED, HIDDEN, NO_PROOF, confidence, decide
 from memforensics.case.model import (
     AllocationSite,
@@ -50,7 +50,7 @@ def constructed_case(*, age_s: float, size: int = 100 * MIB) -> Case:
 
 def line(bytes_per_minute: float, seconds: int = 60, start: int = 100 * MIB) -> Trend:
     times = [float(s) for s in range(seconds)]
-    return judge(times, [start + t * bytes_per_minute / 60 for t in times], seed=1)
+    return fit_trend(times, [start + t * bytes_per_minute / 60 for t in times])
 
 
 def growth(trend: Trend) -> Growth:
@@ -77,7 +77,7 @@ def test_a_known_cause_that_grows_is_a_leak() -> None:
 
 
 def test_a_known_cause_whose_trace_was_short_goes_by_the_line_of_the_whole() -> None:
-    short = replace(KNOWN, trend=judge([0.0, 1.0, 2.0], [0.0, MIB, 2 * MIB], seed=1))
+    short = replace(KNOWN, trend=fit_trend([0.0, 1.0, 2.0], [0.0, MIB, 2 * MIB]))
     assert decide(constructed_case(age_s=60), growth(RISING), [short]).verdict == "leak"
     assert decide(constructed_case(age_s=60), growth(RISING), [replace(short, share=0.1)]).verdict == "growing"
     assert decide(constructed_case(age_s=60), growth(FLAT), [short]).verdict == "steady"
@@ -384,7 +384,7 @@ def test_what_a_trace_of_long_ago_saw_is_a_leak_only_while_the_line_goes_on() ->
 def swinging(seconds: int = 20) -> Trend:
     """Saw-teeth of 100 MiB every two seconds, on 60 MiB a minute: nobody can see that in so short a time."""
     times = [t / 2 for t in range(2 * seconds)]
-    return judge(times, [100 * MIB + t * MIB + (t % 2.0) * 50 * MIB for t in times], seed=1)
+    return fit_trend(times, [100 * MIB + t * MIB + (t % 2.0) * 50 * MIB for t in times])
 
 
 def test_mappings_that_only_grow_are_told_where_the_whole_swings_too_much_to_show_it() -> None:

@@ -6,11 +6,11 @@ import pytest
 from test_verdict import FINDING, RISING, constructed_case, growth
 
 from memforensics.analysis.verdict import EXPLAINED_SHARE, decide
-from memforensics.case.model import VerdictWord
+from memforensics.case.model import Verdict
 
 
 @pytest.mark.parametrize("word", ["bounded", "retention"])
-def test_a_limited_cause_explains_most_of_the_growth_or_the_whole_is_growing(word: VerdictWord) -> None:
+def test_a_limited_cause_explains_most_of_the_growth_or_the_whole_is_growing(word: Verdict) -> None:
     whole = constructed_case(age_s=60), growth(RISING)
     for share, verdict in ((0.71, word), (0.5, "growing"), (0.1, "growing")):
         limited = replace(FINDING, cause="some-cause", verdict=word, share=share)

@@ -1,18 +1,19 @@
-"""Evidence to conclusion: analysis, then the catalogue's causes, then the word. The same case gives the same report."""
+"""From a case to its diagnosis: analysis, known causes, verdict. The same case gives the same diagnosis."""
 
 from dataclasses import replace
 
-from memforensics.analysis import conclude as analysis
+from memforensics.analysis.diagnosis import AnalysisCache, analyze, build_diagnosis
 from memforensics.analysis.verdict import decide
 from memforensics.case.model import Case, Diagnosis
 from memforensics.remedies.catalogue import Catalogue, load_catalogue
 from memforensics.remedies.match import match
 
 
-def conclude_case(case: Case, catalogue: Catalogue | None = None, seen: analysis.Seen | None = None) -> Diagnosis:
-    """The diagnosis of a case. Pure but for reading the packaged catalogue. `seen`: of an earlier state of it."""
+def conclude_case(case: Case, catalogue: Catalogue | None = None, cache: AnalysisCache | None = None) -> Diagnosis:
+    """The diagnosis of a case. Reads the packaged catalogue if none is given, and is pure otherwise. `cache`: results
+    of an earlier state of this case."""
     catalogue = load_catalogue() if catalogue is None else catalogue
-    draft = analysis.draft(case, seen)
-    matched = [match(finding, case, catalogue) for finding in draft.findings]
-    decision = decide(case, draft.growth, matched, draft.own_layers, draft.members)
-    return analysis.finish(case, replace(draft, findings=decision.findings), decision)
+    analysis = analyze(case, cache)
+    matched = [match(finding, case, catalogue) for finding in analysis.findings]
+    decision = decide(case, analysis.growth, matched, analysis.own_layers, analysis.members)
+    return build_diagnosis(case, replace(analysis, findings=decision.findings), decision)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memforensics.analysis.effects import ending
-from memforensics.case.model import EXIT_CODES, Case, Diagnosis, VerdictWord
+from memforensics.case.model import EXIT_CODES, Case, Diagnosis, Verdict
 from memforensics.errors import ProbeFailed, TargetError, UsageError
 from memforensics.jobs.diagnose import OnProgress, case_path, diagnose
 from memforensics.jobs.experiment.command import Started, started
 from memforensics.remedies.catalogue import Catalogue
 from memforensics.units import duration_text
 
-FAILING: tuple[VerdictWord, ...] = ("leak", "growing", "insufficient-data")
+FAILING: tuple[Verdict, ...] = ("leak", "growing", "insufficient-data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Scenario:
     """One command that went through the gate. Without a case: it ended before it was looked at."""
 
     name: str
-    verdict: VerdictWord
+    verdict: Verdict
     passed: bool
     message: str
     seconds: float
@@ -43,7 +43,7 @@ class Scenario:
         return 0 if self.passed else EXIT_CODES[self.verdict] or 1
 
 
-def parse_fail_on(text: str) -> tuple[VerdictWord, ...]:
+def parse_fail_on(text: str) -> tuple[Verdict, ...]:
     """`leak,growing` as verdicts. UsageError when one is none."""
     words = tuple(word.strip() for word in text.split(",") if word.strip())
     wrong = [word for word in words if word not in EXIT_CODES]
@@ -58,7 +58,7 @@ def gate(
     name: str,
     seconds: float,
     warmup_s: float = 0.0,
-    fail_on: Sequence[VerdictWord] = FAILING,
+    fail_on: Sequence[Verdict] = FAILING,
     env: Mapping[str, str] | None = None,
     record: Path | None = None,
     on_progress: OnProgress | None = None,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from memforensics.analysis.conclude import Seen
+from memforensics.analysis.diagnosis import AnalysisCache
 from memforensics.analysis.series import Series, total_series
 from memforensics.case.model import Case, CaseMeta, Diagnosis, Loss, ProbeStatus, Sample, Snapshot, Target
 from memforensics.errors import MemforensicsError, TargetError
@@ -204,7 +204,7 @@ class _Watch:
         allowance = _Allowance(observer.clock, cpu)
         self.reading = _Turn(allowance, SNAPSHOT_EVERY_S)
         self.judging = _Turn(allowance, JUDGE_EVERY_S, FIRST_S)
-        self.seen = Seen()
+        self.cache = AnalysisCache()
         self.earlier: defaultdict[int, Earlier] = defaultdict(Earlier)  # of each member's snapshots
         self.read_ns: dict[int, tuple[int, int]] = {}  # of each member's last snapshot: taken, and its oldest figure
         self.now: dict[int, Sample] = {}  # the newest of each living member
@@ -266,7 +266,7 @@ class _Watch:
         judged = judge or self.diagnosis is None
         if self.diagnosis is None or judge:
             began = self.cpu()
-            self.diagnosis = conclude_case(self.case, self.catalogue, self.seen)
+            self.diagnosis = conclude_case(self.case, self.catalogue, self.cache)
             self.line, self.judged_ns = _evenly(total_series(self.case.samples)), now
             self.judging.done(now, self.cpu() - began)
         if self.search is not None and not ended and self.search.follow(self.diagnosis, now):

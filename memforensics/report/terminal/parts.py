@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from memforensics.case.model import Culprit, Diagnosis, FindingSite, Frame, Hook, LayerRow, Remedy, Stack, VerdictWord
+from memforensics.case.model import Culprit, Diagnosis, FindingSite, Frame, Hook, LayerRow, Remedy, Stack, Verdict
 from memforensics.report import sentences as say
 from memforensics.text import visible
 from memforensics.units import change_text, rate_text, size_text
 
-VERDICT_STYLES: dict[VerdictWord, str] = {
+VERDICT_STYLES: dict[Verdict, str] = {
     "steady": "bold black on green",
     "bounded": "bold black on green",
     "retention": "bold black on yellow",
@@ -26,7 +26,7 @@ _FRAME_STYLES = {"native": "", "python": "cyan", "hook": "magenta"}
 _MAX_FRAMES = 26
 
 
-def verdict_badge(verdict: VerdictWord) -> Text:
+def verdict_badge(verdict: Verdict) -> Text:
     return Text(f" {verdict.upper()} ", style=VERDICT_STYLES[verdict])
 
 
@@ -141,7 +141,7 @@ def facts_table(rows: Iterable[tuple[str, Text | str]]) -> Table:
     return table
 
 
-def headline(verdict: VerdictWord, text: str) -> Table:
+def headline(verdict: Verdict, text: str) -> Table:
     """The first line of a screen."""
     table = _grid()
     table.add_column(no_wrap=True)

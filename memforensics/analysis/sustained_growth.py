@@ -18,7 +18,7 @@ from itertools import pairwise
 
 from memforensics.analysis import series
 from memforensics.analysis.survival import FEW_DEATHS, Share, deaths_over_births
-from memforensics.analysis.trend import MIN_RISE, least_effect
+from memforensics.analysis.trend import MIN_RISE, minimum_rate
 from memforensics.case.model import Case, EvidenceItem, Finding, Growth
 from memforensics.units import GIB, MIB, duration_text, size_text
 
@@ -33,7 +33,7 @@ EDGE = 0.1  # of a quarter, at either end: their medians are its levels
 LEAST_POINTS = 8  # in a quarter
 
 
-def outlasted(case: Case, growth: Growth, findings: Sequence[Finding]) -> EvidenceItem | None:
+def sustained_growth(case: Case, growth: Growth, findings: Sequence[Finding]) -> EvidenceItem | None:
     """The evidence, with its figures; None where something is missing."""
     if growth.trend.shape != "linear" or any(f.verdict in ("bounded", "retention") for f in findings):
         return None
@@ -60,9 +60,9 @@ def outlasted(case: Case, growth: Growth, findings: Sequence[Finding]) -> Eviden
 
 def _line(case: Case) -> series.Series:
     """The tree's, since its root is the program that it is now."""
-    began = series.began(case)
-    since = began.get(case.meta.root_pid, 0) if case.meta.root_pid is not None else 0
-    return series.tree_series((sample for sample in case.samples if sample.t_ns >= since), began=began)
+    start_times = series.start_times(case)
+    since = start_times.get(case.meta.root_pid, 0) if case.meta.root_pid is not None else 0
+    return series.tree_series((sample for sample in case.samples if sample.t_ns >= since), start_times=start_times)
 
 
 def quarter_rises(line: series.Series) -> list[float] | None:
@@ -80,7 +80,7 @@ def quarter_rises(line: series.Series) -> list[float] | None:
         return None
     if rises[-1] < LAST_SHARE * rises[0]:
         return None
-    enough = max(MIN_RISE, least_effect(line.values[-1], seconds) * seconds / QUARTERS / 60.0)
+    enough = max(MIN_RISE, minimum_rate(line.values[-1], seconds) * seconds / QUARTERS / 60.0)
     least = max(enough, EVEN_SHARE * total / QUARTERS)
     for values, rise in zip(quarters, rises, strict=True):
         half = len(values) // 2

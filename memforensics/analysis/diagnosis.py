@@ -1,5 +1,6 @@
-"""A case to a diagnosis, in two halves with the catalogue between them: draft (the lines, the layers, who grows), then,
-once causes and words are known, finish (one sentence, what was not seen)."""
+"""From a case to a diagnosis, in two steps. `analyze` computes growth, layers, mapping groups and findings. Then the
+catalogue and `verdict.decide` add causes and verdicts, and `build_diagnosis` adds the headline, the next steps and what
+was not seen. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -10,13 +11,14 @@ from memforensics.analysis import series
 from memforensics.analysis.blame import HEAPS, draft_findings, of_each_process, sum_rates
 from memforensics.analysis.diff import diff
 from memforensics.analysis.headline import LAYER_NAMES, MORE_PROCESSES, code_of, headline
-from memforensics.analysis.next_steps import step_of_finding, step_of_report
+from memforensics.analysis.hook_meanings import hook_meanings
+from memforensics.analysis.next_steps import next_step_for_finding, next_step_for_report
 from memforensics.analysis.ownership import Totals, kernel_totals, totals, waterfall
-from memforensics.analysis.residue import with_objects, with_residue
 from memforensics.analysis.survival import with_survival
 from memforensics.analysis.threads import with_threads
-from memforensics.analysis.trend import growth_word
-from memforensics.analysis.verdict import Decision, layer_word, layers_differ
+from memforensics.analysis.trend import verdict_of_trend
+from memforensics.analysis.unexplained_growth import with_objects, with_unexplained_growth
+from memforensics.analysis.verdict import Decision, layer_verdict, layers_differ
 from memforensics.case.model import (
     LAYERS,
     Case,
@@ -24,8 +26,6 @@ from memforensics.case.model import (
     EvidenceItem,
     Finding,
     Growth,
-    Hook,
-    HookAudit,
     KernelTotals,
     Layer,
     LayerRow,
@@ -38,12 +38,12 @@ from memforensics.case.model import (
 from memforensics.units import NS_PER_S, change_text, rate_text
 
 _Line = tuple[list[float], list[float]]  # seconds, bytes
-FLAT_SHARE = 0.15  # of the growth: a heap that took less is flat beside it
+FLAT_SHARE = 0.15  # a heap that grew by less than this share of the finding's layer is flat
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """What is known before causes are."""
+class Analysis:
+    """What the evidence shows before causes and verdicts are known."""
 
     growth: Growth | None
     layers: tuple[LayerRow, ...]
@@ -51,22 +51,22 @@ class Draft:
     members: tuple[MemberGrowth, ...]
     findings: tuple[Finding, ...]
     kernel_totals: KernelTotals
-    line: series.Series  # the tree's
-    own_layers: Mapping[int, tuple[LayerRow, ...]]  # by PID: each process's, with their rates
-    seconds: float  # between the first snapshot and the last
+    line: series.Series  # of the process tree
+    own_layers: Mapping[int, tuple[LayerRow, ...]]  # PID -> the layers of that process, with rates
+    seconds: float  # from the first snapshot to the last
 
 
-class Seen:
-    """What snapshots told, each gone through once: a watch concludes again and again, mostly from the same ones, and
-    tens of thousands of mappings are common. Holds those of the last conclusion."""
+class AnalysisCache:
+    """Results per snapshot, so that each snapshot is analyzed once: `watch` analyzes its case every few seconds, mostly
+    the same snapshots, which often have tens of thousands of mappings. Keeps the snapshots of the last analysis."""
 
     def __init__(self) -> None:
-        self._totals: dict[int, tuple[Snapshot, Totals]] = {}  # by id, which is a snapshot's own while it is held
+        self._totals: dict[int, tuple[Snapshot, Totals]] = {}  # by id(), unique while the snapshot is referenced here
         self._groups: dict[tuple[int, int], tuple[Snapshot, Snapshot, tuple[MappingGroup, ...]]] = {}
         self._kernel_totals: tuple[list[Snapshot], KernelTotals] | None = None
 
     def keep(self, snapshots: Iterable[Snapshot]) -> None:
-        """Forgets all others."""
+        """Drops the results of all other snapshots."""
         held = {id(snapshot) for snapshot in snapshots}
         self._totals = {key: value for key, value in self._totals.items() if key in held}
         self._groups = {key: value for key, value in self._groups.items() if held.issuperset(key)}
@@ -88,14 +88,14 @@ class Seen:
         return self._kernel_totals[1]
 
 
-def draft(case: Case, seen: Seen | None = None) -> Draft:
-    """Lines, layers, groups, and findings without cause and word."""
-    seen = seen or Seen()
-    seen.keep(case.snapshots)
-    line = series.tree_series(case.samples, began=series.began(case))
+def analyze(case: Case, cache: AnalysisCache | None = None) -> Analysis:
+    """Growth, layers, mapping groups, and findings without cause and verdict."""
+    cache = cache or AnalysisCache()
+    cache.keep(case.snapshots)
+    line = series.tree_series(case.samples, start_times=series.start_times(case))
     growth = series.growth(case)
     members = series.members(case)
-    tree = _members_of(case, seen)
+    tree = _members_of(case, cache)
     living = _living(case, tree)
     rows = _layers(living)
     groups = _groups(living)
@@ -107,36 +107,36 @@ def draft(case: Case, seen: Seen | None = None) -> Draft:
     multiplying = series.population(case)
     if multiplying is not None and growth is not None:
         findings.append(_more_processes(case, multiplying, growth))
-    if growth is not None and growth_word(growth.trend) == "growing":
-        findings = with_residue(case, growth, members, rows, findings, traced)
+    if growth is not None and verdict_of_trend(growth.trend) == "growing":
+        findings = with_unexplained_growth(case, growth, members, rows, findings, traced)
     findings = [_with_mappings(_with_heaps(f, tree.get(f.pid)), tree.get(f.pid)) for f in findings]
     findings = [with_objects(f, _grown_groups(tree.get(f.pid), f.layer)) for f in findings]
-    last = seen.kernel_totals([member.taken[-1] for member in living.values()])
+    last = cache.kernel_totals([member.taken[-1] for member in living.values()])
     own_layers = {pid: _layers({pid: member}) for pid, member in living.items()}
     taken = [snapshot.t_ns for member in living.values() for snapshot in member.taken]
     watched = (max(taken) - min(taken)) / NS_PER_S if taken else 0.0
-    return Draft(growth, rows, groups, members, tuple(findings), last, line, own_layers, watched)
+    return Analysis(growth, rows, groups, members, tuple(findings), last, line, own_layers, watched)
 
 
-def finish(case: Case, drafted: Draft, decision: Decision) -> Diagnosis:
-    """The diagnosis, with its sentence."""
-    rows = tuple(replace(row, verdict=layer_word(row, decision, drafted.seconds)) for row in drafted.layers)
+def build_diagnosis(case: Case, analysis: Analysis, decision: Decision) -> Diagnosis:
+    """The diagnosis, with headline, next steps and what was not seen."""
+    rows = tuple(replace(row, verdict=layer_verdict(row, decision, analysis.seconds)) for row in analysis.layers)
     findings = tuple(
-        replace(_titled(finding), next_step=step_of_finding(case, finding)) for finding in decision.findings
+        replace(_titled(finding), next_step=next_step_for_finding(case, finding)) for finding in decision.findings
     )
     return Diagnosis(
         verdict=decision.verdict,
-        headline=headline(case, drafted.growth, drafted.line, decision),
-        growth=drafted.growth,
+        headline=headline(case, analysis.growth, analysis.line, decision),
+        growth=analysis.growth,
         layers=rows,
-        groups=drafted.groups,
-        members=drafted.members,
+        groups=analysis.groups,
+        members=analysis.members,
         findings=findings,
         hooks=case.hooks,
-        kernel_totals=drafted.kernel_totals,
+        kernel_totals=analysis.kernel_totals,
         hook_meanings=hook_meanings(case.hooks, case.hook_audits),
-        not_seen=(*_not_seen(case), *_layers_that_differ(drafted)),
-        next_step=step_of_report(case, drafted.growth, decision.verdict, findings),
+        not_seen=(*_not_seen(case), *_layers_that_differ(analysis)),
+        next_step=next_step_for_report(case, analysis.growth, decision.verdict, findings),
     )
 
 
@@ -144,32 +144,32 @@ def finish(case: Case, drafted: Draft, decision: Decision) -> Diagnosis:
 
 
 class _Member:
-    """One process's snapshots."""
+    """The snapshots of one process, by time."""
 
-    def __init__(self, case: Case, taken: list[Snapshot], seen: Seen) -> None:
-        self.taken, self.seen = taken, seen
+    def __init__(self, case: Case, taken: list[Snapshot], cache: AnalysisCache) -> None:
+        self.taken, self.cache = taken, cache
         self.heaps = [h for h in case.heaps if h.pid == taken[-1].pid]
 
     @cached_property
     def rows(self) -> tuple[LayerRow, ...]:
-        """The waterfall at the last snapshot, with the change since the first."""
-        first = self.seen.totals(self.taken[0]) if len(self.taken) > 1 else None
-        return waterfall(first, self.seen.totals(self.taken[-1]), heaps=self.heaps)
+        """Layers at the last snapshot, with the change since the first."""
+        first = self.cache.totals(self.taken[0]) if len(self.taken) > 1 else None
+        return waterfall(first, self.cache.totals(self.taken[-1]), heaps=self.heaps)
 
     @cached_property
     def groups(self) -> tuple[MappingGroup, ...]:
-        return self.seen.groups(self.taken[0], self.taken[-1]) if len(self.taken) > 1 else ()
+        return self.cache.groups(self.taken[0], self.taken[-1]) if len(self.taken) > 1 else ()
 
     @property
     def grown(self) -> dict[Layer, int]:
-        """By how many bytes each layer in RSS changed."""
+        """Layer in RSS -> change in bytes."""
         return {row.layer: row.change_bytes for row in self.rows if row.in_rss and row.change_bytes is not None}
 
     def lines(self) -> dict[tuple[Layer, bool], _Line]:
-        """Each layer's bytes at each snapshot."""
+        """The bytes of each layer at each snapshot."""
         found: dict[tuple[Layer, bool], _Line] = defaultdict(lambda: ([], []))
         for snapshot in self.taken:
-            for row in waterfall(None, self.seen.totals(snapshot)):
+            for row in waterfall(None, self.cache.totals(snapshot)):
                 if row.bytes is not None:
                     times, values = found[row.layer, row.in_rss]
                     times.append((snapshot.t_ns - self.taken[0].t_ns) / NS_PER_S)
@@ -180,21 +180,21 @@ class _Member:
 _Members = dict[int, _Member]
 
 
-def _members_of(case: Case, seen: Seen) -> _Members:
+def _members_of(case: Case, cache: AnalysisCache) -> _Members:
     taken: dict[int, list[Snapshot]] = defaultdict(list)
     for snapshot in sorted(case.snapshots, key=lambda s: s.t_ns):
         taken[snapshot.pid].append(snapshot)
-    return {pid: _Member(case, snapshots, seen) for pid, snapshots in taken.items()}
+    return {pid: _Member(case, snapshots, cache) for pid, snapshots in taken.items()}
 
 
 def _living(case: Case, tree: _Members) -> _Members:
-    """Those whose memory is there; of a tree that left, all that there was."""
+    """Processes that are still alive. If the root has exited: all of them."""
     left = {target.pid for target in case.targets if target.exited_ns is not None}
     return tree if case.meta.root_pid in left else {pid: member for pid, member in tree.items() if pid not in left}
 
 
 def _layers(tree: _Members) -> tuple[LayerRow, ...]:
-    """The waterfall of the tree at its members' last snapshots: sums over members, each with its rate."""
+    """Layers of the tree at the last snapshot of each process: sums over processes, with their rates."""
     sums: dict[tuple[Layer, bool], list[LayerRow]] = defaultdict(list)
     lines: dict[tuple[Layer, bool], list[_Line]] = defaultdict(list)
     for member in tree.values():
@@ -221,7 +221,8 @@ def _layers(tree: _Members) -> tuple[LayerRow, ...]:
 
 
 def _line_rate(times: list[float], values: list[float]) -> Rate | None:
-    """A few snapshots are too few to judge; their slope with the range of its pieces still says something."""
+    """The median slope over all pairs of snapshots, with the 5% and 95% quantiles of the slopes: there are too few
+    snapshots for `fit_trend`."""
     if len(times) < 3:
         return None
     slopes = sorted(
@@ -241,7 +242,7 @@ def _line_rate(times: list[float], values: list[float]) -> Rate | None:
 
 
 def _groups(tree: _Members) -> tuple[MappingGroup, ...]:
-    """What grew, shrank, appeared and went: of the member whose mappings changed most."""
+    """Mapping groups of the process whose mappings changed most."""
     return max(
         (member.groups for member in tree.values()), key=lambda gs: abs(sum(g.change_bytes for g in gs)), default=()
     )
@@ -256,13 +257,13 @@ def _sum(values: Iterable[int | None]) -> int | None:
 
 
 def _growth_of_traces(case: Case, fallback: int) -> int:
-    """The growth of RSS while the traces ran: what their sites are a share of."""
+    """The growth of RSS while the traces ran; shares of sites are relative to it."""
     grown = [t.rss_growth_bytes for t in case.traces if t.rss_growth_bytes is not None]
     return sum(grown) if grown else fallback
 
 
 def _with_heaps(finding: Finding, member: _Member | None) -> Finding:
-    """Says so where the heaps, which profilers look at, stayed flat while this grew."""
+    """Adds evidence if the heaps, which heap profilers measure, stayed flat while this layer grew."""
     is_heap = finding.layer in HEAPS or (finding.culprit is not None and finding.culprit.extends)
     if member is None or len(member.taken) < 2 or is_heap:
         return finding
@@ -272,8 +273,8 @@ def _with_heaps(finding: Finding, member: _Member | None) -> Finding:
         return finding
     item = EvidenceItem(
         kind="heap-flat",
-        text=f"the heaps are flat: malloc's and Python's {change_text(heap)}, {finding.layer} {change_text(here)} "
-        "in the same time; a heap profiler sees nothing of this",
+        text=f"the heaps are flat: the C, Python and Java heaps changed by {change_text(heap)}, {finding.layer} by "
+        f"{change_text(here)} in the same time; a heap profiler does not show this growth",
         ref=f"snapshots/{finding.pid}",
     )
     return replace(finding, evidence=(*finding.evidence, item))
@@ -284,34 +285,30 @@ def _grown_groups(member: _Member | None, layer: Layer) -> list[MappingGroup]:
 
 
 def _with_mappings(finding: Finding, member: _Member | None) -> Finding:
-    """Which mappings grow, although they seem to move."""
+    """Adds the mappings that grow, also if their start address moves."""
     grown = _grown_groups(member, finding.layer)
     if not grown:
         return finding
     first = grown[0]
-    moved = (
-        "; the start moves down as new mappings merge below, the end stays: by address they seem to come and go"
-        if first.moved
-        else ""
-    )
+    moved = "; new mappings merge at its low end, so its start address changes and its end stays" if first.moved else ""
     where = f", {first.examples[0]}" if first.examples else ""
     if first.count_after > first.count_before + 1 and not first.moved:
-        where = f", {first.count_before:,} of them at first and {first.count_after:,} now"
+        where = f", {first.count_before:,} at the start and {first.count_after:,} at the end"
     item = EvidenceItem(
         kind="mapping-moves" if first.moved else "mapping-grows",
-        text=f"mappings that grow: {first.name}{where}: {change_text(first.change_bytes)}{moved}",
+        text=f"growing mappings: {first.name}{where}: {change_text(first.change_bytes)}{moved}",
         ref=f"snapshots/{finding.pid}",
     )
     return replace(finding, evidence=(*finding.evidence, item))
 
 
 def _more_processes(case: Case, found: series.Population, growth: Growth) -> Finding:
-    """A tree whose children multiply, each of whatever size: its own statement, beside what any of them does."""
+    """The finding of a tree whose number of processes grows."""
     rate, whole = found.trend.rate, growth.rate
     share = min(rate.estimate / whole.estimate, 1.0) if rate and whole and whole.estimate > 0 else None
     at = f" at {rate_text(rate.estimate)}" if rate else ""
     return Finding(
-        title=f"more and more processes: {found.before} at the start, {found.now} now{at}",
+        title=f"Number of processes grows: {found.before} at the start, {found.now} now{at}",
         layer="unattributed",
         verdict="growing",
         confidence=0.0,
@@ -320,7 +317,8 @@ def _more_processes(case: Case, found: series.Population, growth: Growth) -> Fin
         evidence=(
             EvidenceItem(
                 kind=MORE_PROCESSES,
-                text=f"{found.now - found.before} more processes than at the start, each counted as it settled",
+                text=f"{found.now - found.before} more processes than at the start, each counted at its size after "
+                "start-up",
                 ref="samples",
             ),
         ),
@@ -329,53 +327,28 @@ def _more_processes(case: Case, found: series.Population, growth: Growth) -> Fin
     )
 
 
-# --- words --------------------------------------------------------------------------------------------------------
+# --- text --------------------------------------------------------------------------------------------------------
 
 
 def _titled(finding: Finding) -> Finding:
-    """Its title; where it is too early for a verdict, one that does not say that it grows."""
+    """The finding; with insufficient data its title does not say that memory grows."""
     if finding.verdict != "insufficient-data":
         return finding
     code = code_of(finding)
     return replace(finding, title=f"{LAYER_NAMES[finding.layer]} so far{f': {code}' if code else ''}")
 
 
-def _layers_that_differ(drafted: Draft) -> Iterable[NotSeen]:
-    """Says so where the layers do not sum to the growth of the whole."""
-    found = layers_differ(drafted.layers, drafted.growth)
+def _layers_that_differ(analysis: Analysis) -> Iterable[NotSeen]:
+    """Reports layer rates that do not sum to the growth of the tree."""
+    found = layers_differ(analysis.layers, analysis.growth)
     if found is not None:
         layers, whole = found
         yield NotSeen(
-            what="all of the layers' growth",
-            why=f"the layers sum to {rate_text(layers.estimate)} in a few snapshots, and the whole changes by "
-            f"{rate_text(whole.estimate)} in many samples",
+            what="the exact growth of each layer",
+            why=f"the layers sum to {rate_text(layers.estimate)} (few snapshots); total growth is "
+            f"{rate_text(whole.estimate)} (many samples)",
             enable="a longer --duration",
         )
-
-
-def hook_meanings(hooks: Iterable[Hook], audits: Iterable[HookAudit]) -> dict[str, str]:
-    """What each hooked function means for who looks for a leak: a sentence made of the facts."""
-    slots = sum(audit.got_slots for audit in audits)
-    meanings: dict[str, str] = {}
-    by_function: dict[str, list[Hook]] = defaultdict(list)
-    for hook in hooks:
-        by_function[hook.function].append(hook)
-    for function, same in by_function.items():
-        first = same[0]
-        owner = (first.owner_path or "memory of no file").rpartition("/")[2]
-        text = f"every {function} of the process goes to {owner} first"
-        if first.mechanism == "inline":
-            changed = sum(len(hook.objects) for hook in same if hook.mechanism == "got")
-            where = (first.patched_in or "its library").rpartition("/")[2]
-            text += f": {where}'s code is patched in memory"
-            if changed == 0:
-                text += f"; a check of GOT slots alone is clean ({slots} compared)"
-        elif first.mechanism == "got":
-            text += f": {len(first.objects)} objects' GOT slots were changed"
-        else:
-            text += ": it comes first in the link order (LD_PRELOAD)"
-        meanings[function] = text
-    return meanings
 
 
 def _not_seen(case: Case) -> tuple[NotSeen, ...]:
@@ -386,18 +359,20 @@ def _not_seen(case: Case) -> tuple[NotSeen, ...]:
         if target.left_how is not None and target.pid == case.meta.root_pid:
             items.append(
                 NotSeen(
-                    what="what came after", why=f"process {target.pid}: {target.left_how}", enable="diagnose it again"
+                    what="memory after the process ended",
+                    why=f"process {target.pid}: {target.left_how}",
+                    enable="diagnose a new run",
                 )
             )
     return tuple(dict.fromkeys(items))
 
 
 _PROBES = {
-    "mmap-trace": "through whose code memory is mapped",
-    "fault-trace": "who first touches new memory",
-    "hooks": "who intercepts mmap and munmap",
-    "snapshots": "which layer grows",
+    "mmap-trace": "the code that maps memory",
+    "fault-trace": "the code that first touches new memory",
+    "hooks": "libraries that intercept mmap and munmap",
+    "snapshots": "the layer that grows",
     "modules": "versions of the libraries",
-    "heap": "what is inside the heaps",
-    "references": "whether anything points to the memory that stays",
+    "heap": "the contents of the heaps",
+    "references": "pointers to the memory that stays mapped",
 }

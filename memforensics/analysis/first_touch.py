@@ -3,13 +3,16 @@
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
-from memforensics.analysis.blame import ONLY_ASKED, SITES_CITED, place_of, stack_and_culprit
+from memforensics.analysis.blame import HEAP_REQUEST_ONLY, SITES_CITED, place_of, stack_and_culprit
 from memforensics.case.model import AllocationSite, Case, Culprit, EvidenceItem, Finding, FindingSite, Layer, Stack
 from memforensics.units import size_text
 
-TOUCHED_LAYERS: tuple[Layer, ...] = ("native-heap", "python-object")  # a collector that moves objects touches for all
-MOSTLY_TOUCHED = 0.5  # of what became resident: less, and nobody is named
-ONLY_TOUCHED = "this code touched the new pages of the heap first; the leak may be elsewhere"
+FIRST_TOUCH_LAYERS: tuple[Layer, ...] = (
+    "native-heap",
+    "python-object",
+)  # a collector that moves objects touches for all
+MAJORITY_SHARE = 0.5  # of what became resident: less, and nobody is named
+FIRST_TOUCH_ONLY = "this code touched the new pages of the heap first; the leak may be elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class _Touch:
     culprit: Culprit | None
 
 
-def with_touch(case: Case, finding: Finding) -> Finding:
+def with_first_touch(case: Case, finding: Finding) -> Finding:
     """The finding, with who touches most of what becomes resident in its process, where faults were traced and it names
     nobody. Evidence of who makes it grow: never of who keeps it."""
     by_who: dict[tuple[object, ...], list[_Touch]] = defaultdict(list)
@@ -28,13 +31,13 @@ def with_touch(case: Case, finding: Finding) -> Finding:
             stack, culprit = stack_and_culprit(case, site)
             who = (culprit.path, culprit.function, culprit.caller and culprit.caller.function) if culprit else ()
             by_who[who].append(_Touch(site, stack, culprit))
-    if finding.culprit is not None or not by_who or finding.layer not in TOUCHED_LAYERS:
+    if finding.culprit is not None or not by_who or finding.layer not in FIRST_TOUCH_LAYERS:
         return finding
     total = sum(_bytes(touches) for touches in by_who.values())
     most = max(by_who.values(), key=_bytes)
     most.sort(key=lambda touch: -touch.site.outstanding_bytes)
     culprit, part = most[0].culprit, _bytes(most) / total
-    if culprit is None or part < MOSTLY_TOUCHED:
+    if culprit is None or part < MAJORITY_SHARE:
         return finding
     item = EvidenceItem(
         kind="touched",
@@ -48,7 +51,7 @@ def with_touch(case: Case, finding: Finding) -> Finding:
         culprit=replace(culprit, extends=True),
         sites=tuple(_cited(touch) for touch in most[:SITES_CITED]),
         evidence=(*(known for known in finding.evidence if known.kind != "next"), item),
-        against=(*(text for text in finding.against if text != ONLY_ASKED), ONLY_TOUCHED),
+        against=(*(text for text in finding.against if text != HEAP_REQUEST_ONLY), FIRST_TOUCH_ONLY),
     )
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from memforensics.analysis.blame import HEAPS, MINIMUM_BYTES_PER_MINUTE
+from memforensics.analysis.first_touch import FIRST_TOUCH_LAYERS, with_first_touch
 from memforensics.analysis.headline import LAYER_NAMES
 from memforensics.analysis.next_steps import STEP_EVIDENCE
-from memforensics.analysis.touched import TOUCHED_LAYERS, with_touch
 from memforensics.case.model import (
     Case,
     EvidenceItem,
@@ -19,12 +19,12 @@ from memforensics.case.model import (
 )
 from memforensics.units import size_text
 
-RESIDUE = "residue"  # kind of evidence
-RESIDUE_SHARE = 0.3  # growth that no finding explains, beyond which it is a finding of its own
+UNEXPLAINED = "residue"  # kind of evidence
+UNEXPLAINED_SHARE = 0.3  # growth that no finding explains, beyond which it is a finding of its own
 MOSTLY_SEEN = 0.5  # of what a heap grew by, seen to be asked for: else nobody is named
 
 
-def with_residue(
+def with_unexplained_growth(
     case: Case,
     growth: Growth,
     members: tuple[MemberGrowth, ...],
@@ -35,7 +35,7 @@ def with_residue(
     """The findings, and one for the growth that no site explains. Where code was seen that extends the same heap, both
     become one finding. Growth always has a finding."""
     explained = sum(f.share or 0.0 for f in findings)
-    if growth.rate is None or explained >= 1.0 - RESIDUE_SHARE:
+    if growth.rate is None or explained >= 1.0 - UNEXPLAINED_SHARE:
         return findings
     left = growth.rate.estimate * (1.0 - explained)
     if left < MINIMUM_BYTES_PER_MINUTE and findings:
@@ -57,18 +57,18 @@ def with_residue(
         confidence=0.0,
         share=1.0 - explained,
         pid=pid,
-        evidence=(EvidenceItem(kind=RESIDUE, text=f"no traced site explains this growth: {why}"),),
+        evidence=(EvidenceItem(kind=UNEXPLAINED, text=f"no traced site explains this growth: {why}"),),
     )
     seen = next((f for f in findings if f.layer == layer and f.culprit is not None and f.culprit.extends), None)
     if seen is None:
-        return [*findings, with_touch(case, rest)]
-    return [with_touch(case, _one_heap(seen, rest, growth.rate.estimate)) if f is seen else f for f in findings]
+        return [*findings, with_first_touch(case, rest)]
+    return [with_first_touch(case, _one_heap(seen, rest, growth.rate.estimate)) if f is seen else f for f in findings]
 
 
-def is_unseen_heap(finding: Finding) -> bool:
+def is_heap_without_stack(finding: Finding) -> bool:
     """Whether a heap grows here and nobody was seen to ask for most of it."""
-    unseen = any(item.kind == RESIDUE for item in finding.evidence)
-    return unseen and finding.layer in TOUCHED_LAYERS and finding.culprit is None
+    unseen = any(item.kind == UNEXPLAINED for item in finding.evidence)
+    return unseen and finding.layer in FIRST_TOUCH_LAYERS and finding.culprit is None
 
 
 def _most_unseen(rows: Sequence[LayerRow], findings: Sequence[Finding], traced_bytes: int) -> Layer:

@@ -1,6 +1,6 @@
 """Growth that no site explains. The cases are constructed: figures that a real one would show, known to the byte."""
 
-from memforensics.analysis.residue import with_objects, with_residue
+from memforensics.analysis.unexplained_growth import with_objects, with_unexplained_growth
 from memforensics.case.model import (
     Anchor,
     Case,
@@ -41,14 +41,14 @@ def heap(share: float) -> Finding:
 def test_a_heap_that_grows_unseen_as_well_is_one_finding_and_names_nobody() -> None:
     """An arena that was reserved before the trace: a quarter of its growth had a system call of its own."""
     rows = (row("native-heap", 100), row("python-object", 1), row("anon-mmap", -30))
-    found = with_residue(CASE, GROWTH, (), rows, [heap(0.25)], TRACED)
+    found = with_unexplained_growth(CASE, GROWTH, (), rows, [heap(0.25)], TRACED)
     assert [(f.layer, f.culprit, f.share) for f in found] == [("native-heap", None, 1.0)]
     assert "captured for 25%" in found[0].title
     assert any(item.kind == "residue" for item in found[0].evidence)
 
 
 def test_whoever_asked_for_most_of_it_stays_named() -> None:
-    found = with_residue(CASE, GROWTH, (), (row("native-heap", 100),), [heap(0.6)], TRACED)
+    found = with_unexplained_growth(CASE, GROWTH, (), (row("native-heap", 100),), [heap(0.6)], TRACED)
     assert len(found) == 1
     assert found[0].culprit is not None
     assert found[0].share == 1.0
@@ -56,13 +56,13 @@ def test_whoever_asked_for_most_of_it_stays_named() -> None:
 
 def test_the_rest_is_in_the_layer_that_grew_most_beyond_what_is_explained() -> None:
     rows = (row("native-heap", 45), row("jvm-heap", 50), row("file", 900))
-    found = with_residue(CASE, GROWTH, (), rows, [heap(0.4)], TRACED)
+    found = with_unexplained_growth(CASE, GROWTH, (), rows, [heap(0.4)], TRACED)
     assert [(f.layer, f.share) for f in found] == [("native-heap", 0.4), ("jvm-heap", 0.6)]
 
 
 def test_nothing_is_added_where_the_sites_explain_it() -> None:
     explained = [heap(0.8)]
-    assert with_residue(CASE, GROWTH, (), (row("native-heap", 100),), explained, TRACED) == explained
+    assert with_unexplained_growth(CASE, GROWTH, (), (row("native-heap", 100),), explained, TRACED) == explained
 
 
 def test_a_managed_heap_says_how_to_see_its_objects() -> None:

@@ -1,9 +1,9 @@
 """How often growth that was watched for long is called a leak without a known cause: seeded synthetic processes.
 
-    python benchmarks/outlasted.py [--series 300] [--markdown docs/calibration.md]
+    python benchmarks/sustained_growth.py [--series 300] [--markdown docs/calibration.md]
 
 Each is watched for 30 minutes, 2 hours or 6 hours, a reading each 5 to 60 s, and has run for hours before. The rule is
-`memforensics/analysis/outlasted.py`; nothing but the line is known, as where no trace ran.
+`memforensics/analysis/sustained_growth.py`; nothing but the line is known, as where no trace ran.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from math import exp, log1p, pi, sin
 from pathlib import Path
 
-from memforensics.analysis.outlasted import outlasted
 from memforensics.analysis.series import growth as judged_growth
+from memforensics.analysis.sustained_growth import sustained_growth
 from memforensics.case.model import Anchor, Case, CaseMeta, Sample
 from memforensics.units import GIB, MIB, NS_PER_S, duration_text
 
@@ -120,7 +120,7 @@ def is_called(kind: Kind, window: float, interval: float, seed: int) -> bool:
     )
     case = Case(meta=meta, samples=samples)
     found = judged_growth(case)
-    return found is not None and outlasted(case, found, ()) is not None
+    return found is not None and sustained_growth(case, found, ()) is not None
 
 
 def _share(task: tuple[int, float, float, int]) -> float:

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from memforensics.analysis.blame import ONLY_ASKED
-from memforensics.analysis.residue import RESIDUE, is_unseen_heap
-from memforensics.analysis.touched import ONLY_TOUCHED, with_touch
+from memforensics.analysis.blame import HEAP_REQUEST_ONLY
+from memforensics.analysis.first_touch import FIRST_TOUCH_ONLY, with_first_touch
+from memforensics.analysis.unexplained_growth import UNEXPLAINED, is_heap_without_stack
 from memforensics.case.model import (
     AllocationSite,
     Anchor,
@@ -22,8 +22,8 @@ META = CaseMeta(
     memforensics_version="0", command="diagnose", anchor=Anchor(monotonic_ns=0, wall_ns=0), root_pid=7, seed=1
 )
 UNSEEN = Finding(
-    title="t", layer="native-heap", verdict="growing", confidence=0.0, share=1.0, pid=7, against=(ONLY_ASKED,),
-    evidence=(EvidenceItem(kind=RESIDUE, text="unseen"), EvidenceItem(kind="next", text="trace-faults")),
+    title="t", layer="native-heap", verdict="growing", confidence=0.0, share=1.0, pid=7, against=(HEAP_REQUEST_ONLY,),
+    evidence=(EvidenceItem(kind=UNEXPLAINED, text="unseen"), EvidenceItem(kind="next", text="trace-faults")),
 )  # fmt: skip
 
 
@@ -43,53 +43,53 @@ def case_of(*sites: AllocationSite) -> Case:
 
 def test_whoever_touches_most_is_named_as_that_and_no_more() -> None:
     sites = (touched(1, "churn", 10), touched(2, "parse", 15), touched(3, "parse", 25), touched(4, "scan", 900, pid=8))
-    finding = with_touch(case_of(*sites, touched(5, "load", 900, file_backed=True)), UNSEEN)
+    finding = with_first_touch(case_of(*sites, touched(5, "load", 900, file_backed=True)), UNSEEN)
     assert finding.culprit == Culprit(
         library="libparse.so", path="/srv/libparse.so", function="parse", extends=True, version=None
     )
     assert [site.outstanding_bytes // MIB for site in finding.sites] == [25, 15]
-    assert [item.kind for item in finding.evidence] == [RESIDUE, "touched"]
+    assert [item.kind for item in finding.evidence] == [UNEXPLAINED, "touched"]
     assert finding.evidence[-1].ref == "sites/7/3"
     assert "native-heap" in finding.title
     assert "parse in libparse.so" in finding.title
     assert "80% of the 50.0 MiB" in finding.evidence[-1].text
-    assert finding.against == (ONLY_TOUCHED,)
+    assert finding.against == (FIRST_TOUCH_ONLY,)
 
 
 def test_a_cited_site_is_the_faults_own() -> None:
     site = touched(1, "parse", 3)
-    (cited,) = with_touch(case_of(site), UNSEEN).sites
+    (cited,) = with_first_touch(case_of(site), UNSEEN).sites
     assert (cited.pid, cited.kind, cited.count) == (7, "fault", 3 * 256)
     assert (cited.outstanding_bytes, cited.bytes_per_minute, cited.inside) == (3 * MIB, None, None)
     assert cited.stack == site.stack
 
 
 def test_half_of_what_was_touched_is_enough_to_be_named() -> None:
-    half = with_touch(case_of(touched(1, "parse", 20), touched(2, "scan", 10), touched(3, "load", 10)), UNSEEN)
+    half = with_first_touch(case_of(touched(1, "parse", 20), touched(2, "scan", 10), touched(3, "load", 10)), UNSEEN)
     assert half.culprit is not None
     assert half.culprit.function == "parse"
-    less = with_touch(case_of(touched(1, "parse", 19), touched(2, "scan", 10), touched(3, "load", 10)), UNSEEN)
+    less = with_first_touch(case_of(touched(1, "parse", 19), touched(2, "scan", 10), touched(3, "load", 10)), UNSEEN)
     assert less.culprit is None
 
 
 def test_where_many_touch_nobody_is_named() -> None:
-    assert with_touch(case_of(*(touched(n, f"f{n}", 10) for n in range(3))), UNSEEN) == UNSEEN
+    assert with_first_touch(case_of(*(touched(n, f"f{n}", 10) for n in range(3))), UNSEEN) == UNSEEN
 
 
 def test_without_faults_and_where_somebody_was_seen_to_ask_it_is_left_alone() -> None:
     asked = replace(UNSEEN, culprit=Culprit(library="l", extends=True))
-    assert with_touch(case_of(), UNSEEN) == UNSEEN
-    assert with_touch(case_of(touched(1, "parse", 40)), asked) == asked
+    assert with_first_touch(case_of(), UNSEEN) == UNSEEN
+    assert with_first_touch(case_of(touched(1, "parse", 40)), asked) == asked
 
 
 def test_only_a_heap_that_nobody_was_seen_to_extend_calls_for_it() -> None:
-    assert is_unseen_heap(UNSEEN)
-    assert not is_unseen_heap(replace(UNSEEN, culprit=Culprit(library="l", extends=True)))
-    assert not is_unseen_heap(replace(UNSEEN, layer="anon-mmap"))
-    assert not is_unseen_heap(replace(UNSEEN, layer="jvm-heap"))
-    assert not is_unseen_heap(replace(UNSEEN, evidence=()))
+    assert is_heap_without_stack(UNSEEN)
+    assert not is_heap_without_stack(replace(UNSEEN, culprit=Culprit(library="l", extends=True)))
+    assert not is_heap_without_stack(replace(UNSEEN, layer="anon-mmap"))
+    assert not is_heap_without_stack(replace(UNSEEN, layer="jvm-heap"))
+    assert not is_heap_without_stack(replace(UNSEEN, evidence=()))
 
 
 def test_the_collector_that_moves_java_objects_is_nobodys_name() -> None:
     java = replace(UNSEEN, layer="jvm-heap")
-    assert with_touch(case_of(touched(1, "G1Evacuate", 40)), java) == java
+    assert with_first_touch(case_of(touched(1, "G1Evacuate", 40)), java) == java
