@@ -143,7 +143,7 @@ def with_torch(python: Path | None) -> Iterator[Target]:
     interpreter = python or torch_environment()
     with contextlib.ExitStack() as stack:
         library = stack.enter_context(built("-shared", "-fPIC"))
-        command = [interpreter, "-u", HERE / "snapshot_torch.py", library]
+        command: list[str | Path] = [interpreter, "-u", HERE / "snapshot_torch.py", library]
         yield stack.enter_context(contextlib.closing(Target(command)))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import tracer_stacks as stacks
 from tracer_stacks import Given, Stack, judged
 from tracer_workloads import HERE, Kind, Workload, start

@@ -65,7 +65,7 @@ def test_mutants(module: Path, children: int, sample: int | None) -> None:
     from mutmut.runners.harness import PytestRunner
 
     operators = [entry for entry in mutators.mutation_operators if entry[1] is not mutators.operator_string]
-    mutators.mutation_operators[:] = operators  # type: ignore[index]
+    mutators.mutation_operators[:] = operators
     arguments = PytestRunner._pytest_args_regular_run
     PytestRunner._pytest_args_regular_run = lambda runner, tests: arguments(runner, fastest_first(tests))
     config().pytest_add_cli_args_test_selection = [*tests_of(module), "-m", "not slow"]
@@ -151,7 +151,7 @@ def write_page(module: Path) -> None:
     seen = Counter(outcome(module).values())
     counts[str(module)] = tuple(seen[column] for column in COLUMNS)
     known = {str(each) for each in mutated_modules()}
-    counts = {each: count for each, count in counts.items() if each in known and sum(count)}
+    counts = {each: count for each, count in counts.items() if each in known and any(count)}
     before, after = text.split("<!-- table -->")[0], text.split("<!-- end -->")[1]
     PAGE.write_text(f"{before}<!-- table -->\n{table(counts)}\n<!-- end -->{after}")
 

@@ -18,7 +18,7 @@ def memforensics(*words: str | Path, timeout: float = 120) -> subprocess.Complet
 def diagnose(pid: int, folder: Path, *more: str) -> dict[str, Any]:
     """The report's JSON; its exit code is checked against the process's."""
     case = folder / f"{pid}.case"
-    done = memforensics("diagnose", pid, "--duration", SECONDS, "--json", "--record", case, *more)
+    done = memforensics("diagnose", str(pid), "--duration", SECONDS, "--json", "--record", case, *more)
     assert done.stdout, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     assert done.returncode == report["exit_code"], done.stderr

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def proc_file(name: str) -> Callable[[bytes], None]:
                 lambda: list(check_target(process)),
             ):
                 with contextlib.suppress(MemforensicsError, FileNotFoundError):
-                    action()  # type: ignore[no-untyped-call]
+                    action()
         finally:
             path.write_bytes(before)
 
@@ -230,10 +230,11 @@ def read_elf(data: bytes) -> None:
     ]
     for vaddr in places:
         actions += [
-            lambda vaddr=vaddr: elf.symbol_at(vaddr),
-            lambda vaddr=vaddr: elf.read_at_vaddr(vaddr, 16),
-            lambda vaddr=vaddr: (cfi.rule(vaddr), cfi.function_range(vaddr)),
-            lambda vaddr=vaddr: name_at(elf, lines, vaddr, budget),
+            partial(elf.symbol_at, vaddr),
+            partial(elf.read_at_vaddr, vaddr, 16),
+            partial(cfi.rule, vaddr),
+            partial(cfi.function_range, vaddr),
+            partial(name_at, elf, lines, vaddr, budget),
         ]
     for action in actions:
         with contextlib.suppress(BadElf):
@@ -508,7 +509,7 @@ def read_case(data: bytes) -> None:
         json.dumps(snapshot_json(shown.snapshot, shown.layers, shown.groups, shown.mappings, shown.kernel_totals))
     diagnosis = conclude_case(whole)
     for form in ("terminal", "md", "json"):
-        assert render(whole, diagnosis, form)  # type: ignore[arg-type]
+        assert render(whole, diagnosis, form)
 
 
 VALUES: tuple[object, ...] = (

@@ -112,7 +112,7 @@ def seen(request: pytest.FixtureRequest, all_seen: dict[str, Seen]) -> Seen:
 
 
 def pystack(pid: int) -> dict[int, list[Walked]]:
-    command = [Path(sys.executable).with_name("pystack"), "remote", "--native", str(pid)]
+    command: list[str | Path] = [Path(sys.executable).with_name("pystack"), "remote", "--native", str(pid)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     stacks: dict[int, list[Walked]] = {}
     tid = 0

@@ -190,7 +190,8 @@ def test_a_sub_interpreter_comes_before_the_main_one(target: tuple[Child, Expect
     with walking({child.pid: pack_process(runtime)}) as engine:
         flags, raw = kernel_events(engine, {tid}, rounds=5)[tid][-1]
     codes = CodeReader(process.memory, runtime.offsets)
-    names = [codes.frame(code, at).function for code, at, mark in raw if not mark & SHIM]
+    frames_of = [codes.frame(code, at) for code, at, mark in raw if not mark & SHIM]
+    names = [frame and frame.function for frame in frames_of]
     assert flags == FOUND | SEVERAL
     assert names[: len(frames)] == [frame[0] for frame in frames]
     assert "in_sub_interpreter" in [name for name in names[len(frames) :] if name]

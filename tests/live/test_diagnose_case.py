@@ -160,8 +160,8 @@ def wait_for_seconds(case: Path, seconds: float) -> None:
     while time.monotonic() < end:
         with contextlib.suppress(CaseError), CaseFile.open(case) as file:
             if file.counts()["sample"]:
-                first, last = file.span("sample", "t_ns")
-                if last - first > seconds * 1e9:
+                span = file.span("sample", "t_ns")
+                if span is not None and span[1] - span[0] > seconds * 1e9:
                     return
         time.sleep(0.1)
     raise AssertionError(f"no {seconds} s in {case}")

@@ -27,7 +27,7 @@ ODD = 37 * 4096
 
 @contextlib.contextmanager
 def twice(*words: object) -> Iterator[tuple[Snapshot, Snapshot]]:
-    command = [compiled("own_layers.c"), *map(str, words)]
+    command: list[str | Path] = [compiled("own_layers.c"), *map(str, words)]
     with running(command) as child, contextlib.closing(open_process(child.pid)) as process:
         before, _ = take_snapshot(process)
         child.tell("again")

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli import memforensics
@@ -27,10 +28,10 @@ def leaker() -> list[str | Path]:
     return [compiled("trace_leaker.c", "-fomit-frame-pointer")]
 
 
-def traced(pids: list[int], act: Callable[[], object], record: Path | None = None, **options: object) -> TraceView:
+def traced(pids: list[int], act: Callable[[], object], record: Path | None = None, **options: Any) -> TraceView:
     """What a trace of them gives, during which `act` is done once; it ends after that."""
     done = False
-    ticks = trace_ticks(pids, seconds=20, record=record, stop=lambda: done, **options)  # type: ignore[arg-type]
+    ticks = trace_ticks(pids, seconds=20, record=record, stop=lambda: done, **options)
     last: TraceTick | None = None
     with contextlib.closing(ticks):
         for last in ticks:

@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the cases and folders that examples name, and a process that maps memory."""
     folder = tmp_path_factory.mktemp("examples")
     with running(python("diag_keep_mappings.py", "--rate", "5", "--size", "1048576")) as child:
-        words = [
+        words: list[str | Path] = [
             BIN / "memforensics",
             "trace-mmap",
             str(child.pid),
@@ -48,7 +48,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ]
         subprocess.run(words, check=True, capture_output=True, timeout=60)
         for name in ("before", "after"):
-            words = [BIN / "memforensics", "snapshot", str(child.pid), "--record", folder / f"{name}.case"]
+            words = [
+                BIN / "memforensics",
+                "snapshot",
+                str(child.pid),
+                "--record",
+                folder / f"{name}.case",
+            ]
             subprocess.run(words, check=True, capture_output=True, timeout=60)
         for name in ("our-remedies", "debug-files", "image-unpacked"):
             (folder / name).mkdir()

@@ -72,7 +72,7 @@ def test_a_small_heap(kind: str) -> None:
     """Whose extents begin and end where no mapping does."""
     if not has(PRELOADED[kind]):
         pytest.skip(f"needs {PRELOADED[kind]}: make setup-test")
-    command = [compiled("own_layers.c"), "malloc", "30", "40000", "threads", "3", "30000"]
+    command: list[str | Path] = [compiled("own_layers.c"), "malloc", "30", "40000", "threads", "3", "30000"]
     with (
         running(command, env={"LD_PRELOAD": PRELOADED[kind]}) as child,
         contextlib.closing(open_process(child.pid)) as process,

@@ -91,7 +91,8 @@ def test_limit_of_the_group_above_and_what_counts_against_it(tmp_path: Path) -> 
     with weights.open("rb") as file:  # out of our page cache: it is charged to whoever reads it first
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    program = [compiled("own_layers.c"), "anon", 1, 64 * MIB, "shm", 2, 16 * MIB, "file", 1, 24 * MIB, weights]
+    parts = ("anon", 1, 64 * MIB, "shm", 2, 16 * MIB, "file", 1, 24 * MIB, weights)
+    program = [str(compiled("own_layers.c")), *map(str, parts)]
     with limited() as group, running(inside(group, program)) as child:
         seen = settled(child.pid)
         assert seen.limit_bytes == LIMIT

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from processes import Child, compiled, running
@@ -23,7 +24,7 @@ HOLE = BLOCK + 4096  # with the header's page
 
 @contextlib.contextmanager
 def merged(above: int, below: int, style: str) -> Iterator[tuple[Child, Process]]:
-    command = [compiled("own_merged.c"), *map(str, (BLOCK, above, below, style))]
+    command: list[str | Path] = [compiled("own_merged.c"), *map(str, (BLOCK, above, below, style))]
     with running(command) as child, contextlib.closing(open_process(child.pid)) as process:
         yield child, process
 

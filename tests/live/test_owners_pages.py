@@ -29,7 +29,7 @@ ZRAM = Path("/sys/class/zram-control")
 
 @contextlib.contextmanager
 def program(*words: object) -> Iterator[Process]:
-    command = [compiled("own_layers.c"), *map(str, words)]
+    command: list[str | Path] = [compiled("own_layers.c"), *map(str, words)]
     with running(command) as child, contextlib.closing(open_process(child.pid)) as process:
         yield process
 

@@ -71,7 +71,7 @@ def native_memory(tools: Path, pid: int) -> list[tuple[int, int, str]]:
     """What the JVM says of its own reservations (jcmd, native memory tracking): (start, end, what for)."""
     if not (tools / "jcmd").exists():
         return []
-    command = [tools / "jcmd", str(pid), "VM.native_memory", "detail"]
+    command: list[str | Path] = [tools / "jcmd", str(pid), "VM.native_memory", "detail"]
     text = subprocess.run(command, capture_output=True, text=True, check=True)
     found = NMT_REGION.finditer(text.stdout)
     return [(int(each[1], 16), int(each[2], 16), each[3]) for each in found if each[3] != "Thread Stack"]

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.live
 
 def test_a_running_program() -> None:
     environment = {"UCX_TLS": "tcp", "VLLM_API_KEY": "hidden", "SOMETHING_ELSE": "private"}
-    command = [compiled("own_layers.c"), "anon", "1", "4096"]
+    command: list[str | Path] = [compiled("own_layers.c"), "anon", "1", "4096"]
     with running(command, env=environment) as child, contextlib.closing(open_process(child.pid)) as process:
         found = about(process)
     assert abs(found.start_wall_ns - time.time_ns()) < 60e9

@@ -33,7 +33,7 @@ def memforensics(*words: object) -> subprocess.CompletedProcess[str]:
 
 @contextlib.contextmanager
 def layered(*words: object) -> Iterator[Process]:
-    command = [compiled("own_layers.c"), *map(str, words)]
+    command: list[str | Path] = [compiled("own_layers.c"), *map(str, words)]
     with running(command) as child, contextlib.closing(open_process(child.pid)) as process:
         settle(process)
         yield process

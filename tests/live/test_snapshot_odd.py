@@ -32,7 +32,7 @@ FIGURES = ("rss", "anonymous", "anon_huge", "shmem_huge", "file_huge")
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """More mappings than `auto` reads by smaps."""
-    command = [compiled("snap_odd.c"), tmp_path_factory.mktemp("odd"), "1200"]
+    command: list[str | Path] = [compiled("snap_odd.c"), tmp_path_factory.mktemp("odd"), "1200"]
     with running(command) as child, contextlib.closing(open_process(child.pid)) as process:
         settle(process)
         yield process

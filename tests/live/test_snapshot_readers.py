@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ def test_a_repeated_reading_is_a_reading(still: Process, reader: Reader) -> None
 
 def test_what_is_new_and_what_grows_is_read_anew() -> None:
     program = compiled("own_layers.c")
-    words = [program, "anon", "200", "151552", "malloc", "4000", "1000"]
+    words: list[str | Path] = [program, "anon", "200", "151552", "malloc", "4000", "1000"]
     with running(words) as child, contextlib.closing(open_process(child.pid)) as process:
         earlier = Earlier()
         take_snapshot(process, "pagemap", marks=False, earlier=earlier)
@@ -128,7 +129,7 @@ def test_what_is_new_and_what_grows_is_read_anew() -> None:
 def test_another_process_is_not_taken_for_the_one_before(still: Process) -> None:
     earlier = Earlier()
     take_snapshot(still, "pagemap", marks=False, earlier=earlier)
-    program = [compiled("own_layers.c"), "anon", "2", "4096"]
+    program: list[str | Path] = [compiled("own_layers.c"), "anon", "2", "4096"]
     with running(program) as child, contextlib.closing(open_process(child.pid)) as process:
         seen, _ = take_snapshot(process, "pagemap", marks=False, earlier=earlier)
         assert all(m.read_ns == seen.t_ns for m in seen.mappings)

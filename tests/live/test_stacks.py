@@ -179,7 +179,7 @@ def test_words_that_are_off_are_refused_before_anything_stops(chain: Child) -> N
         {"on": "mmap", "count": 0},
     ):
         with pytest.raises(UsageError):
-            stacks(chain.pid, **words)  # type: ignore[arg-type]
+            stacks(chain.pid, **words)
     assert_lives_and_loads(chain)
 
 

@@ -1,6 +1,7 @@
 """What is sampled, to keep a bound on the overhead: estimates of known answers, without a bias."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -55,7 +56,7 @@ def through(sites: list[AllocationSite], function: str) -> tuple[int, int, int]:
 
 def spread(blocks: int, one_in: int) -> float:
     """SIGMAS of the estimated number of blocks: each counts for `one_in` with a chance of 1 in as many."""
-    return SIGMAS * (blocks * (one_in - 1)) ** 0.5
+    return SIGMAS * math.sqrt(blocks * (one_in - 1))
 
 
 def test_estimates_of_what_is_outstanding_are_unbiased() -> None:

@@ -153,7 +153,9 @@ def test_on_a_terminal_it_draws_and_the_last_screen_stays() -> None:
 def test_keys_open_the_help_and_end_it_with_the_result(tmp_path: Path) -> None:
     case = tmp_path / "kept.case"
     with running(python("watch_grower.py", "leak", "120")) as child:
-        terminal = Terminal(tmp_path, "watch", child.pid, "--interval", "5s", "--record", case, columns=80, lines=24)
+        terminal = Terminal(
+            tmp_path, "watch", child.pid, "--interval", "5s", "--record", str(case), columns=80, lines=24
+        )
         terminal.wait_for(r"INSUFFICIENT.*q ends, \? helps")
         terminal.press("?")
         terminal.wait_for("judge all that was seen")

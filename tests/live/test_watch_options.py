@@ -216,6 +216,6 @@ def test_a_container_is_found_by_the_id_in_its_cgroup() -> None:
             if not group.exists():
                 break
             time.sleep(0.05)
-    done = subprocess.run([*WATCH, "--container", name], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "no running container" in done.stderr
+    refused = subprocess.run([*WATCH, "--container", name], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "no running container" in refused.stderr

@@ -565,7 +565,7 @@ def test_a_damaged_row_is_left_out_counted_and_said(tmp_path: Path, statement: s
     assert [(loss.what, loss.count) for loss in lost] == ([(f"damaged rows of {table}", 1)] if table else [])
     diagnosis = conclude_case(found)
     for form in ("terminal", "md", "json"):
-        text = render(found, diagnosis, form)  # type: ignore[arg-type]
+        text = render(found, diagnosis, form)
         assert table is None or f"damaged rows of {table}" in text
     listing(path)
 

@@ -154,7 +154,7 @@ def test_a_name_that_a_server_and_its_workers_share_means_the_server(tmp_path: P
 
 def test_a_name_of_two_trees_lists_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = named(tmp_path)
-    command, env = [tmp_path / name, "-c", TREE], {"PYTHONHOME": sys.base_prefix}
+    command, env = [str(tmp_path / name), "-c", TREE], {"PYTHONHOME": sys.base_prefix}
     with running(command, env=env) as one, running(command, env=env) as other:
         assert run(["hooks", "--name", name]) == 2
         said = capsys.readouterr().err

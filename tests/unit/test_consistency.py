@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import sin
 from pathlib import Path
+from typing import Any
 
 import pytest
 from consistency import contradictions
@@ -82,7 +83,7 @@ def test_recorded_series(name: str) -> None:
     ],
     ids=["whole", "no-samples", "no-sites", "untraced", "no-hooks", "snapshots", "ended"],
 )
-def test_constructed_cases(more: dict[str, object]) -> None:
+def test_constructed_cases(more: dict[str, Any]) -> None:
     case = constructed.case(**more)
     assert contradictions(case, conclude_case(case)) == []
 
@@ -258,11 +259,11 @@ RATE = Rate(estimate=17.0 * MIB, low=16.0 * MIB, high=18.0 * MIB)
         ({"next_step": None}, "no next step"),
     ],
 )
-def test_the_check_sees_a_contradiction(change: dict[str, object], says: str) -> None:
+def test_the_check_sees_a_contradiction(change: dict[str, Any], says: str) -> None:
     case, diagnosis = of(GROWING)
     assert diagnosis.verdict == "growing"
     assert contradictions(case, diagnosis) == []
-    assert says in " ".join(contradictions(case, replace(diagnosis, **change)))  # type: ignore[arg-type]
+    assert says in " ".join(contradictions(case, replace(diagnosis, **change)))
 
 
 def test_a_leak_needs_a_finding_that_says_leak() -> None:

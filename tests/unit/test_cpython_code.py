@@ -60,11 +60,14 @@ def test_a_code_object_of_ours() -> None:
     assert reader.read(id(inner.__code__)) is code
     frame = inspect.currentframe()
     assert frame is not None
-    assert reader.frame(id(frame.f_code), frame.f_lasti).line == frame.f_lineno
+    found, line = reader.frame(id(frame.f_code), frame.f_lasti), frame.f_lineno
+    assert found is not None
+    assert found.line == line
 
 
 def test_a_code_object_that_is_gone_has_no_names() -> None:
     frame = CodeReader(BytesMemory(0, b""), HERE).frame(0x1000, 4)
+    assert frame is not None
     assert (frame.kind, frame.function, frame.line, frame.guessed) == ("python", None, None, True)
 
 

@@ -248,7 +248,9 @@ def test_a_snapshot_does_not_differ_from_itself(seen: Snapshot) -> None:
 @st.composite
 def cut_up(draw: st.DrawFn) -> tuple[Snapshot, Snapshot, int]:
     """Anonymous memory before and after the mappings were split, merged, and grown at either end; what was added."""
-    before, after, added, at = [], [], 0, 1000
+    before: list[Mapping] = []
+    after: list[Mapping] = []
+    added, at = 0, 1000
     for pages in draw(st.lists(st.integers(1, 12), min_size=1, max_size=8)):
         down, up = draw(st.integers(0, 3)), draw(st.integers(0, 3))
         for side, first, last in ((before, at, at + pages), (after, at - down, at + pages + up)):

@@ -114,8 +114,8 @@ def test_the_wire_format_is_read_by_the_protobuf_runtime(large: int, signed: int
 def known_fields_only(message: Message) -> bool:
     """Written again from what the official messages know of it, it is as long as it was."""
     size = message.ByteSize()
-    message.DiscardUnknownFields()  # type: ignore[attr-defined]
-    return message.ByteSize() == size
+    message.DiscardUnknownFields()
+    return bool(message.ByteSize() == size)
 
 
 def test_perfetto_is_a_trace_of_the_official_messages() -> None:

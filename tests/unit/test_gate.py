@@ -36,7 +36,7 @@ def outcomes(folder: Path, *, require_all: bool) -> dict[str, str]:
         (folder / f"test_{number}.py").write_text(f"import pytest\n{source}\n")
     (folder / "pytest.ini").write_text("[pytest]\njunit_family = xunit1\n")
     words = ["-n", "1", "-p", "gate", "-p", "no:hypothesispytest", "-p", "no:cacheprovider"]
-    words += ["--continue-on-collection-errors", "--junit-xml", folder / "report.xml", folder]
+    words += ["--continue-on-collection-errors", "--junit-xml", str(folder / "report.xml"), str(folder)]
     subprocess.run(
         [sys.executable, "-m", "pytest", *words],
         env={**os.environ, "PYTHONPATH": str(TESTS), "MEMFORENSICS_REQUIRE_ALL": "1" if require_all else "0"},
@@ -44,7 +44,7 @@ def outcomes(folder: Path, *, require_all: bool) -> dict[str, str]:
         check=False,
     )
     found = {}
-    for case in JUnitXml.fromfile(str(folder / "report.xml")).iterchildren(TestSuite):
+    for case in JUnitXml.fromfile(str(folder / "report.xml")).iterchildren(TestSuite):  # type: ignore[no-untyped-call]
         for test in case:
             number = int(re.search(r"test_(\d+)", f"{test.classname} {test.name}")[1])  # type: ignore[index]
             found[list(cases)[number]] = " ".join(f"{each._tag}: {each.message} {each.text}" for each in test.result)

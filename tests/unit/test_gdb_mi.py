@@ -144,7 +144,8 @@ def written(value: Value) -> str:
 @given(VALUES_OF_ALL_KINDS, st.integers(1, 40))
 def test_what_is_written_is_read_in_any_pieces(value: Value, size: int) -> None:
     line = f"^done,it={written(value)}\n".encode()
-    reader, found = MiReader(), []
+    reader = MiReader()
+    found: list[Record] = []
     for start in range(0, len(line), size):
         found += reader.feed(line[start : start + size])
     assert found == [Record("result", "done", {"it": value})], json.dumps(value)

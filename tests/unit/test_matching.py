@@ -32,12 +32,12 @@ UNMET = '{ kind = "layer", layers = ["gpu"] }'
 UNKNOWN = '{ kind = "unread", what = "the moon" }'
 
 
-def sign(when: str, **more: object) -> str:
+def sign(when: str, **more: Any) -> str:
     fields = "".join(f"{name} = {value!r}\n" for name, value in more.items())
     return f"[[signs]]\nwhen = {when}\n{fields}"
 
 
-def rung(name: str = "A_SIZE", value: str = "1024", extra: str = "", **more: object) -> str:
+def rung(name: str = "A_SIZE", value: str = "1024", extra: str = "", **more: Any) -> str:
     about = {"kind": "env", "text": "Set it.", "scope": "restart", "source": "https://example.org/a", **more}
     fields = "".join(f"{key} = {text!r}\n" for key, text in {"name": name, "value": value, **about}.items())
     return f"[[remedies]]\n{fields}{extra}"

@@ -42,7 +42,7 @@ def parses(step: str) -> list[str]:
     import typer.main
 
     group = typer.main.get_command(app)
-    command = group.get_command(None, before[0])  # type: ignore[attr-defined, arg-type]
+    command = group.get_command(None, before[0])  # type: ignore[attr-defined]
     assert command is not None, step
     command.make_parser(command.make_context(before[0], [], resilient_parsing=True)).parse_args(before[1:])
     return words

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,14 +17,14 @@ def process(folder: Path) -> Process:
     return Process(pid=1, start_ticks=0, proc=ProcFS(folder), exe_id=None)
 
 
-def mapping(path: str, file: Path, **other: object) -> Mapping:
+def mapping(path: str, file: Path, **other: Any) -> Mapping:
     about = file.stat()
     fields = {
         "device": f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}",
         "inode": about.st_ino,
         **other,
     }
-    return Mapping(start=0x1000, end=0x2000, perms="r-xp", offset=0, path=path, **fields)  # type: ignore[arg-type]
+    return Mapping(start=0x1000, end=0x2000, perms="r-xp", offset=0, path=path, **fields)
 
 
 def test_the_file_inside_the_root_is_opened(tmp_path: Path) -> None:

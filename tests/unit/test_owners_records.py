@@ -1,6 +1,7 @@
 """Records of allocators and files that are not at hand, laid out as their sources say, and what only looks alike."""
 
 import struct
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -38,13 +39,18 @@ def words(*values: int) -> bytes:
 
 
 # mi_segment_t from the cookie on, and how many words stand before it.
-V1 = (14, lambda size: (size, 8 * KIB), (16, 0x7F00AA, 0))  # 1.7: segment_size, info size; page_shift, thread_id
-V2 = (27, lambda size: (), (512, 1, 0, 512, 0x7F00AA))  # 2.0 and 2.1
-V2_2 = (27, lambda size: (), (0, 0, 512, 1, 0, 512, 0x7F00AA))  # two pointers more
+SegmentForm = tuple[int, Callable[[int], tuple[int, ...]], tuple[int, ...]]
+V1: SegmentForm = (
+    14,
+    lambda size: (size, 8 * KIB),
+    (16, 0x7F00AA, 0),
+)  # 1.7: segment_size, info size; page_shift, thread_id
+V2: SegmentForm = (27, lambda size: (), (512, 1, 0, 512, 0x7F00AA))  # 2.0 and 2.1
+V2_2: SegmentForm = (27, lambda size: (), (0, 0, 512, 1, 0, 512, 0x7F00AA))  # two pointers more
 
 
 @pytest.mark.parametrize(("form", "size"), [(V1, 4 * MIB), (V2, 32 * MIB), (V2_2, 32 * MIB)])
-def test_segments_of_each_version(form: tuple, size: int) -> None:
+def test_segments_of_each_version(form: SegmentForm, size: int) -> None:
     before, sizes, after = form
     head = words(*[3] * (before - len(sizes(size))), *sizes(size), KEY ^ BASE, *after)
     memory = Buffer(head.ljust(size, b"\0"))

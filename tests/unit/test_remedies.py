@@ -302,7 +302,7 @@ def test_nothing_is_firm_without_its_evidence() -> None:
     bare = replace(draft(finding_site(Stack(frames=()), inside=None)), culprit=None)
     empty = case(targets=(), modules=(), hooks=(), hook_audits=(), sites=(), heaps=())
     for layer in ("anon-mmap", "native-heap", "allocator-retention", "python-object", "unattributed"):
-        found = match(replace(bare, layer=layer), empty, CATALOGUE)  # type: ignore[arg-type]
+        found = match(replace(bare, layer=layer), empty, CATALOGUE)
         assert (found.cause, found.remedies) == (None, ()), layer
 
 

@@ -145,7 +145,7 @@ def test_the_schema_knows_the_model_s_words() -> None:
 
 def test_an_empty_case_renders_and_validates() -> None:
     """Nothing was seen at all: no target, no sample, no growth."""
-    bare = replace(case(), **dict.fromkeys(("targets", "samples", "sites", "traces", "hooks", "modules", "costs"), ()))
+    bare = replace(case(), targets=(), samples=(), sites=(), traces=(), hooks=(), modules=(), costs=())
     nothing = Diagnosis(
         verdict="insufficient-data",
         headline="nothing was seen",

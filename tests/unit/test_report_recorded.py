@@ -27,7 +27,7 @@ def recorded(name: str, folder: Path) -> tuple[Case, Diagnosis]:
 def test_it_renders_validates_and_does_so_again_alike(name: str, tmp_path: Path) -> None:
     case, diagnosis = recorded(name, tmp_path)
     jsonschema.Draft202012Validator(schema()).validate(json.loads(render(case, diagnosis, "json")))
-    first = {form: render(case, diagnosis, form) for form in ("terminal", "md", "json")}  # type: ignore[arg-type]
+    first = {form: render(case, diagnosis, form) for form in ("terminal", "md", "json")}
     again = load(tmp_path / f"{name}.case")
     assert {form: render(*again, form) for form in first} == first  # type: ignore[arg-type]
     assert max(map(len, render(case, diagnosis, "terminal", width=80).splitlines())) <= 80
@@ -56,7 +56,7 @@ def test_the_fixed_version_gets_no_remedy(tmp_path: Path) -> None:
     case, diagnosis = recorded("ucx-1.21.0", tmp_path)
     assert (diagnosis.verdict, diagnosis.findings) == ("steady", ())
     for form in ("terminal", "md", "json"):
-        assert "UCX_" not in render(case, diagnosis, form)  # type: ignore[arg-type]
+        assert "UCX_" not in render(case, diagnosis, form)
 
 
 def test_kept_mappings_are_named_by_their_line_and_nothing_else(tmp_path: Path) -> None:
@@ -66,6 +66,6 @@ def test_kept_mappings_are_named_by_their_line_and_nothing_else(tmp_path: Path) 
     assert finding.culprit is not None
     assert finding.culprit.library == "diag_keep_mappings.py"
     for form in ("terminal", "md", "json"):
-        text = render(case, diagnosis, form)  # type: ignore[arg-type]
+        text = render(case, diagnosis, form)
         assert "map_buffer" in text
         assert "ucx" not in text.lower()

@@ -1,5 +1,7 @@
 """Groups by the frame that matters, filters, and an order that settles."""
 
+from typing import Any
+
 import pytest
 from fixtures.constructed import of_age
 from hypothesis import given
@@ -21,8 +23,8 @@ def python(function: str, line: int, file: str = "/srv/app/service.py") -> Frame
     return Frame(kind="python", function=function, file=file, line=line)
 
 
-def site(number: int, *frames: Frame, held: int = 4096, count: int = 1, **more: object) -> AllocationSite:
-    facts: dict[str, object] = {"pid": 7, "kind": "mmap", "first_ns": 10**9, "last_ns": 2 * 10**9, **more}
+def site(number: int, *frames: Frame, held: int = 4096, count: int = 1, **more: Any) -> AllocationSite:
+    facts: dict[str, Any] = {"pid": 7, "kind": "mmap", "first_ns": 10**9, "last_ns": 2 * 10**9, **more}
     return AllocationSite(
         site_id=number,
         stack=Stack(frames=frames),
@@ -32,7 +34,7 @@ def site(number: int, *frames: Frame, held: int = 4096, count: int = 1, **more: 
         allocated_count=count,
         freed_bytes=0,
         freed_count=0,
-        **facts,  # type: ignore[arg-type]
+        **facts,
     )
 
 
@@ -184,7 +186,9 @@ def test_what_is_ranked_by_goes_to_where_it_is_and_stays_between(
 
 def test_what_comes_and_goes_does_not_jump() -> None:
     """A buffer of 300 that is there every second time, beside 200 that stay: it keeps its place below them."""
-    ranks, order, seen = {}, [], set()
+    ranks: dict[str, float] = {}
+    order: list[str] = []
+    seen = set()
     for step in range(20):
         now = {"steady": 200.0, **({"buffer": 300.0} if step % 2 else {})}
         ranks = smoothed(ranks, now)

@@ -92,7 +92,7 @@ def library(tmp_path: Path) -> tuple[Path, Path, str]:
     subprocess.run(["objcopy", "--only-keep-debug", whole, debug], check=True)
     stripped = tmp_path / "root" / "opt" / "program"
     stripped.parent.mkdir(parents=True)
-    words = ["objcopy", "--strip-all", f"--add-gnu-debuglink={debug}", whole, stripped]
+    words: list[str | Path] = ["objcopy", "--strip-all", f"--add-gnu-debuglink={debug}", whole, stripped]
     subprocess.run(words, check=True)
     build_id = ElfFile(stripped.read_bytes()).build_id()
     assert build_id is not None

@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -190,8 +191,8 @@ def use_everything(data: bytes) -> None:
     tried(lambda: sum(1 for _ in elf.symbols()))
     cfi, lines = Cfi(elf), LineReader(elf)
     for vaddr in places:
-        tried(lambda vaddr=vaddr: elf.symbol_at(vaddr))
-        tried(lambda vaddr=vaddr: elf.read_at_vaddr(vaddr, 16))
+        tried(partial(elf.symbol_at, vaddr))
+        tried(partial(elf.read_at_vaddr, vaddr, 16))
         cfi.rule(vaddr)
         cfi.function_range(vaddr)
         lines.find(vaddr, TimeBudget(1.0))

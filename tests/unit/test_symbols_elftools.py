@@ -57,7 +57,9 @@ def test_lines_of_a_program() -> None:
     with path.open("rb") as stream:
         dwarf = ELFFile(stream).get_dwarf_info()
         for unit in dwarf.iter_CUs():
-            states = [e.state for e in dwarf.line_program_for_CU(unit).get_entries() if e.state is not None]
+            program = dwarf.line_program_for_CU(unit)
+            assert program is not None
+            states = [e.state for e in program.get_entries() if e.state is not None]
             for state, following in itertools.pairwise(states):
                 if state.end_sequence or following.address == state.address:
                     continue

@@ -265,7 +265,7 @@ def test_without_is_a_difference_of_sets(first: set[int], second: set[int]) -> N
 
 
 def test_a_stack_completed_later_takes_over_its_site() -> None:
-    table = AllocationTable(lambda *_: [], itertools.count(1))
+    table = AllocationTable(lambda _: None, itertools.count(1))
     table.add_site(5, ("part",), Kind.mmap, False, False, False, lambda: Stack(frames=(), complete=False))
     table.add_site(5, ("whole",), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
     table.update([(5, Counts(allocated_bytes=4096, allocated_count=1))])

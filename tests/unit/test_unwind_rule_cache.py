@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from memforensics.probes.ebpf.loader.layout import Ended, NativePc, StackEvent
+from memforensics.probes.ebpf.loader.layout import Ended, Kind, NativePc, StackEvent
 from memforensics.probes.ebpf.stacks.unwind_rule_cache import FREE_FAILURES, MAX_SKIPPED, RuleCache
 from memforensics.symbols.address_space import AddressSpace
 from memforensics.symbols.unwind.unwinder import Registers
@@ -21,7 +21,7 @@ def miss(pc: int) -> StackEvent:
         tid=1,
         t_ns=1,
         site=1,
-        kind="mmap",
+        kind=Kind.mmap,
         shared=False,
         file_backed=False,
         ended=Ended.MISS,

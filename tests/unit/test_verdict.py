@@ -30,6 +30,7 @@ from memforensics.case.model import (
     Target,
     TraceSummary,
     Trend,
+    VerdictWord,
 )
 from memforensics.units import GIB, MIB, NS_PER_S
 
@@ -91,7 +92,7 @@ def test_a_known_cause_that_does_not_grow_is_none() -> None:
 
 
 @pytest.mark.parametrize("word", ["bounded", "retention"])
-def test_growth_that_is_known_to_be_bounded_is_so_as_a_whole(word: str) -> None:
+def test_growth_that_is_known_to_be_bounded_is_so_as_a_whole(word: VerdictWord) -> None:
     finding = replace(FINDING, cause="a-cache", verdict=word, confidence=0.8)
     assert decide(constructed_case(age_s=60), growth(RISING), [finding]).verdict == word
 

@@ -85,6 +85,8 @@ def test_a_leak_is_said_within_three_minutes_of_its_onset(minutes: int, rate: fl
     assert told
     assert told[0] <= 180
     assert tick.diagnosis.verdict == "growing"
+    assert growth is not None
+    assert growth.rate is not None
     assert growth.rate.low <= rate * MIB <= growth.rate.high or growth.rate.estimate == pytest.approx(
         rate * MIB, rel=0.15
     )

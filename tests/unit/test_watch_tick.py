@@ -5,10 +5,10 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fixtures.constructed import BASE, PID, SECOND, case, diagnosis, draft, snapshot, target
-from rich.console import Console
 from rich.text import Text
 
 from memforensics.case.model import Case, Diagnosis, KernelTotals, Layer, LayerRow, Sample
@@ -18,6 +18,7 @@ from memforensics.remedies.catalogue import load_catalogue
 from memforensics.remedies.match import match
 from memforensics.report.json.watch import Ages, WatchTick, watch_object, watch_text
 from memforensics.report.prometheus import metrics
+from memforensics.report.terminal.console import Console
 from memforensics.report.terminal.watch import Part, WatchScreen, help_parts, sparkline
 from memforensics.units import MIB
 
@@ -25,11 +26,11 @@ ROWS = (LayerRow(layer="anon-mmap", in_rss=True, bytes=90 * MIB, change_bytes=MI
 SAMPLE = Sample(pid=PID, t_ns=BASE, rss_anon=100 * MIB, rss_file=10 * MIB, rss_shmem=0)
 
 
-def told(**more: object) -> Diagnosis:
-    return replace(diagnosis(), layers=ROWS, **more)  # type: ignore[arg-type]
+def told(**more: Any) -> Diagnosis:
+    return replace(diagnosis(), layers=ROWS, **more)
 
 
-def tick(**more: object) -> WatchTick:
+def tick(**more: Any) -> WatchTick:
     whole = WatchTick(
         t_ns=BASE + 60 * SECOND,
         elapsed_s=60.0,
@@ -39,7 +40,7 @@ def tick(**more: object) -> WatchTick:
         ages=Ages(verdict_ns=BASE + 58 * SECOND, layers_ns=BASE + 52 * SECOND, oldest_ns=BASE + 20 * SECOND),
         line=(90 * MIB, 95 * MIB, 100 * MIB),
     )
-    return replace(whole, **more)  # type: ignore[arg-type]
+    return replace(whole, **more)
 
 
 def text_of(one: WatchTick, width: int = 120) -> str:
@@ -201,7 +202,7 @@ LAYER_NAMES: tuple[Layer, ...] = (
 SIZES = [(80, 24), (100, 30), (120, 40)]
 
 
-def crowded(**more: object) -> WatchTick:
+def crowded(**more: Any) -> WatchTick:
     """Several processes, layers, mappings that grow, losses, events, and a leak with its remedies."""
     found = match(draft(), case(), load_catalogue())
     rows = tuple(

@@ -111,7 +111,8 @@ def test_an_address_that_python_keeps_as_an_integer_is_a_pointer() -> None:
 
 @pytest.mark.parametrize("language", ["C", "Python"])
 def test_blocks_whose_address_is_nowhere_are_lost(language: str) -> None:
-    in_c, in_python = [compiled("keep_pointers.c"), "lost", "400"], python("keep_mappings.py", "forgotten")
+    in_c: list[str | Path] = [compiled("keep_pointers.c"), "lost", "400"]
+    in_python = python("keep_mappings.py", "forgotten")
     with traced(in_c if language == "C" else in_python, MmapTrace()) as run:
         tested, lost = _unfound(run)
         assert tested >= 24
