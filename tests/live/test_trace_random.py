@@ -9,7 +9,7 @@ from processes import compiled, running
 
 from memforensics.case.model import Loss
 from memforensics.probes.base import Budget
-from memforensics.probes.ebpf.mmap.ledger import Span, without
+from memforensics.probes.ebpf.mmap.ledger import Span, subtract
 from memforensics.probes.ebpf.mmap.probe import MmapTrace
 from memforensics.probes.ebpf.mmap.reconcile import mapped
 from memforensics.target import open_process
@@ -41,7 +41,7 @@ def test_the_ledger_is_what_the_kernel_has_mapped(run: int, threads: int) -> Non
             child.tell(f"{seed} {threads} {OPERATIONS // threads}")
             while not child.said("done"):
                 list(trace.poll())
-            now = without(anonymous(process), before)
+            now = subtract(anonymous(process), before)
             assert trace.outstanding(child.pid) == now
             told = list(trace.close())
         finally:

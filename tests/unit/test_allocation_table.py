@@ -23,9 +23,9 @@ def event(kind: EventType, start: int, end: int, **more: int) -> RangeEvent:
     return RangeEvent(type=kind, start=start, end=end, **fields)
 
 
-def a_table(*kernel: LiveRange) -> AllocationTable:
-    """With the sites 11 and 12, over a kernel kernel of these mappings."""
-    kernel = {entry.start: entry for entry in kernel}
+def a_table(*ranges: LiveRange) -> AllocationTable:
+    """With the sites 11 and 12, over a kernel that has these mappings."""
+    kernel = {entry.start: entry for entry in ranges}
     table = AllocationTable(lambda start: kernel.pop(start, None), itertools.count(1))
     for site in (11, 12):
         table.add_site(site, (site,), Kind.mmap, False, False, True, lambda: EMPTY)
