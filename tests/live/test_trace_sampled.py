@@ -12,7 +12,7 @@ from tracing import traced
 from memforensics.case.model import AllocationSite, Loss, TraceSummary
 from memforensics.probes.base import Budget
 from memforensics.probes.ebpf.faults.probe import FaultTrace
-from memforensics.probes.ebpf.faults.programs import RARITY
+from memforensics.probes.ebpf.faults.programs import SAMPLE_PERIOD
 from memforensics.probes.ebpf.mmap.probe import MmapTrace
 from memforensics.probes.ebpf.overhead import TOP_LEVEL
 from memforensics.target import open_process
@@ -30,7 +30,7 @@ def sampled(probe: MmapTrace | FaultTrace, *commands: str) -> tuple[list[Allocat
         process = open_process(child.pid)
         try:
             probe.open(process, Budget(seconds=4))
-            probe.programs.thin(LEVEL)
+            probe.programs.set_sampling_level(LEVEL)
             for command in commands:
                 child.tell(command)
                 child.wait_for("done")
@@ -54,9 +54,9 @@ def through(sites: list[AllocationSite], function: str) -> tuple[int, int, int]:
     )
 
 
-def spread(blocks: int, one_in: int) -> float:
-    """SIGMAS of the estimated number of blocks: each counts for `one_in` with a chance of 1 in as many."""
-    return SIGMAS * math.sqrt(blocks * (one_in - 1))
+def spread(blocks: int, sample_period: int) -> float:
+    """SIGMAS of the estimated number of blocks: each counts for `sample_period` with a chance of 1 in as many."""
+    return SIGMAS * math.sqrt(blocks * (sample_period - 1))
 
 
 def test_estimates_of_what_is_outstanding_are_unbiased() -> None:
@@ -105,12 +105,12 @@ def test_of_very_many_faults_some_are_looked_at() -> None:
     assert through(sites, "touch_shared") == (211 * PAGE, 211, 211)
     kept, _, ever = through(sites, "touch_churn")
     assert kept == 0
-    assert abs(ever - 100_000) < spread(100_000, RARITY)
-    assert summary.sampled_one_in == RARITY
+    assert abs(ever - 100_000) < spread(100_000, SAMPLE_PERIOD)
+    assert summary.sampled_one_in == SAMPLE_PERIOD
     assert summary.unwalked
     assert summary.unwalked > 10_000
     (loss,) = losses
-    assert (loss.count, loss.what.count(f"one of {RARITY}")) == (summary.unwalked, 1)
+    assert (loss.count, loss.what.count(f"one of {SAMPLE_PERIOD}")) == (summary.unwalked, 1)
     assert "--overhead 100%" in loss.reduce
 
 
@@ -118,10 +118,10 @@ def test_many_pages_that_are_touched_again_are_unbiased() -> None:
     sites, _, _ = toucher("again 40000")
     kept, _, ever = through(sites, "touch_first")
     assert kept == 0  # although not each that came after it was looked at
-    assert abs(ever - 40_000) < spread(40_000, RARITY // 8)
+    assert abs(ever - 40_000) < spread(40_000, SAMPLE_PERIOD // 8)
     kept, _, ever = through(sites, "touch_last")
     assert kept == ever * PAGE
-    assert abs(ever - 40_000) < spread(40_000, RARITY)
+    assert abs(ever - 40_000) < spread(40_000, SAMPLE_PERIOD)
 
 
 def test_each_fault_is_looked_at_where_that_is_asked_for() -> None:
@@ -164,5 +164,5 @@ def test_a_bound_that_is_never_reached_changes_nothing() -> None:
     (site,) = (e for e in evidence if isinstance(e, AllocationSite) and e.outstanding_count)
     assert (site.outstanding_bytes, site.outstanding_count) == (13 * 12288, 13)
     assert not [e for e in evidence if isinstance(e, Loss)]
-    assert not trace.is_thinned
+    assert not trace.is_sampling_reduced
     assert TOP_LEVEL >= LEVEL

@@ -26,12 +26,12 @@ def test_two_of_one_slot() -> None:
         assert targets.get(three[0]) is None
         programs.remove_target(one[0])
         assert targets.get(one[0]) is None
-        assert programs.unwalked(two[0]) == 14
+        assert programs.stacks_skipped(two[0]) == 14
         assert targets.enter(*three)
         assert targets.enter(*two)
         programs.remove_target(two[0])
         assert targets.get(two[0]) is None
-        assert programs.unwalked(three[0]) == 21
+        assert programs.stacks_skipped(three[0]) == 21
     finally:
         programs.close()
 

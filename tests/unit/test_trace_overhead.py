@@ -69,7 +69,7 @@ def test_without_a_bound_nothing_is_thinned_out(
     target = Simulated(None, account_ns, walk_ns, per_second)
     target.run(10)
     assert target.level == 0
-    assert not target.governor.thinned
+    assert not target.governor.is_reduced
     assert target.governor.reached == pytest.approx(target.cost(), abs=1e-6)
     assert list(target.governor.losses(True)) == []
 

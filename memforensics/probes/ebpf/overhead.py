@@ -17,8 +17,8 @@ from memforensics.units import NS_PER_S
 TOP_LEVEL = 16  # one walk in 65,536 small mappings, all of those above 256 MiB
 EASE_AT = 0.4  # of the bound: below it, twice as many walks still fit
 FILL = 0.8  # of the bound: what it may cost after that, at the most
-CALM_READINGS = 3  # below EASE_AT in a row, before more is walked
-DEAR_READINGS = 3  # above the bound in a row, with hardly any walks left, before it declines
+UNDER_READINGS = 3  # below EASE_AT in a row, before more is walked
+OVER_READINGS = 3  # above the bound in a row, with hardly any walks left, before it declines
 HELPED = 0.75  # of what it cost before: if to walk less did not bring it below, walks are not what costs
 LEAST_CPU_NS = NS_PER_S // 20  # of the targets, between two readings: less says nothing
 
@@ -84,12 +84,12 @@ class Governor:
         self.share = share
         self.level = 0
         self.declined = False
-        self.thinned = False
+        self.is_reduced = False
         self._apply = apply
         self._last: Reading | None = None
         self._run_ns = self._cpu_ns = 0
-        self._calm = self._dear = 0
-        self._thinned_at: float | None = None  # what it cost when less was walked for the last time
+        self._under = self._over = 0
+        self._reduced_at: float | None = None  # what it cost when less was walked for the last time
 
     @property
     def reached(self) -> float | None:
@@ -139,23 +139,23 @@ class Governor:
             )
 
     def _judge(self, share: float, now: float, so_far: float) -> None:
-        dear = now > share
-        self._dear = self._dear + 1 if dear and self.level == TOP_LEVEL else 0
-        self._calm = self._calm + 1 if now < EASE_AT * share and so_far <= share else 0
-        if self._dear >= DEAR_READINGS:
+        is_over = now > share
+        self._over = self._over + 1 if is_over and self.level == TOP_LEVEL else 0
+        self._under = self._under + 1 if now < EASE_AT * share and so_far <= share else 0
+        if self._over >= OVER_READINGS:
             self.declined = True
-        elif dear:
-            helped = self._thinned_at is None or now < HELPED * self._thinned_at
+        elif is_over:
+            helped = self._reduced_at is None or now < HELPED * self._reduced_at
             self._go(self.level + int(now / share).bit_length() if helped else TOP_LEVEL)
-            self._thinned_at = now
-        elif self._calm >= CALM_READINGS:
-            self._calm = 0
-            self._thinned_at = None
+            self._reduced_at = now
+        elif self._under >= UNDER_READINGS:
+            self._under = 0
+            self._reduced_at = None
             self._go(self.level - (int(FILL * share / max(now, share / (1 << TOP_LEVEL))).bit_length() - 1))
 
     def _go(self, level: int) -> None:
         level = min(max(level, 0), TOP_LEVEL)
         if level != self.level:
             self.level = level
-            self.thinned = True
+            self.is_reduced = True
             self._apply(level)

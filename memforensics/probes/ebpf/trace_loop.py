@@ -47,12 +47,12 @@ class Programs(Protocol):
     namespaced: bool
 
     @property
-    def one_in(self) -> int: ...
+    def sample_period(self) -> int: ...
     def begin(self) -> None: ...
     def events(self, timeout_s: float = 0.0) -> Iterator[StackEvent | RangeEvent]: ...
     def remove_target(self, pid: int) -> None: ...
-    def thin(self, level: int) -> None: ...
-    def unwalked(self, pid: int) -> int | None: ...
+    def set_sampling_level(self, level: int) -> None: ...
+    def stacks_skipped(self, pid: int) -> int | None: ...
     def dropped(self) -> int: ...
     def losses(self) -> list[LossRow]: ...
     def run_stats(self) -> RunStats | None: ...
@@ -89,7 +89,7 @@ class TreeTrace(ABC, Generic[P, S]):
         self.members: Members[S] = Members(self._make_space, clock)
         self._programs: P | None = None
         self._began_ns = self._next_look_ns = 0
-        self._governor = Governor(None, self._thin)
+        self._governor = Governor(None, self._set_sampling_level)
         self._next_govern_ns = 0
         self.sampled_one_in = 1  # one of so many, at the most
         self._lost: dict[str, int] = {}
@@ -125,9 +125,9 @@ class TreeTrace(ABC, Generic[P, S]):
         begins. ToolMissing, PermissionNeeded, ProbeFailed; TargetGone when a process left meanwhile."""
         targets = [target] if isinstance(target, Process) else list(target)
         self._cpu_before = time.process_time()
-        self._governor = Governor(budget.overhead, self._thin)
+        self._governor = Governor(budget.overhead, self._set_sampling_level)
         self._programs = self._load()
-        self.sampled_one_in = self._programs.one_in
+        self.sampled_one_in = self._programs.sample_period
         try:
             for process in targets:
                 self._join(process.pid)
@@ -352,9 +352,9 @@ class TreeTrace(ABC, Generic[P, S]):
     # --- what it costs
 
     @property
-    def is_thinned(self) -> bool:
+    def is_sampling_reduced(self) -> bool:
         """Whether less was walked, at some time, to keep the overhead below its bound."""
-        return self._governor.thinned
+        return self._governor.is_reduced
 
     def _reading(self) -> Reading | None:
         """None where the kernel does not count, or not for us."""
@@ -369,9 +369,9 @@ class TreeTrace(ABC, Generic[P, S]):
                 times[member.pid] = cpu_ns(member.process.read_text("stat"), ticks)
         return Reading(self._times.times.target_ns, times)
 
-    def _thin(self, level: int) -> None:
-        self.programs.thin(level)
-        self.sampled_one_in = max(self.sampled_one_in, self.programs.one_in)
+    def _set_sampling_level(self, level: int) -> None:
+        self.programs.set_sampling_level(level)
+        self.sampled_one_in = max(self.sampled_one_in, self.programs.sample_period)
         self.programs.engine.count_anew()
 
     def _govern(self, now: int) -> None:
@@ -426,7 +426,7 @@ class TreeTrace(ABC, Generic[P, S]):
         coverage = None
         if member.left_ns is None and totals.resident_bytes is not None and growth and growth >= SMALLEST_GROWTH:
             coverage = totals.resident_bytes / growth
-        unwalked = self.programs.unwalked(member.pid)
+        unwalked = self.programs.stacks_skipped(member.pid)
         alone = len(self.members) == 1  # runs are counted for all that is traced together
         return TraceSummary(
             pid=member.pid,

@@ -8,7 +8,7 @@
  * mlock, MADV_POPULATE_WRITE, a device that pins) is seen there too, and placed by the call's arguments.
  *
  * A walk of the stack costs ten times what all else does. So where there are very many faults, most stacks of pages that
- * are touched again and again are left out, by lot, and others count for them: see `grain_of`.
+ * are touched again and again are left out, by lot, and others count for them: see `sample_period_of`.
  *
  * Constants by -D, beside those of stacks.bpf.h: MAX_PAGES; offsets of fields in tracepoints: FAULT_ADDRESS, FAULT_CODE,
  * RSS_MM_ID, RSS_CURR, RSS_MEMBER, RSS_SIZE; ANON_ORDERS (bit n: one fault may bring 2**n anonymous pages).
@@ -44,7 +44,7 @@
 
 #define WINDOW_NS 16000000ULL
 #define BURST 16384
-#define AGAIN 8 /* pages that were touched before are looked at so many times less */
+#define RETOUCH_FACTOR 8 /* pages that were touched before are looked at so many times less */
 
 #define FAULT_PRESENT 1 /* of the x86 page fault's error code: the page was there, the right was missing */
 #define NO_SYSTEM_CALL (-1L)
@@ -78,8 +78,8 @@ struct target {
     u64 as;
     u64 parent;         /* tgid it was forked from, with the same program in it; 0: none, or it has exec'ed */
     s64 pages[MEMBERS]; /* resident, as rss_stat told last, by member; -1: not known */
-    u64 unwalked;       /* faults without a look at the stack */
-    struct allowance fresh, again; /* for pages that were not touched before, and that were */
+    u64 stacks_skipped;       /* faults without a look at the stack */
+    struct allowance fresh, retouch; /* for pages that were not touched before, and that were */
     u32 mm_id, unused;  /* of which these pages are; 0: of which they are is not told yet */
 };
 
@@ -88,7 +88,7 @@ struct fault {
     u64 id; /* of the thread */
     u64 address;
     u32 code;
-    u32 open;    /* 0: what it brought is booked */
+    u32 open;    /* 0: what it brought is recorded */
     s64 syscall; /* in which the kernel faulted; NO_SYSTEM_CALL: user code did */
 };
 
@@ -218,7 +218,7 @@ static __always_inline u64 pages_of(u32 member, s64 change) {
 static __always_inline void put_pages(u64 as, u64 page, struct page *value) {
     struct page_key key = {.as = as, .page = page};
     if (pages.update(&key, value) != 0)
-        lose_many(LOSS_PAGES_FULL, value->count);
+        count_losses(LOSS_PAGES_FULL, value->count);
 }
 
 /* A system call brings its pages one by one; they are one entry. `before`: the one that is there. */
@@ -234,13 +234,13 @@ static __always_inline void place(struct request *request, struct page *before, 
             struct populated first = {
                 .site = site, .pages = request->pages, .t_ns = request->t_ns, .member = request->member};
             if (mine)
-                lose_many(LOSS_UNPLACED, mine->pages);
+                count_losses(LOSS_UNPLACED, mine->pages);
             populating.update(&id, &first);
         }
         return;
     }
     if (request->address == 0) {
-        lose_many(LOSS_UNPLACED, request->pages);
+        count_losses(LOSS_UNPLACED, request->pages);
         return;
     }
     if (!before) {
@@ -254,7 +254,7 @@ static __always_inline void place(struct request *request, struct page *before, 
 }
 
 static __always_inline int allowed(struct allowance *mine, u32 in_a_window) {
-    u64 now = about_now(), windows = (now - mine->filled_ns) / WINDOW_NS;
+    u64 now = coarse_now(), windows = (now - mine->filled_ns) / WINDOW_NS;
     if (now > mine->filled_ns && windows) {
         mine->left = windows < BURST && mine->left + windows * in_a_window < BURST ? mine->left + windows * in_a_window : BURST;
         mine->filled_ns = now;
@@ -266,13 +266,14 @@ static __always_inline int allowed(struct allowance *mine, u32 in_a_window) {
 }
 
 /* One of how many such faults is walked. What a process grows by is, mostly, pages that it never touched before; those
- * that it touches again and again, at the same addresses, are most of the faults where there are many. Before booking
+ * that it touches again and again, at the same addresses, are most of the faults where there are many. Before recording
  * begins nothing is known of a page. */
-static __always_inline u32 grain_of(struct settings *how, struct target *target, struct page *before) {
-    int is_again = before || !how->booking;
-    if (!how->free || allowed(is_again ? &target->again : &target->fresh, is_again ? how->free / AGAIN : how->free))
-        return how->grain;
-    return is_again ? how->rarity : how->rarity / AGAIN;
+static __always_inline u32 sample_period_of(struct settings *settings, struct target *target, struct page *before) {
+    int is_retouch = before || !settings->recording;
+    u32 budget = is_retouch ? settings->window_budget / RETOUCH_FACTOR : settings->window_budget;
+    if (!settings->window_budget || allowed(is_retouch ? &target->retouch : &target->fresh, budget))
+        return settings->byte_sample_period;
+    return is_retouch ? settings->sample_period : settings->sample_period / RETOUCH_FACTOR;
 }
 
 static __always_inline void note_pages(void *ctx, u64 id, struct target *target) {
@@ -282,7 +283,7 @@ static __always_inline void note_pages(void *ctx, u64 id, struct target *target)
     struct scratch *scratch;
     struct request *request;
     struct fault *mine;
-    struct settings *how;
+    struct settings *settings;
     struct page *before;
     void *user;
     s64 change, syscall;
@@ -296,8 +297,8 @@ static __always_inline void note_pages(void *ctx, u64 id, struct target *target)
     if (!target || !is_current || member == MM_SWAPENTS)
         return; /* reclaim, khugepaged, a fork that fills its child: only the count is kept */
     scratch = my_scratch();
-    how = my_settings();
-    if (!scratch || !how)
+    settings = my_settings();
+    if (!scratch || !settings)
         return;
     user = user_registers();
     syscall = user_register(user, SYSCALL_NUMBER);
@@ -317,7 +318,7 @@ static __always_inline void note_pages(void *ctx, u64 id, struct target *target)
             request->address &= ~((request->pages << PAGE_SHIFT_HERE) - 1);
     } else {
         if (change > 0 && mine && mine->id && mine->id != id && syscall == NO_SYSTEM_CALL)
-            lose_many(LOSS_UNPLACED, change); /* another thread took its place */
+            count_losses(LOSS_UNPLACED, change); /* another thread took its place */
         if (change <= 0 || syscall == NO_SYSTEM_CALL || syscall == NR_MUNMAP)
             return;
         request->pages = change;
@@ -336,14 +337,15 @@ static __always_inline void note_pages(void *ctx, u64 id, struct target *target)
     request->member = member;
     struct page_key key = {.as = request->as, .page = request->address};
     before = pages.lookup(&key);
-    request->weight = weight_of(rarity_of(grain_of(how, target, before), request->pages << PAGE_SHIFT_HERE));
+    u32 period = period_for(sample_period_of(settings, target, before), request->pages << PAGE_SHIFT_HERE);
+    request->weight = sample_weight(period);
     if (request->weight) {
         read_registers(scratch);
         time_walk(request->t_ns);
         programs.call(ctx, NEXT_WALK);
     } else {
-        target->unwalked += 1;
-        if (how->booking) /* that nobody else claims these pages */
+        target->stacks_skipped += 1;
+        if (settings->recording) /* that nobody else claims these pages */
             place(request, before, 0, id);
     }
 }
@@ -359,7 +361,7 @@ int on_rss(void *ctx) {
     return 0;
 }
 
-static __always_inline void book_stack(void *ctx) {
+static __always_inline void record_stack(void *ctx) {
     struct scratch *scratch = my_scratch();
     if (!scratch)
         return;
@@ -369,11 +371,11 @@ static __always_inline void book_stack(void *ctx) {
         kind |= KIND_FILE;
     else if (request->member == MM_SHMEMPAGES)
         kind |= KIND_SHARED;
-    if (must_ask(scratch, kind, request->weight)) /* a page has the weight of its site */
+    if (needs_stack_copy(scratch, kind, request->weight)) /* a page has the weight of its site */
         programs.call(ctx, NEXT_MISS);
-    if (!is_booking())
+    if (!is_recording())
         return;
-    struct site *site = my_site(scratch);
+    struct site *site = get_or_create_site(scratch);
     if (!site)
         return;
     site->weight = request->weight;
@@ -384,8 +386,8 @@ static __always_inline void book_stack(void *ctx) {
     place(request, pages.lookup(&key), scratch->out.site, current_id());
 }
 
-int on_book(void *ctx) {
-    book_stack(ctx);
+int on_record(void *ctx) {
+    record_stack(ctx);
     end_run();
     return 0;
 }
@@ -400,7 +402,7 @@ int on_mmap_exit(struct sys_exit *ctx) {
     int failed = start >= (u64)-4095L;
     void *user = user_registers(); /* which hold the arguments still */
     if (!failed && (user_register(user, ARGUMENT_3) & PROT_EXEC) && !(user_register(user, ARGUMENT_4) & MAP_ANONYMOUS))
-        tell(EVENT_CODE, (u32)id, target->as, bpf_ktime_get_ns(), start,
+        emit_event(EVENT_CODE, (u32)id, target->as, bpf_ktime_get_ns(), start,
              (start + user_register(user, ARGUMENT_2) + 4095) & ~4095ULL, 0, 0, 0, 0);
     struct populated *mine = populating.lookup(&id);
     if (!mine)
@@ -408,7 +410,7 @@ int on_mmap_exit(struct sys_exit *ctx) {
     struct page fresh = {.site = mine->site, .t_ns = mine->t_ns, .count = mine->pages, .member = mine->member};
     populating.delete(&id);
     if (failed) {
-        lose_many(LOSS_UNPLACED, fresh.count);
+        count_losses(LOSS_UNPLACED, fresh.count);
         return 0;
     }
     fresh.window = (u64)fresh.count << PAGE_SHIFT_HERE;

@@ -10,7 +10,7 @@
  * inserting and deleting would be dearer than all the rest. User space sweeps out those that were not used again.
  *
  * A walk of the stack costs several times what the account costs. So mappings are divided into classes of one length,
- * and a class that is busy and balanced is sampled: see `deserves_walk`.
+ * and a class that is busy and balanced is sampled: see `walk_weight`.
  *
  * Constants by -D, beside those of stacks.bpf.h: MAX_LIVE, TRACK_FILES, and, where KNOWS_FILESYSTEMS, the offsets
  * that lead from a task to the filesystem of an open file (btf.py): TASK_FILES, FILES_FDT, FDT_FD, FILE_INODE, INODE_SB,
@@ -72,8 +72,8 @@ struct target {
     u64 as;
     u64 brk;
     u64 parent; /* tgid it was forked from, with the same program in it; 0: none, or it has exec'ed */
-    u64 unwalked; /* mappings without a look at the stack */
-    u64 cut_ns;   /* the last removal that was told to user space */
+    u64 stacks_skipped; /* mappings without a look at the stack */
+    u64 last_unmap_ns;   /* the last removal that was told to user space */
     u64 releases; /* calls of munmap */
 };
 
@@ -84,9 +84,9 @@ struct live_key {
 struct live {
     u64 length, site, born_ns;
     u32 weight; /* of its stack, which stands for so many; 0: it was not walked, and `site` is 0 */
-    u32 gone;   /* 0: it stands; else closed, by the thread of that number */
+    u32 freed_by;   /* 0: it stands; else closed, by the thread of that number */
 };
-#define GONE_FOR_GOOD 0xffffffff /* nothing can undo it */
+#define FREED_FOR_GOOD 0xffffffff /* nothing can undo it */
 
 /* Mappings of one length in one address space. Two may share an entry: then both are walked sooner. */
 struct size_class {
@@ -94,7 +94,7 @@ struct size_class {
     s64 low;    /* the least that stood in this window, */
     s64 record; /* ... and the most that this ever was */
     u64 window_ends_ns, walk_until_ns, hold_ns;
-    u64 free; /* walks left without a lot */
+    u64 budget_left; /* walks left without sampling */
 };
 
 struct site {
@@ -126,7 +126,7 @@ BPF_TABLE("lru_hash", u64, struct pending, pending, 16384);
 BPF_ARRAY(classes, struct size_class, CLASSES);
 BPF_PERCPU_ARRAY(closed, s64, 1); /* entries of `live` that do not stand */
 
-static __always_inline void book_freed(u64 as, u64 id, u64 bytes, u64 count) {
+static __always_inline void count_freed(u64 as, u64 id, u64 bytes, u64 count) {
     struct site_key key = {.as = as, .site = id};
     struct site *site = sites.lookup(&key);
     if (site) {
@@ -152,71 +152,72 @@ static __always_inline void close_live(struct live *entry, u64 as, u32 tid) {
     if (class)
         __sync_fetch_and_add(&class->bytes, -entry->length);
     if (entry->weight)
-        book_freed(as, entry->site, entry->length * entry->weight, entry->weight);
-    entry->gone = tid;
+        count_freed(as, entry->site, entry->length * entry->weight, entry->weight);
+    entry->freed_by = tid;
     count_closed(1);
 }
 
 /* Where user space cannot be told, nobody knows the range any more: its site's sum may not have it either. */
 static __always_inline void evict(struct live *entry, u32 tid, u64 as, u64 t_ns, u64 addr) {
-    if (!tell(EVENT_EVICT, tid, as, t_ns, addr, addr + entry->length, entry->site, entry->born_ns, entry->weight, 0) &&
+    if (!emit_event(EVENT_EVICT, tid, as, t_ns, addr, addr + entry->length, entry->site, entry->born_ns, entry->weight,
+                    0) &&
         entry->weight)
-        book_freed(as, entry->site, entry->length * entry->weight, entry->weight);
+        count_freed(as, entry->site, entry->length * entry->weight, entry->weight);
 }
 
 /* [addr, addr + length) is about to go: whether it was one whole mapping, closed here, or told to user space. What was
  * born before the last removal that was told may have been cut by that, and another may stand in the hole: that is for
  * user space too. The class of such a mapping keeps its bytes: what goes by pieces may also stay by pieces, and
  * deserves its walks. */
-static __always_inline u64 take(u32 tid, struct target *target, u64 t_ns, u64 addr, u64 length) {
+static __always_inline u64 remove_range(u32 tid, struct target *target, u64 t_ns, u64 addr, u64 length) {
     struct live_key key = {.as = target->as, .addr = addr};
     struct live *found = live.lookup(&key);
-    if (found && !found->gone && found->length == length && found->born_ns > target->cut_ns) {
+    if (found && !found->freed_by && found->length == length && found->born_ns > target->last_unmap_ns) {
         close_live(found, key.as, tid);
         return PENDING_LIVE;
     }
     if (t_ns == 0)
         t_ns = bpf_ktime_get_ns();
     if (found) {
-        if (!found->gone) {
+        if (!found->freed_by) {
             evict(found, tid, key.as, t_ns, addr);
             count_closed(1);
         }
-        found->gone = GONE_FOR_GOOD;
+        found->freed_by = FREED_FOR_GOOD;
     }
-    if (t_ns > target->cut_ns)
-        target->cut_ns = t_ns;
-    tell(EVENT_UNMAP, tid, key.as, t_ns, addr, addr + length, 0, 0, 0, 0);
+    if (t_ns > target->last_unmap_ns)
+        target->last_unmap_ns = t_ns;
+    emit_event(EVENT_UNMAP, tid, key.as, t_ns, addr, addr + length, 0, 0, 0, 0);
     return PENDING_EVENT;
 }
 
 /* The call failed: what its entry took stands again. */
-static __always_inline void give_back(u32 tid, u64 as, u64 addr, u64 length) {
+static __always_inline void undo_removal(u32 tid, u64 as, u64 addr, u64 length) {
     struct live_key key = {.as = as, .addr = addr};
     struct live *found = live.lookup(&key);
-    if (found && found->gone == tid && found->length == length) {
+    if (found && found->freed_by == tid && found->length == length) {
         struct size_class *class = class_of(as, length);
         if (class)
             __sync_fetch_and_add(&class->bytes, length);
         if (found->weight)
-            book_freed(as, found->site, -(length * found->weight), -(u64)found->weight);
-        found->gone = 0;
+            count_freed(as, found->site, -(length * found->weight), -(u64)found->weight);
+        found->freed_by = 0;
         count_closed(-1);
         return;
     }
-    tell(EVENT_UNDO, tid, as, bpf_ktime_get_ns(), addr, addr + length, 0, 0, 0, 0);
+    emit_event(EVENT_UNDO, tid, as, bpf_ktime_get_ns(), addr, addr + length, 0, 0, 0, 0);
 }
 
 /* The least that stood in a class in a window, at the start of each: where it passes all that it ever was, the class
  * grows, and each of its mappings is walked for a while; for twice as long at each new record, until it is for good. */
-static __always_inline void begin_window(struct size_class *class, u64 now, u64 free) {
+static __always_inline void begin_window(struct size_class *class, u64 now, u64 window_budget) {
     s64 low = class->low;
     u64 windows = 1 + (now - class->window_ends_ns) / WINDOW_NS;
     if (windows > SAVED_WINDOWS)
         windows = SAVED_WINDOWS;
-    class->free += free * windows;
-    if (class->free > free * SAVED_WINDOWS)
-        class->free = free * SAVED_WINDOWS;
+    class->budget_left += window_budget * windows;
+    if (class->budget_left > window_budget * SAVED_WINDOWS)
+        class->budget_left = window_budget * SAVED_WINDOWS;
     if (now - class->window_ends_ns > QUIET_NS) /* it was idle, or is new */
         class->hold_ns = FIRST_HOLD_NS;
     else if (low > class->record) {
@@ -238,25 +239,25 @@ static __always_inline void count_class(u64 as, u64 length) {
 
 /* The weight of a new mapping's stack; 0: it is not walked. All of what grows or is rare are walked; of a class that is
  * busy and whose mappings go as they come, some in each window and then a few by lot, each of which stands for many.
- * Where walks have to be few (`grain`), a large mapping stands for less than a small one. */
-static __always_inline u32 deserves_walk(struct settings *how, u64 as, u64 length, u64 now) {
+ * Where walks have to be few (`byte_sample_period`), a large mapping stands for less than a small one. */
+static __always_inline u32 walk_weight(struct settings *settings, u64 as, u64 length, u64 now) {
     struct size_class *class = class_of(as, length);
     if (!class)
         return 1;
     if (class->bytes < class->low)
         class->low = class->bytes;
     if (now >= class->window_ends_ns)
-        begin_window(class, now, how->free);
-    if (how->booking)
+        begin_window(class, now, settings->window_budget);
+    if (settings->recording)
         __sync_fetch_and_add(&class->bytes, length);
-    u32 by_size = rarity_of(how->grain, length);
+    u32 size_period = period_for(settings->byte_sample_period, length);
     if (now < class->walk_until_ns)
-        return weight_of(by_size);
-    if (class->free) {
-        class->free -= 1;
-        return weight_of(by_size);
+        return sample_weight(size_period);
+    if (class->budget_left) {
+        class->budget_left -= 1;
+        return sample_weight(size_period);
     }
-    return weight_of(by_size > how->rarity ? by_size : how->rarity);
+    return sample_weight(size_period > settings->sample_period ? size_period : settings->sample_period);
 }
 
 static __always_inline int removable(u64 addr, u64 length) {
@@ -268,7 +269,7 @@ static __always_inline void open_live(u32 tid, u64 as, u64 addr, u64 length, u64
     struct live_key at = {.as = as, .addr = addr};
     struct live *before = live.lookup(&at);
     if (before) {
-        if (before->gone)
+        if (before->freed_by)
             count_closed(-1);
         else /* what stood there was cut, and user space has not yet taken it over */
             evict(before, tid, as, born_ns, addr);
@@ -276,37 +277,37 @@ static __always_inline void open_live(u32 tid, u64 as, u64 addr, u64 length, u64
         before->site = id;
         before->born_ns = born_ns;
         before->weight = weight;
-        before->gone = 0;
+        before->freed_by = 0;
         return;
     }
     struct live fresh = {.length = length, .site = id, .born_ns = born_ns, .weight = weight};
     if (live.update(&at, &fresh) == 0)
         return;
-    lose(LOSS_LIVE_FULL);
+    count_loss(LOSS_LIVE_FULL);
     if (weight)
-        book_freed(as, id, length * weight, weight);
+        count_freed(as, id, length * weight, weight);
 }
 
-static __always_inline void book(struct scratch *scratch, u64 id) {
+static __always_inline void record_range(struct scratch *scratch, u64 id) {
     struct request *request = &scratch->request;
     u32 tid = scratch->out.head.tid;
     if (request->event) {
-        if (!tell(request->event, tid, request->as, request->t_ns, request->addr, request->addr + request->length, id,
-                  request->t_ns, request->old, request->old_length) &&
+        if (!emit_event(request->event, tid, request->as, request->t_ns, request->addr,
+                        request->addr + request->length, id, request->t_ns, request->old, request->old_length) &&
             request->event == EVENT_BRK)
-            book_freed(request->as, id, request->length, 1);
+            count_freed(request->as, id, request->length, 1);
     } else
         open_live(tid, request->as, request->addr, request->length, id, request->t_ns, request->weight);
 }
 
-static __always_inline void book_stack(void *ctx) {
+static __always_inline void record_stack(void *ctx) {
     struct scratch *scratch = my_scratch();
     if (!scratch)
         return;
     struct request *request = &scratch->request;
-    if (must_ask(scratch, request->kind, 1))
+    if (needs_stack_copy(scratch, request->kind, 1))
         programs.call(ctx, NEXT_MISS);
-    struct site *site = is_booking() ? my_site(scratch) : 0;
+    struct site *site = is_recording() ? get_or_create_site(scratch) : 0;
     if (!site)
         return;
     if (request->event != EVENT_REMAP && request->event != EVENT_ATTACH) { /* whose sizes user space finds */
@@ -315,11 +316,11 @@ static __always_inline void book_stack(void *ctx) {
         __sync_fetch_and_add(&site->squares, request->weight * request->weight);
     }
     site->last_ns = request->t_ns;
-    book(scratch, scratch->out.site);
+    record_range(scratch, scratch->out.site);
 }
 
-int on_book(void *ctx) {
-    book_stack(ctx);
+int on_record(void *ctx) {
+    record_stack(ctx);
     end_run();
     return 0;
 }
@@ -349,8 +350,8 @@ int on_mmap_exit(struct sys_exit *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
     struct target *target = target_of(tgid);
-    struct settings *how = my_settings();
-    if (!target || !how)
+    struct settings *settings = my_settings();
+    if (!target || !settings)
         return 0;
     begin_run(1);
     void *user = user_registers();
@@ -361,16 +362,16 @@ int on_mmap_exit(struct sys_exit *ctx) {
         u64 huge = 1ULL << (shift ? shift : 21);
         length = (asked + huge - 1) & ~(huge - 1);
     }
-    int replaces = (flags & MAP_FIXED) && !(flags & MAP_FIXED_NOREPLACE) && how->booking;
-    u64 now = about_now();
-    if (replaces || how->exact || now < target->cut_ns + NEAR_NS)
+    int replaces = (flags & MAP_FIXED) && !(flags & MAP_FIXED_NOREPLACE) && settings->recording;
+    u64 now = coarse_now();
+    if (replaces || settings->exact || now < target->last_unmap_ns + NEAR_NS)
         now = bpf_ktime_get_ns();
     if (replaces)
-        take((u32)id, target, now - 1, ret, length);
+        remove_range((u32)id, target, now - 1, ret, length);
     u32 kind = KIND_MMAP;
     if (!(flags & MAP_ANONYMOUS)) {
         if (user_register(user, ARGUMENT_3) & PROT_EXEC)
-            tell(EVENT_CODE, (u32)id, as, now, ret, ret + length, 0, 0, 0, 0);
+            emit_event(EVENT_CODE, (u32)id, as, now, ret, ret + length, 0, 0, 0, 0);
         int is_shared = (flags & 3) != 2;
         if (is_shared && is_in_memory(user_register(user, ARGUMENT_5)))
             kind |= KIND_TMPFS;
@@ -379,10 +380,10 @@ int on_mmap_exit(struct sys_exit *ctx) {
         else
             kind |= KIND_FILE;
     }
-    u32 weight = deserves_walk(how, as, length, now);
+    u32 weight = walk_weight(settings, as, length, now);
     if (weight == 0) {
-        target->unwalked += 1;
-        if (how->booking)
+        target->stacks_skipped += 1;
+        if (settings->recording)
             open_live((u32)id, as, ret, length, 0, now, 0);
         end_run();
         return 0;
@@ -411,13 +412,13 @@ int on_munmap_enter(struct sys_enter *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
     struct target *target = target_of(tgid);
-    if (!target || !is_booking())
+    if (!target || !is_recording())
         return 0;
     __sync_fetch_and_add(&target->releases, 1);
     begin_run(2); /* and when it returns */
     u64 addr = ctx->args[0], length = PAGE_UP(ctx->args[1]);
     if (removable(addr, length))
-        take((u32)id, target, 0, addr, length);
+        remove_range((u32)id, target, 0, addr, length);
     end_run();
     return 0;
 }
@@ -428,12 +429,12 @@ int on_munmap_exit(struct sys_exit *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
     struct target *target = target_of(tgid);
-    if (!target || !is_booking())
+    if (!target || !is_recording())
         return 0;
     void *user = user_registers();
     u64 addr = user_register(user, ARGUMENT_1), length = PAGE_UP(user_register(user, ARGUMENT_2));
     if (removable(addr, length))
-        give_back((u32)id, target->as, addr, length);
+        undo_removal((u32)id, target->as, addr, length);
     return 0;
 }
 
@@ -441,12 +442,12 @@ int on_mremap_enter(struct sys_enter *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
     struct target *target = target_of(tgid);
-    if (!target || !is_booking())
+    if (!target || !is_recording())
         return 0;
     begin_run(1);
     struct pending mine = {.addr = ctx->args[0], .length = PAGE_UP(ctx->args[1])};
     if (removable(mine.addr, mine.length) && !(ctx->args[3] & MREMAP_DONTUNMAP))
-        mine.state = take((u32)id, target, 0, mine.addr, mine.length);
+        mine.state = remove_range((u32)id, target, 0, mine.addr, mine.length);
     pending.update(&id, &mine);
     end_run();
     return 0;
@@ -458,11 +459,11 @@ int on_mremap_exit(struct sys_exit *ctx) {
     u32 tgid = id >> 32;
     struct target *target = target_of(tgid);
     struct scratch *scratch = my_scratch();
-    if (!target || !scratch || !is_booking())
+    if (!target || !scratch || !is_recording())
         return 0;
     struct pending *mine = pending.lookup(&id);
     if (!mine)
-        return 0; /* entered before we booked */
+        return 0; /* entered before recording began */
     begin_run(1);
     struct pending taken = *mine;
     pending.delete(&id);
@@ -471,12 +472,12 @@ int on_mremap_exit(struct sys_exit *ctx) {
     u64 length = PAGE_UP(scratch->regs.ARGUMENT_3), flags = scratch->regs.ARGUMENT_4;
     if (FAILED(ret)) {
         if (taken.state != PENDING_NONE)
-            give_back((u32)id, target->as, old, old_length);
+            undo_removal((u32)id, target->as, old, old_length);
         return 0;
     }
     u64 now = bpf_ktime_get_ns();
     if (flags & MREMAP_FIXED)
-        take((u32)id, target, now - 1, ret, length);
+        remove_range((u32)id, target, now - 1, ret, length);
     scratch->request.as = target->as;
     scratch->request.t_ns = now;
     scratch->request.addr = ret;
@@ -506,8 +507,8 @@ int on_brk_exit(struct sys_exit *ctx) {
         return 0;
     u64 t_ns = bpf_ktime_get_ns();
     if (now < before) {
-        if (is_booking())
-            take((u32)id, target, t_ns, now, before - now);
+        if (is_recording())
+            remove_range((u32)id, target, t_ns, now, before - now);
         return 0;
     }
     struct scratch *scratch = my_scratch();
@@ -552,8 +553,8 @@ int on_shmdt_enter(struct sys_enter *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
     struct target *target = target_of(tgid);
-    if (target && is_booking()) /* what is in `live` there, if anything, was mapped over it: it stays */
-        tell(EVENT_DETACH, (u32)id, target->as, bpf_ktime_get_ns(), ctx->args[0], 0, 0, 0, 0, 0);
+    if (target && is_recording()) /* what is in `live` there, if anything, was mapped over it: it stays */
+        emit_event(EVENT_DETACH, (u32)id, target->as, bpf_ktime_get_ns(), ctx->args[0], 0, 0, 0, 0, 0);
     return 0;
 }
 

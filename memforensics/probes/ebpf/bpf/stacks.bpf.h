@@ -9,17 +9,17 @@
  * LOSSES; and by -D PAGE_BYTES, HASH_FLAGS, SLOTS, MAX_TARGETS, MAX_SITES, MAX_MISSES, EVENT_PAGES, MISS_PAGES,
  * FORK_CHILD_PID (offset of child_pid in the sched_process_fork event), WITH_PYTHON, PIDNS_DEVICE, PIDNS_INODE (0: the
  * kernel's own numbers).
- * After: on_book, and forked(), execed() and thread_left() for what more it keeps of a process or thread.
+ * After: on_record, and forked(), execed() and thread_left() for what more it keeps of a process or thread.
  *
  * The programs that one event goes through, one after the other, each verified by itself: that of the event, on_walk,
- * on_python, on_book, and from there once to on_miss and back where the stack is not known to its end.
+ * on_python, on_record, and from there once to on_miss and back where the stack is not known to its end.
  */
 #ifndef MEMFORENSICS_STACKS_BPF_H
 #define MEMFORENSICS_STACKS_BPF_H
 
 #define NEXT_WALK 0
-#define NEXT_PYTHON 1 /* the same program as NEXT_BOOK where Python is not looked at */
-#define NEXT_BOOK 2
+#define NEXT_PYTHON 1 /* the same program as NEXT_RECORD where Python is not looked at */
+#define NEXT_RECORD 2
 #define NEXT_MISS 3
 
 #define EVENT_STACK 1 /* a site is new: its stack */
@@ -88,10 +88,10 @@ struct tokens {
 };
 
 struct settings {
-    u32 booking; /* 0: stacks are learned, nothing is booked yet */
-    u32 free;    /* walks of one class of mappings (one process's faults) in a window without drawing lots, saved up; */
-    u32 rarity;  /* ... and beyond, in a balanced class, one of so many (of faults as `grain`): a power of two */
-    u32 grain;   /* pages: of what is smaller, that share is walked, by lot; 0: all is */
+    u32 recording; /* 0: stacks are learned, nothing is recorded yet */
+    u32 window_budget; /* walks of one size class (faults: of one process) in a window without sampling, saved up; */
+    u32 sample_period; /* ... then, in a balanced class, one of so many (faults: of each fault): a power of two */
+    u32 byte_sample_period; /* pages: smaller mappings are sampled in that proportion; 0: all are walked */
     u32 exact;   /* mmap.bpf.c: user space holds times of birth against its own clock now */
 };
 
@@ -106,25 +106,26 @@ struct slot {
     u32 tgid, unused; /* 0: free; written last */
 };
 
-/* A CPU's own: the time at the beginning of this jiffy, and its dice */
-struct desk {
+/* A CPU's own: the time at the beginning of this jiffy, and its rng_state */
+struct cpu_state {
     u64 jiffies, ns;
-    u64 dice;
+    u64 rng_state;
 };
 
 /* What a CPU did for what is traced: its runs, and the time that they took from where they knew that it is traced. Each
- * run that walks a stack is timed, and one of TIMED others, which counts for so many (a prime: calls come in turns). */
-struct spent {
+ * run that walks a stack is timed, and one of TIMED_PERIOD others, which counts for so many (a prime: calls come in
+ * turns). */
+struct run_time {
     u64 runs, ns;
     u64 began_ns, weight; /* of the present run; 0: it is not timed */
     u64 left;             /* runs until the next that is timed */
 };
-#define TIMED 31
+#define TIMED_PERIOD 31
 
 /* struct scratch.miss */
 #define MISS_NEW 0
-#define MISS_TOLD 1   /* user space has, or will get, the whole stack of this site */
-#define MISS_UNTOLD 2 /* it will not: the site is that of all stacks that begin so */
+#define MISS_REPORTED 1   /* user space has, or will get, the whole stack of this site */
+#define MISS_UNREPORTED 2 /* it will not: the site is that of all stacks that begin so */
 
 struct scratch {
     struct request request;
@@ -136,14 +137,14 @@ struct scratch {
 };
 
 BPF_ARRAY(slots, struct slot, SLOTS);
-BPF_ARRAY(crowd, u64, SLOTS); /* whether `targets` had any that belongs there */
+BPF_ARRAY(slot_overflow, u64, SLOTS); /* whether `targets` had any that belongs there */
 BPF_HASH(targets, u32, struct target, MAX_TARGETS);
 BPF_F_TABLE("hash", struct site_key, struct site, sites, MAX_SITES, HASH_FLAGS);
 BPF_TABLE("lru_hash", struct rule_key, struct miss, misses, MAX_MISSES);
 BPF_PERCPU_ARRAY(cpu_tokens, struct tokens, 1);
 BPF_PERCPU_ARRAY(scratches, struct scratch, 1);
-BPF_PERCPU_ARRAY(desks, struct desk, 1);
-BPF_PERCPU_ARRAY(spents, struct spent, 1);
+BPF_PERCPU_ARRAY(cpu_states, struct cpu_state, 1);
+BPF_PERCPU_ARRAY(run_times, struct run_time, 1);
 BPF_PERCPU_ARRAY(losses, u64, LOSSES);
 BPF_ARRAY(settings, struct settings, 1);
 BPF_ARRAY(generation, u64, 1); /* numbers address spaces */
@@ -174,14 +175,14 @@ static __always_inline u64 current_id(void) {
 #endif
 }
 
-static __always_inline void lose_many(u32 what, u64 many) {
+static __always_inline void count_losses(u32 what, u64 many) {
     u64 *count = losses.lookup(&what);
     if (count)
         *count += many;
 }
 
-static __always_inline void lose(u32 what) {
-    lose_many(what, 1);
+static __always_inline void count_loss(u32 what) {
+    count_losses(what, 1);
 }
 
 static __always_inline struct settings *my_settings(void) {
@@ -189,9 +190,9 @@ static __always_inline struct settings *my_settings(void) {
     return settings.lookup(&zero);
 }
 
-static __always_inline int is_booking(void) {
+static __always_inline int is_recording(void) {
     struct settings *now = my_settings();
-    return now && now->booking;
+    return now && now->recording;
 }
 
 static __always_inline struct scratch *my_scratch(void) {
@@ -203,43 +204,43 @@ static __always_inline struct scratch *my_scratch(void) {
 static __always_inline struct target *target_of(u32 tgid) {
     u32 at = tgid & (SLOTS - 1);
     struct slot *slot = slots.lookup(&at);
-    u64 *any = crowd.lookup(&at);
-    if (!slot || !any)
+    u64 *overflowed = slot_overflow.lookup(&at);
+    if (!slot || !overflowed)
         return 0;
     if (slot->tgid == tgid)
         return &slot->target;
-    return *any ? targets.lookup(&tgid) : 0;
+    return *overflowed ? targets.lookup(&tgid) : 0;
 }
 
 static __always_inline int enter_target(u32 tgid, struct target *target) {
     u32 at = tgid & (SLOTS - 1);
-    u64 *any = crowd.lookup(&at);
+    u64 *overflowed = slot_overflow.lookup(&at);
     if (targets.update(&tgid, target) != 0)
         return -1;
-    if (any)
-        *any = 1;
+    if (overflowed)
+        *overflowed = 1;
     return 0;
 }
 
 /* Not later than now, and not before this jiffy began, by a clock that may lag where a virtual CPU is not scheduled;
  * without a call. */
-static __always_inline u64 about_now(void) {
+static __always_inline u64 coarse_now(void) {
     u32 zero = 0;
-    struct desk *desk = desks.lookup(&zero);
+    struct cpu_state *state = cpu_states.lookup(&zero);
     u64 jiffies = bpf_jiffies64();
-    if (!desk)
+    if (!state)
         return bpf_ktime_get_ns();
-    if (desk->jiffies != jiffies) {
-        desk->jiffies = jiffies;
-        desk->ns = bpf_ktime_get_ns();
+    if (state->jiffies != jiffies) {
+        state->jiffies = jiffies;
+        state->ns = bpf_ktime_get_ns();
     }
-    return desk->ns;
+    return state->ns;
 }
 
 /* This run is for what is traced; `runs`: with those for the same call that are not told apart from others'. */
 static __always_inline void begin_run(u64 runs) {
     u32 zero = 0;
-    struct spent *mine = spents.lookup(&zero);
+    struct run_time *mine = run_times.lookup(&zero);
     if (!mine)
         return;
     mine->runs += runs;
@@ -248,15 +249,15 @@ static __always_inline void begin_run(u64 runs) {
         mine->left -= 1;
         return;
     }
-    mine->left = TIMED - 1;
-    mine->weight = TIMED;
+    mine->left = TIMED_PERIOD - 1;
+    mine->weight = TIMED_PERIOD;
     mine->began_ns = bpf_ktime_get_ns();
 }
 
 /* It walks the stack, from now on. */
 static __always_inline void time_walk(u64 now) {
     u32 zero = 0;
-    struct spent *mine = spents.lookup(&zero);
+    struct run_time *mine = run_times.lookup(&zero);
     if (!mine)
         return;
     mine->weight = 1;
@@ -265,7 +266,7 @@ static __always_inline void time_walk(u64 now) {
 
 static __always_inline void end_run(void) {
     u32 zero = 0;
-    struct spent *mine = spents.lookup(&zero);
+    struct run_time *mine = run_times.lookup(&zero);
     if (mine && mine->began_ns)
         mine->ns += (bpf_ktime_get_ns() - mine->began_ns) * mine->weight;
 }
@@ -280,7 +281,7 @@ static __always_inline u64 new_address_space(u32 tgid) {
 }
 
 /* 0: it was dropped, which is counted. */
-static __always_inline int tell(u32 type, u32 tid, u64 as, u64 t_ns, u64 a, u64 b, u64 site, u64 born_ns, u64 old,
+static __always_inline int emit_event(u32 type, u32 tid, u64 as, u64 t_ns, u64 a, u64 b, u64 site, u64 born_ns, u64 old,
                                 u64 old_length) {
     struct range_event event = {.head = {.type = type, .tid = tid, .as = as, .t_ns = t_ns},
                                 .a = a,
@@ -291,7 +292,7 @@ static __always_inline int tell(u32 type, u32 tid, u64 as, u64 t_ns, u64 a, u64 
                                 .old_length = old_length};
     if (events.ringbuf_output(&event, sizeof(event), 0) == 0)
         return 1;
-    lose(LOSS_RING_FULL);
+    count_loss(LOSS_RING_FULL);
     return 0;
 }
 
@@ -358,7 +359,7 @@ int on_python(void *ctx) {
         hash = hash_with(hash, frame->flags & PY_SHIM ? 1 : frame->code ^ (u64)(u32)frame->instruction << 40);
     }
     scratch->out.walk.hash = hash;
-    programs.call(ctx, NEXT_BOOK);
+    programs.call(ctx, NEXT_RECORD);
     return 0;
 }
 #endif
@@ -370,7 +371,7 @@ static __always_inline void identify_python(struct stack_event *out) {
 }
 
 /* 1 for 0, 0 for anything else below 2^63, without a branch: pyframes.bpf.h says why. */
-static __always_inline u64 is_none(u64 value) {
+static __always_inline u64 is_zero(u64 value) {
     asm volatile("" : "+r"(value));
     value = (value - 1) >> 63;
     asm volatile("" : "+r"(value));
@@ -381,11 +382,11 @@ static __always_inline u64 is_none(u64 value) {
  * BLR, also those that authenticate, of aarch64. */
 static __always_inline u64 ends_in_call(u64 code) {
 #if ON_AARCH64
-    return is_none((code >> 58) ^ 0x25) | is_none((code >> 32 & 0xfefff000) ^ 0xd63f0000);
+    return is_zero((code >> 58) ^ 0x25) | is_zero((code >> 32 & 0xfefff000) ^ 0xd63f0000);
 #else
-    return is_none((code >> 24 & 0xff) ^ 0xe8) | is_none((code >> 48 & 0x38ff) ^ 0x10ff) |
-           is_none((code >> 40 & 0x38ff) ^ 0x10ff) | is_none((code >> 32 & 0x38ff) ^ 0x10ff) |
-           is_none((code >> 16 & 0x38ff) ^ 0x10ff) | is_none((code >> 8 & 0x38ff) ^ 0x10ff);
+    return is_zero((code >> 24 & 0xff) ^ 0xe8) | is_zero((code >> 48 & 0x38ff) ^ 0x10ff) |
+           is_zero((code >> 40 & 0x38ff) ^ 0x10ff) | is_zero((code >> 32 & 0x38ff) ^ 0x10ff) |
+           is_zero((code >> 16 & 0x38ff) ^ 0x10ff) | is_zero((code >> 8 & 0x38ff) ^ 0x10ff);
 #endif
 }
 
@@ -406,8 +407,8 @@ static __always_inline u64 signature_of(struct scratch *scratch) {
             word &= AARCH64_ADDRESS;
 #endif
             may = (top - at - 1) >> 63; /* not below the top */
-            may &= is_none(word >> USER_BITS) & (1 - is_none(word >> 16));
-            may &= 1 - is_none((word - top + (1 << 20)) >> 21); /* nor an address on the stack */
+            may &= is_zero(word >> USER_BITS) & (1 - is_zero(word >> 16));
+            may &= 1 - is_zero((word - top + (1 << 20)) >> 21); /* nor an address on the stack */
             may &= (found - SIGNATURE_WORDS) >> 63;
             scratch->words[found & (SIGNATURE_WORDS - 1)] = word;
             found += may;
@@ -502,13 +503,13 @@ static __always_inline int send_miss(struct stack_event *out, struct pt_regs *re
     }
     event->copied = end * COPY_STEP;
     if (end == 0)
-        lose(LOSS_NO_COPY);
+        count_loss(LOSS_NO_COPY);
     copies.ringbuf_submit(event, 0);
     return 0;
 }
 
 /* Whether user space knows the whole stack of this signature, now or from before. */
-static __always_inline int told(struct scratch *scratch, u64 signature) {
+static __always_inline int already_reported(struct scratch *scratch, u64 signature) {
     struct stack_event *out = &scratch->out;
     u64 now = scratch->request.t_ns;
     struct rule_key by_signature = {.as = scratch->request.as, .pc = signature};
@@ -543,19 +544,19 @@ int on_miss(void *ctx) {
     if (!scratch)
         return 0;
     u64 signature = signature_of(scratch);
-    if (told(scratch, signature)) {
+    if (already_reported(scratch, signature)) {
         scratch->out.site = signature;
-        scratch->miss = MISS_TOLD;
+        scratch->miss = MISS_REPORTED;
     } else {
-        scratch->miss = MISS_UNTOLD;
+        scratch->miss = MISS_UNREPORTED;
     }
-    programs.call(ctx, NEXT_BOOK);
+    programs.call(ctx, NEXT_RECORD);
     return 0;
 }
 
 /* The stack in hand, before it is known whether it has to go to on_miss (then 1). The same frames by another way
  * (kind), or not known to their end, or with another weight (where that is the site's) are a site of their own. */
-static __always_inline int must_ask(struct scratch *scratch, u32 kind, u32 weight) {
+static __always_inline int needs_stack_copy(struct scratch *scratch, u32 kind, u32 weight) {
     struct stack_event *out = &scratch->out;
     if (scratch->miss != MISS_NEW)
         return 0;
@@ -571,38 +572,38 @@ static __always_inline int must_ask(struct scratch *scratch, u32 kind, u32 weigh
 }
 
 /* The site of the stack in hand; a new one is told to user space. 0 where it cannot be: a loss, counted. */
-static __always_inline struct site *my_site(struct scratch *scratch) {
+static __always_inline struct site *get_or_create_site(struct scratch *scratch) {
     struct stack_event *out = &scratch->out;
     struct site_key key = {.as = scratch->request.as, .site = out->site};
     struct site first = {.first_ns = scratch->request.t_ns};
     struct site *site = sites.lookup(&key);
 
     if (out->walk.ended == WALK_LIMIT)
-        lose(LOSS_TRUNCATED);
+        count_loss(LOSS_TRUNCATED);
     else if (out->walk.ended == WALK_UNREADABLE || out->walk.ended == WALK_STUCK)
-        lose(LOSS_UNREADABLE);
+        count_loss(LOSS_UNREADABLE);
     if (site)
         return site;
     if (sites.insert(&key, &first) != 0 && !sites.lookup(&key)) {
-        lose(LOSS_SITES_FULL);
+        count_loss(LOSS_SITES_FULL);
         return 0;
     }
-    if (scratch->miss != MISS_TOLD)
+    if (scratch->miss != MISS_REPORTED)
         identify_python(out);
-    if (scratch->miss != MISS_TOLD && events.ringbuf_output(out, sizeof(*out), 0) != 0) {
+    if (scratch->miss != MISS_REPORTED && events.ringbuf_output(out, sizeof(*out), 0) != 0) {
         sites.delete(&key); /* tried again at the next event by this stack */
-        lose(LOSS_RING_FULL);
+        count_loss(LOSS_RING_FULL);
         return 0;
     }
     return sites.lookup(&key);
 }
 
-/* One of how many of such a length is to be walked, where of one page one of `grain` is: a power of two. */
-static __always_inline u32 rarity_of(u32 grain, u64 length) {
-    if (!grain)
+/* One of how many of such a length is to be walked, where of one page one of `byte_sample_period` is: a power of two. */
+static __always_inline u32 period_for(u32 byte_sample_period, u64 length) {
+    if (!byte_sample_period)
         return 1;
     u64 pages = length >> 12;
-    u64 many = grain / (pages + !pages);
+    u64 many = byte_sample_period / (pages + !pages);
     many |= many >> 1;
     many |= many >> 2;
     many |= many >> 4;
@@ -614,23 +615,23 @@ static __always_inline u32 rarity_of(u32 grain, u64 length) {
 
 /* The lot does not look at the stack: so the sums of a site's weights are unbiased. Marsaglia's xorshift, which is
  * cheaper than a call. */
-static __always_inline u32 weight_of(u32 one_of) {
+static __always_inline u32 sample_weight(u32 one_of) {
     u32 zero = 0;
-    struct desk *desk;
-    u64 dice;
+    struct cpu_state *state;
+    u64 rng_state;
     if (one_of == 1)
         return 1;
-    desk = desks.lookup(&zero);
-    if (!desk)
+    state = cpu_states.lookup(&zero);
+    if (!state)
         return 0;
-    dice = desk->dice;
-    if (!dice)
-        dice = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32() | 1;
-    dice ^= dice << 13;
-    dice ^= dice >> 7;
-    dice ^= dice << 17;
-    desk->dice = dice;
-    return (dice >> 32 & (one_of - 1)) == 0 ? one_of : 0;
+    rng_state = state->rng_state;
+    if (!rng_state)
+        rng_state = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32() | 1;
+    rng_state ^= rng_state << 13;
+    rng_state ^= rng_state >> 7;
+    rng_state ^= rng_state << 17;
+    state->rng_state = rng_state;
+    return (rng_state >> 32 & (one_of - 1)) == 0 ? one_of : 0;
 }
 
 /* Threads are new tasks too. A tid is never another process's tgid, and goes when the thread exits: so the child is
@@ -652,8 +653,8 @@ int on_fork(void *ctx) {
     struct target fresh = {.as = new_address_space(child), .parent = tgid};
     forked(&fresh, parent);
     if (enter_target(child, &fresh) != 0)
-        lose(LOSS_TARGETS_FULL);
-    tell(EVENT_FORK, (u32)id, parent->as, bpf_ktime_get_ns(), child, fresh.as, 0, 0, 0, 0);
+        count_loss(LOSS_TARGETS_FULL);
+    emit_event(EVENT_FORK, (u32)id, parent->as, bpf_ktime_get_ns(), child, fresh.as, 0, 0, 0, 0);
     return 0;
 #endif
 }
@@ -671,7 +672,7 @@ int on_exec(void *ctx) {
 #if WITH_PYTHON
     py_processes.delete(&tgid);
 #endif
-    tell(EVENT_EXEC, (u32)id, before, bpf_ktime_get_ns(), target->as, 0, 0, 0, 0, 0);
+    emit_event(EVENT_EXEC, (u32)id, before, bpf_ktime_get_ns(), target->as, 0, 0, 0, 0, 0);
     return 0;
 }
 
@@ -686,7 +687,7 @@ int on_exit(void *ctx) {
         targets.delete(&tid);
         return 0;
     }
-    tell(EVENT_EXIT, tid, target->as, bpf_ktime_get_ns(), 0, 0, 0, 0, 0, 0);
+    emit_event(EVENT_EXIT, tid, target->as, bpf_ktime_get_ns(), 0, 0, 0, 0, 0, 0);
     return 0;
 }
 

@@ -41,7 +41,7 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
     # --- beginning
 
     def _load(self) -> FaultPrograms:
-        return FaultPrograms(python=self.python, sparing=self._governor.share is None)
+        return FaultPrograms(python=self.python, sampled=self._governor.share is None)
 
     def _make_space(self, number: int, process: Process, numbers: "itertools.count[int]") -> FaultSpace:
         return FaultSpace(number, process, self.programs, numbers)
@@ -114,12 +114,12 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
         yield "faults whose stack could not be followed to its end", "a longer trace", cut_short
         dropped_sites = sum(space.dropped_sites for member in self.members for space in member.spaces)
         yield "stacks not told apart: too many different ones", "a shorter trace", dropped_sites
-        unwalked = sum(self.programs.unwalked(member.pid) or 0 for member in self.members)
+        stacks_skipped = sum(self.programs.stacks_skipped(member.pid) or 0 for member in self.members)
         why, reduce = "to keep --overhead", "a higher --overhead"
         if self._governor.share is None:
             why = f"of very many (of pages touched again, one of {self.sampled_one_in} was)"
             reduce = "--overhead 100%, which looks at each"
-        yield f"faults whose stack was not looked at, {why}: others count for them", reduce, unwalked
+        yield f"faults whose stack was not looked at, {why}: others count for them", reduce, stacks_skipped
 
 
 def _touched(member: Member[FaultSpace]) -> Iterator[FaultSite]:

@@ -30,8 +30,8 @@ TRACEPOINTS = {
     "sched:sched_process_exit": "on_exit",
 }
 
-FREE_WALKS = 128  # of pages never touched before, in 16 ms, that are walked anyway; an eighth of that, of others
-RARITY = 64  # ... and beyond, one of so many pages that were touched before; eight times more of others
+WALKS_PER_WINDOW = 128  # of pages never touched before, in 16 ms, that are walked anyway; an eighth of that, of others
+SAMPLE_PERIOD = 64  # ... and beyond, one of so many pages that were touched before; eight times more of others
 
 _TARGET = struct.Struct("<QQ4qQ4qQ")  # address space, parent, resident pages by member, faults not walked, ...
 _PAGE_KEY = struct.Struct("<QQ")
@@ -72,13 +72,13 @@ class SiteCounts(NamedTuple):
 class FaultPrograms(StackPrograms):
     """Armed from the constructor on, booking from `begin` on, gone after `close`.
 
-    `sparing`: of very many faults only some are walked. ToolMissing, PermissionNeeded, ProbeFailed.
+    `sampled`: of very many faults only some are walked. ToolMissing, PermissionNeeded, ProbeFailed.
     """
 
     LOSSES = LOSSES
 
     def __init__(
-        self, *, python: bool, sparing: bool = True, sizes: Sizes | None = None, max_pages: int | None = None
+        self, *, python: bool, sampled: bool = True, sizes: Sizes | None = None, max_pages: int | None = None
     ) -> None:
         why = why_not_exact(platform.release())
         if why is not None:
@@ -98,7 +98,7 @@ class FaultPrograms(StackPrograms):
         try:
             self._pages = self.engine.table("pages", _PAGE_KEY, _PAGE)
             self._sites = self.engine.table("sites", _SITE_KEY, _SITE)
-            self.set(free=FREE_WALKS if sparing else 0, rarity=RARITY if sparing else 1)
+            self.set(window_budget=WALKS_PER_WINDOW if sampled else 0, sample_period=SAMPLE_PERIOD if sampled else 1)
             self.arm(TRACEPOINTS)
         except BaseException:
             self.close()
@@ -111,16 +111,16 @@ class FaultPrograms(StackPrograms):
             first = (now.rss_file // PAGE, now.rss_anon // PAGE, (now.swap or 0) // PAGE, now.rss_shmem // PAGE)
         return self._targets.enter(pid, _TARGET.pack(space, 0, *first, *[0] * 6))
 
-    def thin(self, level: int) -> None:
+    def set_sampling_level(self, level: int) -> None:
         """Walks less, where it costs too much (overhead.py): at n, for one of 2**n pages, at the most."""
-        self.set(grain=(1 << level) if level else 0)
+        self.set(byte_sample_period=(1 << level) if level else 0)
 
     @property
-    def one_in(self) -> int:
+    def sample_period(self) -> int:
         """What is sampled the most, how much: one of so many."""
-        return max(self.settings.rarity, self.settings.grain)
+        return max(self.settings.sample_period, self.settings.byte_sample_period)
 
-    def unwalked(self, pid: int) -> int | None:
+    def stacks_skipped(self, pid: int) -> int | None:
         """Faults of a process whose stack was not looked at. None: it is no target (any more)."""
         value = self._targets.get(pid)
         return int(_TARGET.unpack(value)[6]) if value is not None else None

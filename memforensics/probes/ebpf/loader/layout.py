@@ -18,9 +18,9 @@ LIVE = struct.Struct("<QQQII")  # length, site, born_ns, weight, gone
 SITE_KEY = struct.Struct("<QQ")  # address space, site
 SITE = struct.Struct("<QQQQQQQ")
 INDEX = struct.Struct("<I")  # of an array
-SETTINGS = struct.Struct("<IIIII")  # booking, free, rarity, grain, exact
+SETTINGS = struct.Struct("<IIIII")  # recording, window_budget, sample_period, byte_sample_period, exact
 PYTHON_THREAD_KEY = struct.Struct("<Q")  # tgid << 32 | tid
-SPENT = struct.Struct("<QQQQQ")  # runs, ns, began_ns, weight, left
+RUN_TIME = struct.Struct("<QQQQQ")  # runs, ns, began_ns, weight, left
 RULE_KEY = struct.Struct("<QQ")  # address space, pc
 RULE = struct.Struct("<iiiBBH")
 

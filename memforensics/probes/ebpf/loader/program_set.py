@@ -33,10 +33,10 @@ class Sizes:
 class Settings:
     """struct settings of stacks.bpf.h."""
 
-    booking: int = 0
-    free: int = 0
-    rarity: int = 1
-    grain: int = 0
+    recording: int = 0
+    window_budget: int = 0
+    sample_period: int = 1
+    byte_sample_period: int = 0
     exact: int = 0
 
 
@@ -74,13 +74,15 @@ class StackPrograms:
             },
         )
         try:
-            for index, function in enumerate(("on_walk", "on_python" if python else "on_book", "on_book", "on_miss")):
+            for index, function in enumerate(
+                ("on_walk", "on_python" if python else "on_record", "on_record", "on_miss")
+            ):
                 self.engine.tail_call("programs", index, function)
             self.engine.open_ring("events")
             self.engine.open_ring("copies", COPIES_AT_ONCE)
             self._targets = Targets(self.engine, target)
             self._rules = self.engine.table("rules", layout.RULE_KEY, layout.RULE)
-            self._spents = self.engine.table("spents", layout.INDEX, layout.SPENT)
+            self._run_times = self.engine.table("run_times", layout.INDEX, layout.RUN_TIME)
             self._settings_table = self.engine.table("settings", layout.INDEX, layout.SETTINGS)
             self._pythons = (
                 self.engine.raw_table("py_processes", layout.TARGET_KEY.size, PYTHON_PROCESS.size) if python else None
@@ -100,7 +102,7 @@ class StackPrograms:
             raise
 
     def begin(self) -> None:
-        self.set(booking=1)
+        self.set(recording=1)
 
     def set(self, **changes: int) -> None:
         """Changes fields of `Settings`."""
@@ -161,8 +163,8 @@ class StackPrograms:
         stats = self.engine.run_stats()
         if stats is None:
             return None
-        each = self._spents.get(layout.INDEX.pack(0)) or b""
-        counted = [layout.SPENT.unpack_from(each, at)[:2] for at in range(0, len(each), layout.SPENT.size)]
+        each = self._run_times.get(layout.INDEX.pack(0)) or b""
+        counted = [layout.RUN_TIME.unpack_from(each, at)[:2] for at in range(0, len(each), layout.RUN_TIME.size)]
         runs, run_ns = (sum(column) for column in zip(*counted, strict=True)) if counted else (0, 0)
         return replace(stats, traced_runs=runs, traced_ns=run_ns)
 

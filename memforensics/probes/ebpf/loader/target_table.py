@@ -19,13 +19,13 @@ class Targets:
         self._size = target.size
         self._table = engine.table("targets", _PID, target)
         self._slots = engine.raw_table("slots", _INDEX.size, target.size + _SLOT_TAIL.size)
-        self._crowd = engine.raw_table("crowd", _INDEX.size, len(_ANY))
+        self._slot_overflow = engine.raw_table("slot_overflow", _INDEX.size, len(_ANY))
 
     def enter(self, pid: int, target: bytes) -> bool:
         """False: the table is full."""
         at, key = _INDEX.pack(pid % SLOTS), _PID.pack(pid)
         if self._slot(pid)[1] not in (0, pid):
-            return self._crowd.put(at, _ANY) and self._table.put(key, target)
+            return self._slot_overflow.put(at, _ANY) and self._table.put(key, target)
         for owner in (0, pid):  # nobody may see half of it
             self._slots.put(at, target + _SLOT_TAIL.pack(owner, 0))
         self._table.remove(key)  # where a fork had entered it

@@ -299,7 +299,7 @@ class MmapTrace(TreeTrace[MmapPrograms, MmapSpace]):
         tables = [space.allocations for member in self.members for space in member.spaces]
         cut_short = sum(r.now.allocated_count for table in tables for r in table.sites.values() if not r.complete)
         yield "mappings whose stack could not be followed to its end", "a longer trace", cut_short
-        unwalked = sum(one.unwalked for one in self._resident.values())
+        stacks_skipped = sum(one.stacks_skipped for one in self._resident.values())
         yield (
             "stacks not told apart: too many different ones",
             "a shorter trace",
@@ -320,10 +320,10 @@ class MmapTrace(TreeTrace[MmapPrograms, MmapSpace]):
         yield "processes whose sums could not be checked after events were dropped", fewer, left
         for enable, count in self._not_compared.items():
             yield "comparisons of the ledger with /proc/PID/maps that failed", enable, count
-        yield self._why_unwalked(), "a higher --overhead" if self.is_thinned else "", unwalked
+        yield self._why_skipped(), "a higher --overhead" if self.is_sampling_reduced else "", stacks_skipped
         if stats is not None:
             yield "program runs left out by the kernel: another was running on that CPU", "", stats.missed
 
-    def _why_unwalked(self) -> str:
-        of = "to keep --overhead" if self.is_thinned else "of busy sizes that came and went"
+    def _why_skipped(self) -> str:
+        of = "to keep --overhead" if self.is_sampling_reduced else "of busy sizes that came and went"
         return f"outstanding mappings without a stack: {of}, one of {self.sampled_one_in} was looked at"

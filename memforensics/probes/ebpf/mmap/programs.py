@@ -13,9 +13,9 @@ from memforensics.probes.ebpf.mmap.allocation_table import Counts
 MAX_LIVE = 1 << 20
 MAX_LIVE_PREALLOCATED = 1 << 17  # where the whole table costs its memory at once
 
-FREE_WALKS = 4  # stacks of one class of mappings that are walked in 16 ms, be it as balanced as it may
-RARITY = 256  # ... and beyond, one of so many: a power of two
-ALL_BY_LOT = 8  # from that level on, FREE_WALKS draw lots too
+WALKS_PER_WINDOW = 4  # stacks of one class of mappings that are walked in 16 ms, be it as balanced as it may
+SAMPLE_PERIOD = 256  # ... and beyond, one of so many: a power of two
+ALL_SAMPLED_LEVEL = 8  # from that level on, WALKS_PER_WINDOW draw lots too
 SWEEP_AT = 1 << 15  # closed entries in the table of live mappings
 
 FILESYSTEM_DEFINES = ("TASK_FILES", "FILES_FDT", "FDT_FD", "FILE_INODE", "INODE_SB", "SB_MAGIC")  # of TO_FILESYSTEM
@@ -53,22 +53,26 @@ class MmapPrograms(StackPrograms):
         try:
             self._live = self.engine.table("live", layout.LIVE_KEY, layout.LIVE)
             self._sites = self.engine.table("sites", layout.SITE_KEY, layout.SITE)
-            self.thin(0)
+            self.set_sampling_level(0)
             self.arm(TRACEPOINTS)
         except BaseException:
             self.close()
             raise
 
-    def thin(self, level: int) -> None:
+    def set_sampling_level(self, level: int) -> None:
         """Walks less, where it costs too much (overhead.py): at 0, all that grows or is rare, and of a balanced class
-        of mappings FREE_WALKS in 16 ms, then one of RARITY; at n, one of 2**n pages, at the most."""
-        free = FREE_WALKS if level < ALL_BY_LOT else 0
-        self.set(free=free, rarity=max(RARITY, 1 << level), grain=(1 << level) if level else 0)
+        of mappings WALKS_PER_WINDOW in 16 ms, then one of SAMPLE_PERIOD; at n, one of 2**n pages, at the most."""
+        budget = WALKS_PER_WINDOW if level < ALL_SAMPLED_LEVEL else 0
+        self.set(
+            window_budget=budget,
+            sample_period=max(SAMPLE_PERIOD, 1 << level),
+            byte_sample_period=(1 << level) if level else 0,
+        )
 
     @property
-    def one_in(self) -> int:
+    def sample_period(self) -> int:
         """What is sampled the most, how much: one of so many."""
-        return self.settings.rarity
+        return self.settings.sample_period
 
     def add_target(self, pid: int, space: int, brk: int) -> bool:
         return self._targets.enter(pid, layout.TARGET.pack(space, brk, 0, 0, 0, 0))
@@ -123,7 +127,7 @@ class MmapPrograms(StackPrograms):
                 else:
                     self._live.put(key, value, new=True)  # used again just now
 
-    def unwalked(self, pid: int) -> int | None:
+    def stacks_skipped(self, pid: int) -> int | None:
         """Mappings of a process whose stack was not looked at. None: it is no target (any more)."""
         value = self._targets.get(pid)
         return layout.TARGET.unpack(value)[3] if value is not None else None

@@ -19,10 +19,10 @@ UNWALKED_SHARE = 0.01  # of what is outstanding, below which to have no stack fo
 @dataclass(frozen=True, slots=True)
 class ResidentSummary:
     """What of one process is outstanding at the end. `resident_bytes`: files apart; None where it could not be read.
-    `unwalked`: mappings without a stack."""
+    `stacks_skipped`: mappings without a stack."""
 
     resident_bytes: int | None = None
-    unwalked: int = 0
+    stacks_skipped: int = 0
 
 
 def summarize_resident(process: Process, table: AllocationTable, live: Iterable[LiveRange]) -> ResidentSummary:
@@ -33,7 +33,7 @@ def summarize_resident(process: Process, table: AllocationTable, live: Iterable[
     ranges += [(p.start, p.end, p.block.site, p.block.weight) for p in table.ledger]
     sizes = [end - start for start, end, _, weight in ranges if not weight]
     is_loss = sum(sizes) > UNWALKED_SHARE * sum(end - start for start, end, *_ in ranges)
-    unwalked = len(sizes) if is_loss else 0
+    stacks_skipped = len(sizes) if is_loss else 0
     groups: dict[tuple[SiteRecord | None, int], int] = {}
     grouped: list[tuple[int, int, int]] = []
     lefts: dict[SiteRecord, list[OutstandingBlock]] = {site: [] for site in table.sites.values()}
@@ -47,7 +47,7 @@ def summarize_resident(process: Process, table: AllocationTable, live: Iterable[
     try:
         resident = resident_by_site(process, grouped)
     except MemforensicsError:
-        return ResidentSummary(None, unwalked)
+        return ResidentSummary(None, stacks_skipped)
     for site_record in lefts:
         site_record.resident_bytes = 0
     total = 0
@@ -57,7 +57,7 @@ def summarize_resident(process: Process, table: AllocationTable, live: Iterable[
             record.resident_bytes = (record.resident_bytes or 0) + weight * present
         if record is None or not record.file_backed:
             total += present
-    return ResidentSummary(total, unwalked)
+    return ResidentSummary(total, stacks_skipped)
 
 
 def outstanding_blocks(
