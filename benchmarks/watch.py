@@ -27,7 +27,8 @@ from snapshot import Target, native, with_torch
 from memforensics.case.model import Anchor, Case, Loss, Sample, Snapshot
 from memforensics.case.model import Target as Identity
 from memforensics.case.store import CaseFile
-from memforensics.jobs.observe.tree import Event, Record, new_meta
+from memforensics.jobs.observe.recorder import Record, new_meta
+from memforensics.jobs.observe.tree import Event
 from memforensics.jobs.watch.loop import recorder_for, watch_with
 from memforensics.target import Process
 from memforensics.units import GIB, KIB, MIB, NS_PER_S

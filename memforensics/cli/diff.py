@@ -16,7 +16,7 @@ from memforensics.cli.common import (
 from memforensics.errors import UsageError
 
 if TYPE_CHECKING:
-    from memforensics.jobs.snapshot import DiffView
+    from memforensics.jobs.diff import DiffView
 
 EXAMPLES = (
     "memforensics diff 4711 --over 10s",
@@ -56,7 +56,7 @@ def diff(
     now and later in one (--over). A case, and one PID with --over, stand for the whole process tree: its processes are
     summed, and listed one by one. Pages that processes share count in each of them.
     """
-    from memforensics.jobs import snapshot as job
+    from memforensics.jobs import diff as job
 
     if name or cmdline or container:
         if before is not None:

@@ -7,10 +7,11 @@ from typing import Any
 
 from memforensics.case.model import AllocationSite, ProbeStatus, Target
 from memforensics.errors import MemforensicsError, ToolMissing
-from memforensics.jobs.observe.tree import Recorder, minimal_target, new_meta
+from memforensics.jobs.observe.recorder import Recorder, new_meta, probe_failed
 from memforensics.probes.heap.memray_attach import NAME, Profiled, profile, require
 from memforensics.report.json.shapes import losses_json, site_json
 from memforensics.target import open_process
+from memforensics.target.about import about
 from memforensics.units import duration_text, rate_text, size_text
 
 SHOWN = 10
@@ -98,13 +99,12 @@ def heap_memray(
     try:
         require(process)
         with Recorder(new_meta("heap", pid), record) as recorder:
-            target = minimal_target(process)
+            target = about(process)
             recorder.put([target, process.sample()])
             try:
                 profiled = profile(process, seconds, on_tracking=on_tracking)
             except MemforensicsError as error:
-                status = ProbeStatus(name=NAME, pid=pid, status="unavailable", why=str(error), enable=error.enable)
-                recorder.put([status])
+                recorder.put([probe_failed(NAME, error, pid=pid)])
                 raise
             recorder.put([profiled.profile, *profiled.sites, profiled.pause, *profiled.losses])
             recorder.put([process.sample(), ProbeStatus(name=NAME, pid=pid, status="ok")])

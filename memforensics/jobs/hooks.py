@@ -7,12 +7,14 @@ from typing import Any
 
 from memforensics.analysis.hook_meanings import hook_meanings
 from memforensics.case.model import Hook, HookAudit, Loss, Module, ProbeStatus, Target
-from memforensics.jobs.observe.tree import Recorder, minimal_target, new_meta
+from memforensics.errors import MemforensicsError, TargetError
+from memforensics.jobs.observe.recorder import Record, Recorder, new_meta, probe_failed
 from memforensics.probes.hooks import audit_hooks
 from memforensics.report.json.shapes import hook_json, losses_json
 from memforensics.report.sentences import hook_sentence
 from memforensics.symbols.address_space import AddressSpace
 from memforensics.target import open_process
+from memforensics.target.about import about
 from memforensics.text import library_name
 
 
@@ -74,9 +76,21 @@ class HooksView:
 def hooks(pid: int, *, record: Path | None = None) -> HooksView:
     """Audits a live process, passively. NoSuchProcess, NotATarget, TargetGone, PermissionNeeded, CaseError."""
     with contextlib.closing(open_process(pid)) as process:
-        target = minimal_target(process)
+        target = about(process)
         found, audit, modules, losses = audit_hooks(process, AddressSpace(process))
     if record is not None:
         with Recorder(new_meta("hooks", pid), record) as recorder:
             recorder.put([target, *found, audit, *modules, *losses, ProbeStatus(name="hooks", pid=pid, status="ok")])
     return HooksView(target, tuple(found), audit, tuple(modules), tuple(losses), hook_meanings(found, [audit]))
+
+
+def audit_records(pid: int) -> list[Record]:
+    """The audit of one process as records; none if it has left."""
+    try:
+        with contextlib.closing(open_process(pid)) as process:
+            found, audit, modules, losses = audit_hooks(process, AddressSpace(process))
+    except TargetError:
+        return []
+    except MemforensicsError as error:
+        return [probe_failed("hooks", error, pid=pid)]
+    return [*found, audit, *modules, *losses, ProbeStatus(name="hooks", pid=pid, status="ok")]

@@ -14,7 +14,7 @@ from memforensics.analysis.survival import LEAST_TESTED, sites_to_check
 from memforensics.case.model import Case, ProbeStatus, ReferenceCheck
 from memforensics.errors import MemforensicsError, TargetError
 from memforensics.jobs.observe.background import BackgroundTasks
-from memforensics.jobs.observe.tree import Record
+from memforensics.jobs.observe.recorder import Record, probe_failed
 from memforensics.probes.ebpf.mmap.probe import MmapTrace
 from memforensics.probes.heap.references import LIMIT_S, Block, Search, old_blocks, search
 from memforensics.target import open_process
@@ -120,8 +120,7 @@ class References:
         except TargetError:
             return None, []
         except MemforensicsError as error:
-            status = ProbeStatus(name=NAME, pid=pid, status="unavailable", why=str(error), enable=error.enable)
-            return None, [status]
+            return None, [probe_failed(NAME, error, pid=pid)]
         if not found.why:
             return found, [ProbeStatus(name=NAME, pid=pid, status="ok")]
         longer = "a longer --duration gives a search more time" if self._limit_s < LIMIT_S else ""

@@ -1,27 +1,22 @@
-"""snapshot: all mappings of one process at one time, by owner. diff: what grew between two of them."""
+"""snapshot: all mappings of one process at one time, by owner."""
 
 import contextlib
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from memforensics.analysis.diff import LOOSE, Pair, diff_tree, size_classes, total_change, total_sizes
-from memforensics.analysis.ownership import Piece, kernel_totals, layers, owner_of, pieces, totals_of, waterfall
-from memforensics.case.model import Case, KernelTotals, Layer, LayerRow, Loss, Mapping, MappingGroup, Snapshot, Target
-from memforensics.case.store import CaseFile
-from memforensics.errors import CaseError, PermissionNeeded, TargetError, TargetGone, UsageError
-from memforensics.jobs.observe.tree import Recorder, TreeObserver, new_meta
+from memforensics.analysis.diff import LOOSE, size_classes
+from memforensics.analysis.ownership import Piece, kernel_totals, layers, owner_of, pieces
+from memforensics.case.model import KernelTotals, Layer, LayerRow, Loss, Mapping, Snapshot, Target
+from memforensics.jobs.observe.recorder import Recorder, new_meta
 from memforensics.jobs.targets.identity import identify
 from memforensics.probes.proc.snapshots import Reader, take_snapshot
 from memforensics.target import open_process
-from memforensics.units import NS_PER_S, duration_text
 
 
 @dataclass(frozen=True, slots=True)
 class OwnedGroup:
-    """Mappings of one owner at one time. `bytes`: resident; in_rss False: mapped, but outside RSS."""
+    """The mappings of one owner at one time. `bytes`: resident. in_rss False: mapped, but not part of RSS."""
 
     name: str
     layer: Layer
@@ -38,72 +33,15 @@ class SnapshotView:
     snapshot: Snapshot
     layers: tuple[LayerRow, ...]
     kernel_totals: KernelTotals
-    groups: tuple[OwnedGroup, ...]  # the largest first
-    mappings: tuple[tuple[Mapping, str, Layer], ...]  # with the group and layer of most of its bytes
+    groups: tuple[OwnedGroup, ...]  # largest first
+    mappings: tuple[tuple[Mapping, str, Layer], ...]  # each with the group and layer of most of its bytes
     losses: tuple[Loss, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One side of a diff: what was there at that time, and where it comes from."""
-
-    snapshots: tuple[Snapshot, ...]  # one of each process, the main one first
-    name: str  # "leak.case, first snapshot", "PID 4711"
-    targets: tuple[Target, ...] = ()  # others of the case, too
-    losses: tuple[Loss, ...] = ()
-
-    def target(self, pid: int) -> Target | None:
-        return next((target for target in self.targets if target.pid == pid), None)
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessChange:
-    """One process of a tree. None: it was not there."""
-
-    pid: int
-    name: str
-    before_bytes: int | None
-    after_bytes: int | None
-
-    @property
-    def change_bytes(self) -> int:
-        return (self.after_bytes or 0) - (self.before_bytes or 0)
-
-    @property
-    def what(self) -> str:
-        if self.before_bytes is None:
-            return "appeared"
-        if self.after_bytes is None:
-            return "went"
-        return "grew" if self.change_bytes > 0 else "shrank" if self.change_bytes < 0 else "same"
-
-
-@dataclass(frozen=True, slots=True)
-class DiffView:
-    """What `memforensics diff` shows."""
-
-    before: Side
-    after: Side
-    groups: tuple[MappingGroup, ...]
-    layers: tuple[LayerRow, ...]
-    processes: tuple[ProcessChange, ...]  # what changed most first
-    change_bytes: int  # what the groups sum to
-    same_process: bool
-    losses: tuple[Loss, ...] = ()
-
-    @property
-    def seconds(self) -> float | None:
-        """Between the two; None of different processes."""
-        if not self.same_process:
-            return None
-        first, last = (max(s.t_ns for s in side.snapshots) for side in (self.before, self.after))
-        return (last - first) / NS_PER_S
 
 
 def snapshot(pid: int, *, reader: Reader = "auto", record: Path | None = None) -> SnapshotView:
-    """One snapshot of a live process, kept in the case file `record` where one is named.
+    """Takes one snapshot of a live process; keeps it in the case file `record` if one is given.
 
-    NoSuchProcess, NotATarget, TargetGone, PermissionNeeded, ProbeFailed (a reader by name), CaseError.
+    NoSuchProcess, NotATarget, TargetGone, PermissionNeeded, ProbeFailed (a reader chosen by name), CaseError.
     """
     with contextlib.closing(open_process(pid)) as process:
         target = identify(process)
@@ -116,256 +54,23 @@ def snapshot(pid: int, *, reader: Reader = "auto", record: Path | None = None) -
 
 
 def view(taken: Snapshot, target: Target | None = None, losses: tuple[Loss, ...] = ()) -> SnapshotView:
-    """A snapshot as it is shown."""
+    """A snapshot with its layers, groups and owners."""
     owned = pieces(taken)
-    each = [(mapping, owner_of(own)) for mapping, own in _by_mapping(owned)]
+    by_mapping = [list(own) for _, own in groupby(owned, key=lambda piece: piece.mapping.start)]
+    owners = [(own[0].mapping, owner_of(own)) for own in by_mapping]
     return SnapshotView(
         target=target,
         snapshot=taken,
         layers=layers(None, taken),
         kernel_totals=kernel_totals([taken]),
         groups=_groups(owned),
-        mappings=tuple((mapping, owner.group, owner.layer) for mapping, owner in each),
+        mappings=tuple((mapping, owner.group, owner.layer) for mapping, owner in owners),
         losses=losses,
     )
 
 
-def compare(
-    before: str,
-    after: str | None = None,
-    *,
-    over_s: float | None = None,
-    from_s: float | None = None,
-    to_s: float | None = None,
-    children: bool = True,
-    process: int | None = None,
-    limit: int = 20,
-) -> DiffView:
-    """What grew from one to the other. Each is a case file or a PID.
-
-    Two of them: the last snapshots of each file, or a snapshot of each process now. One file alone: its first and last
-    snapshots, or those nearest to `from_s` and `to_s` seconds after the case began. One PID alone: now, and `over_s`
-    seconds later. A file, and one PID alone with `children`, stand for the tree of processes; `process` is one of them.
-    UsageError for anything else.
-    """
-    if (from_s, to_s) != (None, None) and (after is not None or _is_pid(before)):
-        raise UsageError(
-            "--from and --to take one case file", enable="memforensics diff watch.case --from 60s --to 10m"
-        )
-    if after is None:
-        left, right = _one(before, over_s, from_s, to_s, children=children)
-    elif over_s is not None:
-        raise UsageError("--over takes one PID", enable=f"memforensics diff {before} --over 10s")
-    else:
-        left, right = _side(before), _side(after)
-    if process is not None:
-        left, right = _only(process, left, right)
-    pairs = _paired(left, right)
-    changes = [_change(pair, *sizes, left, right) for pair, sizes in zip(pairs, total_sizes(pairs), strict=True)]
-    return DiffView(
-        before=left,
-        after=right,
-        groups=diff_tree(pairs, limit=limit),
-        layers=waterfall(totals_of(left.snapshots), totals_of(right.snapshots)),
-        processes=tuple(sorted(changes, key=lambda change: -abs(change.change_bytes))),
-        change_bytes=sum(change.change_bytes for change in changes),
-        same_process=pairs[0].same,
-        losses=_added(left.losses + right.losses),
-    )
-
-
-def _added(losses: Sequence[Loss]) -> tuple[Loss, ...]:
-    """Those of one kind as one."""
-    kinds = {(loss.probe, loss.what): loss for loss in losses}
-    return tuple(
-        replace(loss, count=sum(other.count for other in losses if (other.probe, other.what) == kind))
-        for kind, loss in kinds.items()
-    )
-
-
-def _paired(left: Side, right: Side) -> list[Pair]:
-    """Each process with itself; the main ones with each other, whatever they are."""
-    rest = {taken.pid: taken for taken in right.snapshots}
-    pairs = []
-    for taken in left.snapshots:
-        now = rest.get(taken.pid)
-        if now is not None and _same_process(left.target(taken.pid), right.target(taken.pid)):
-            pairs.append(Pair(taken, rest.pop(taken.pid)))
-        else:
-            pairs.append(Pair(taken, None))
-    pairs += [Pair(None, taken) for taken in rest.values()]
-    first = pairs[0]
-    if first.after is None and right.snapshots[0].pid in rest:
-        main = right.snapshots[0]
-        pairs = [Pair(first.before, main, same=False), *(pair for pair in pairs[1:] if pair.after is not main)]
-    return pairs
-
-
-def _same_process(left: Target | None, right: Target | None) -> bool:
-    return left is None or right is None or left.start_ticks == right.start_ticks
-
-
-def _change(pair: Pair, before: int | None, after: int | None, *sides: Side) -> ProcessChange:
-    pid = next(taken.pid for taken in (pair.after, pair.before) if taken is not None)
-    target = next((found for side in reversed(sides) if (found := side.target(pid)) is not None), None)
-    return ProcessChange(pid, (target.role or target.comm) if target is not None else "?", before, after)
-
-
-def _only(pid: int, left: Side, right: Side) -> tuple[Side, Side]:
-    """The sides with one process alone. UsageError when it is on neither or only on one."""
-    sides = [replace(side, snapshots=tuple(s for s in side.snapshots if s.pid == pid)) for side in (left, right)]
-    if not all(side.snapshots for side in sides):
-        both = {s.pid for s in left.snapshots} & {s.pid for s in right.snapshots}
-        raise UsageError(
-            f"process {pid} is not there at both times",
-            enable=f"--process with one of: {', '.join(map(str, sorted(both)))}",
-        )
-    return sides[0], sides[1]
-
-
-def _one(
-    word: str,
-    over_s: float | None,
-    from_s: float | None = None,
-    to_s: float | None = None,
-    *,
-    children: bool = True,
-    sleep: Callable[[float], None] = time.sleep,
-) -> tuple[Side, Side]:
-    if not _is_pid(word):
-        if over_s is not None:
-            raise UsageError(f"--over takes a PID, and {word} is none", enable="memforensics diff PID --over 10s")
-        return _two_of(Path(word), from_s, to_s)
-    if over_s is None:
-        raise UsageError(
-            "one PID alone has nothing to be compared with",
-            enable=f"memforensics diff {word} --over 10s   (or two PIDs, or two case files)",
-        )
-    with TreeObserver(int(word), children=children) as observer:
-        observer.open()
-        first = _taken(observer, f"PID {word}")
-        sleep(over_s)
-        observer.tick()
-        if observer.root_left is not None:
-            raise TargetGone(int(word), observer.root_left)
-        return first, _taken(observer, f"PID {word}, {over_s:g} s later", first.snapshots)
-
-
-def _taken(observer: TreeObserver, name: str, known: Sequence[Snapshot] = ()) -> Side:
-    """A snapshot of each member now. One that leaves meanwhile is left out, or may not be read, is a loss."""
-    marks = {taken.pid: taken.marks for taken in known}
-    snapshots: list[Snapshot] = []
-    losses, targets = list(observer.losses()), []
-    for process in list(observer.members.values()):
-        try:
-            targets.append(identify(process))
-            taken, lost = take_snapshot(process, known=marks.get(process.pid, ()))
-        except (TargetError, PermissionNeeded):
-            if process.pid == observer.pid:
-                raise
-            losses.append(Loss(probe="snapshots", what="child processes that left or could not be read", count=1))
-            continue
-        snapshots.append(taken)
-        losses += lost
-    return Side(tuple(snapshots), name, tuple(targets), tuple(losses))
-
-
-def _side(word: str) -> Side:
-    if _is_pid(word):
-        with contextlib.closing(open_process(int(word))) as process:
-            target = identify(process)
-            taken, losses = take_snapshot(process)
-        return Side((taken,), f"PID {word}", (target,), losses)
-    path = Path(word)
-    case = _load(path)
-    last = _of_main_process(case, path)[-1]
-    return _state(case, last, path.name)
-
-
-def _is_pid(word: str) -> bool:
-    """A number, unless a file of that name lies here."""
-    return word.isascii() and word.isdigit() and not Path(word).exists()
-
-
-def _two_of(path: Path, from_s: float | None, to_s: float | None) -> tuple[Side, Side]:
-    """The tree at the first and last snapshot of a case, or at those nearest to these times after its begin."""
-    case = _load(path)
-    line = _of_main_process(case, path)
-    if len(line) < 2:
-        raise CaseError(
-            f"{path} has one snapshot only",
-            why="one case alone is compared with itself over time",
-            enable=f"memforensics diff {path} OTHER   (or make one with: memforensics watch PID --record FILE)",
-        )
-    began = case.meta.anchor.monotonic_ns
-    ages = [(taken.t_ns - began) / NS_PER_S for taken in line]
-    first = _nearest(ages, from_s) if from_s is not None else 0
-    last = _nearest(ages, to_s) if to_s is not None else len(line) - 1
-    if first >= last:
-        raise UsageError(
-            f"{path.name} has no two snapshots at these times",
-            why=f"it has some at {', '.join(duration_text(max(age, 0)) for age in ages)}",
-        )
-    names = [
-        f"{path.name}, {word if given is None else f'at {duration_text(max(ages[place], 0))}'}"
-        for word, given, place in (("first", from_s, first), ("last", to_s, last))
-    ]
-    return _state(case, line[first], names[0]), _state(case, line[last], names[1])
-
-
-def _nearest(ages: Sequence[float], wanted: float) -> int:
-    return min(range(len(ages)), key=lambda place: abs(ages[place] - wanted))
-
-
-def _load(path: Path) -> Case:
-    with CaseFile.open(path) as file:
-        return file.load()
-
-
-def _of_main_process(case: Case, path: Path) -> list[Snapshot]:
-    """The snapshots of the process that was named, or, where it has fewer than two, of the one that changed most."""
-    lines = _lines(case)
-    if not lines:
-        raise CaseError(f"{path} has no snapshots", enable="memforensics snapshot PID --record FILE makes one")
-    root = lines.get(case.meta.root_pid or 0, [])
-    if len(root) >= 2:
-        return root
-    return max(lines.values(), key=lambda line: (len(line) > 1, abs(total_change(line[0], line[-1])), line is root))
-
-
-def _lines(case: Case) -> dict[int, list[Snapshot]]:
-    lines: dict[int, list[Snapshot]] = {}
-    for taken in sorted(case.snapshots, key=lambda s: s.t_ns):
-        lines.setdefault(taken.pid, []).append(taken)
-    return lines
-
-
-def _state(case: Case, main: Snapshot, name: str) -> Side:
-    """The tree at the time of that snapshot: of each process that was there, the snapshot nearest to it."""
-    lines = _lines(case) if not case.runs else {main.pid: [main]}  # runs of `prove` are trees of their own
-    there, unread = [main], 0
-    for pid in {*lines, *(target.pid for target in case.targets if not case.runs)} - {main.pid}:
-        target = case.target(pid)
-        if target is not None and not (target.began_ns or 0) <= main.t_ns < (target.exited_ns or main.t_ns + 1):
-            continue
-        if pid in lines:
-            there.append(min(lines[pid], key=lambda taken: abs(taken.t_ns - main.t_ns)))
-        else:
-            unread += 1
-    losses = (Loss(probe="snapshots", what=f"processes without a snapshot ({name})", count=unread),) if unread else ()
-    return Side(tuple(there), name, case.targets, losses)
-
-
-def _by_mapping(owned: list[Piece]) -> list[tuple[Mapping, list[Piece]]]:
-    out = []
-    for _, own in groupby(owned, key=lambda piece: piece.mapping.start):
-        members = list(own)
-        out.append((members[0].mapping, members))
-    return out
-
-
 def _groups(owned: list[Piece]) -> tuple[OwnedGroup, ...]:
-    """Pieces by owner; anonymous mappings, which have none, by size."""
+    """Groups pieces by owner, and anonymous mappings without an owner by size."""
     classes = size_classes(piece.mapping.size for piece in owned if piece.group in LOOSE)
     found: dict[tuple[str, Layer, bool], list[int]] = {}
     for piece in owned:

@@ -9,7 +9,7 @@ from typing import Any
 
 from memforensics.case.model import CapturedStack, Loss, Pause, ProbeStatus, Target
 from memforensics.errors import ProbeFailed, UsageError
-from memforensics.jobs.observe.tree import Recorder, minimal_target, new_meta
+from memforensics.jobs.observe.recorder import Recorder, new_meta
 from memforensics.probes.gdb.capture import TIMED_OUT, Capture, Stop
 from memforensics.probes.gdb.python_frames import python_stacks
 from memforensics.probes.hooks import entry_state
@@ -17,6 +17,7 @@ from memforensics.report.json.shapes import capture_json, losses_json, pauses_js
 from memforensics.report.sentences import frame_name, frame_place
 from memforensics.symbols.address_space import AddressSpace, MappedModule
 from memforensics.target import Process, open_process
+from memforensics.target.about import about
 from memforensics.units import duration_text
 
 MAX_COUNT = 1000
@@ -108,7 +109,7 @@ def stacks(
         raise UsageError(f"{name!r} is no name of a system call or function")
     with contextlib.closing(open_process(pid)) as process, contextlib.ExitStack() as stack:
         recorder = stack.enter_context(Recorder(new_meta("stacks", pid), record)) if record is not None else None
-        target = minimal_target(process)
+        target = about(process)
         space = AddressSpace(process)
         address = _entry_address(process, space, function) if function is not None else None
         if address is not None:

@@ -14,7 +14,8 @@ from processes import compiled, running
 
 from memforensics.analysis.diff import diff, total_change
 from memforensics.case.model import MappingGroup, Snapshot
-from memforensics.jobs.observe.tree import Recorder, TreeObserver, new_meta
+from memforensics.jobs.observe.recorder import Recorder, new_meta
+from memforensics.jobs.observe.tree import TreeObserver
 from memforensics.probes.proc.snapshots import take_snapshot
 from memforensics.target import open_process
 from memforensics.units import MIB, NS_PER_S

@@ -14,7 +14,8 @@ from memforensics.analysis.series import tree_trend
 from memforensics.analysis.trend import verdict_of_trend
 from memforensics.case.model import Sample, Target
 from memforensics.errors import NoSuchProcess
-from memforensics.jobs.observe.tree import Recorder, TreeObserver, new_meta
+from memforensics.jobs.observe.recorder import Recorder, new_meta
+from memforensics.jobs.observe.tree import TreeObserver
 
 pytestmark = pytest.mark.live
 
@@ -38,7 +39,7 @@ def test_a_process_that_execs_itself_is_followed() -> None:
                 break
         assert found[0].pid == child.pid
         assert found[0].cmdline == ("sleep", "...")
-        assert observer.events[-1].what == "exec: it is sleep now"
+        assert observer.events[-1].what == "executed sleep"
 
 
 def test_children_join_and_leave() -> None:

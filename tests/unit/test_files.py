@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from memforensics.errors import UsageError
-from memforensics.jobs.case.files import check_output, state_folder
+from memforensics.jobs.case.files import case_path, check_output, state_folder
 from memforensics.jobs.case.report import form_of
-from memforensics.jobs.diagnose import case_path
 
 
 def mode_of(path: Path) -> int:

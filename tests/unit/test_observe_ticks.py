@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from memforensics.case.model import Case, Mapping, Sample, Snapshot, Target
+from memforensics.case.model import Case, Cost, Loss, Mapping, ProbeStatus, Sample, Snapshot, Target
 from memforensics.case.store import CaseFile
 from memforensics.errors import CaseError
-from memforensics.jobs.observe.tree import Recorder, TreeObserver, new_meta
+from memforensics.jobs.observe.recorder import Limits, Recorder, new_meta
+from memforensics.jobs.observe.tree import TreeObserver
 from memforensics.target import Process
 from memforensics.target.procfs import ProcFS
 from memforensics.units import NS_PER_S
@@ -86,8 +87,8 @@ def samples(count: int) -> list[Sample]:
     return [Sample(pid=1, t_ns=i, rss_anon=i, rss_file=0, rss_shmem=0) for i in range(count)]
 
 
-def test_the_file_keeps_all_and_memory_a_part(tmp_path: Path) -> None:
-    with Recorder(new_meta("test", 1), tmp_path / "a.case", max_samples=100) as recorder:
+def test_with_limits_of_memory_alone_the_file_keeps_every_sample(tmp_path: Path) -> None:
+    with Recorder(new_meta("test", 1), tmp_path / "a.case", Limits(samples=100)) as recorder:
         recorder.put(samples(1000))
         in_memory = recorder.case().samples
         assert recorder.growth() == 999
@@ -95,6 +96,22 @@ def test_the_file_keeps_all_and_memory_a_part(tmp_path: Path) -> None:
     assert (in_memory[0].t_ns, in_memory[-1].t_ns) == (0, 999)
     with CaseFile.open(tmp_path / "a.case") as file:
         assert file.load().samples == tuple(samples(1000))
+
+
+def test_memory_and_file_hold_the_same_case(tmp_path: Path) -> None:
+    """So the report of diagnose, drawn from memory, and `report CASE` are the same, also where records replace others
+    and where there are more samples than a tier holds."""
+    statuses = [ProbeStatus(name="a", status="partial"), ProbeStatus(name="b", status="ok")]
+    statuses.append(ProbeStatus(name="a", status="ok"))
+    with Recorder(new_meta("test", 1), tmp_path / "same.case") as recorder:
+        recorder.put(samples(5000))
+        recorder.put([mapped(at, 40) for at in range(30)])
+        recorder.put([*statuses, Loss(probe="a", what="events", count=1), Loss(probe="a", what="events", count=2)])
+        recorder.put([Cost(probe="a", observer_cpu_s=0.1), Target(pid=1, start_ticks=1, start_wall_ns=0)])
+        in_memory = recorder.case()
+    with CaseFile.open(tmp_path / "same.case") as file:
+        assert file.load() == in_memory
+    assert [probe.name for probe in in_memory.probes] == ["b", "a"]
 
 
 def test_it_commits_about_once_a_second(tmp_path: Path) -> None:
@@ -135,7 +152,8 @@ def mapped(t_ns: int, count: int) -> Snapshot:
 def test_a_bounded_file_stops_growing(tmp_path: Path) -> None:
     """Half a day at a second, in which a snapshot each minute: the file has thinned samples and the few snapshots."""
     path, clock = tmp_path / "days.case", Clock()
-    with Recorder(new_meta("test", 1), path, max_samples=96, max_snapshots=8, bounded=True, clock=clock) as recorder:
+    limits = Limits(samples=96, snapshots=8, file_samples=600)
+    with Recorder(new_meta("test", 1), path, limits, clock=clock) as recorder:
         sizes = []
         for at in range(40_000):
             recorder.put([Sample(pid=1, t_ns=at, rss_anon=at, rss_file=0, rss_shmem=0)])
@@ -158,20 +176,22 @@ def test_a_bounded_file_stops_growing(tmp_path: Path) -> None:
 
 
 def test_snapshots_of_a_large_process_are_fewer_and_spread_over_the_time() -> None:
-    recorder = Recorder(new_meta("test", 1), max_snapshots=8, max_mappings=1000)
+    recorder = Recorder(new_meta("test", 1), limits=Limits(snapshots=8, mappings=1000))
     recorder.put([mapped(at, 10) for at in range(500)])
     few = [snapshot.t_ns for snapshot in recorder.case().snapshots]
     assert len(few) == 8
     assert (few[0], few[-1]) == (0, 499)
     assert max(b - a for a, b in pairwise(few)) < 200
-    large = Recorder(new_meta("test", 1), max_snapshots=8, max_mappings=1000)
+    large = Recorder(new_meta("test", 1), limits=Limits(snapshots=8, mappings=1000))
     large.put([mapped(at, 400) for at in range(50)])
     assert [snapshot.t_ns for snapshot in large.case().snapshots] == [0, 49]
 
 
 def test_processes_that_left_long_ago_make_room(tmp_path: Path) -> None:
     """A server that forks a worker a minute for days."""
-    with Recorder(new_meta("test", 1), tmp_path / "forks.case", max_left=20, bounded=True) as recorder:
+    with Recorder(
+        new_meta("test", 1), tmp_path / "forks.case", Limits(left_processes=20, file_samples=600)
+    ) as recorder:
         for pid in range(100, 1100):
             gone = Target(pid=pid, start_ticks=1, start_wall_ns=0)
             recorder.put([gone, Sample(pid=pid, t_ns=pid, rss_anon=1, rss_file=0, rss_shmem=0)])

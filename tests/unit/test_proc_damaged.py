@@ -86,9 +86,7 @@ def test_a_damaged_status_is_counted_and_the_watch_goes_on(tmp_path: Path) -> No
         text = status.read_text()
         status.write_text(text.replace("2048 kB", "² kB") if at % 2 == 0 else text.replace("² kB", "2048 kB"))
     assert (len(seen), tree.root_left) == (3, None)
-    assert [(loss.what, loss.count) for loss in tree.losses()] == [
-        ("readings of /proc that do not have its usual form", 2)
-    ]
+    assert [(loss.what, loss.count) for loss in tree.losses()] == [("reads of /proc that could not be parsed", 2)]
 
 
 def test_a_damaged_stat_is_said(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from memforensics.case.model import Anchor, Loss, Sample, Target
-from memforensics.jobs.observe.tree import Event, Record, new_meta
+from memforensics.jobs.observe.recorder import Record, new_meta
+from memforensics.jobs.observe.tree import Event
 from memforensics.jobs.watch.loop import recorder_for, watch_with
 from memforensics.report.json.watch import WatchTick
 from memforensics.target import Process

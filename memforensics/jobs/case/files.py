@@ -4,6 +4,8 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 
 from memforensics.errors import MemforensicsError, UsageError
@@ -42,6 +44,15 @@ def check_output(path: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def case_path(pid: int, folder: Path | None = None) -> Path:
+    """`memforensics-PID-TIME.case` in the folder (default: the state folder; MemforensicsError if there is none), with
+    a number at the end if that file exists."""
+    stem = f"memforensics-{pid}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = folder or state_folder()
+    names = chain([f"{stem}.case"], (f"{stem}-{number}.case" for number in count(2)))
+    return next(path for name in names if not os.path.lexists(path := folder / name))
 
 
 def state_folder(env: Mapping[str, str] = os.environ, *, root_folder: Path = Path("/var/lib")) -> Path:

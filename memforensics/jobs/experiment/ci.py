@@ -13,8 +13,9 @@ from pathlib import Path
 
 from memforensics.analysis.effects import ending
 from memforensics.case.model import EXIT_CODES, Case, Diagnosis, Verdict
-from memforensics.errors import ProbeFailed, TargetError, UsageError
-from memforensics.jobs.diagnose import OnProgress, case_path, diagnose
+from memforensics.errors import Interrupted, ProbeFailed, TargetError, UsageError
+from memforensics.jobs.case.files import case_path
+from memforensics.jobs.diagnose import OnProgress, investigate
 from memforensics.jobs.experiment.command import Started, started
 from memforensics.remedies.catalogue import Catalogue
 from memforensics.units import duration_text
@@ -76,9 +77,12 @@ def gate(
         if run.popen.poll() is None:
             path = record or case_path(run.pid, Path.cwd())
             with contextlib.suppress(TargetError):  # it ended while the look began
-                case, diagnosis = diagnose(
+                found = investigate(
                     run.pid, seconds, record=path, on_progress=on_progress, catalogue=catalogue, command="ci"
                 )
+                if found.interrupted:
+                    raise Interrupted(str(found.path))
+                case, diagnosis = found.case, found.diagnosis
         root = case.target(run.pid) if case is not None else None
         ended = None
         if root is None or root.left_how is not None:

@@ -13,7 +13,8 @@ from memforensics.case.model import Case, VariantResult, VariantRun
 from memforensics.errors import Interrupted, ProbeFailed, TargetError, UsageError
 from memforensics.jobs.experiment.command import started
 from memforensics.jobs.experiment.command_guard import TERM_SECONDS
-from memforensics.jobs.observe.tree import Recorder, TreeObserver, new_meta
+from memforensics.jobs.observe.recorder import Recorder, new_meta
+from memforensics.jobs.observe.tree import TreeObserver
 from memforensics.units import duration_text
 
 TICK_S = 0.5

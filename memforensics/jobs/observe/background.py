@@ -1,4 +1,4 @@
-"""Work beside the ticks: readings that take longer than a tick, one after another in a thread of their own.
+"""Background tasks: readings that take longer than a tick run one after another in a thread of their own.
 
 They only read, so a run that ends does not have to wait for them.
 """
@@ -7,25 +7,25 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from memforensics.jobs.observe.tree import Record
+from memforensics.jobs.observe.recorder import Record
 
-Work = Callable[[], Sequence[Record]]
-CLOSE_S = 5.0  # at most this long is the work under way waited for
+Task = Callable[[], Sequence[Record]]
+CLOSE_S = 5.0  # the longest wait for the task that runs
 
 
 class BackgroundTasks:
-    """A queue of readings. What they found, and the first error that was not foreseen, come out of `take`."""
+    """A queue of tasks. `take` returns what they found and raises the first error that a task did not handle."""
 
     def __init__(self) -> None:
-        self._queue: deque[Work] = deque()
+        self._queue: deque[Task] = deque()
         self._found: list[Record] = []
         self._error: BaseException | None = None
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def run(self, work: Work) -> None:
+    def run(self, task: Task) -> None:
         with self._change:
-            self._queue.append(work)
+            self._queue.append(task)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="background")
                 self._thread.start()
@@ -35,7 +35,7 @@ class BackgroundTasks:
         return self._thread is not None
 
     def take(self) -> list[Record]:
-        """What was found since the last call."""
+        """What the tasks found since the last call."""
         with self._change:
             found, self._found = self._found, []
             error, self._error = self._error, None
@@ -44,12 +44,12 @@ class BackgroundTasks:
         return found
 
     def wait(self, seconds: float = CLOSE_S) -> None:
-        """Until all that was asked for is done, or that time is over."""
+        """Waits until the queue is empty, or for `seconds`."""
         with self._change:
             self._change.wait_for(lambda: self._thread is None, timeout=seconds)
 
     def close(self) -> None:
-        """Drops what has not begun, and waits for what has."""
+        """Drops the tasks that have not started and waits for the one that runs."""
         with self._change:
             self._queue.clear()
         self.wait()
@@ -61,10 +61,10 @@ class BackgroundTasks:
                     self._thread = None
                     self._change.notify_all()
                     return
-                work = self._queue.popleft()
+                task = self._queue.popleft()
             try:
-                found: Sequence[Record] = work()
-            except BaseException as error:  # noqa: BLE001 - handed to the thread that takes
+                found: Sequence[Record] = task()
+            except BaseException as error:  # noqa: BLE001 - `take` raises it in the caller's thread
                 with self._change:
                     self._error = self._error or error
                 continue

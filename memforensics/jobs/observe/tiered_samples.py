@@ -1,11 +1,11 @@
-"""A line of readings that may go on for weeks and stays small: the newest whole, the older ever thinner.
+"""A series of readings that stays small for weeks: the newest are all kept, older ones ever more sparsely.
 
-Of the newest `newest` (as many as `most`, unless told) every reading is kept; of what is older one in 4, of what is
-older than 4 times that one in 16, and so on: `most` readings a level, one level more each time the line gets four times
-as long. At one a second, 96 a level and 192 of the newest, that is three minutes whole, 6 minutes at 4 s, 26 minutes at
-16 s, ...: 800 readings for a month.
+The newest tier keeps every one of its `newest` readings (default: `per_tier`). The next tier keeps one reading in 4 of
+what is older, the one after it one in 16, and so on: `per_tier` readings a tier, and one more tier each time the series
+gets four times as long. At one reading a second, 96 per tier and 192 in the newest, that is three minutes in full,
+6 minutes at 4 s, 26 minutes at 16 s, ...: 800 readings for a month.
 
-Which one of four stays is drawn: taking every fourth would show a saw-tooth of nearly that period as a slow rise.
+Which one of four is kept is random: keeping every fourth would show a saw-tooth of nearly that period as a slow rise.
 """
 
 import random
@@ -16,47 +16,48 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 ONE_OF = 4
+LEAST_PER_TIER = 2 * ONE_OF
 
 
 class TieredSamples(Generic[T]):
-    """A bounded line. `add` gives what had to go. The very first reading stays for good: growth counts from it."""
+    """A bounded series. The first reading is never dropped: growth counts from it."""
 
-    def __init__(self, most: int, *, newest: int | None = None, seed: int = 0) -> None:
-        if most < 2 * ONE_OF:
-            raise ValueError(f"a thinned line keeps at least {2 * ONE_OF} readings a level")
-        self._most = most
-        self._newest = max(newest or most, most)
+    def __init__(self, per_tier: int, *, newest: int | None = None, seed: int = 0) -> None:
+        if per_tier < LEAST_PER_TIER:
+            raise ValueError(f"a tier keeps at least {LEAST_PER_TIER} readings")
+        self._per_tier = per_tier
+        self._newest = max(newest or per_tier, per_tier)
         self._first: list[T] = []
-        self._levels: list[deque[T]] = [deque()]  # newest first
+        self._tiers: list[deque[T]] = [deque()]  # newest first
         self._random = random.Random(seed)
 
     def add(self, reading: T) -> list[T]:
-        """Appends; what is no longer kept."""
+        """Appends a reading; returns the readings that were dropped for it."""
         if not self._first:
             self._first.append(reading)
             return []
-        self._levels[0].append(reading)
-        gone: list[T] = []
-        for number, level in enumerate(self._levels):
-            if len(level) <= (self._most if number else self._newest):
+        self._tiers[0].append(reading)
+        dropped: list[T] = []
+        for number, tier in enumerate(self._tiers):
+            if len(tier) <= (self._per_tier if number else self._newest):
                 break
-            some = [level.popleft() for _ in range(ONE_OF)]
-            stays = some.pop(self._random.randrange(ONE_OF))
-            gone += some
-            if number + 1 == len(self._levels):
-                self._levels.append(deque([stays]))
+            oldest = [tier.popleft() for _ in range(ONE_OF)]
+            kept = oldest.pop(self._random.randrange(ONE_OF))
+            dropped += oldest
+            if number + 1 == len(self._tiers):
+                self._tiers.append(deque([kept]))
                 break
-            self._levels[number + 1].append(stays)
-        return gone
+            self._tiers[number + 1].append(kept)
+        return dropped
 
     def __iter__(self) -> Iterator[T]:
-        """In the order they came."""
+        """Oldest first."""
         yield from self._first
-        for level in reversed(self._levels):
-            yield from level
+        for tier in reversed(self._tiers):
+            yield from tier
 
     def __len__(self) -> int:
-        return len(self._first) + sum(map(len, self._levels))
+        return len(self._first) + sum(map(len, self._tiers))
 
     @property
     def first(self) -> T:
@@ -64,4 +65,4 @@ class TieredSamples(Generic[T]):
 
     @property
     def last(self) -> T:
-        return self._levels[0][-1] if self._levels[0] else self._first[0]
+        return self._tiers[0][-1] if self._tiers[0] else self._first[0]

@@ -11,7 +11,8 @@ from typing import Literal
 from memforensics.case.model import AllocationSite, ProbeStatus, TraceSummary
 from memforensics.errors import MemforensicsError, ProbeFailed, TargetError, UsageError
 from memforensics.jobs.observe.background import BackgroundTasks
-from memforensics.jobs.observe.tree import Record, Recorder, TreeObserver, new_meta
+from memforensics.jobs.observe.recorder import Limits, Record, Recorder, new_meta
+from memforensics.jobs.observe.tree import TreeObserver
 from memforensics.jobs.trace.view import ALL, EngineName, TraceView, Wanted, view_of
 from memforensics.probes.base import Budget, Probe
 from memforensics.target import Process
@@ -63,7 +64,7 @@ def trace_ticks(
         raise UsageError("bpftrace cannot bound its overhead", enable="--engine bcc")
     with contextlib.ExitStack() as opened:
         trees = [opened.enter_context(TreeObserver(pid, children=children)) for pid in roots]
-        recorder = opened.enter_context(Recorder(new_meta(COMMANDS[family], roots[0]), record))
+        recorder = opened.enter_context(Recorder(new_meta(COMMANDS[family], roots[0]), record, Limits()))
         run = _Run(trees, recorder, family, engine, children, seconds, wanted, overhead)
         yield from run.ticks(stop)
 
@@ -212,9 +213,9 @@ def _roots(pids: Sequence[int], children: bool) -> list[int]:
 
 
 def _audit_of(pid: int) -> Sequence[Record]:
-    from memforensics.jobs.diagnose import audit_of  # takes a while to import: not in the way of the first sites
+    from memforensics.jobs.hooks import audit_records  # a slow import, which must not delay the first sites
 
-    return audit_of(pid)
+    return audit_records(pid)
 
 
 def _probe(family: TracedFamily, engine: EngineName) -> Probe:

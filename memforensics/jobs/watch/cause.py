@@ -28,7 +28,7 @@ from memforensics.case.model import (
 )
 from memforensics.case.store import KINDS, CaseFile
 from memforensics.errors import MemforensicsError
-from memforensics.jobs.observe.tree import Record
+from memforensics.jobs.observe.recorder import Record
 from memforensics.units import MIB, NS_PER_S, duration_text
 
 SHORTEST_S, LONGEST_S = 12.0, 60.0

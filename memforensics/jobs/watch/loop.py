@@ -15,10 +15,11 @@ from typing import Literal, Protocol
 
 from memforensics.analysis.diagnosis import AnalysisCache
 from memforensics.analysis.series import Series, total_series
-from memforensics.case.model import Case, CaseMeta, Diagnosis, Loss, ProbeStatus, Sample, Snapshot, Target
+from memforensics.case.model import Case, CaseMeta, Diagnosis, Loss, Sample, Snapshot, Target
 from memforensics.errors import MemforensicsError, TargetError
 from memforensics.jobs.case.conclude import conclude_case
-from memforensics.jobs.observe.tree import Event, Record, Recorder, TreeObserver, new_meta
+from memforensics.jobs.observe.recorder import Limits, Record, Recorder, new_meta, probe_failed
+from memforensics.jobs.observe.tree import Event, TreeObserver
 from memforensics.jobs.watch.cause import CauseSearch
 from memforensics.probes.proc.snapshot_cache import Earlier
 from memforensics.probes.proc.snapshots import take_snapshot
@@ -29,11 +30,14 @@ from memforensics.units import NS_PER_S
 
 Until = Literal["growing", "leak"]
 
-SAMPLES_KEPT = 96  # a process and level of thinning, in memory
-NEWEST_KEPT = 192  # of the newest level: three minutes whole at 1 s, in which the beginning of a leak is seen
-SNAPSHOTS_KEPT = 8  # a process
-MAPPINGS_KEPT = 40_000  # of a process, in all its snapshots
-LEFT_KEPT = 64  # processes that left
+LIMITS = Limits(
+    samples=96,
+    newest_samples=192,  # three minutes in full at 1 s, which show the beginning of a leak
+    snapshots=8,
+    mappings=40_000,
+    left_processes=64,
+    file_samples=600,
+)
 SNAPSHOT_EVERY_S = 5.0, 15.0  # at the soonest: in the beginning, later
 JUDGE_EVERY_S = 0.5, 10.0  # the same
 LATER = 0.05  # of the time seen
@@ -117,13 +121,8 @@ def recorder_for(meta: CaseMeta, path: Path | None, *, clock: Callable[[], int] 
     return Recorder(
         meta,
         path,
-        max_samples=SAMPLES_KEPT,
-        newest_samples=NEWEST_KEPT,
-        max_snapshots=SNAPSHOTS_KEPT,
-        max_mappings=MAPPINGS_KEPT,
-        max_left=LEFT_KEPT,
+        LIMITS,
         commit_every_s=COMMIT_EVERY_S,
-        bounded=True,
         tolerant=True,
         clock=clock,
     )
@@ -305,11 +304,7 @@ class _Watch:
             except TargetError:
                 continue  # the next tick tells how it left
             except MemforensicsError as error:
-                found = [
-                    ProbeStatus(
-                        name="snapshots", pid=process.pid, status="partial", why=str(error), enable=error.enable
-                    )
-                ]
+                found = [probe_failed("snapshots", error, pid=process.pid, status="partial")]
             self.recorder.put(found)
         for gone in self.earlier.keys() - self.observer.members.keys():
             del self.earlier[gone]
