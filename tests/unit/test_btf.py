@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from memforensics.probes.ebpf.loader.btf import TO_FILESYSTEM, VMLINUX, offsets
+from memforensics.probes.ebpf.loader.btf import FILESYSTEM_PATH, VMLINUX, offsets
 
 INT, STRUCT, FUNCTION_TYPE = 1, 4, 13
 
@@ -49,11 +49,11 @@ def test_what_is_not_there_is_not_guessed() -> None:
 
 def test_another_file_is_no_btf() -> None:
     with pytest.raises(ValueError, match="bad magic"):
-        offsets(bytes(64), TO_FILESYSTEM)
+        offsets(bytes(64), FILESYSTEM_PATH)
 
 
 @pytest.mark.skipif(not VMLINUX.exists(), reason="this kernel has no BTF")
 def test_this_kernels_files_lead_to_their_filesystem() -> None:
-    found = offsets(VMLINUX.read_bytes(), TO_FILESYSTEM)
+    found = offsets(VMLINUX.read_bytes(), FILESYSTEM_PATH)
     assert found is not None
     assert all(offset % 8 == 0 for offset in found)

@@ -9,8 +9,9 @@ import pytest
 
 from memforensics.errors import PermissionNeeded, ToolMissing
 from memforensics.jobs.doctor import Examination
+from memforensics.probes.ebpf.loader.btf import BtfKind, type_id
 from memforensics.probes.ebpf.loader.engine import tracefs
-from memforensics.probes.ebpf.loader.feature_probe import KINDS, _btf_id
+from memforensics.probes.ebpf.loader.feature_probe import PROGRAM_TYPES
 from memforensics.probes.host.machine import CAPABILITIES, Check, _capability, _kernel, _settings, pod_setting
 
 NONE, ALL = 0, sum(1 << bit for bit, _ in CAPABILITIES.values())
@@ -94,14 +95,14 @@ def test_a_type_is_found_in_btf() -> None:
     )
     header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
     data = header + types + strings
-    assert (_btf_id(data, "wanted", 8), _btf_id(data, "wanted", 12)) == (4, 5)
-    assert _btf_id(data, "absent", 8) == 0
+    assert (type_id(data, "wanted", BtfKind.TYPEDEF), type_id(data, "wanted", BtfKind.FUNC)) == (4, 5)
+    assert type_id(data, "absent", BtfKind.TYPEDEF) == 0
     with pytest.raises(ValueError, match="magic"):
-        _btf_id(b"\0" * 64, "wanted", 8)
+        type_id(bytes(64), "wanted", BtfKind.TYPEDEF)
 
 
-def test_kinds_have_names_of_their_own() -> None:
-    assert len({kind.name for kind in KINDS}) == len(KINDS)
+def test_program_types_have_distinct_names() -> None:
+    assert len({kind.name for kind in PROGRAM_TYPES}) == len(PROGRAM_TYPES)
 
 
 TRACEFS_MOUNT = "30 24 0:12 / /sys/kernel/tracing rw,nosuid - tracefs nodev rw\n"

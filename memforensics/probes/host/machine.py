@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memforensics.errors import MemforensicsError, PermissionNeeded, ToolMissing
-from memforensics.probes.ebpf.loader import feature_probe as kinds
+from memforensics.probes.ebpf.loader import feature_probe
 from memforensics.probes.ebpf.loader.engine import import_bcc, tracefs
 from memforensics.target.pagemap import Pagemap
 from memforensics.target.parse import parse_status
@@ -67,8 +67,8 @@ def check_host(proc: Path = Path("/proc"), sys_root: Path = Path("/sys")) -> Ite
     for name, (bit, use) in CAPABILITIES.items():
         yield _capability(name, bit, use, effective, bounding)
     yield from _namespaces(proc)
-    for kind in kinds.KINDS:
-        yield _program_kind(kind, sys_root)
+    for kind in feature_probe.PROGRAM_TYPES:
+        yield _program_type(kind, sys_root)
     yield from _maps_and_events()
     yield from _tracefs()
     yield _bcc()
@@ -176,9 +176,9 @@ def _namespaces(proc: Path) -> Iterator[Check]:
     yield Check("container", True, ", ".join(found) if found else "none seen")
 
 
-def _program_kind(kind: kinds.Kind, sys_root: Path) -> Check:
+def _program_type(kind: feature_probe.ProgramType, sys_root: Path) -> Check:
     name, essential = f"BPF program: {kind.name}", kind.name == "tracepoint"
-    tried = kinds.load(kind, sys_root / "kernel/btf/vmlinux")
+    tried = feature_probe.program_type(kind, sys_root / "kernel/btf/vmlinux")
     if not tried.ok:
         enable = _SEE_CAPS + pod_setting("CAP_BPF", "CAP_PERFMON")
         if os.geteuid() == 0:
@@ -196,9 +196,9 @@ def _program_kind(kind: kinds.Kind, sys_root: Path) -> Check:
 
 def _maps_and_events() -> Iterator[Check]:
     enable = _SEE_CAPS + pod_setting("CAP_BPF", "CAP_PERFMON")
-    ring = kinds.ring_buffer()
+    ring = feature_probe.ring_buffer()
     yield Check("BPF ring buffer", ring.ok, ring.why or "created", "" if ring.ok else enable, True)
-    sampling = kinds.perf_sampling()
+    sampling = feature_probe.perf_sampling()
     yield Check("perf events", sampling.ok, sampling.why or "opened", "" if sampling.ok else enable)
 
 
@@ -235,7 +235,7 @@ def _tracefs() -> Iterator[Check]:
     except (OSError, ValueError) as error:
         yield Check("attach to a tracepoint", False, str(error), _SEE_CAPS + pod_setting("CAP_PERFMON"), True)
         return
-    tried = kinds.attach_tracepoint(identity)
+    tried = feature_probe.attach_tracepoint(identity)
     enable = "" if tried.ok else _SEE_CAPS + pod_setting("CAP_PERFMON")
     yield Check("attach to a tracepoint", tried.ok, tried.why or "opened sys_enter_mmap", enable, True)
 

@@ -24,12 +24,11 @@ from memforensics.probes.ebpf.loader import objects
 from memforensics.probes.ebpf.loader.compile_cache import compiled, linked
 from memforensics.probes.ebpf.loader.objects import Table
 from memforensics.probes.ebpf.loader.ring_buffer import Ring, wait_for_any
+from memforensics.probes.ebpf.loader.syscalls import MACHINES
 
 SOURCES = Path(__file__).parent.parent / "bpf"
 DIST_PACKAGES = "/usr/lib/python3/dist-packages"
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
-# bcc compiles for the machine that ARCH names, which people who build kernels have set for theirs.
-_ARCH = {"x86_64": "x86", "aarch64": "arm64"}
 MOUNT_TRACEFS = "mount -t tracefs nodev /sys/kernel/tracing"
 
 _INIT_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
@@ -197,8 +196,11 @@ class Engine:
         self._bcc = import_bcc()
         flags = [f"-D{name}={value}" for name, value in defines.items()]
         flags += ["-I/usr/include", f"-I/usr/include/{platform.machine()}-linux-gnu", "-w", "-g0"]
-        arch = _ARCH.get(platform.machine(), platform.machine())
-        with _environment("BCC_KERNEL_SOURCE", str(SOURCES)), _environment("ARCH", arch), _captured_stderr() as said:
+        with (
+            _environment("BCC_KERNEL_SOURCE", str(SOURCES)),
+            _environment("ARCH", _bcc_arch()),
+            _captured_stderr() as said,
+        ):
             try:
                 self._code = compiled(self._bcc, one_text(source), flags)
             except Exception as error:
@@ -345,6 +347,12 @@ def one_text(source: str) -> bytes:
         return (SOURCES / match[1]).read_text()
 
     return re.sub(r'^#include "([\w.]+)"$', included, (SOURCES / source).read_text(), flags=re.MULTILINE).encode()
+
+
+def _bcc_arch() -> str:
+    """The machine that bcc compiles for. Otherwise bcc reads ARCH, which people who build kernels set for theirs."""
+    machine = MACHINES.get(platform.machine())
+    return machine.bcc_arch if machine else platform.machine()
 
 
 def _has_bpf_capability() -> bool:

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import platform
 import re
 import resource
 import signal
@@ -15,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from memforensics.errors import ProbeFailed
+from memforensics.probes.ebpf.loader.syscalls import ATTRIBUTE_BYTES, BpfCommand, bpf
 
-_SYSCALL = {"x86_64": 321, "aarch64": 280}
-_MAP_CREATE, _PROG_LOAD, _ENABLE_STATS = 0, 5, 32  # include/uapi/linux/bpf.h, enum bpf_cmd
 _TRACEPOINT = 5  # enum bpf_prog_type
 _PER_CPU = {5, 6, 10}  # enum bpf_map_type: PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
-_ATTRIBUTES = 128  # bytes of union bpf_attr; what follows the fields we know is zero
 _LOG_BYTES = 1 << 20
 _LOAD_ATTEMPTS = 8
 
@@ -37,33 +34,20 @@ class MapSpec:
     flags: int
 
 
-def _bpf(command: int, attributes: bytearray, size: int = _ATTRIBUTES) -> int:
-    number = _SYSCALL.get(platform.machine())
-    if number is None:
-        raise OSError(errno.ENOSYS, f"bpf(2) is not known on {platform.machine()}")
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = (ctypes.c_char * len(attributes)).from_buffer(attributes)
-    result = int(libc.syscall(ctypes.c_long(number), ctypes.c_long(command), buffer, ctypes.c_long(size)))
-    if result < 0:
-        why = ctypes.get_errno()
-        raise OSError(why, os.strerror(why))
-    return result
-
-
 def enable_stats() -> int | None:
     """Has the kernel count run time while the descriptor is open (Linux 5.8). None where it does not, or not for us."""
     try:
-        return _bpf(_ENABLE_STATS, bytearray(_ATTRIBUTES), 4)  # BPF_STATS_RUN_TIME
+        return bpf(BpfCommand.ENABLE_STATS, bytearray(ATTRIBUTE_BYTES), 4)  # BPF_STATS_RUN_TIME
     except OSError:
         return None
 
 
 def create_map(spec: MapSpec) -> int:
     """OSError."""
-    attributes = bytearray(_ATTRIBUTES)
+    attributes = bytearray(ATTRIBUTE_BYTES)
     struct.pack_into("<IIIII", attributes, 0, spec.kind, spec.key_size, spec.value_size, spec.capacity, spec.flags)
     struct.pack_into("15s", attributes, 28, re.sub(r"\W", "_", spec.name).encode()[:15])  # map_name
-    return _bpf(_MAP_CREATE, attributes)
+    return bpf(BpfCommand.MAP_CREATE, attributes)
 
 
 def load_program(name: str, code: bytes) -> int:
@@ -82,7 +66,7 @@ def load_program(name: str, code: bytes) -> int:
 
 def _load(name: str, code: bytes, log: Any) -> int:
     license_, text = ctypes.create_string_buffer(b"GPL"), ctypes.create_string_buffer(code, len(code))
-    attributes = bytearray(_ATTRIBUTES)
+    attributes = bytearray(ATTRIBUTE_BYTES)
     struct.pack_into(
         "<IIQQ", attributes, 0, _TRACEPOINT, len(code) // 8, ctypes.addressof(text), ctypes.addressof(license_)
     )
@@ -92,11 +76,11 @@ def _load(name: str, code: bytes, log: Any) -> int:
     with _no_signals():
         for _ in range(_LOAD_ATTEMPTS - 1):
             try:
-                return _bpf(_PROG_LOAD, attributes)
+                return bpf(BpfCommand.PROG_LOAD, attributes)
             except OSError as error:
                 if error.errno != errno.EAGAIN:
                     raise
-        return _bpf(_PROG_LOAD, attributes)
+        return bpf(BpfCommand.PROG_LOAD, attributes)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from memforensics.probes.ebpf.loader import layout
-from memforensics.probes.ebpf.loader.btf import to_filesystem
+from memforensics.probes.ebpf.loader.btf import filesystem_offsets
 from memforensics.probes.ebpf.loader.engine import hash_flags
 from memforensics.probes.ebpf.loader.layout import LiveRange
 from memforensics.probes.ebpf.loader.program_set import Sizes, StackPrograms
@@ -18,7 +18,7 @@ SAMPLE_PERIOD = 256  # ... and beyond, one of so many: a power of two
 ALL_SAMPLED_LEVEL = 8  # from that level on, WALKS_PER_WINDOW draw lots too
 SWEEP_AT = 1 << 15  # closed entries in the table of live mappings
 
-FILESYSTEM_DEFINES = ("TASK_FILES", "FILES_FDT", "FDT_FD", "FILE_INODE", "INODE_SB", "SB_MAGIC")  # of TO_FILESYSTEM
+FILESYSTEM_DEFINES = ("TASK_FILES", "FILES_FDT", "FDT_FD", "FILE_INODE", "INODE_SB", "SB_MAGIC")  # of FILESYSTEM_PATH
 TRACEPOINTS = {
     "syscalls:sys_exit_mmap": "on_mmap_exit",
     "syscalls:sys_enter_munmap": "on_munmap_enter",
@@ -45,7 +45,7 @@ class MmapPrograms(StackPrograms):
     def __init__(self, *, files: bool, python: bool, sizes: Sizes | None = None, max_live: int | None = None) -> None:
         live = max_live or (MAX_LIVE if hash_flags() else MAX_LIVE_PREALLOCATED)
         defines = {"MAX_LIVE": live, "TRACK_FILES": int(files), "KNOWS_FILESYSTEMS": 0}
-        known = to_filesystem()
+        known = filesystem_offsets()
         if known is not None:
             defines |= dict(zip(FILESYSTEM_DEFINES, known, strict=True), KNOWS_FILESYSTEMS=1)
         super().__init__("mmap.bpf.c", defines, layout.TARGET, python=python, sizes=sizes or Sizes())
