@@ -1,12 +1,12 @@
-"""Who makes it grow: sites -> findings without a cause (the catalogue adds that) and without a verdict (verdict.py).
+"""Groups allocation sites and names the code that makes memory grow. The findings have no cause yet (the catalogue adds
+it) and no verdict (verdict.py adds it). Pure.
 
-Ranked by outstanding growth, not by traffic: in the reference case 65 guilty mmaps a second hide among 60,000 innocent
-ones. Growth by mapping address misleads (mappings merge and move), growth by stack does not.
-"""
+Groups are ranked by outstanding growth, not by traffic: in the reference case 65 leaking mmaps a second are hidden
+among 60,000 balanced ones. They are grouped by stack, not by address, because mappings merge and move."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from memforensics.analysis.application import package_path
 from memforensics.analysis.frames import (
@@ -19,6 +19,7 @@ from memforensics.analysis.frames import (
     layer_of,
     mark_hooks,
 )
+from memforensics.analysis.ownership import LAYER_NAMES
 from memforensics.analysis.trend import fit_trend
 from memforensics.case.model import (
     AllocationSite,
@@ -37,12 +38,12 @@ from memforensics.case.model import (
 )
 from memforensics.units import MIB, NS_PER_MINUTE, NS_PER_S, counted_text, rate_text, size_text
 
-MINIMUM_BYTES_PER_MINUTE = 1 * MIB  # a group of sites below this is no finding
-MINIMUM_SHARE = 0.05  # nor one below this share of the growth
+MINIMUM_BYTES_PER_MINUTE = 1 * MIB  # a slower group of sites is not a finding
+MINIMUM_SHARE = 0.05  # of the growth: a smaller group is not a finding
 SITES_CITED = 5
 PROCESSES_CITED = 3  # of those with an equal finding
-SITES_TRIED = 12  # each by itself, of a group that comes and goes
-OWNED_SHARE = 0.5  # of what a stack maps: so much at least grows in the layer that it belongs to
+SITES_TRIED = 12  # of a group that does not grow in a line, each judged alone
+OWNED_SHARE = 0.5  # of what a group maps: the layer that owns it grew by at least this much
 HEAPS: tuple[Layer, ...] = ("native-heap", "python-object", "jvm-heap")
 _RUNTIME_HEAPS: tuple[Layer, ...] = (*HEAPS, "jvm-native")
 HEAP_REQUEST_ONLY = "this code made the heap grow; the leak may be elsewhere"
@@ -50,23 +51,23 @@ HEAP_REQUEST_ONLY = "this code made the heap grow; the leak may be elsewhere"
 
 @dataclass(frozen=True, slots=True)
 class SiteGroup:
-    """Sites that one person would mend at one place: of one process, or the same place in several."""
+    """Sites that are fixed at one place in the code, in one process or in several that run the same code."""
 
     pid: int
     layer: Layer
     inside: str | None
     culprit: Culprit | None
     sites: tuple[AllocationSite, ...]
-    stacks: tuple[Stack, ...]  # of the sites, hook frames marked
+    stacks: tuple[Stack, ...]  # of each site, with hook frames marked
     growth_bytes: int  # resident growth since the trace began
     trend: Trend | None = None
-    bytes_per_minute: tuple[float | None, ...] = field(default=())  # of each site
-    pids: tuple[int, ...] = field(default=())  # of several processes, the largest site first; empty: `pid`
+    bytes_per_minute: tuple[float | None, ...] = ()  # of each site
+    pids: tuple[int, ...] = ()  # of several processes, the one with the largest site first; empty: `pid` alone
 
 
 def group_sites(case: Case) -> list[SiteGroup]:
-    """All anonymous sites with outstanding memory, grouped, most growth first. Sites of faults name who touches memory,
-    not who holds it (the leaker may have none): never a culprit."""
+    """All anonymous sites with outstanding memory, most growth first. Sites of page faults are left out: they show who
+    touches memory, not who holds it."""
     grouped: dict[tuple[object, ...], list[_Held]] = defaultdict(list)
     for site in case.sites:
         if site.outstanding_bytes <= 0 or site.file_backed or site.kind == "fault":
@@ -82,7 +83,7 @@ def group_sites(case: Case) -> list[SiteGroup]:
                 pid=first.site.pid,
                 layer=layer_of(first.site),
                 inside=first.inside,
-                culprit=_most(members),
+                culprit=_largest_culprit(members),
                 sites=tuple(held.site for held in members),
                 stacks=tuple(held.stack for held in members),
                 growth_bytes=sum(_resident(held.site) for held in members),
@@ -93,17 +94,17 @@ def group_sites(case: Case) -> list[SiteGroup]:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """One site, and whose it is."""
+    """One site and the code that holds its memory."""
 
     site: AllocationSite
     stack: Stack  # hook frames marked
     inside: str | None
     culprit: Culprit | None
-    key: tuple[object, ...]  # sites with the same one belong together
+    key: tuple[object, ...]  # sites with equal keys form a group
 
 
 def stack_and_culprit(case: Case, site: AllocationSite) -> tuple[Stack, Culprit | None]:
-    """The site's stack, hook frames marked, and whom it names."""
+    """The site's stack with hook frames marked, and the code that it names."""
     held = _held(case, site)
     return held.stack, held.culprit
 
@@ -113,7 +114,7 @@ def _held(case: Case, site: AllocationSite) -> _Held:
     named = culprit_frame(stack.frames, inside)
     culprit = _culprit(case, site.pid, named, caller_of(stack.frames))
     if inside is None and extends_heap(site):
-        where: tuple[object, ...] = ()  # a heap is one thing, whoever asked
+        where: tuple[object, ...] = ()  # a heap is one group, whichever code requested memory
         if culprit is not None:
             function = None if is_v8_heap(stack.frames) else culprit.function
             culprit = replace(culprit, extends=True, function=function)
@@ -126,8 +127,8 @@ def _held(case: Case, site: AllocationSite) -> _Held:
     return _Held(site, stack, inside, culprit, (site.pid, layer_of(site), inside, *where))
 
 
-def _most(members: Sequence[_Held]) -> Culprit | None:
-    """The culprit of the most bytes; of a heap, whoever asked most often, by bytes, in whichever line."""
+def _largest_culprit(members: Sequence[_Held]) -> Culprit | None:
+    """The culprit of the most bytes, summed over the lines of a function."""
     grown: dict[tuple[object, ...], int] = defaultdict(int)
     first: dict[tuple[object, ...], Culprit | None] = {}
     for held in members:
@@ -139,8 +140,9 @@ def _most(members: Sequence[_Held]) -> Culprit | None:
 
 
 def with_trends(case: Case, groups: Sequence[SiteGroup], limit: int = 8) -> list[SiteGroup]:
-    """The first `limit` groups with the trend of their resident outstanding bytes. Where a group comes and goes, and
-    some of its lines only come, these are the group: one function may ask for what is kept and for what is not."""
+    """The first `limit` groups with the trend of their resident outstanding bytes. If a group does not grow in a line
+    but some of its sites do, the group is reduced to those: one function may map both what is kept and what is
+    freed."""
     out = []
     for group in groups[:limit]:
         trend = _trend(case, group)
@@ -171,9 +173,9 @@ Grown = Mapping[int, Mapping[Layer, int]]  # PID -> bytes that each layer grew b
 
 
 def by_owner(groups: Sequence[SiteGroup], grown: Grown) -> list[SiteGroup]:
-    """The groups with the layers that their mappings turned out to belong to. A stack tells how memory was asked for,
-    and a runtime asks for its heap like anyone: where anonymous memory did not grow as it should have, and a heap did
-    by as much that nobody else explains, it was the heap's."""
+    """The groups with the layer that owns their mappings. A runtime maps its heap like any other code, so a stack alone
+    does not show that the memory is a heap's. If anonymous memory grew too little for a group, and a heap grew by that
+    much without another group to explain it, the group belongs to the heap."""
     found: dict[object, list[SiteGroup]] = defaultdict(list)
     for group in groups:
         layer = _owner(group, groups, grown.get(group.pid, {}))
@@ -199,7 +201,7 @@ def _owner(group: SiteGroup, groups: Sequence[SiteGroup], grown: Mapping[Layer, 
 
 
 def _joined(groups: Sequence[SiteGroup]) -> SiteGroup:
-    """Several as one, named by the largest."""
+    """One group of several, named after the largest."""
     if len(groups) == 1:
         return groups[0]
     pairs = [pair for group in groups for pair in zip(group.sites, group.stacks, strict=True)]
@@ -214,9 +216,9 @@ def _joined(groups: Sequence[SiteGroup]) -> SiteGroup:
 
 
 def draft_findings(case: Case, growth_bytes: int, seconds: float, grown: Grown | None = None) -> list[Finding]:
-    """Findings without cause and verdict, most growth first; equal ones of several processes are one. `growth_bytes`:
-    of the tree, in the observed `seconds`; a group that is neither a share of that nor grows by itself is left out.
-    `grown`: by the owners of mappings."""
+    """Findings without cause and verdict, most growth first. Equal findings of several processes are one.
+    `growth_bytes`: of the tree, in the observed `seconds`; groups below the minimum share or rate are left out.
+    `grown`: growth by layer, from the owners of mappings."""
     findings = []
     for group in with_trends(case, _equal_as_one(by_owner(group_sites(case), grown or {}))):
         rate = group.trend.rate if group.trend else None
@@ -229,8 +231,8 @@ def draft_findings(case: Case, growth_bytes: int, seconds: float, grown: Grown |
 
 
 def _equal_as_one(groups: Sequence[SiteGroup]) -> list[SiteGroup]:
-    """Groups of several processes that name the same code, by file names and functions, as one. Groups whose code was
-    not seen are equal to no other; of one process, neither are two that differ in what the code calls."""
+    """Joins groups of several processes that name the same code (file names and functions). Groups without a culprit
+    stay apart, and so do two groups of one process."""
     equal: dict[tuple[object, ...], list[SiteGroup]] = defaultdict(list)
     seen: Counter[tuple[object, ...]] = Counter()
     for group in sorted(groups, key=lambda g: -g.growth_bytes):
@@ -247,7 +249,8 @@ def _equal_as_one(groups: Sequence[SiteGroup]) -> list[SiteGroup]:
 
 
 def of_each_process(finding: Finding, enrich: Callable[[Finding], Finding]) -> Finding:
-    """The finding with the evidence that `enrich` adds to it as one of each of its processes, each kind once."""
+    """The finding with the evidence that `enrich` adds for each of its processes. Each kind of evidence is added
+    once."""
     evidence = list(finding.evidence)
     for pid in finding.pids:
         own = replace(finding, pid=pid, sites=tuple(site for site in finding.sites if site.pid == pid))
@@ -257,7 +260,7 @@ def of_each_process(finding: Finding, enrich: Callable[[Finding], Finding]) -> F
 
 
 def sum_rates(rates: Iterable[Rate | None]) -> Rate | None:
-    """Of several that grow together; None where none is known."""
+    """The sum of the known rates. None if none is known."""
     known = [rate for rate in rates if rate is not None]
     if not known:
         return None
@@ -270,8 +273,7 @@ def sum_rates(rates: Iterable[Rate | None]) -> Rate | None:
 
 
 def site_rate(site: AllocationSite) -> float | None:
-    """Bytes a minute that stay outstanding at this site, over its life in the trace; None when that is too short,
-    or it is a single mapping."""
+    """Growth of the site's outstanding bytes in bytes a minute. None for a timeline under 1 s, or a single mapping."""
     points = site.timeline
     is_one = site.outstanding_count == 1 and site.kind != "mremap"
     if is_one or len(points) < 2 or points[-1].t_ns - points[0].t_ns < NS_PER_S:
@@ -301,21 +303,21 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
     evidence = [
         EvidenceItem(
             kind="stack",
-            text=f"{size_text(group.growth_bytes)} of what was mapped since the trace began is resident and still "
-            f"outstanding here, in {counted_text(sum(s.outstanding_count for s in group.sites), 'mapping')}",
+            text=f"{size_text(group.growth_bytes)} mapped here since the trace began is outstanding and resident, in "
+            f"{counted_text(sum(s.outstanding_count for s in group.sites), 'mapping')}",
             ref=refs,
         )
     ]
     if len(group.pids) > 1:
-        together = f", {rate_text(rate.estimate)} together" if rate else ""
-        text = f"in each of {len(group.pids)} processes{together}: {', '.join(map(str, group.pids))}"
+        total = f" ({rate_text(rate.estimate)} in total)" if rate else ""
+        text = f"the same code grows in {len(group.pids)} processes{total}: {', '.join(map(str, group.pids))}"
         evidence.insert(0, EvidenceItem(kind="members", text=text, ref=refs))
     if rate is not None:
         evidence.append(
             EvidenceItem(
                 kind="rate",
-                text=f"these mappings grow by {rate_text(rate.estimate)}, between {rate_text(rate.low)} "
-                f"and {rate_text(rate.high)}",
+                text=f"these mappings grow {rate_text(rate.estimate)} (interval: {rate_text(rate.low)} to "
+                f"{rate_text(rate.high)})",
                 ref=refs,
             )
         )
@@ -323,7 +325,7 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
         evidence.append(
             EvidenceItem(
                 kind="inside",
-                text=f"mmap inside {group.inside}: the memory is asked for while the program gives memory back",
+                text=f"mmap inside {group.inside}: the memory is mapped while the program frees memory",
                 ref=refs,
             )
         )
@@ -348,7 +350,7 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
 
 
 def _cited(group: SiteGroup) -> Iterator[tuple[AllocationSite, Stack, float | None]]:
-    """The largest sites, of a few of its processes, each with its rate."""
+    """The largest sites of a few processes of the group, each with its stack and rate."""
     rates = group.bytes_per_minute or (None,) * len(group.sites)
     left = dict.fromkeys(group.pids[:PROCESSES_CITED] or (group.pid,), SITES_CITED)
     for site, stack, rate in zip(group.sites, group.stacks, rates, strict=True):
@@ -358,15 +360,15 @@ def _cited(group: SiteGroup) -> Iterator[tuple[AllocationSite, Stack, float | No
 
 
 def _title(group: SiteGroup) -> str:
-    culprit = group.culprit
+    culprit, name = group.culprit, LAYER_NAMES[group.layer]
     if culprit is None:
         if group.layer in HEAPS:
-            return f"{group.layer} grows; whose code asks was not seen"
-        return f"memory of {group.layer} that is mapped and not given back"
+            return f"{name} grows; the captured stacks name no code"
+        return f"{name} is mapped and not freed; the captured stacks name no code"
     if culprit.extends:
-        return f"{group.layer} grows; most of it is requested under {place_of(culprit)}"
+        return f"{name} grows; most of it is requested under {place_of(culprit)}"
     if group.layer == "thread-stack":
-        return f"stacks of threads that {place_of(culprit)} starts stay"
+        return f"Stacks of threads started by {place_of(culprit)} stay mapped"
     if group.inside is not None:
         return f"{culprit.library} maps memory inside {group.inside} and keeps it"
     return f"{place_of(culprit)} maps memory that stays outstanding"
@@ -376,7 +378,8 @@ NO_APPLICATION = "no application code on this stack"
 
 
 def nearest_item(culprit: Culprit | None, ref: str) -> EvidenceItem | None:
-    """Says that no code of the application is on the stack, and names the nearest Python function of a library."""
+    """Evidence that the stack has no application code, with the nearest Python function of a library. None if it
+    has."""
     caller = culprit.caller if culprit else None
     if caller is None or caller.application:
         return None
@@ -386,7 +389,7 @@ def nearest_item(culprit: Culprit | None, ref: str) -> EvidenceItem | None:
 
 
 def place_of(culprit: Culprit) -> str:
-    """keep in cache.py, pool_grow in libpool.so."""
+    """E.g. `keep in cache.py`, `pool_grow in libpool.so`."""
     return f"{culprit.function} in {culprit.library}" if culprit.function else culprit.library
 
 
@@ -395,7 +398,7 @@ def _culprit(case: Case, pid: int, named: Frame | None, caller: Caller | None) -
         return None
     if named.kind == "python":
         if caller is None:
-            return None  # nothing but what starts other code
+            return None  # launchers only
         library = basename(caller.file) if caller.application else package_path(caller.file)
         return Culprit(library=library, path=caller.file, function=caller.function, caller=caller)
     module = next((m for m in case.modules if m.pid == pid and m.path == named.module), None)
@@ -415,7 +418,8 @@ def _hook_version(hooks: Iterable[Hook], path: str | None) -> str | None:
 
 
 def _resident_share(site: AllocationSite) -> float:
-    """Resident over outstanding, 0 to 1; 1 where residency was not read, but of what is only reserved."""
+    """Resident bytes over outstanding bytes, 0 to 1. If residency was not read: 0 for reserved address space, else
+    1."""
     if site.resident_bytes is None or site.outstanding_bytes <= 0:
         return 0.0 if is_reserved_heap(site) else 1.0
     return min(1.0, site.resident_bytes / site.outstanding_bytes)
@@ -426,7 +430,7 @@ def _resident(site: AllocationSite) -> int:
 
 
 def _timeline(case: Case, group: SiteGroup) -> tuple[list[float], list[float]]:
-    """Resident outstanding bytes of the whole group on a common time axis, from the start of the trace (0 bytes)."""
+    """Resident outstanding bytes of the group: seconds since the trace began, bytes. It begins with 0 bytes."""
     pids = {site.pid for site in group.sites}
     traces = [trace for trace in case.traces if trace.pid in pids]
     began = min((t.began_ns for t in traces), default=min(s.first_ns for s in group.sites))

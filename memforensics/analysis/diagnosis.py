@@ -10,10 +10,10 @@ from functools import cached_property, partial
 from memforensics.analysis import series
 from memforensics.analysis.blame import HEAPS, draft_findings, of_each_process, sum_rates
 from memforensics.analysis.diff import diff
-from memforensics.analysis.headline import LAYER_NAMES, MORE_PROCESSES, code_of, headline
+from memforensics.analysis.headline import MORE_PROCESSES, code_of, headline
 from memforensics.analysis.hook_meanings import hook_meanings
 from memforensics.analysis.next_steps import next_step_for_finding, next_step_for_report
-from memforensics.analysis.ownership import Totals, kernel_totals, totals, waterfall
+from memforensics.analysis.ownership import LAYER_NAMES, Totals, kernel_totals, totals, waterfall
 from memforensics.analysis.survival import with_survival
 from memforensics.analysis.threads import with_threads
 from memforensics.analysis.trend import verdict_of_trend

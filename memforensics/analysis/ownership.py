@@ -57,6 +57,21 @@ MARK_OWNERS: dict[str, tuple[str, Layer]] = {
     "go-runtime": ("Go runtime's records", "native-heap"),
     "v8-heap": ("V8 heap (JavaScript)", "native-heap"),
 }
+# How a sentence calls a layer.
+LAYER_NAMES: dict[Layer, str] = {
+    "anon-mmap": "Anonymous memory",
+    "native-heap": "C heap",
+    "python-object": "Python heap",
+    "allocator-retention": "Freed memory that the allocator keeps",
+    "thread-stack": "Thread stack memory",
+    "shmem": "Shared memory",
+    "file": "Mapped file memory",
+    "jvm-heap": "Java heap",
+    "jvm-native": "JVM memory outside its heap",
+    "gpu": "GPU memory",
+    "device": "Device memory",
+    "unattributed": "Memory",
+}
 FILE_MARKS = ("tmpfs-file", "weights-file", "tmpfs-weights-file")
 HUGETLB = "hugetlb"
 HUGE_PAGES = "huge pages (hugetlb)"

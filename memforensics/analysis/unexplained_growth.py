@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from memforensics.analysis.blame import HEAPS, MINIMUM_BYTES_PER_MINUTE
 from memforensics.analysis.first_touch import FIRST_TOUCH_LAYERS, with_first_touch
-from memforensics.analysis.headline import LAYER_NAMES
 from memforensics.analysis.next_steps import STEP_EVIDENCE
+from memforensics.analysis.ownership import LAYER_NAMES
 from memforensics.case.model import (
     Case,
     EvidenceItem,

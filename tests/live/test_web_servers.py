@@ -123,4 +123,4 @@ def test_three_workers_with_the_same_leak_are_one_finding(tmp_path: Path) -> Non
     assert set(finding["members"]) == workers
     assert finding["share"] > 0.8
     assert not [f for f in report["findings"][1:] if (f["culprit"] or {}).get("function") == "keep"]
-    assert "in 3 processes together" in report["headline"]
+    assert "in 3 processes" in report["headline"]

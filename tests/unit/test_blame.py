@@ -102,7 +102,7 @@ def test_equal_findings_of_several_processes_are_one() -> None:
     assert abs(finding.rate.estimate - 9 * 60 * MIB) < 5 * MIB
     assert [site.pid for site in finding.sites] == [12, 11, 13]
     (item,) = (item for item in finding.evidence if item.kind == "members")
-    assert item.text.startswith("in each of 3 processes, +540 MiB/min together: 12, 11, 13")
+    assert item.text.startswith("the same code grows in 3 processes (+540 MiB/min in total): 12, 11, 13")
 
 
 def test_many_small_equal_findings_are_no_small_one() -> None:

@@ -22,10 +22,10 @@ def steady(sizes_mib: list[int]) -> str:
 @pytest.mark.parametrize(
     ("sizes_mib", "says"),
     [
-        ([60] * 40, "No growth that matters in 20 s"),
-        ([7] * 11 + [67] * 29, "Memory grew by 60.0 MiB at first and is flat since, in 20 s"),
-        ([7] * 31 + [67] * 9, "Memory grew by 60.0 MiB in one or two steps, not steadily, in 20 s"),
-        ([67] * 11 + [7] * 29, "No growth that matters in 20 s"),
+        ([60] * 40, "No significant growth in 20 s"),
+        ([7] * 11 + [67] * 29, "Memory grew 60.0 MiB at first and is flat since; observed for 20 s"),
+        ([7] * 31 + [67] * 9, "Memory grew 60.0 MiB in one or two steps; observed for 20 s"),
+        ([67] * 11 + [7] * 29, "No significant growth in 20 s"),
         ([20, 60, 100, 140] * 10, "Memory fluctuates; no net growth in 20 s"),
     ],
     ids=["flat", "imports", "late", "given-back", "saw-teeth"],
