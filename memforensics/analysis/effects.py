@@ -1,4 +1,5 @@
-"""What each variant of an experiment did to the growth: slopes pooled over runs, against the plain command's. Pure."""
+"""The effect of each variant of an experiment: its growth rate, pooled over runs, compared with the plain command.
+Pure."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -12,18 +13,18 @@ from memforensics.case.model import Case, Rate, Trend, VariantResult, VariantRun
 from memforensics.units import duration_text, rate_text
 
 PLAIN = "plain"
-WORKS_SHARE = 0.1  # of the plain growth: a variant that leaves less of it works
-PARTLY_SHARE = 0.8  # its interval must end below this share of the plain one's beginning to be a part
+WORKS_SHARE = 0.1  # of the plain growth: a variant that leaves less works
+PARTLY_SHARE = 0.8  # of the plain rate's lower limit: a variant below it works partly
 WORSE_SHARE = 1.25
-WARM_UP_SHARE = 0.25  # of a run, not judged
+WARM_UP_SHARE = 0.25  # of a run: left out
 WARM_UP_SECONDS = 8.0  # at most
-SLOWER_SHARE = 0.7  # of the plain throughput: less work leaks less, and proves nothing
+SLOWER_SHARE = 0.7  # of the plain throughput: a variant that does less work may leak less for that reason
 
 Effect = Literal["baseline", "works", "partly", "none", "worse", "not-shown"]
 
 
-def compare(case: Case, *, confidence: float = 0.95) -> tuple[VariantResult, ...]:
-    """One result a variant, the plain command first, in the order of their first runs."""
+def compare_variants(case: Case, *, confidence: float = 0.95) -> tuple[VariantResult, ...]:
+    """One result per variant: the plain command first, the others in the order of their first runs."""
     names = list(dict.fromkeys(run.variant for run in sorted(case.runs, key=lambda r: (r.variant != PLAIN, r.order))))
     runs = {name: [run for run in case.runs if run.variant == name] for name in names}
     trends = {name: [_trend(case, run) for run in runs[name]] for name in names}
@@ -35,7 +36,7 @@ def compare(case: Case, *, confidence: float = 0.95) -> tuple[VariantResult, ...
         work = _throughput(runs[name])
         if name == PLAIN:
             effect: Effect = "baseline"
-            why = "" if grows else "it does not grow here: nothing can be shown"
+            why = "" if grows else "memory does not grow here, so no effect can be shown"
             ended = next((run for run in runs[name] if run.exit_code is not None), None)
             if ended is not None and (ended.exit_code or base is None):
                 why = _ended(ended)
@@ -45,7 +46,7 @@ def compare(case: Case, *, confidence: float = 0.95) -> tuple[VariantResult, ...
             effect, why = _effect(base, pooled[name], trends[name], runs[name])
             plain_work = _throughput(runs[PLAIN])
             if work is not None and plain_work and work < SLOWER_SHARE * plain_work and effect in ("works", "partly"):
-                effect, why = "not-shown", f"it did {work / plain_work:.0%} of the plain work: less work leaks less"
+                effect, why = "not-shown", f"it did only {work / plain_work:.0%} of the plain command's work"
         results.append(
             VariantResult(
                 name=name,
@@ -66,27 +67,30 @@ def _effect(base: Rate, mine: Rate | None, trends: Sequence[Trend], runs: Sequen
         return "not-shown", _ended(failed)
     if mine is None:
         ended = next((run for run in runs if run.exit_code is not None), None)
-        return "not-shown", f"{_ended(ended)}: too short to judge" if ended else "the runs were too short to judge"
+        return "not-shown", f"{_ended(ended)}: too short to measure" if ended else "the runs were too short to measure"
     floor = minimum_rate(0, max(trend.seconds for trend in trends))
     share = mine.estimate / base.estimate
-    left = f"{max(share, 0.0):.0%} of the growth is left"
+    left = f"{max(share, 0.0):.0%} of the growth remains"
     if mine.estimate <= max(WORKS_SHARE * base.estimate, floor) and mine.high < 0.5 * base.low:
-        return "works", "no growth is left that matters" if mine.estimate <= floor else left
+        return "works", "no significant growth remains" if mine.estimate <= floor else left
     if mine.high < PARTLY_SHARE * base.low:
         return "partly", left
     if mine.low > WORSE_SHARE * base.high:
         return "worse", f"it grows {share:.1f} times as fast"
     if mine.high - mine.low > base.estimate:
-        return "not-shown", f"too noisy: {rate_text(mine.low)} to {rate_text(mine.high)}; more --rounds or --duration"
+        return (
+            "not-shown",
+            f"too noisy ({rate_text(mine.low)} to {rate_text(mine.high)}): use more --rounds or a longer --duration",
+        )
     return "none", left
 
 
 def _ended(run: VariantRun) -> str:
-    return f"the command {ending(run.exit_code or 0)} after {duration_text(run.seconds)}"
+    return f"the command {exit_text(run.exit_code or 0)} after {duration_text(run.seconds)}"
 
 
-def ending(code: int) -> str:
-    """How a process ended, by the exit code that subprocess gives: `was killed by SIGKILL`."""
+def exit_text(code: int) -> str:
+    """How a process ended, from the return code of subprocess: e.g. `was killed by SIGKILL`."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:
@@ -101,7 +105,7 @@ def _trend(case: Case, run: VariantRun) -> Trend:
 
 
 def tree_pids(case: Case, root: int) -> frozenset[int]:
-    """The root and all that descended from it, by the parents they had when they were first seen."""
+    """The root and all its descendants, by the parent of each process when it was first seen."""
     parents = {target.pid: target.ppid for target in case.targets}
     found = {root}
     while True:
@@ -121,7 +125,7 @@ def _after_warm_up(line: Series) -> tuple[tuple[float, ...], tuple[int, ...]]:
 
 
 def _pool(trends: Sequence[Trend], confidence: float) -> Rate | None:
-    """The mean rate of the runs. Its interval has both parts: how sure each run is, and how much the runs differ."""
+    """The mean rate of the runs. Its interval includes the variance within runs and the variance between runs."""
     rates = [trend.rate for trend in trends if trend.rate is not None]
     if not rates:
         return None
@@ -139,7 +143,7 @@ def _mostly_growing(trends: Sequence[Trend]) -> bool:
 
 
 def _throughput(runs: Sequence[VariantRun]) -> float | None:
-    told = [run for run in runs if run.units_done is not None and run.seconds > 0]
-    if not told:
+    reported = [run for run in runs if run.units_done is not None and run.seconds > 0]
+    if not reported:
         return None
-    return sum(run.units_done or 0.0 for run in told) / sum(run.seconds for run in told)
+    return sum(run.units_done or 0.0 for run in reported) / sum(run.seconds for run in reported)

@@ -1,18 +1,21 @@
-"""Who first touched the memory that a heap grew by, where nobody was seen to ask for it. Pure."""
+"""Names the code that first touches the new pages of a growing heap when no request for the memory was captured.
+Pure."""
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from memforensics.analysis.blame import HEAP_REQUEST_ONLY, SITES_CITED, place_of, stack_and_culprit
+from memforensics.analysis.next_steps import STEP_EVIDENCE
+from memforensics.analysis.ownership import LAYER_NAMES
 from memforensics.case.model import AllocationSite, Case, Culprit, EvidenceItem, Finding, FindingSite, Layer, Stack
 from memforensics.units import size_text
 
 FIRST_TOUCH_LAYERS: tuple[Layer, ...] = (
     "native-heap",
     "python-object",
-)  # a collector that moves objects touches for all
-MAJORITY_SHARE = 0.5  # of what became resident: less, and nobody is named
-FIRST_TOUCH_ONLY = "this code touched the new pages of the heap first; the leak may be elsewhere"
+)  # not heaps whose collector moves objects: it touches every page
+MAJORITY_SHARE = 0.5  # of the bytes that became resident: code with a smaller share is not named
+FIRST_TOUCH_ONLY = "this code touched new pages of the heap first; the leak may be elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,8 @@ class _Touch:
 
 
 def with_first_touch(case: Case, finding: Finding) -> Finding:
-    """The finding, with who touches most of what becomes resident in its process, where faults were traced and it names
-    nobody. Evidence of who makes it grow: never of who keeps it."""
+    """The finding, with the code that touches most new pages of its process, if faults were traced and the finding has
+    no culprit. This shows which code makes the heap grow, not which code keeps the memory."""
     by_who: dict[tuple[object, ...], list[_Touch]] = defaultdict(list)
     for site in case.sites:
         if site.kind == "fault" and site.pid == finding.pid and not site.file_backed and site.outstanding_bytes > 0:
@@ -41,16 +44,16 @@ def with_first_touch(case: Case, finding: Finding) -> Finding:
         return finding
     item = EvidenceItem(
         kind="touched",
-        text=f"{part:.0%} of the {size_text(total)} that became resident while page faults were traced was first "
-        f"touched through {place_of(culprit)}",
+        text=f"{part:.0%} of the {size_text(total)} that became resident during the page-fault trace was first touched "
+        f"under {place_of(culprit)}",
         ref=f"sites/{finding.pid}/{most[0].site.site_id}",
     )
     return replace(
         finding,
-        title=f"{finding.layer} grows, mostly first touched through {place_of(culprit)}",
+        title=f"{LAYER_NAMES[finding.layer]} grows; most of it is first touched under {place_of(culprit)}",
         culprit=replace(culprit, extends=True),
         sites=tuple(_cited(touch) for touch in most[:SITES_CITED]),
-        evidence=(*(known for known in finding.evidence if known.kind != "next"), item),
+        evidence=(*(known for known in finding.evidence if known.kind != STEP_EVIDENCE), item),
         against=(*(text for text in finding.against if text != HEAP_REQUEST_ONLY), FIRST_TOUCH_ONLY),
     )
 

@@ -1,8 +1,7 @@
-"""What to do next: one command for each finding, and one for the whole report, runnable as printed. Pure.
+"""The next step for each finding and for the report: one command, runnable as printed. Pure.
 
-The layer decides. A step never repeats the command that was just run with the same options, and never names a process
-that has ended.
-"""
+The layer decides. A step never repeats the last command with the same options, and never names a process that has
+ended."""
 
 import shlex
 from math import ceil
@@ -11,13 +10,13 @@ from memforensics.analysis.blame import HEAPS
 from memforensics.case.model import Case, Finding, Growth, Layer, Target, Verdict
 from memforensics.units import NS_PER_S, duration_text
 
-SECONDS_TO_JUDGE = 20.0  # what a look needs at least, to tell most leaks
-LEFT_OUT = "..."  # in a command line of a case, for words that may be secret
-STEP_EVIDENCE = "next"  # kind of evidence: a step that only who found it knows
+SECONDS_TO_JUDGE = 20.0  # shortest observation that detects most leaks
+LEFT_OUT = "..."  # replaces words of a command line that may be secret
+STEP_EVIDENCE = "next"  # kind of evidence: a step that comes with the finding
 
 
 def next_step_for_finding(case: Case, finding: Finding) -> str:
-    """What to do next about one finding."""
+    """The next step for one finding."""
     target = case.target(finding.pid)
     if target is not None and has_ended(target):
         return _ended(case, target)
@@ -29,7 +28,7 @@ def next_step_for_finding(case: Case, finding: Finding) -> str:
 def next_step_for_report(
     case: Case, growth: Growth | None, verdict: Verdict, findings: tuple[Finding, ...]
 ) -> str | None:
-    """What to do next; None where nothing grows. Each finding has its own step: this is that of the first."""
+    """The step of the first finding, or a command that leads to one. None if nothing grows."""
     pid = case.meta.root_pid
     root = case.target(pid) if pid is not None else None
     if verdict in ("steady", "bounded", "retention") and not any(f.next_step for f in findings):
@@ -46,37 +45,38 @@ def has_ended(target: Target) -> bool:
     return target.left_how is not None or target.exited_ns is not None
 
 
-# --- a process that ended, or was watched for too short a time -----------------------------------------------------
+# --- a process that ended, or too short an observation ---------------------------------------------------------
 
 
 def _ended(case: Case, target: Target) -> str:
-    """What ended, and how to look at it from its start."""
+    """Which process ended, and how to observe it from its start."""
     command = _command_of(target)
     lasted = duration_text(watched_seconds(case))
     ended = f"process {target.pid} has ended ({target.left_how or 'it exited'}) after {lasted} of observation"
     if command is None:
         start = f"{case.meta.program} ci --duration 60s --"
         return (
-            f"{ended}. Observe it for {SECONDS_TO_JUDGE:.0f} s at least; to begin at its start, run it after: {start}"
+            f"{ended}. Observe it for at least {SECONDS_TO_JUDGE:.0f} s; to observe it from its start, put its command "
+            f"after: {start}"
         )
     return f"{ended}. To observe it from its start: {case.meta.program} ci --duration 60s -- {command}"
 
 
 def _command_of(target: Target | None) -> str | None:
-    """Its command line for a shell; None where some of its words are not kept in the case."""
+    """Its command line for a shell. None if the case does not have all its words."""
     if target is None or not target.cmdline or LEFT_OUT in target.cmdline:
         return None
     return shlex.join(target.cmdline)
 
 
 def _longer_ci(case: Case) -> str:
-    """`ci` ends its command: no step can name its PID."""
+    """`ci` ends its command, so the step cannot name its PID."""
     root = case.target(case.meta.root_pid) if case.meta.root_pid is not None else None
     seconds = max(ceil(watched_seconds(case) / 30.0) * 60, 120)
     command = _command_of(root)
     run = f"{case.meta.program} ci --duration {seconds}s --"
     if command is None:
-        return f"observe it for longer; run it after: {run}"
+        return f"observe it for longer; put its command after: {run}"
     return f"observe it for longer: {run} {command}"
 
 
@@ -101,7 +101,7 @@ def watched_seconds(case: Case) -> float:
 
 
 def _from_remedies(case: Case, finding: Finding) -> str | None:
-    """To prove the first remedy that a variable sets; else to apply the first, and to look again."""
+    """Measure the first remedy that is an environment variable; else apply the first remedy and check again."""
     if not finding.remedies:
         return None
     target = case.target(finding.pid)
@@ -120,40 +120,39 @@ def _asked_for(finding: Finding) -> str | None:
 
 def _by_layer(case: Case, finding: Finding) -> str:
     pid, layer = finding.pid, finding.layer
-    if layer in _COMMANDS and not (layer in _JVM and not _has(case, pid, "jvm")):
-        return _COMMANDS[layer].format(pid=pid, run=case.meta.program, clone=_clone(case, pid))
+    if layer in COMMANDS and not (layer in _JVM and not _has(case, pid, "jvm")):
+        return COMMANDS[layer].format(pid=pid, run=case.meta.program, clone=_clone(case, pid))
     if not case.traces:
         return f"find the code: {_run(case, f'diagnose {pid}', again=True)}"
     faults = any(site.kind == "fault" and site.pid == pid for site in case.sites)
     if layer in HEAPS and finding.culprit is None and not faults:
-        return f"see which code touches the new memory: {case.meta.program} trace-faults {pid} --duration 30s"
+        return f"trace which code touches the new memory: {case.meta.program} trace-faults {pid} --duration 30s"
     if layer in HEAPS and _has(case, pid, "cpython"):
         return (
-            "see which Python lines hold memory (this runs code in the process, which needs memray): "
+            "show which Python lines hold memory (this runs code in the process, which needs memray): "
             f"{case.meta.program} heap {pid} --memray --duration 30s"
         )
     if layer in HEAPS:
-        return f"capture who makes the heap larger: {case.meta.program} stacks {pid} --on brk --count 5"
+        return f"capture the stacks that make the heap grow: {case.meta.program} stacks {pid} --on brk --count 5"
     return (
-        "see which mappings are kept for longer than 30 s: "
+        "show which mappings stay longer than 30 s: "
         f"{case.meta.program} trace-mmap {pid} --duration 90s --min-age 30s --stacks"
     )
 
 
 _JVM: tuple[Layer, ...] = ("jvm-heap", "jvm-native")
-_COMMANDS: dict[Layer, str] = {
-    "thread-stack": "capture who starts threads: {run} stacks {pid} --on {clone} --count 3",
-    "shmem": "list the shared files that it maps or has open, twice: ls -l /proc/{pid}/map_files /proc/{pid}/fd | "
+COMMANDS: dict[Layer, str] = {
+    "thread-stack": "capture the stacks that start threads: {run} stacks {pid} --on {clone} --count 3",
+    "shmem": "list the shared memory that it maps or has open, twice: ls -l /proc/{pid}/map_files /proc/{pid}/fd | "
     "grep -e /dev/shm -e memfd -e SYSV",
-    "jvm-heap": "count its objects twice, and compare (it runs inside the JVM, and stops it meanwhile): jcmd {pid} "
-    "GC.class_histogram",
-    "jvm-native": "see which part of the JVM holds it, if it was started with -XX:NativeMemoryTracking=summary: "
+    "jvm-heap": "count its objects twice and compare (this pauses the JVM): jcmd {pid} GC.class_histogram",
+    "jvm-native": "show which part of the JVM holds it, if it was started with -XX:NativeMemoryTracking=summary: "
     "jcmd {pid} VM.native_memory summary",
-    "file": "see which files are mapped: {run} snapshot {pid} --top 30",
-    "gpu": "see what each process holds on the GPU, every 5 s: nvidia-smi --query-compute-apps=pid,used_memory "
+    "file": "show which files are mapped: {run} snapshot {pid} --top 30",
+    "gpu": "show what each process holds on the GPU, every 5 s: nvidia-smi --query-compute-apps=pid,used_memory "
     "--format=csv -l 5",
-    "device": "see which device memory is mapped: {run} snapshot {pid} --top 30",
-    "allocator-retention": "see how much each allocator keeps: {run} snapshot {pid}",
+    "device": "show which device memory is mapped: {run} snapshot {pid} --top 30",
+    "allocator-retention": "show how much memory each allocator keeps: {run} snapshot {pid}",
 }
 
 
@@ -172,7 +171,7 @@ def _clone(case: Case, pid: int) -> str:
 
 
 def _run(case: Case, words: str, *, again: bool = False) -> str:
-    """The command line. `again`: with a longer duration, where that command was just run."""
+    """The command line. `again`: with a longer duration if that command was the last one."""
     name = words.partition(" ")[0]
     longer = f" --duration {max(ceil(watched_seconds(case) / 30.0) * 60, 120)}s" if again else ""
     return f"{case.meta.program} {words}{longer if case.meta.command == name else ''}"

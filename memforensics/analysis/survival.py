@@ -1,10 +1,12 @@
-"""What became of the blocks of a site: how many have died, whether anything points to the rest, and whether they come
-with the calls that give memory back. Evidence for a finding; the word is verdict.py's. Pure.
+"""Survival of the blocks of a site: how many were freed, whether anything points to the rest, and whether they are
+mapped in proportion to the calls of munmap. Evidence for a finding; verdict.py decides. Pure.
 
-- "lost": of the sampled blocks of the site, the lower limit of the share that nothing points to is at least half; the
+- "lost": the lower confidence limit of the share of sampled blocks without a pointer to them is at least half. The
   error rate is divided by the number of sites tested in the case.
-- "give-back-hook": the memory is mapped inside munmap, fewer than 5% of the births have died (upper limit), and the
-  number of births per call of munmap is the same in all slots of time, within its limits.
+- "give-back-hook": the memory is mapped inside munmap, fewer than 5% of the blocks were freed (upper limit), and the
+  number of blocks per call of munmap is constant over time, within its confidence limits.
+
+In names and figures, the births of blocks are their allocations, and the deaths their frees.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,28 +17,28 @@ from memforensics.case.model import AllocationSite, Case, Cohort, EvidenceItem, 
 from memforensics.units import NS_PER_S, counted_text, duration_text, size_text
 
 CONFIDENCE = 0.95
-LEAST_TESTED = 12  # blocks; and outstanding ones of a site that is worth a test
-SITES_CHECKED = 4  # of a case
+LEAST_TESTED = 12  # blocks in a test, and outstanding blocks of a site that is tested
+SITES_CHECKED = 4  # in a case
 LOST_SHARE = 0.5
 FEW_DEATHS = 0.05
-LEAST_SLOTS = 4  # with releases
-LEAST_RELEASES = 20  # in each of them
-MAPPED_INSIDE = "munmap"  # the call whose number a trace knows
+LEAST_SLOTS = 4  # time slots with munmap calls
+LEAST_RELEASES = 20  # munmap calls in a slot
+MAPPED_INSIDE = "munmap"  # the freeing call that the trace counts
 
 
-# --- limits of a share ----------------------------------------------------------------------------------------------
+# --- confidence limits of a share -------------------------------------------------------------------------------------
 
 
 def upper_limit(hits: float, trials: float, confidence: float = CONFIDENCE) -> float:
-    """The share above which `hits` or fewer of `trials` come with a probability of less than 1 - confidence (one-sided
-    Clopper-Pearson). 1 without trials."""
+    """One-sided Clopper-Pearson upper limit: for any larger share, `hits` or fewer of `trials` have a probability below
+    1 - confidence. 1 without trials."""
     if trials <= 0 or hits >= trials:
         return 1.0
     return _beta_quantile(confidence, hits + 1, trials - hits)
 
 
 def lower_limit(hits: float, trials: float, confidence: float = CONFIDENCE) -> float:
-    """The mirror of `upper_limit`."""
+    """One-sided Clopper-Pearson lower limit. 0 without trials."""
     return 1.0 - upper_limit(trials - hits, trials, confidence) if trials > 0 else 0.0
 
 
@@ -85,8 +87,8 @@ class Share:
 
 
 def deaths_over_births(site: AllocationSite) -> Share | None:
-    """Of the older half of the site's births, the share that has died: the younger ones may not have had the time.
-    Sampled births count as what they tell. None: nothing was born, or births were not read by time."""
+    """The share of freed blocks among the older half of the site's allocations; younger blocks may still be in use.
+    Sampled blocks count with their effective number. None: no allocations, or their times were not read."""
     births = sum(cohort.born_count for cohort in site.cohorts)
     older: list[Cohort] = []
     for cohort in site.cohorts:
@@ -98,7 +100,8 @@ def deaths_over_births(site: AllocationSite) -> Share | None:
 
 
 def _deaths(cohorts: Sequence[Cohort], effective_share: float | None) -> Share | None:
-    """Of all births of the cohorts. `effective_share`: of sampled births, how much they tell; None: all are exact."""
+    """The share of freed blocks. `effective_share`: effective over counted births of a sample; None: all are
+    counted."""
     born, left = sum(cohort.born_count for cohort in cohorts), sum(cohort.left_count for cohort in cohorts)
     if not born:
         return None
@@ -110,8 +113,8 @@ def _deaths(cohorts: Sequence[Cohort], effective_share: float | None) -> Share |
 
 
 def sites_to_check(findings: Iterable[Finding]) -> list[tuple[int, int]]:
-    """(PID, site) of the sites whose blocks are worth a search for pointers to them: private-use mappings that nobody
-    manages, that grow, and are many. Not those whose addresses the program chose: it may compute them."""
+    """(PID, site ID) of the sites whose blocks are searched for pointers to them: many growing anonymous mappings that
+    no runtime manages. Not mappings whose addresses the program chose: it can compute them again."""
     sites = [
         site
         for finding in findings
@@ -125,7 +128,7 @@ def sites_to_check(findings: Iterable[Finding]) -> list[tuple[int, int]]:
 
 
 def with_survival(case: Case, finding: Finding) -> Finding:
-    """The finding with what is known about the blocks of its sites."""
+    """The finding with evidence about the blocks of its sites."""
     items = [*_references(case, finding), *_give_back(case, finding)]
     return replace(finding, evidence=(*finding.evidence, *items)) if items else finding
 
@@ -147,7 +150,7 @@ def _references(case: Case, finding: Finding) -> Iterable[EvidenceItem]:
 
 
 def is_lost(check: ReferenceCheck, tests: int) -> bool:
-    """Whether at least half of the site's old blocks are lost, the error rate divided by the number of tests."""
+    """Whether at least half of the site's old blocks are lost, with the error rate divided by the number of tests."""
     confidence = 1.0 - (1.0 - CONFIDENCE) / max(1, tests)
     return lower_limit(check.lost, check.tested, confidence) >= LOST_SHARE
 
@@ -157,11 +160,11 @@ def _reference_item(kind: str, checks: Sequence[ReferenceCheck]) -> EvidenceItem
     apart = duration_text(max(0, first.second_ns - first.first_ns) / NS_PER_S)
     if kind == "lost":
         text = (
-            f"nothing points to {lost} of {tested} sampled blocks any more: two searches of the process's memory, "
-            f"{apart} apart, {size_text(first.bytes_read)} read, found no address in them"
+            f"nothing points to {lost} of {tested} sampled blocks: two searches of the process memory "
+            f"({size_text(first.bytes_read)}, {apart} apart) found no pointer to them"
         )
     else:
-        text = f"the process still points to {tested - lost} of {tested} sampled blocks: it keeps them, or has lost few"
+        text = f"the process has pointers to {tested - lost} of {tested} sampled blocks: most of them are not lost"
     return EvidenceItem(kind=kind, text=text, ref=f"reference_checks/{first.pid}/{first.site_id}")
 
 
@@ -176,21 +179,21 @@ def _give_back(case: Case, finding: Finding) -> Iterable[EvidenceItem]:
     known = {(site.pid, site.site_id): site.effective_births for site in case.sites}
     effective = [known.get((site.pid, site.site_id or 0)) for site in finding.sites]
     exact = all(number is None for number in effective)
-    told = None if exact or not births else sum(number or 0 for number in effective) / births
-    deaths = _deaths(cohorts, told)
+    effective_share = None if exact or not births else sum(number or 0 for number in effective) / births
+    deaths = _deaths(cohorts, effective_share)
     if deaths is None or deaths.upper >= FEW_DEATHS or not grows_with_releases(cohorts, summary.releases):
         return
     calls = sum(slot.count for slot in summary.releases)
     yield EvidenceItem(
         kind="give-back-hook",
-        text=f"{counted_text(births, 'block')} mapped inside {MAPPED_INSIDE}, one in {calls / births:,.0f} calls of it "
-        f"throughout; less than {deaths.upper:.1%} of them were unmapped",
+        text=f"{counted_text(births, 'block')} mapped inside {MAPPED_INSIDE}, one per {calls / births:,.0f} calls, at "
+        f"a constant ratio; fewer than {deaths.upper:.1%} of them were unmapped",
         ref=f"traces/{finding.pid}",
     )
 
 
 def _summed(sites: Iterable[Sequence[Cohort]]) -> tuple[Cohort, ...]:
-    """The cohorts of several sites of one trace: its slots are the same for all. Empty where one has none."""
+    """The summed cohorts of sites of one trace, which share their time slots. Empty if one site has none."""
     sums: dict[tuple[int, int], Cohort] = {}
     for cohorts in sites:
         if not cohorts:
@@ -213,9 +216,9 @@ def _sum(one: Cohort, other: Cohort) -> Cohort:
 
 
 def grows_with_releases(cohorts: Sequence[Cohort], releases: Sequence[Releases]) -> bool:
-    """Whether births come with the releases: of all births, each slot has the share that it has of the releases, within
-    the limits of a binomial count (error rate divided by the slots); and the later half of the slots has at least half
-    as many births per release as the earlier one, by its lower limit. Slots with few releases are left out."""
+    """Whether the number of births is proportional to the number of releases. Each slot has the same share of births as
+    of releases, within binomial limits (error rate divided by the slots), and the later half of the slots has at least
+    half as many births per release as the earlier half (lower limit). Slots with few releases are left out."""
     released = {(slot.from_ns, slot.to_ns): slot.count for slot in releases}
     slots = [(cohort.born_count, released.get((cohort.born_from_ns, cohort.born_to_ns), 0)) for cohort in cohorts]
     slots = [(births, calls) for births, calls in slots if calls >= LEAST_RELEASES]

@@ -1,17 +1,17 @@
-"""Whether growth was watched for so long that it is called a leak without a known cause. Pure.
+"""Growth that was observed for so long that it is a leak without a known cause. Pure.
 
-Everything here was observed, nothing is extrapolated:
+All conditions are about observed memory; nothing is extrapolated:
 
-- at least LEAST_SECONDS were watched, and the line is straight;
-- within the watch it grew by LEAST_GROWTH, or by its size at the start (of LEAST_SIZE at least);
-- each of four disjoint quarters rises: by what matters, by at least EVEN_SHARE of the mean quarter, and its minima rise
-  along; the minimum of each quarter is above that of the quarter before, and the last quarter rises by at least
-  LAST_SHARE of the first;
+- at least LEAST_SECONDS were observed, and the line is straight;
+- memory grew by LEAST_GROWTH, or by its size at the start (at least LEAST_SIZE);
+- each of four disjoint quarters rises by the minimum rate and by at least EVEN_SHARE of the mean quarter, and its
+  minima rise too; the minimum of each quarter is above that of the quarter before, and the last quarter rises by at
+  least LAST_SHARE of the first;
 - no finding says that the growth is bounded;
-- where births and deaths were traced, fewer than 5% of the older blocks of the top site have died (upper limit).
+- if allocations and frees were traced, fewer than 5% of the older blocks of the top site were freed (upper limit).
 
-A cache that fills in a straight line for the whole watch looks the same. docs/calibration.md has the error rates.
-"""
+A cache that fills in a straight line during the whole observation meets these conditions too. docs/calibration.md has
+the error rates."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -24,17 +24,17 @@ from memforensics.units import GIB, MIB, duration_text, size_text
 
 LEAST_SECONDS = 1800.0
 LEAST_GROWTH = 1 * GIB
-LEAST_SIZE = 128 * MIB  # a smaller process has to grow by so much
+LEAST_SIZE = 128 * MIB  # a smaller process must grow by this much
 QUARTERS = 4
-LAST_SHARE = 0.75  # of the rise of the first quarter: a warm-up of one time constant has 0.47
-EVEN_SHARE = 0.5  # of the mean rise of a quarter: less in one of them is not the same growth
-MINIMA_SHARE = 0.25  # of the mean rise of a quarter: the minima of its halves; those of a line rise by half
-EDGE = 0.1  # of a quarter, at either end: their medians are its levels
+LAST_SHARE = 0.75  # of the rise of the first quarter; a warm-up of one time constant has 0.47
+EVEN_SHARE = 0.5  # of the mean rise of a quarter: each quarter must have it
+MINIMA_SHARE = 0.25  # of the mean rise of a quarter: rise of the minima of its halves; a line has 0.5
+EDGE = 0.1  # of a quarter, at either end: the median there is the level
 LEAST_POINTS = 8  # in a quarter
 
 
 def sustained_growth(case: Case, growth: Growth, findings: Sequence[Finding]) -> EvidenceItem | None:
-    """The evidence, with its figures; None where something is missing."""
+    """The evidence with its figures. None if a condition is not met."""
     if growth.trend.shape != "linear" or any(f.verdict in ("bounded", "retention") for f in findings):
         return None
     times = [sample.t_ns for sample in case.samples]
@@ -49,24 +49,24 @@ def sustained_growth(case: Case, growth: Growth, findings: Sequence[Finding]) ->
         return None
     each = ", ".join(size_text(rise) for rise in rises)
     watched = duration_text(line.times_s[-1] - line.times_s[0])
-    died = f"; of the traced blocks less than {deaths.upper:.1%} have died" if deaths is not None else ""
+    freed = f"; fewer than {deaths.upper:.1%} of the traced blocks were freed" if deaths is not None else ""
     return EvidenceItem(
         kind="outlasted",
-        text=f"memory grew by {size_text(line.change_bytes)} from {size_text(line.values[0])} within {watched} of "
-        f"observation; its four quarters rose by {each}{died}",
+        text=f"memory grew by {size_text(line.change_bytes)} from {size_text(line.values[0])} in {watched}; it grew by "
+        f"{each} in the four quarters of that time{freed}",
         ref="samples",
     )
 
 
 def _line(case: Case) -> series.Series:
-    """The tree's, since its root is the program that it is now."""
+    """The series of the tree since its root runs its present program."""
     start_times = series.start_times(case)
     since = start_times.get(case.meta.root_pid, 0) if case.meta.root_pid is not None else 0
     return series.tree_series((sample for sample in case.samples if sample.t_ns >= since), start_times=start_times)
 
 
 def quarter_rises(line: series.Series) -> list[float] | None:
-    """By how much each quarter of the line rose; None where the line does not meet the rule."""
+    """The rise of each quarter in bytes. None if the series does not meet the conditions."""
     seconds = line.times_s[-1] - line.times_s[0] if line.times_s else 0.0
     if seconds < LEAST_SECONDS:
         return None
@@ -98,13 +98,13 @@ def _quarters(line: series.Series, seconds: float) -> list[list[int]]:
 
 
 def _edges(values: Sequence[int]) -> tuple[float, float]:
-    """The levels at the begin and at the end."""
+    """The levels at the start and at the end."""
     k = max(3, round(len(values) * EDGE))
     return sorted(values[:k])[k // 2], sorted(values[-k:])[k // 2]
 
 
 def _deaths_of_top_site(case: Case, findings: Sequence[Finding]) -> Share | None:
-    """Of the first finding with traced sites; None where births and deaths were not traced."""
+    """For the first finding with traced sites. None if allocations and frees were not traced."""
     known = {(site.pid, site.site_id): site for site in case.sites if site.kind != "fault"}
     for finding in findings:
         for cited in finding.sites:

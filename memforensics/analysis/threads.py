@@ -1,24 +1,24 @@
-"""Threads behind growing stacks: those that ended and were never joined, and those that have not ended. Pure.
+"""The threads behind growing thread stacks: ended threads that were never joined, and threads that have not ended.
+Pure.
 
-Ended threads. glibc keeps the stack of a thread until the thread was joined, or was detached and has ended; then the
-stack goes into a cache of at most 40 MiB of address space, for new threads (nptl/nptl-stack.c: stack_cache_maxsize,
+Ended threads. glibc keeps the stack of a thread until the thread is joined, or is detached and ends. The stack then
+goes into a cache for new threads of at most 40 MiB of address space (nptl/nptl-stack.c: stack_cache_maxsize,
 __nptl_deallocate_stack, __nptl_free_stacks; up to 2.33 nptl/allocatestack.c). The tunable
-glibc.pthread.stack_cache_size (2.34) sets another limit. So stacks of ended threads beyond the limit are not in the
-cache: they belong to threads that nobody has joined, and no new thread can use them. They are evidence of a leak where
+glibc.pthread.stack_cache_size (2.34) sets another limit. Stacks of ended threads beyond the limit are therefore not in
+the cache: they belong to threads that were never joined, and no new thread can use them. They are evidence of a leak if
 
-- they lie beyond the limit in LEAST_SNAPSHOTS snapshots, each with more of them, and never become fewer; in two,
-  where a trace saw as many stacks mapped meanwhile;
+- their size is above the limit in LEAST_SNAPSHOTS snapshots, and their number grows from each to the next; two
+  snapshots are enough if a trace saw as many stacks mapped in between;
 - the trace, if there is one, saw (almost) none of the stacks unmapped;
-- all stacks together become more too: threads of a pool that end one after the other, to be joined at its end, do not.
+- the number of all stacks grows too, which it does not when the threads of a pool end one by one to be joined later.
 
-A program that joins its threads in batches, longer than the observation apart, fulfils this as well.
+A program that joins its threads in batches, with longer pauses than the observation, meets these conditions too.
 
-Other libraries have no such cache and no evidence: musl unmaps the stack of a detached thread at once.
+Other libraries have no such cache, so there is no such evidence: musl unmaps the stack of a detached thread at once.
 
-Threads that have not ended. Where a process has more threads than at the start, and traced stacks of that number stay,
-the finding says so, and adds up what they hold: their stacks, and glibc's arenas, which only threads other than the
-first use (malloc/arena.c).
-"""
+Threads that have not ended. If a process has more threads than at the start, and as many traced stacks stay mapped, the
+finding says so and adds the memory of those threads: their stacks, and glibc's arenas, which only threads other than
+the first use (malloc/arena.c)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,16 +32,17 @@ ENDED = "ended-threads"  # kinds of evidence
 LIVING = "threads"
 STACK_CACHE = 40 * MIB
 LEAST_SNAPSHOTS = 3
-FEW_UNMAPPED = 0.05  # of the traced stacks: more, and threads are joined
-LEAST_THREADS = 10  # fewer are the working of any program
+FEW_UNMAPPED = 0.05  # of the traced stacks: if more are unmapped, threads are joined
+LEAST_THREADS = 10  # more threads than at the start
 _TUNABLE = "glibc.pthread.stack_cache_size"
 _STACKS, _ARENAS = "thread stacks", "glibc arenas"  # groups of analysis/ownership.py
 
-GroupsOf = Mapping[int, Sequence[MappingGroup]]  # PID -> what changed between its first and its last snapshot
+GroupsOf = Mapping[int, Sequence[MappingGroup]]  # PID -> changes from its first to its last snapshot
 
 
 def with_threads(case: Case, findings: Sequence[Finding], groups: GroupsOf, growth_bytes: int) -> list[Finding]:
-    """The findings, those of thread stacks with what is known of the threads. `growth_bytes`: what shares are of."""
+    """The findings; those of thread stacks have evidence about the threads. `growth_bytes`: shares are relative to
+    it."""
     return [_of_stacks(case, f, groups, growth_bytes) if f.layer == "thread-stack" else f for f in findings]
 
 
@@ -59,9 +60,9 @@ def _of_stacks(case: Case, finding: Finding, groups: GroupsOf, growth_bytes: int
     if living < LEAST_THREADS or ended:
         return finding
     stacks, arenas = (_grown(groups, finding.pids, name) for name in (_STACKS, _ARENAS))
-    holds = f"; their stacks hold {size_text(stacks)} more than at the start" if stacks else ""
+    holds = f"; thread stacks grew by {size_text(stacks)}" if stacks else ""
     if arenas:
-        holds += f", glibc's arenas for threads {size_text(arenas)} more, together {size_text(stacks + arenas)}"
+        holds += f", glibc's thread arenas by {size_text(arenas)} ({size_text(stacks + arenas)} in total)"
     share = finding.share
     if share is not None and growth_bytes > 0:
         share = min(1.0, max(share, (stacks + arenas) / growth_bytes))
@@ -99,7 +100,7 @@ def _more_threads(case: Case, pid: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """Stacks of ended threads of one process, at the first and the last snapshot beyond the limit."""
+    """Stacks of ended threads of one process, in the first and the last snapshot above the limit."""
 
     pid: int
     first: int
@@ -122,7 +123,7 @@ def _ended(case: Case, finding: Finding, pid: int) -> _Ended | None:
         if size > limit:
             beyond.append((len(unused), len(unused) + used, size))
     steps = list(pairwise(beyond))
-    rises = sum(b[0] > a[0] and b[1] > a[1] for a, b in steps)  # two snapshots may be of one moment
+    rises = sum(b[0] > a[0] and b[1] > a[1] for a, b in steps)  # two snapshots may have the same time
     if not rises or any(b[0] < a[0] or b[1] < a[1] for a, b in steps):
         return None
     cited = {site.site_id for site in finding.sites if site.pid == pid}
@@ -138,15 +139,15 @@ def _ended(case: Case, finding: Finding, pid: int) -> _Ended | None:
 def _ended_item(found: _Ended) -> EvidenceItem:
     return EvidenceItem(
         kind=ENDED,
-        text=f"stacks of ended threads: {found.first:,} at first and {found.now:,} now, in "
-        f"{found.snapshots} snapshots, {size_text(found.bytes_now)} of address space; glibc keeps at most "
-        f"{size_text(found.limit)} of them for new threads, so the others are of threads that nobody joined",
+        text=f"stacks of ended threads: {found.first:,} at the start, {found.now:,} now ({found.snapshots} snapshots, "
+        f"{size_text(found.bytes_now)} of address space); glibc caches at most {size_text(found.limit)} of stacks for "
+        "new threads, so the others belong to threads that were never joined",
         ref=f"snapshots/{found.pid}",
     )
 
 
 def stack_cache_bytes(target: Target) -> int:
-    """How much address space of stacks glibc keeps for new threads in this process."""
+    """The limit of glibc's stack cache in this process, in bytes of address space."""
     tunables = next((v.value for v in target.environment if v.name == "GLIBC_TUNABLES"), "")
     for setting in tunables.split(":"):
         name, _, value = setting.partition("=")

@@ -1,11 +1,11 @@
-"""Growth that no traced site explains, and heaps: where it is, and which code requested it. Pure."""
+"""Growth that no traced site explains: its layer, and for heaps the code that requested memory. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from memforensics.analysis.blame import HEAPS, MINIMUM_BYTES_PER_MINUTE
 from memforensics.analysis.first_touch import FIRST_TOUCH_LAYERS, with_first_touch
-from memforensics.analysis.next_steps import STEP_EVIDENCE
+from memforensics.analysis.next_steps import COMMANDS, STEP_EVIDENCE
 from memforensics.analysis.ownership import LAYER_NAMES
 from memforensics.case.model import (
     Case,
@@ -20,8 +20,8 @@ from memforensics.case.model import (
 from memforensics.units import size_text
 
 UNEXPLAINED = "residue"  # kind of evidence
-UNEXPLAINED_SHARE = 0.3  # growth that no finding explains, beyond which it is a finding of its own
-MOSTLY_SEEN = 0.5  # of what a heap grew by, seen to be asked for: else nobody is named
+UNEXPLAINED_SHARE = 0.3  # of the growth: a larger unexplained part is a finding of its own
+MOSTLY_SEEN = 0.5  # of the growth of a heap: with a smaller captured part no code is named
 
 
 def with_unexplained_growth(
@@ -32,8 +32,8 @@ def with_unexplained_growth(
     findings: list[Finding],
     traced_bytes: int,
 ) -> list[Finding]:
-    """The findings, and one for the growth that no site explains. Where code was seen that extends the same heap, both
-    become one finding. Growth always has a finding."""
+    """The findings and one for the growth that no site explains. If a finding names code that extends the same heap,
+    the two are joined. Growth always has at least one finding."""
     explained = sum(f.share or 0.0 for f in findings)
     if growth.rate is None or explained >= 1.0 - UNEXPLAINED_SHARE:
         return findings
@@ -43,13 +43,13 @@ def with_unexplained_growth(
     layer = _most_unseen(rows, findings, traced_bytes)
     pid = members[0].pid if members else (case.meta.root_pid or 0)
     if layer == "jvm-heap":
-        why = "Java objects fill what the JVM reserved for them, and its collector moves them: no stack tells which"
+        why = "the JVM allocates objects in memory it reserved earlier and moves them, so no stack shows who allocates"
     elif not case.traces:
         why = "mappings were not traced"
     elif layer in HEAPS:
-        why = "a heap can grow within memory that was reserved before; no traced system call shows that"
+        why = "a heap can grow inside memory it reserved earlier, without a system call to trace"
     else:
-        why = "its pages lie in mappings made before the trace began, or no system call of their own mapped them"
+        why = "its pages belong to mappings made before the trace began, or no traced system call mapped them"
     rest = Finding(
         title=f"{LAYER_NAMES[layer]} grows about {size_text(left)}/min; no stack was captured",
         layer=layer,
@@ -66,7 +66,7 @@ def with_unexplained_growth(
 
 
 def is_heap_without_stack(finding: Finding) -> bool:
-    """Whether a heap grows here and nobody was seen to ask for most of it."""
+    """Whether this is a heap that grows without a captured stack for most of its growth."""
     unseen = any(item.kind == UNEXPLAINED for item in finding.evidence)
     return unseen and finding.layer in FIRST_TOUCH_LAYERS and finding.culprit is None
 
@@ -82,7 +82,7 @@ def _most_unseen(rows: Sequence[LayerRow], findings: Sequence[Finding], traced_b
 
 
 def _one_heap(seen: Finding, rest: Finding, bytes_per_minute: float) -> Finding:
-    """A heap that was extended in part by who was seen, in part by others."""
+    """One finding of a heap that grew partly under captured stacks (`seen`) and partly without (`rest`)."""
     share = (seen.share or 0.0) + (rest.share or 0.0)
     part = (seen.share or 0.0) / share
     mostly = part >= MOSTLY_SEEN
@@ -100,17 +100,16 @@ def _one_heap(seen: Finding, rest: Finding, bytes_per_minute: float) -> Finding:
 
 
 _OBJECTS = {
-    "Java heap": "count its objects twice, and compare (it runs inside the JVM, and stops it meanwhile): jcmd {pid} "
-    "GC.class_histogram",
-    "Go heap": "see which code holds memory, if the program serves net/http/pprof: go tool pprof "
+    "Java heap": COMMANDS["jvm-heap"],
+    "Go heap": "show which code holds memory, if the program serves net/http/pprof: go tool pprof "
     "http://localhost:6060/debug/pprof/heap",
-    "V8 heap (JavaScript)": "take two heap snapshots with the inspector, which this opens in node: kill -USR1 {pid}",
+    "V8 heap (JavaScript)": "take two heap snapshots with the node inspector, which this opens: kill -USR1 {pid}",
 }
 
 
 def with_objects(finding: Finding, grown: Sequence[MappingGroup]) -> Finding:
-    """How to see what lies in a heap that a runtime manages: no stack tells that. `grown`: the groups of mappings of
-    its layer that grew, the most first."""
+    """The finding with the command that lists the objects of a heap which a runtime manages; stacks do not show those.
+    `grown`: the mapping groups of its layer that grew, largest first."""
     text = _OBJECTS.get(grown[0].name) if grown else None
     if text is None:
         return finding

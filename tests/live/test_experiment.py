@@ -13,7 +13,7 @@ import defusedxml.ElementTree as Xml
 import pytest
 from processes import LEAKERS
 
-from memforensics.analysis.effects import compare
+from memforensics.analysis.effects import compare_variants
 from memforensics.case.store import CaseFile
 from memforensics.errors import ProbeFailed, UsageError
 from memforensics.jobs.experiment.command import started
@@ -67,7 +67,7 @@ def test_each_variant_has_its_own_effect(tmp_path: Path) -> None:
     assert found["plain"]["throughput"] == pytest.approx(100, rel=0.5)
     assert "exit code 3" in found["FAIL=3"]["why"]
     with CaseFile.open(record) as file:
-        again = compare(file.load())
+        again = compare_variants(file.load())
     assert {r.name: r.effect for r in again} == {name: v["effect"] for name, v in found.items()}
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from fixtures.constructed import BASE, SECOND, case
 
-from memforensics.analysis.effects import compare, ending
+from memforensics.analysis.effects import compare_variants, exit_text
 from memforensics.case.model import Case, Sample, VariantResult, VariantRun
 from memforensics.jobs.experiment.runs import Variant, run_order
 from memforensics.units import MIB
@@ -43,7 +43,7 @@ def experiment(*runs: tuple[str, Line]) -> Case:
 
 
 def effects(*runs: tuple[str, Line]) -> dict[str, VariantResult]:
-    return {result.name: result for result in compare(experiment(*runs))}
+    return {result.name: result for result in compare_variants(experiment(*runs))}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_variants_run_in_a_new_order_each_round() -> None:
     [(0, "ended with exit code 0"), (7, "ended with exit code 7"), (-9, "was killed by SIGKILL"), (-40, "signal 40")],
 )
 def test_the_end_of_a_command_in_words(code: int, text: str) -> None:
-    assert text in ending(code)
+    assert text in exit_text(code)
 
 
 @pytest.mark.parametrize("name", ["plain", "A=1"])
@@ -111,5 +111,5 @@ def test_a_run_too_short_to_judge_says_how_the_command_ended(name: str) -> None:
     short = next(run for run in made.runs if run.variant == name)
     samples = tuple(s for s in made.samples if s.pid != short.root_pid or s.t_ns <= BASE + short.order * 60 * SECOND)
     runs = tuple(replace(run, exit_code=0, seconds=0.4) if run is short else run for run in made.runs)
-    found = {result.name: result for result in compare(replace(made, samples=samples, runs=runs))}
+    found = {result.name: result for result in compare_variants(replace(made, samples=samples, runs=runs))}
     assert found[name].why.startswith("the command ended with exit code 0 after 400 ms")

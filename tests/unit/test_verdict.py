@@ -30,7 +30,7 @@ from memforensics.case.model import (
     Target,
     TraceSummary,
     Trend,
-    VerdictWord,
+    Verdict,
 )
 from memforensics.units import GIB, MIB, NS_PER_S
 
@@ -92,7 +92,7 @@ def test_a_known_cause_that_does_not_grow_is_none() -> None:
 
 
 @pytest.mark.parametrize("word", ["bounded", "retention"])
-def test_growth_that_is_known_to_be_bounded_is_so_as_a_whole(word: VerdictWord) -> None:
+def test_growth_that_is_known_to_be_bounded_is_so_as_a_whole(word: Verdict) -> None:
     finding = replace(FINDING, cause="a-cache", verdict=word, confidence=0.8)
     assert decide(constructed_case(age_s=60), growth(RISING), [finding]).verdict == word
 
@@ -132,7 +132,7 @@ def test_growth_that_was_watched_for_long_enough_is_a_leak_and_says_the_figures(
     assert decision.verdict == "leak"
     item = decision.findings[0].evidence[-1]
     assert item.kind == "outlasted"
-    assert "grew by 1.2 GiB from 4.0 GiB within 31 m" in item.text
+    assert "grew by 1.2 GiB from 4.0 GiB in 31 m" in item.text
     assert item.text.count("MiB") == 4
     assert NO_PROOF not in decision.findings[0].against
 

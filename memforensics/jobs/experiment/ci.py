@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memforensics.analysis.effects import ending
+from memforensics.analysis.effects import exit_text
 from memforensics.case.model import EXIT_CODES, Case, Diagnosis, Verdict
 from memforensics.errors import Interrupted, ProbeFailed, TargetError, UsageError
 from memforensics.jobs.case.files import case_path
@@ -118,7 +118,7 @@ def _warm_up(run: Started, seconds: float, sleep: Callable[[float], None]) -> No
 
 def _ended(run: Started, lasted: float, warmup_s: float, seconds: float) -> str:
     """How a command ended that should have run for longer, its last words, and what to do."""
-    how = ending(run.popen.wait())
+    how = exit_text(run.popen.wait())
     asked = f"{duration_text(seconds)} (--duration)"
     if warmup_s:
         asked = f"{duration_text(warmup_s)} (--warmup) and {asked}"

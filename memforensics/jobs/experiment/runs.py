@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memforensics.analysis.effects import PLAIN, compare, ending
+from memforensics.analysis.effects import PLAIN, compare_variants, exit_text
 from memforensics.case.model import Case, VariantResult, VariantRun
 from memforensics.errors import Interrupted, ProbeFailed, TargetError, UsageError
 from memforensics.jobs.experiment.command import started
@@ -86,7 +86,7 @@ def experiment(
         except KeyboardInterrupt:
             raise Interrupted(str(record) if record else None) from None
         case = recorder.case()
-    return case, compare(case)
+    return case, compare_variants(case)
 
 
 def _run(
@@ -114,7 +114,7 @@ def _run(
         code = run.popen.wait() if ended_itself else None
         if variant.name == PLAIN and code is not None and lasted < EARLY_SECONDS + TERM_SECONDS:
             raise ProbeFailed(
-                f"failed to observe: the command {ending(code)} after {duration_text(lasted)}",
+                f"failed to observe: the command {exit_text(code)} after {duration_text(lasted)}",
                 why=" / ".join(run.last_lines()) or "it printed nothing",
                 enable=shlex.join(command),
             )
