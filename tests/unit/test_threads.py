@@ -67,7 +67,7 @@ def told(case: Case, one: Finding | None = None, groups: tuple[MappingGroup, ...
 def test_stacks_of_threads_that_nobody_joined() -> None:
     title, evidence = told(stacks([10, 20, 30, 40]))
     assert title == "40 ended threads started by request (app.py:31) were never joined"
-    assert "10 at first and 40 now" in evidence[ENDED]
+    assert "10 at the start, 40 now" in evidence[ENDED]
     assert "320 MiB of address space" in evidence[ENDED]
 
 
@@ -159,8 +159,8 @@ def test_threads_that_have_not_ended_are_named_with_what_they_hold() -> None:
     title, evidence = told(sampled([12, 400, 919]), finding(907), groups)
     assert title == "907 threads started by request (app.py:31) have not ended"
     assert evidence[LIVING] == (
-        "907 more threads than at the start; their stacks hold 2.0 MiB more than at the start, glibc's arenas for "
-        "threads 6.0 MiB more, together 8.0 MiB"
+        "907 more threads than at the start; thread stacks grew by 2.0 MiB, glibc's thread arenas by 6.0 MiB "
+        "(8.0 MiB in total)"
     )
     (found,) = with_threads(sampled([12, 919]), [finding(907)], {PID: groups}, 10 * MIB)
     assert found.share == 0.8
