@@ -88,7 +88,7 @@ def choose_pid(
     """The one process meant; of a tree that matches, its root. UsageError (exit 2) when there is none or more than one;
     without any word, the likely targets are listed, largest first."""
     from memforensics.jobs.targets import choose as targets
-    from memforensics.jobs.targets.restarted import only_root
+    from memforensics.jobs.targets.containers import only_root
 
     if sum(way is not None for way in (pid, name or cmdline, container)) > 1:
         raise UsageError("the process is named in two ways", enable="a PID, --container, or --name and --cmdline")

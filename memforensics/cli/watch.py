@@ -68,8 +68,8 @@ def watch(
     if restarts and pid is not None:
         raise UsageError("a PID does not come back", enable="--restarts with --name, --cmdline or --container")
 
-    from memforensics.cli.screen.watch_out import Controls, beside, show
-    from memforensics.jobs.targets.restarted import back
+    from memforensics.cli.screen.watch_out import Controls, show, with_outputs
+    from memforensics.jobs.targets.choose import restarted_pid
     from memforensics.jobs.watch.loop import watch as job
     from memforensics.remedies.catalogue import load_catalogue
 
@@ -85,12 +85,12 @@ def watch(
         until=until,
         search=until == "leak" or on_leak is not None,
         catalogue=catalogue,
-        again=(lambda: back(name, cmdline, container)) if restarts else None,
+        find_restarted=(lambda: restarted_pid(name, cmdline, container)) if restarts else None,
         sleep=controls.sleep,
         stop=controls.stop,
     )
     listen = (address, prometheus) if prometheus is not None else None
-    ticks = beside(ticks, on_leak=on_leak, record=record, prometheus=listen)
+    ticks = with_outputs(ticks, on_leak=on_leak, record=record, prometheus=listen)
     try:
         last = show(ticks, controls, json_lines=json_lines, interval_s=interval, record=record)
     except KeyboardInterrupt:

@@ -156,7 +156,7 @@ def test_keys_open_the_help_and_end_it_with_the_result(tmp_path: Path) -> None:
         terminal = Terminal(
             tmp_path, "watch", child.pid, "--interval", "5s", "--record", str(case), columns=80, lines=24
         )
-        terminal.wait_for(r"INSUFFICIENT.*q ends, \? helps")
+        terminal.wait_for(r"INSUFFICIENT.*q ends, \? shows help")
         terminal.press("?")
         terminal.wait_for("judge all that was seen")
         terminal.press("?")

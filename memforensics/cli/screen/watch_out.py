@@ -1,4 +1,4 @@
-"""Where the ticks of watch go: a screen, lines, JSON lines; and beside it an alarm and a server of metrics."""
+"""The outputs of watch: a screen, lines or JSON lines, and with them an alarm and a metrics server."""
 
 import contextlib
 import json
@@ -15,8 +15,10 @@ from memforensics.report.json.watch import WatchTick
 Ticks = Generator[WatchTick, None, None]
 
 
-def beside(ticks: Ticks, *, on_leak: str | None, record: Path | None, prometheus: tuple[str, int] | None) -> Ticks:
-    """The same ticks, each told to the alarm and the metrics server first. UsageError when either cannot be."""
+def with_outputs(
+    ticks: Ticks, *, on_leak: str | None, record: Path | None, prometheus: tuple[str, int] | None
+) -> Ticks:
+    """The same ticks; each goes to the alarm and the metrics server first. UsageError if either cannot start."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(ticks))
         alarm = server = None
@@ -38,18 +40,18 @@ def beside(ticks: Ticks, *, on_leak: str | None, record: Path | None, prometheus
 
 
 class Controls:
-    """The keys of the live screen, read while the watch sleeps between two readings: q ends, ? opens the help."""
+    """The keys of the live screen, read while the watch sleeps between two ticks: q ends it, ? opens the help."""
 
     def __init__(self) -> None:
         self.is_ending = self.is_helping = False
-        self.read: ReadKeys | None = None  # none: nobody can press keys
+        self.read: ReadKeys | None = None  # None: there is no keyboard
         self.redraw: Callable[[], None] = lambda: None
 
     def stop(self) -> bool:
         return self.is_ending
 
     def sleep(self, seconds: float) -> None:
-        """Until the time is over, or q is pressed."""
+        """Sleeps until the time is over or q is pressed."""
         end = time.monotonic() + seconds
         if self.read is None:
             time.sleep(seconds)
@@ -69,8 +71,9 @@ class Controls:
 def show(
     ticks: Ticks, controls: Controls, *, json_lines: bool, interval_s: float, record: Path | None
 ) -> WatchTick | None:
-    """Shows them as the place allows; the last one. Where the case file cannot be written any more, stderr says so."""
-    ticks = _with_end_of_record(ticks, record, is_live=not json_lines and live.is_terminal())
+    """Shows the ticks, live on a terminal, else as lines; returns the last one. stderr says so if the case file can no
+    longer be written."""
+    ticks = _report_end_of_record(ticks, record, is_live=not json_lines and live.is_terminal())
     if not json_lines and live.is_terminal():
         return _show_live(ticks, controls, interval_s, record)
     from memforensics.report.json.watch import watch_object, watch_text
@@ -78,8 +81,8 @@ def show(
     return live.show_lines(ticks, (lambda tick: json.dumps(watch_object(tick))) if json_lines else watch_text)
 
 
-def _with_end_of_record(ticks: Ticks, record: Path | None, *, is_live: bool) -> Ticks:
-    """The same; says once that the record ended: at once, or, on a screen that is drawn over, after the last tick."""
+def _report_end_of_record(ticks: Ticks, record: Path | None, *, is_live: bool) -> Ticks:
+    """The same ticks; says once that the case file ended: at once, or, on a live screen, after the last tick."""
     why: str | None = None
     try:
         with contextlib.closing(ticks):
@@ -95,11 +98,11 @@ def _with_end_of_record(ticks: Ticks, record: Path | None, *, is_live: bool) -> 
 
 
 def _say_record_ended(record: Path | None, why: str) -> None:
-    say(f"memforensics: the watch goes on without its record: {record} ends here ({why})", err=True)
+    say(f"memforensics: {record} can no longer be written ({why}); the watch goes on without it", err=True)
 
 
 def _show_live(ticks: Ticks, controls: Controls, interval_s: float, record: Path | None) -> WatchTick | None:
-    """Draws each tick in place; the last one's screen stays. However it ends, the generator is closed."""
+    """Draws each tick in place and leaves the last screen. The generator is closed however it ends."""
     from memforensics.cli.screen.keys import keys
     from memforensics.cli.screen.redraw import Screen
     from memforensics.report.terminal.watch import WatchScreen, help_parts
@@ -107,13 +110,13 @@ def _show_live(ticks: Ticks, controls: Controls, interval_s: float, record: Path
     last: WatchTick | None = None
     content = WatchScreen()
     with contextlib.closing(ticks), keys() as controls.read, Screen() as screen:
-        how = "q ends, ? helps" if controls.read is not None else "Ctrl-C ends"
+        how = "q ends, ? shows help" if controls.read is not None else "Ctrl-C ends"
 
         def draw(tick: WatchTick) -> None:
-            case = f"case: {record}" if tick.record_ended is None else f"{record} cannot be written any more"
-            footer = f"a reading every {interval_s:g} s; {how}" + (f"; {case}" if record else "")
+            case = f"case: {record}" if tick.record_ended is None else f"{record} can no longer be written"
+            footer = f"one reading every {interval_s:g} s; {how}" + (f"; {case}" if record else "")
             if controls.is_helping and not tick.ended:
-                screen.show(help_parts(tick, footer=f"a reading every {interval_s:g} s; ? closes this help"))
+                screen.show(help_parts(tick, footer=f"one reading every {interval_s:g} s; ? closes this help"))
                 return
             words = f"ended: {tick.ended}" if tick.ended else footer
             parts = content.parts(tick, footer=words, width=screen.width, case_file=str(record) if record else None)

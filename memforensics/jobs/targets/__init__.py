@@ -1,1 +1,1 @@
-"""Which process is meant, and who it is."""
+"""The choice of a target process, and its identity."""

@@ -1,4 +1,4 @@
-"""Which process is meant: likely targets, inference servers first, then by size."""
+"""The choice of a target: likely processes, inference servers first, then by size."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from memforensics.case.model import Case, Target
 from memforensics.errors import MemforensicsError, UsageError
+from memforensics.jobs.targets.containers import only_root
 from memforensics.target.cmdline import harmless_command
 from memforensics.target.parse import parse_stat, parse_status, status_bytes
 from memforensics.target.procfs import ProcFS
@@ -20,20 +21,20 @@ from memforensics.units import size_text
 class Candidate:
     pid: int
     comm: str
-    words: tuple[str, ...]  # of the command line, all of them
+    words: tuple[str, ...]  # the whole command line
     rss_bytes: int
     role: str | None
     ppid: int
 
 
 def find(*, name: str | None = None, cmdline: str | None = None, proc: ProcFS | None = None) -> list[Candidate]:
-    """Processes that match, inference servers first, largest first. Kernel threads, zombies and ourselves left out.
-    UsageError when `cmdline` is no regular expression."""
+    """Processes that match, inference servers first, largest first; without kernel threads, zombies and ourselves.
+    UsageError if `cmdline` is not a regular expression."""
     proc = proc or ProcFS()
     try:
         pattern = re.compile(cmdline) if cmdline is not None else None
     except re.error as error:
-        raise UsageError(f"--cmdline {cmdline!r} is no regular expression", why=str(error)) from error
+        raise UsageError(f"--cmdline {cmdline!r} is not a regular expression", why=str(error)) from error
     found = []
     for pid in proc.pids():
         if pid == os.getpid():
@@ -43,7 +44,7 @@ def find(*, name: str | None = None, cmdline: str | None = None, proc: ProcFS | 
             words = tuple(proc.read_text(pid, "cmdline").split("\0"))[:-1]
             rss = status_bytes(parse_status(proc.read_text(pid, "status")), "VmRSS")
         except (MemforensicsError, OSError):
-            continue  # it left, or is hidden from us: not a candidate
+            continue  # it has left, or is hidden from us
         line = " ".join(words)
         if rss is None or (name is not None and about.comm != name) or (pattern and not pattern.search(line)):
             continue
@@ -55,13 +56,24 @@ def find(*, name: str | None = None, cmdline: str | None = None, proc: ProcFS | 
 
 
 def roots(found: list[Candidate], proc: ProcFS | None = None) -> list[Candidate]:
-    """Those without another of them above it: a server and its workers are one target, named by the server."""
+    """The candidates that descend from no other candidate: a server stands for its workers."""
     proc, pids = proc or ProcFS(), {c.pid for c in found}
     return [c for c in found if not pids.intersection(_ancestors(c.ppid, proc))]
 
 
+def restarted_pid(name: str | None, cmdline: str | None, container: str | None) -> int | None:
+    """The PID of a restarted target: the process that matches now, the largest of several; None while none does."""
+    if container is not None:
+        try:
+            return only_root(container)
+        except UsageError:
+            return None
+    found = roots(find(name=name, cmdline=cmdline))
+    return found[0].pid if found else None
+
+
 def _launchers(proc: ProcFS) -> set[int]:
-    """Our ancestors whose command line holds ours: sudo, timeout, sh -c. They match whatever we look for."""
+    """Our ancestors whose command line contains ours: sudo, timeout, sh -c. They match every --cmdline."""
     out = set()
     for pid in _ancestors(os.getppid(), proc):
         with suppress(MemforensicsError, OSError):
@@ -71,7 +83,7 @@ def _launchers(proc: ProcFS) -> set[int]:
 
 
 def _ancestors(pid: int, proc: ProcFS) -> Iterator[int]:
-    """The process, its parent, and so on, as far as they can be read."""
+    """The process, its parent and so on, as far as they can be read."""
     seen: set[int] = set()
     while pid and pid not in seen:
         seen.add(pid)
@@ -83,12 +95,12 @@ def _ancestors(pid: int, proc: ProcFS) -> Iterator[int]:
 
 
 def whole_command_lines(case: Case) -> Case:
-    """The case with `whole_command_line` of each process."""
+    """The case with the `whole_command_line` of each process."""
     return replace(case, targets=tuple(map(whole_command_line, case.targets)))
 
 
 def whole_command_line(target: Target, proc: ProcFS | None = None) -> Target:
-    """With all words of its command line where it still runs: for a terminal, never stored."""
+    """The target with its whole command line if it still runs: for a terminal, never stored."""
     proc = proc or ProcFS()
     try:
         if parse_stat(proc.read_text(target.pid, "stat")).start_ticks != target.start_ticks:
@@ -99,8 +111,8 @@ def whole_command_line(target: Target, proc: ProcFS | None = None) -> Target:
 
 
 def table(candidates: list[Candidate], *, show_cmdline: bool = False, width: int = 120) -> str:
-    """As text, a line each of at most `width` columns. Of the command lines only what is known to be harmless, unless
-    `show_cmdline`: then whole."""
+    """The candidates as text, a line of at most `width` columns each. Of a command line it shows the words known to be
+    harmless, or everything with `show_cmdline`."""
     rows = [f"{'PID':>8}  {'RSS':>9}  {'role':<18}  command"]
     for c in candidates:
         line = visible(" ".join(c.words if show_cmdline else harmless_command(c.words))) or visible(c.comm)

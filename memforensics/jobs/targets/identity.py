@@ -1,4 +1,4 @@
-"""Who a process is, its live environment included: needs its symbols, which target/ may not know. And who we are."""
+"""The identity of a process with its live environment, which needs its symbols; and how this program is started."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ _ENVIRON = ("environ", "__environ", "_environ")  # glibc's three names of one va
 
 
 def identify(process: Process) -> Target:
-    """The Target; its environment is the live one where libc's `environ` can be found and read, else that at exec."""
+    """The Target. Its environment is the live one if libc's `environ` can be found and read, else that at exec."""
     return about(process, environ_address=_environ_address(process))
 
 
@@ -23,7 +23,7 @@ def _environ_address(process: Process) -> int | None:
     try:
         space = AddressSpace(process)
     except MemforensicsError:
-        return None  # about() tells what is forbidden
+        return None  # about() reports what is forbidden
     for module in space.modules:
         if not module.name.startswith(("libc.", "libc-", "ld-musl")):
             continue
@@ -35,8 +35,8 @@ def _environ_address(process: Process) -> int | None:
 
 
 def program_name() -> str:
-    """How this program is started, for the commands that a report prints: by its name where the shell finds it, else
-    with its path; under sudo with sudo and the full path, as sudo has a search path of its own."""
+    """How to start this program, for the commands that a report prints: by its name if the shell finds it, else by its
+    path; under sudo with sudo and the full path, because sudo has its own search path."""
     started = Path(sys.argv[0]).absolute()
     if started.name == "__main__.py":
         name = f"{sys.executable} -m memforensics"

@@ -1,7 +1,7 @@
-"""A command of the operator's own, run once when the verdict is `leak`.
+"""A command of the operator that runs once when the verdict is `leak`.
 
-Its words are split as a shell would and no shell runs; what is told of the target goes by the environment, so that
-nothing of the target's can become part of a command.
+It is split into words as a shell would, but no shell runs it. It gets the facts about the target in its environment, so
+that no text of the target can become part of a command.
 """
 
 import os
@@ -16,25 +16,26 @@ from memforensics.text import visible
 
 
 class Alarm:
-    """`notice` each conclusion; the first that is a leak runs the command. UsageError when it cannot be split."""
+    """Call `notice` with each conclusion; the first leak runs the command. UsageError if it cannot be split."""
 
     def __init__(self, command: str, record: Path | None = None) -> None:
         try:
             self._words = shlex.split(command)
         except ValueError as error:
-            raise UsageError(f"--on-leak {command!r} is no command", why=str(error)) from error
+            raise UsageError(f"--on-leak {command!r} is not a command", why=str(error)) from error
         if not self._words:
             raise UsageError("--on-leak needs a command", enable="--on-leak 'systemctl restart vllm'")
         self._record = record
-        self._rung: set[int | None] = set()  # root PIDs that it was rung for
+        self._raised: set[int | None] = set()  # root PIDs for which the command has run
         self._running: list[subprocess.Popen[bytes]] = []
 
     def notice(self, case: Case, diagnosis: Diagnosis) -> None:
-        """Does not wait for the command; what it prints goes to stderr, and so does why one could not be started."""
+        """Starts the command and does not wait for it. Its output goes to stderr, as does the reason if it cannot
+        start."""
         self._running = [process for process in self._running if process.poll() is None]
-        if diagnosis.verdict != "leak" or case.meta.root_pid in self._rung:
+        if diagnosis.verdict != "leak" or case.meta.root_pid in self._raised:
             return
-        self._rung.add(case.meta.root_pid)
+        self._raised.add(case.meta.root_pid)
         try:
             self._running.append(
                 subprocess.Popen(
@@ -45,19 +46,19 @@ class Alarm:
                 )
             )
         except OSError as error:
-            print(f"--on-leak: {self._words[0]}: {error.strerror}", file=sys.stderr)
+            print(f"memforensics: --on-leak cannot start {self._words[0]}: {error.strerror}", file=sys.stderr)
 
     def close(self) -> None:
-        """Waits for what is still running: it may be about to read the case."""
+        """Waits for commands that still run: they may be about to read the case."""
         for process in self._running:
             process.wait()
 
 
 def environment(case: Case, diagnosis: Diagnosis, record: Path | None) -> dict[str, str]:
-    """MEMFORENSICS_PID, _VERDICT, _HEADLINE, and where known _CASE, _CAUSE (its name in the catalogue), _LAYER,
-    _BYTES_PER_MINUTE, _SECONDS_TO_LIMIT."""
+    """MEMFORENSICS_PID, _VERDICT and _HEADLINE; if known also _CASE, _CAUSE (its ID in the catalogue), _LAYER,
+    _BYTES_PER_MINUTE and _SECONDS_TO_LIMIT."""
     growth, first = diagnosis.growth, next(iter(diagnosis.findings), None)
-    told = {
+    facts = {
         "PID": case.meta.root_pid,
         "VERDICT": diagnosis.verdict,
         "HEADLINE": visible(diagnosis.headline),
@@ -67,4 +68,4 @@ def environment(case: Case, diagnosis: Diagnosis, record: Path | None) -> dict[s
         "BYTES_PER_MINUTE": round(growth.rate.estimate) if growth and growth.rate else None,
         "SECONDS_TO_LIMIT": round(growth.seconds_to_limit) if growth and growth.seconds_to_limit is not None else None,
     }
-    return {f"MEMFORENSICS_{name}": str(value) for name, value in told.items() if value is not None}
+    return {f"MEMFORENSICS_{name}": str(value) for name, value in facts.items() if value is not None}

@@ -1,8 +1,8 @@
-"""Searching for the cause of growth that a watch sees: growth alone does not prove a leak.
+"""The search for the cause of growth that a watch sees: growth alone does not prove a leak.
 
-`memforensics diagnose` runs for some seconds in a process of its own (compiling and tracing take more memory than a
-watch may), and what it found is held against the line that the watch goes on to draw. Most growth has no cause that is
-known; so the search is repeated, ever more rarely.
+`memforensics diagnose` runs for some seconds in a process of its own, because compiling and tracing take more memory
+than a watch may use. The watch adds its evidence to its own. Most growth has no known cause, so the search is repeated
+ever less often.
 """
 
 import contextlib
@@ -32,56 +32,57 @@ from memforensics.jobs.observe.recorder import Record
 from memforensics.units import MIB, NS_PER_S, duration_text
 
 SHORTEST_S, LONGEST_S = 12.0, 60.0
-SEEN_BYTES = 6 * MIB  # of growth, that a search should be long enough for
-AGAIN_S, AGAIN_AT_MOST_S = 600.0, 3600.0  # to the next search; twice as long after each
+TRACED_BYTES = 6 * MIB  # of growth: a search is long enough to see so much
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 600.0, 3600.0  # between two searches; it doubles after each
 CLOSE_S = 10.0
-_TRACE = "mmap-trace"  # the probe that sees through whose code memory is mapped
+_TRACE = "mmap-trace"  # the probe that records which code maps memory
 
 EVIDENCE = (Module, AllocationSite, TraceSummary, Hook, HookAudit, ProbeStatus, Loss)
 
 
 class CauseSearch:
-    """`follow` each conclusion; `added_to` gives a case with what was found. `close` ends it."""
+    """Call `follow` with each conclusion; `added_to` adds what was found to a case. `close` ends it."""
 
     def __init__(self, pid: int, *, children: bool = True) -> None:
         self.pid, self.children = pid, children
-        self.state: str | None = None  # in words
+        self.state: str | None = None  # a sentence for the screen
         self._found: tuple[Record, ...] = ()
-        self._targets: dict[int, Target] = {}  # as the search knows them: versions and live environment read
+        self._targets: dict[int, Target] = {}  # of the search, with versions and live environment
         self._running: subprocess.Popen[bytes] | None = None
         self._folder = contextlib.ExitStack()
-        self._next_ns, self._wait_s = 0, AGAIN_S
+        self._next_ns, self._pause_s = 0, FIRST_PAUSE_S
         self._outcome = ""
 
     def follow(self, diagnosis: Diagnosis, now_ns: int) -> bool:
-        """Begins a search where one is due; takes up what one found: True, and the next conclusion may differ."""
+        """Starts a search if one is due; takes the evidence of one that ended. True: the state changed, and the next
+        conclusion may differ."""
         if self._running is not None:
-            return self._running.poll() is not None and self._take_up(now_ns)
+            return self._running.poll() is not None and self._take_evidence(now_ns)
         if diagnosis.verdict != "growing":
             self.state = None
             return False
         if now_ns < self._next_ns:
             self.state = f"{self._outcome}, next search in {duration_text(round((self._next_ns - now_ns) / NS_PER_S))}"
             return False
-        self._begin(_seconds(diagnosis))
+        self._begin(_search_seconds(diagnosis))
         return True
 
     def added_to(self, case: Case) -> Case:
-        """The case of the watch, with the evidence of the search."""
+        """The case of the watch with the evidence of the search."""
         if not self._found:
             return case
         fields: dict[str, Any] = {}
         for record in self._found:
             name = KINDS[type(record)][1]
             fields[name] = (*fields.get(name, ()), record)
-        targets = tuple(self._better(target) for target in case.targets)
+        targets = tuple(self._with_details(target) for target in case.targets)
         probes, losses = (*case.probes, *fields.pop("probes", ())), (*case.losses, *fields.pop("losses", ()))
         return replace(case, **fields, targets=targets, probes=probes, losses=losses)
 
     def close(self) -> tuple[Record, ...]:
-        """Ends a search that is under way; what the last one found."""
+        """Ends a search that is running; returns what the last one found."""
         if self._running is not None:
-            self._running.terminate()  # as Ctrl-C: it lets go of the target
+            self._running.terminate()  # like Ctrl-C: it detaches from the target
             try:
                 self._running.wait(timeout=CLOSE_S)
             except subprocess.TimeoutExpired:
@@ -105,9 +106,9 @@ class CauseSearch:
             stderr=subprocess.DEVNULL,
         )
 
-    def _take_up(self, now_ns: int) -> bool:
+    def _take_evidence(self, now_ns: int) -> bool:
         self._running = None
-        self._next_ns, self._wait_s = now_ns + int(self._wait_s * NS_PER_S), min(2 * self._wait_s, AGAIN_AT_MOST_S)
+        self._next_ns, self._pause_s = now_ns + int(self._pause_s * NS_PER_S), min(2 * self._pause_s, LONGEST_PAUSE_S)
         self.state = None
         self._outcome = "no known cause found"
         try:
@@ -119,25 +120,25 @@ class CauseSearch:
         finally:
             self._folder.close()
         self._found = tuple(_evidence(found))
-        blind = next((probe for probe in found.probes if probe.name == _TRACE and probe.status != "ok"), None)
-        if blind is not None and not found.sites:
-            self._outcome = f"the cause cannot be found: {blind.why}"
+        failed = next((probe for probe in found.probes if probe.name == _TRACE and probe.status != "ok"), None)
+        if failed is not None and not found.sites:
+            self._outcome = f"the cause cannot be found: {failed.why}"
         self._targets = {target.pid: target for target in found.targets}
         return True
 
-    def _better(self, own: Target) -> Target:
+    def _with_details(self, own: Target) -> Target:
         other = self._targets.get(own.pid)
         if other is None or other.start_ticks != own.start_ticks:
             return own
         return replace(other, began_ns=own.began_ns, exited_ns=own.exited_ns, left_how=own.left_how)
 
 
-def _seconds(diagnosis: Diagnosis) -> float:
-    """Long enough for the trace to see some of it, at its rate."""
+def _search_seconds(diagnosis: Diagnosis) -> float:
+    """How long a search must run to trace TRACED_BYTES at this rate."""
     rate = diagnosis.growth.rate if diagnosis.growth else None
     if rate is None or rate.estimate <= 0:
         return LONGEST_S
-    return min(max(SEEN_BYTES / rate.estimate * 60.0, SHORTEST_S), LONGEST_S)
+    return min(max(TRACED_BYTES / rate.estimate * 60.0, SHORTEST_S), LONGEST_S)
 
 
 def _evidence(found: Case) -> Iterable[Record]:

@@ -1,7 +1,7 @@
-"""The metrics of a watch, to be scraped over HTTP, on the loopback address unless told otherwise.
+"""The metrics of a watch over HTTP, by default on the loopback address.
 
-Anyone who reaches the port may try to hold it up, so there is one thread, a cap on connections, a deadline and a size
-for each request, and one text a tick however often it is asked for. No trouble here reaches the watch.
+Anyone who reaches the port may try to block it, so there is one thread, a limit on connections, a deadline and a size
+limit for each request, and one rendering per tick however often it is requested. No error here reaches the watch.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from memforensics.report.json.watch import WatchTick
 from memforensics.report.prometheus import metrics
 
 LOCAL = "127.0.0.1"
-MAX_CONNECTIONS = 32  # beyond them a new one is closed at once
-REQUEST_SECONDS = 5.0  # for the whole of a request and its answer
-MAX_REQUEST = 8 * 1024  # bytes of its head
+MAX_CONNECTIONS = 32  # a further one is closed at once
+REQUEST_SECONDS = 5.0  # for a request and its response
+MAX_REQUEST = 8 * 1024  # bytes of the request head
 
 
 class MetricsServer(Collector):
-    """Serves what `show` was given last; nothing before that. UsageError when the port cannot be had."""
+    """Serves the tick that `show` got last; nothing before the first. UsageError if the port cannot be used."""
 
     def __init__(self, port: int, address: str = LOCAL) -> None:
         self._last: WatchTick | None = None
@@ -34,7 +34,7 @@ class MetricsServer(Collector):
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(lambda loop, context: None)  # a broken connection is the client's trouble
+        self._loop.set_exception_handler(lambda loop, context: None)  # a broken connection is the client's problem
         self._thread = threading.Thread(target=self._loop.run_forever, name="metrics", daemon=True)
         self._thread.start()
         try:
@@ -42,7 +42,7 @@ class MetricsServer(Collector):
         except (OSError, OverflowError) as error:
             self._stop()
             raise UsageError(
-                f"cannot listen on {address}:{port}", why=str(error), enable="--prometheus with another PORT"
+                f"cannot listen on {address}:{port}", why=str(error), enable="--prometheus with another port"
             ) from error
 
     @property
@@ -79,7 +79,7 @@ class MetricsServer(Collector):
         try:
             await asyncio.wait_for(self._answer(reader, writer), REQUEST_SECONDS)
         except (TimeoutError, asyncio.TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
-            pass  # it was too slow, too long, or left
+            pass  # too slow, too long, or the client left
         finally:
             self._open -= 1
             writer.transport.abort()
