@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 from tracer_statistics import Estimate, estimate, estimate_ratio
 
-from memforensics.probes.proc.snapshot_cache import Earlier
+from memforensics.probes.proc.snapshot_cache import SnapshotCache
 from memforensics.probes.proc.snapshots import Reader, take_snapshot
 from memforensics.target import Process, open_process
 
@@ -82,8 +82,8 @@ def repeated(*, marks: bool) -> Callable[[Process], Read]:
     """A second reading of a process of which little changed."""
 
     def prepared(process: Process) -> Read:
-        earlier = Earlier()
-        return lambda: take_snapshot(process, "pagemap", marks=marks, earlier=earlier)
+        cache = SnapshotCache()
+        return lambda: take_snapshot(process, "pagemap", marks=marks, cache=cache)
 
     return prepared
 

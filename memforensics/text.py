@@ -1,7 +1,5 @@
 """Text that came from the target, made safe to show. Processes, files and functions can have any name."""
 
-import os.path
-
 
 def utf8(text: str) -> str:
     """Text that encodes as UTF-8: bytes that were none (lone surrogates of os.fsdecode) become \\udcXX."""
@@ -30,6 +28,6 @@ def safe_lines(text: str) -> str:
     return utf8("\n".join(visible(line) for line in text.split("\n")))
 
 
-def library_name(path: str) -> str:
-    """The file name of a mapped file: /a/b/libucs.so.0 (deleted) -> libucs.so.0."""
-    return os.path.basename(path.removesuffix(" (deleted)")) or path
+def basename(path: str | None) -> str:
+    """The file name of a mapped path, without the kernel's " (deleted)"; "" for None."""
+    return (path or "").removesuffix(" (deleted)").rpartition("/")[2]

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 from memforensics.analysis.application import package_path
 from memforensics.analysis.frames import (
-    basename,
     caller_of,
     culprit_frame,
     extends_heap,
@@ -36,6 +35,7 @@ from memforensics.case.model import (
     Stack,
     Trend,
 )
+from memforensics.text import basename
 from memforensics.units import MIB, NS_PER_MINUTE, NS_PER_S, counted_text, rate_text, size_text
 
 MINIMUM_BYTES_PER_MINUTE = 1 * MIB  # a slower group of sites is not a finding

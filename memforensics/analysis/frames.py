@@ -4,10 +4,10 @@ code. And which of a stack's frames stand inside an interposer, and inside which
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 from memforensics.analysis.application import MODULE, is_application, is_launcher
 from memforensics.case.model import AllocationSite, Caller, Frame, Hook, Layer, Stack
+from memforensics.text import basename
 
 _LIBC = re.compile(
     r"(lib(c|pthread|dl|rt|m|util|resolv)[-.].*so.*|ld[-.].*so.*|ld-linux.*|ld-musl.*|libc\.musl.*|\[vdso\])"
@@ -30,11 +30,6 @@ _MALLOC = re.compile(
 )
 _PYMALLOC = re.compile(r"_PyMem_ArenaAlloc|_PyObject_Arena(Mmap|Malloc)|new_arena|allocate_from_new_pool")
 _THREAD = re.compile(r"(__)?pthread_create(@.*)?|allocate_stack|allocate_thread_stack")
-
-
-def basename(path: str | None) -> str:
-    """The file's name, without the kernel's " (deleted)"."""
-    return PurePosixPath((path or "").removesuffix(" (deleted)")).name
 
 
 def is_libc(frame: Frame) -> bool:

@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from memforensics.analysis.frames import basename
 from memforensics.case.model import Hook, HookAudit
+from memforensics.text import basename
 
 
 def hook_meanings(hooks: Iterable[Hook], audits: Iterable[HookAudit]) -> dict[str, str]:

@@ -16,7 +16,6 @@ How a resident byte finds its layer, in this order:
    largest row: no row is negative and the sum holds.
 """
 
-import os.path
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingOf
@@ -36,6 +35,7 @@ from memforensics.case.model import (
     Rollup,
     Snapshot,
 )
+from memforensics.text import basename
 
 # Kind of an OwnerMark -> group of mappings, as people call it, and its layer.
 MARK_OWNERS: dict[str, tuple[str, Layer]] = {
@@ -375,7 +375,7 @@ def _named(
         return "POSIX shared memory (/dev/shm)", "shmem", "private copies of shared memory"
     if path in libraries:
         return "libraries and program", "file", LIBRARY_DATA
-    name = os.path.basename(path.removesuffix(" (deleted)"))
+    name = basename(path)
     if weights:
         return f"weights {name}", "file", f"changed pages of {name}"
     return f"file {name}", "file", f"changed pages of {name}"

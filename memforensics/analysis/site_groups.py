@@ -8,8 +8,9 @@ from fnmatch import fnmatchcase
 from typing import Literal, TypeVar
 
 from memforensics.analysis.blame import site_rate
-from memforensics.analysis.frames import basename, caller_of, culprit_frame, mark_hooks
+from memforensics.analysis.frames import caller_of, culprit_frame, mark_hooks
 from memforensics.case.model import AllocationSite, Caller, Frame, Hook
+from memforensics.text import basename
 from memforensics.units import NS_PER_S
 
 SortKey = Literal["outstanding", "rate", "count", "age"]

@@ -11,7 +11,7 @@ from memforensics.jobs.observe.recorder import Recorder, new_meta, probe_failed
 from memforensics.probes.heap.memray_attach import NAME, Profiled, profile, require
 from memforensics.report.json.shapes import losses_json, site_json
 from memforensics.target import open_process
-from memforensics.target.about import about
+from memforensics.target.describe import describe
 from memforensics.units import duration_text, rate_text, size_text
 
 SHOWN = 10
@@ -99,7 +99,7 @@ def heap_memray(
     try:
         require(process)
         with Recorder(new_meta("heap", pid), record) as recorder:
-            target = about(process)
+            target = describe(process)
             recorder.put([target, process.sample()])
             try:
                 profiled = profile(process, seconds, on_tracking=on_tracking)

@@ -14,8 +14,8 @@ from memforensics.report.json.shapes import hook_json, losses_json
 from memforensics.report.sentences import hook_sentence
 from memforensics.symbols.address_space import AddressSpace
 from memforensics.target import open_process
-from memforensics.target.about import about
-from memforensics.text import library_name
+from memforensics.target.describe import describe
+from memforensics.text import basename
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class HooksView:
             groups.setdefault((hook.mechanism, hook.owner_path), []).append(hook)
         rows = []
         for (mechanism, path), hooks in groups.items():
-            owner = library_name(path) if path else "memory of no file"
+            owner = basename(path) if path else "memory of no file"
             version = f" {hooks[0].owner_version}" if hooks[0].owner_version else ""
             rows.append((", ".join(h.function for h in hooks), mechanism, owner + version, hook_sentence(hooks)))
         return rows
@@ -76,7 +76,7 @@ class HooksView:
 def hooks(pid: int, *, record: Path | None = None) -> HooksView:
     """Audits a live process, passively. NoSuchProcess, NotATarget, TargetGone, PermissionNeeded, CaseError."""
     with contextlib.closing(open_process(pid)) as process:
-        target = about(process)
+        target = describe(process)
         found, audit, modules, losses = audit_hooks(process, AddressSpace(process))
     if record is not None:
         with Recorder(new_meta("hooks", pid), record) as recorder:

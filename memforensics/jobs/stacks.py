@@ -17,7 +17,7 @@ from memforensics.report.json.shapes import capture_json, losses_json, pauses_js
 from memforensics.report.sentences import frame_name, frame_place
 from memforensics.symbols.address_space import AddressSpace, MappedModule
 from memforensics.target import Process, open_process
-from memforensics.target.about import about
+from memforensics.target.describe import describe
 from memforensics.units import duration_text
 
 MAX_COUNT = 1000
@@ -109,7 +109,7 @@ def stacks(
         raise UsageError(f"{name!r} is no name of a system call or function")
     with contextlib.closing(open_process(pid)) as process, contextlib.ExitStack() as stack:
         recorder = stack.enter_context(Recorder(new_meta("stacks", pid), record)) if record is not None else None
-        target = about(process)
+        target = describe(process)
         space = AddressSpace(process)
         address = _entry_address(process, space, function) if function is not None else None
         if address is not None:

@@ -27,6 +27,7 @@ from memforensics.case.model import (
     Snapshot,
     Target,
 )
+from memforensics.text import basename
 
 State = Literal["met", "unmet", "unknown"]
 
@@ -358,10 +359,6 @@ def environment(target: Target | None, name: str) -> tuple[str | None, str]:
             if variable.source == source:
                 return variable.value, words
     return None, ""
-
-
-def basename(path: str) -> str:
-    return path.removesuffix(" (deleted)").rpartition("/")[2]
 
 
 def named(path: str, pattern: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from memforensics.case.model import AllocationSite, Caller, Frame, Loss
 from memforensics.report import sentences as say
-from memforensics.text import library_name
+from memforensics.text import basename
 from memforensics.units import duration_text
 
 # Brackets and spaces of a function's own name, which open nothing and end nothing
@@ -131,7 +131,7 @@ def matter_text(group: Group, *, plain: bool = False, places: bool = True) -> st
     if parts and group.inside is not None:
         parts[0] += f" inside {group.inside}"
     if caller is not None and (named is None or (named.file, named.function) != (caller.file, caller.function)):
-        place = f" ({say.place(library_name(caller.file), caller.line)})" if places else ""
+        place = f" ({say.place(basename(caller.file), caller.line)})" if places else ""
         parts.append(caller.function + place)
     if not parts:
         parts = [_frame_text(frame, plain, places) for frame in group.sites[0].stack.frames[:2]]
@@ -206,7 +206,7 @@ def _frame_text(frame: Frame, plain: bool, places: bool) -> str:
     name = say.frame_name(frame)
     if plain and not is_python:
         name = plain_function(name)
-    place = library_name(frame.module if not is_python and frame.module else frame.file or "")
+    place = basename(frame.module if not is_python and frame.module else frame.file or "")
     if not place or (not places and frame.function):
         return name
     line = f":{frame.line}" if frame.line is not None and is_python else ""

@@ -19,7 +19,7 @@ from memforensics.case.model import (
     Remedy,
     Target,
 )
-from memforensics.text import library_name
+from memforensics.text import basename
 from memforensics.units import change_text, counted_text, duration_text, rate_text, size_text
 
 _MECHANISMS = {
@@ -169,10 +169,10 @@ def hook_sentence(hooks: Sequence[Hook]) -> str:
     """Of hooks of one owner and mechanism: inline patch of libc.so.6's code; the calls go to ucm_override_mmap and
     ucm_override_munmap in libucm.so.0.0.0 1.19.0."""
     first = hooks[0]
-    where = library_name(first.patched_in) if first.patched_in else "the library"
-    names = list(dict.fromkeys(library_name(name) for hook in hooks for name in hook.objects))
+    where = basename(first.patched_in) if first.patched_in else "the library"
+    names = list(dict.fromkeys(basename(name) for hook in hooks for name in hook.objects))
     objects = _listed(names) if names else "loaded objects"
-    owner = library_name(first.owner_path) if first.owner_path else "memory of no file"
+    owner = basename(first.owner_path) if first.owner_path else "memory of no file"
     version = f" {first.owner_version}" if first.owner_version else ""
     functions = list(dict.fromkeys(hook.target_function for hook in hooks if hook.target_function))
     calls = "the calls go" if len(hooks) > 1 else "the call goes"
@@ -183,7 +183,7 @@ def hook_sentence(hooks: Sequence[Hook]) -> str:
 def hook_summary(hooks: Sequence[Hook]) -> str:
     """mmap, munmap: inline, by libucm.so.0.0.0 1.19.0."""
     first = hooks[0]
-    owner = library_name(first.owner_path) if first.owner_path else "memory of no file"
+    owner = basename(first.owner_path) if first.owner_path else "memory of no file"
     version = f" {first.owner_version}" if first.owner_version else ""
     return f"{_listed([hook.function for hook in hooks])}: {first.mechanism}, by {owner}{version}"
 
@@ -232,8 +232,8 @@ def frame_place(frame: Frame) -> str:
     """Where a frame is: file:line for Python, the object's file name (and source line, if known) for native code."""
     if frame.kind == "python":
         return place(frame.file or "?", frame.line)
-    module = library_name(frame.module) if frame.module else "no file"
-    return f"{module} ({place(library_name(frame.file), frame.line)})" if frame.file else module
+    module = basename(frame.module) if frame.module else "no file"
+    return f"{module} ({place(basename(frame.file), frame.line)})" if frame.file else module
 
 
 def frame_name(frame: Frame) -> str:

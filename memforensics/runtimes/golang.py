@@ -10,8 +10,10 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from memforensics.runtimes.page_tries import Static, pointers_in
+from memforensics.case.model import OwnerMark
 from memforensics.runtimes.reading import Reading, Run, joined
+from memforensics.runtimes.scene import Scene
+from memforensics.runtimes.static_data import Static, pointers_in
 from memforensics.units import KIB, MIB
 
 ARENA = 64 * MIB
@@ -38,6 +40,14 @@ class GoHeap:
     arenas: list[Run]
     records: list[Run]
     unread: int
+
+
+def recognise(scene: Scene) -> Iterator[OwnerMark]:
+    """The Go heap, and the memory that holds its records."""
+    for heap in find_go_heaps(scene.reader, scene.statics_with_tables, scene.heap_runs):
+        scene.reader.unread["records"] += heap.unread
+        yield from scene.marks(heap.arenas, "go-heap", f"arenas known to {heap.module}")
+        yield from scene.marks(heap.records, "go-runtime", f"records of the heap of {heap.module}")
 
 
 def find_go_heaps(reading: Reading, statics: Sequence[Static], memory: Sequence[Run]) -> Iterator[GoHeap]:

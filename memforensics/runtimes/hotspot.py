@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
+from memforensics.case.model import OwnerMark
+from memforensics.errors import MemforensicsError
 from memforensics.runtimes.reading import Reading, Run
+from memforensics.runtimes.scene import Scene
+from memforensics.symbols.address_space import AddressSpace, MappedModule
+from memforensics.text import basename
 from memforensics.units import KIB, MIB
 
 Kind = Literal["jvm-heap", "jvm-code", "jvm-metaspace", "jvm-gc"]
@@ -25,6 +30,47 @@ _HEAP_OBJECT = 2 * KIB  # of the CollectedHeap, in which pointers to the collect
 _PART = 256
 _PAGE = 4096
 _FIRST_BY_PIECES = 16  # JEP 387
+
+
+def recognise(scene: Scene) -> Iterator[OwnerMark]:
+    """The anonymous memory of each part of the virtual machine. A region that is known by its form alone counts only if
+    it begins where a mapping does and holds no named mapping."""
+    mappings = scene.snapshot.mappings
+    if not any(_is_libjvm(basename(path)) for path in scene.modules):
+        return
+    try:
+        space = AddressSpace(scene.process)
+    except MemforensicsError:
+        return
+    anonymous = [(m.start, m.end) for m in mappings if m.path == "" and not m.shared]
+    starts = {start for start, _ in anonymous}
+    named = [(m.start, m.end) for m in mappings if m.path != ""]
+    for module in space.modules:
+        if not _is_libjvm(module.name):
+            continue
+        for kind, (start, end), is_sure in HotSpot(scene.reader, _Symbols(space, module), space.code).regions():
+            if not is_sure and (start not in starts or any(a < end and start < b for a, b in named)):
+                continue
+            for first, last in anonymous:
+                if first < end and start < last:
+                    detail = f"by libjvm's table: from {start:#x}"
+                    yield OwnerMark(start=max(first, start), end=min(last, end), kind=kind, detail=detail)
+
+
+def _is_libjvm(name: str) -> bool:
+    return name.startswith("libjvm.so")
+
+
+class _Symbols:
+    """Run-time addresses of one module's symbols."""
+
+    def __init__(self, space: AddressSpace, module: MappedModule) -> None:
+        self._space, self._module = space, module
+
+    def __call__(self, name: str) -> int | None:
+        elf = self._space.elf(self._module)
+        symbol = elf.find_symbol(name) if elf is not None else None
+        return self._space.address(self._module, symbol.start) if symbol is not None else None
 
 
 @dataclass(slots=True)

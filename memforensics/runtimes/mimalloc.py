@@ -11,7 +11,9 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from memforensics.case.model import OwnerMark
 from memforensics.runtimes.reading import Reading, Run
+from memforensics.runtimes.scene import Scene
 from memforensics.units import GIB, KIB, MIB
 
 HEADER = 1024  # the fields up to the cookie: 2 masks of 128 bytes and some words
@@ -55,6 +57,20 @@ class _Candidate:
     start: int
     size: int
     key: int  # what _mi_heap_main.cookie must be
+
+
+def recognise(scene: Scene) -> Iterator[OwnerMark]:
+    """Segments and arenas of mimalloc."""
+
+    def static_bytes() -> Iterator[bytes]:
+        for static in scene.statics:
+            for start, end in scene.reader.present(static.start, static.end):
+                data = scene.reader.read_present(start, end - start)
+                if data is not None:
+                    yield data
+
+    found = segments(scene.reader, scene.heap_runs, static_bytes)
+    yield from scene.marks(found, "mimalloc", "segments by their cookies")
 
 
 def segments(reading: Reading, memory: Iterable[Run], statics: Callable[[], Iterator[bytes]]) -> list[Run]:

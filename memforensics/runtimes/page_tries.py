@@ -16,29 +16,32 @@ import struct
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from heapq import nlargest
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from memforensics.case.model import Mapping
+from memforensics.case.model import Mapping, OwnerMark
 from memforensics.runtimes.reading import Reading, Run, joined
+from memforensics.runtimes.scene import Scene
+from memforensics.runtimes.static_data import USER_END, Static, lies_in, pointers_in
 from memforensics.units import KIB, MIB
 
 if TYPE_CHECKING:
     import numpy as np
 
 PAGE = 4096
-_USER = 1 << 47
 _MAX_LEAF_BYTES = 256 * MIB  # read a snapshot: 8 bytes a page of what is owned
 _MAX_RECORD_BYTES = 256 * MIB  # the same: 128 bytes an extent
 _MAX_READ, _LEAST_READ = 16 * MIB, 16 * KIB  # of them at once; what a read counts at least
 _BATCH, _MAX_ELEMENTS = 1 << 20, 8 << 20  # gone through at a time, and in all: 32 GiB of small objects
 _MAX_BLOCK_READS = 16_384
-_MAX_STATIC_PAGES = 4096  # of one module looked at for the root
 _TRIED_A_SLOT = 24  # pages
 _MAX_TRIES = 1024  # of slots with addresses, a module and kind
-_LEAST_TABLE = 512 * KIB  # a leaf of any trie
-_MUCH = 64 * KIB  # of words, for which numpy is worth its loading
 _NEAR = 256 * KIB  # records this close lie in one piece of memory
+_MAX_SAMPLES = 64  # mappings whose pages are looked up in a trie, those with most resident bytes first
+_SAMPLE_STEP = 2 * MIB  # extents often begin at such multiples, behind the allocator's own records
+_STEPS = 16  # of one mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +89,27 @@ class PageTrie:
     module: str
 
 
-@dataclass(frozen=True, slots=True)
-class Static:
-    """Writable data of one module, .bss included."""
+def recognise(scene: Scene) -> Iterator[OwnerMark]:
+    """Memory of jemalloc and tcmalloc, and the memory that holds their records."""
+    statics = scene.statics_with_tables
+    for found in find_tries(scene.reader, statics, scene.heap_runs, _samples(scene.heap_mappings) if statics else ()):
+        its = owned(scene.reader, found)
+        scene.reader.unread["records"] += its.unread
+        where = f"its records are in {found.module}"
+        yield from scene.marks(its.heap, found.trie.kind, where)
+        yield from scene.marks(its.records, found.trie.kind, f"{where}: the records themselves")
 
-    mapping: Mapping  # of its file's writable part
-    zeros: int  # from which page on it is .bss, or may be; `end` where nothing of it can be
-    end: int
-    pointers: tuple[Run, ...] = ()  # (address, word) in that part: words that could be addresses of tables
 
-    @property
-    def start(self) -> int:
-        return self.mapping.start
+def _samples(mappings: Sequence[Mapping]) -> list[int]:
+    """Pages where an extent is likely to begin or end."""
+    fullest = nlargest(_MAX_SAMPLES, mappings, key=lambda mapping: mapping.rss or 0)
+    edges = [page for mapping in fullest for page in (mapping.start, mapping.end - PAGE)]
+    steps = [
+        page
+        for mapping in fullest
+        for page in range(-(-mapping.start // _SAMPLE_STEP) * _SAMPLE_STEP, mapping.end, _SAMPLE_STEP)[:_STEPS]
+    ]
+    return [page for pair in zip_longest(edges, steps) for page in pair if page is not None]
 
 
 def find_tries(
@@ -110,7 +122,7 @@ def find_tries(
         found: set[str] = set()
         for trie in TRIES:
             if trie.kind not in found and 8 << trie.root_bits <= static.end - static.zeros:
-                leaves = [each for each in static.pointers if _lies_in(memory, each[1], 8 << trie.leaf_bits)]
+                leaves = [each for each in static.pointers if lies_in(memory, each[1], 8 << trie.leaf_bits)]
                 root = _find_root(reading, trie, static, leaves, by_root[trie])
                 if root is not None:
                     found.add(trie.kind)
@@ -142,58 +154,11 @@ def _find_root(
     return None
 
 
-def with_pointers(reading: Reading, statics: Sequence[Static], memory: Sequence[Run]) -> list[Static]:
-    """With the words in their .bss that point to where a table could be: into large pieces of `memory`. Many words of
-    large libraries are looked at, so this is for what numpy can."""
-    large = [run for run in memory if run[1] - run[0] >= _LEAST_TABLE]
-    if not large:
-        return []
-    return [replace(static, pointers=tuple(_pointers_to(reading, static, large))) for static in statics]
-
-
-def _pointers_to(reading: Reading, static: Static, large: Sequence[Run]) -> Iterator[Run]:
-    lowest, highest = large[0][0], large[-1][1]
-    seen: set[int] = set()
-    for slot, word in pointers_in(reading, static.zeros, static.end, (lowest, highest - _LEAST_TABLE)):
-        if word not in seen:
-            seen.add(word)
-            if _lies_in(large, word, _LEAST_TABLE):
-                yield slot, word
-
-
-def _lies_in(memory: Sequence[Run], start: int, size: int) -> bool:
-    index = bisect_right(memory, (start, _USER)) - 1
-    return index >= 0 and start + size <= memory[index][1]
-
-
-def pointers_in(reading: Reading, start: int, end: int, among: Run = (PAGE, _USER)) -> Iterator[Run]:
-    """(address, word) of the words in present pages that could be addresses of records, `among` those."""
-    left = _MAX_STATIC_PAGES
-    for first, last in reading.present(start & -PAGE, end) if start < end else ():
-        last = min(last, first + left * PAGE)
-        left -= (last - first) // PAGE
-        first, last = max(first, start), min(last, end)
-        data = reading.read(first, last - first & -8) or b""
-        for index, word in _likely(data, among) if len(data) > _MUCH else enumerate(memoryview(data).cast("Q")):
-            if among[0] <= word < among[1] and not word & 15:
-                yield first + 8 * index, word
-        if not left:
-            return
-
-
-def _likely(data: bytes, among: Run) -> Iterator[Run]:
-    import numpy as np
-
-    words = np.frombuffer(data, "<u8")
-    at = np.flatnonzero((words >= among[0]) & (words < among[1]) & (words & np.uint64(15) == 0))
-    yield from zip(at.tolist(), words[at].tolist(), strict=True)
-
-
 def _knows(reading: Reading, trie: Trie, leaf: int, address: int) -> bool:
     """Whether the record of that page begins or ends there."""
     element = reading.read(leaf + 8 * trie.leaf_index(address), 8)
     pointer = int.from_bytes(element or b"", "little") & trie.pointer_mask
-    data = reading.read(pointer, trie.record.size) if PAGE < pointer < _USER and not pointer & 7 else None
+    data = reading.read(pointer, trie.record.size) if PAGE < pointer < USER_END and not pointer & 7 else None
     if data is None:
         return False
     start, end = trie.extent(data)
@@ -289,7 +254,7 @@ class _Records:
         splits = np.flatnonzero((np.diff(signed) > PAGE) | (np.diff(signed // _MAX_READ) != 0)) + 1
         for part in np.split(np.arange(len(records)), splits):
             first, last = int(records[part[0]]), int(records[part[-1]]) + trie.record.size
-            if not PAGE < first < last < _USER:
+            if not PAGE < first < last < USER_END:
                 continue
             self._budget -= max(_LEAST_READ, last - first)
             if self._budget < 0:
@@ -303,7 +268,7 @@ class _Records:
             fields = np.frombuffer(data, np.uint8)[offsets[:, None] + np.arange(head, head + 16)].copy().view("<u8")
             begin = fields[:, 0] * np.uint64(trie.start_scale) & np.uint64(-PAGE & (1 << 64) - 1)
             size = (fields[:, 1] & np.uint64(trie.size_mask & (1 << 64) - 1)) * np.uint64(trie.size_scale)
-            sane = (begin < _USER) & (size < _USER)
+            sane = (begin < USER_END) & (size < USER_END)
             starts[part], ends[part] = np.where(sane, begin, 0), np.where(sane, begin + size, 0)
         return starts, ends
 
@@ -327,7 +292,7 @@ def _blocks(reading: Reading) -> Callable[[int], Run | None]:
 
     def block_of(address: int) -> Run | None:
         nonlocal tried
-        index = bisect_right(known, (address, _USER)) - 1
+        index = bisect_right(known, (address, USER_END)) - 1
         if index >= 0 and known[index][0] <= address < known[index][1]:
             return known[index]
         for steps in range(64):
@@ -336,8 +301,8 @@ def _blocks(reading: Reading) -> Callable[[int], Run | None]:
             data = reading.read(start, 16) if tried <= _MAX_BLOCK_READS else None
             size, following = struct.unpack("<2Q", data) if data else (0, 1)
             if size and size % (2 * MIB) == 0 and start + size > address and following % (2 * MIB) == 0:
-                insort(known, (start, min(start + size, _USER)))
-                return start, min(start + size, _USER)
+                insort(known, (start, min(start + size, USER_END)))
+                return start, min(start + size, USER_END)
         return None
 
     return block_of

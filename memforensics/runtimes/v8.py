@@ -10,7 +10,9 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from memforensics.case.model import OwnerMark
 from memforensics.runtimes.reading import Reading, Run
+from memforensics.runtimes.scene import Scene
 from memforensics.units import KIB
 
 _ALIGN = 256 * KIB  # MemoryChunk::kAlignment
@@ -18,6 +20,12 @@ _HEADER = struct.Struct("<5Q")  # size, flags, heap, area start, area end
 _MAX_HEADER = 64 * KIB  # marking bitmap included
 _LEAST_CHUNKS = 4  # of one Heap: each of its spaces has one
 _MAX_CHUNKS = 16_384  # looked at a snapshot
+
+
+def recognise(scene: Scene) -> Iterator[OwnerMark]:
+    """Chunks of the V8 heap."""
+    found = chunks(scene.reader, [(mapping.start, mapping.end) for mapping in scene.heap_mappings])
+    yield from scene.marks(found, "v8-heap", "a chunk by its header")
 
 
 def chunks(reading: Reading, mappings: Iterable[Run]) -> list[Run]:

@@ -20,6 +20,7 @@ from memforensics.symbols.names.lines import LineReader
 from memforensics.symbols.unwind.cfi import Cfi, Rule
 from memforensics.target.memory import Memory, read_u64
 from memforensics.target.parse import ParsedMaps
+from memforensics.text import basename
 
 VDSO = "[vdso]"
 _DELETED = " (deleted)"
@@ -73,7 +74,7 @@ class MappedModule:
 
     @property
     def name(self) -> str:
-        return self.path.rpartition("/")[2]
+        return basename(self.path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from memforensics.text import basename
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -148,7 +150,7 @@ def _kept(words: Sequence[str]) -> Iterator[str | None]:
             yield None
     if len(words) == 1:
         return
-    program = title.rpartition("/")[2]
+    program = basename(title)
     at = 1
     if _INTERPRETERS.fullmatch(program):
         at, shown = _interpreted(words, bool(_PYTHON.fullmatch(program)), program == "java")

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from memforensics.errors import MemforensicsError, NoSuchProcess, PermissionNeeded, TargetGone
 from memforensics.target.procfs import ProcFS
-from memforensics.target.realtime_priority import urgent
+from memforensics.target.realtime_priority import realtime_priority
 
 MAX_READ_BYTES = 64 * 1024 * 1024
 _SHORT = 256 * 1024  # 0.1 ms
@@ -63,7 +63,7 @@ class ProcessMemory:
         if size < 0 or size > MAX_READ_BYTES or not 0 <= address < 1 << 63:
             raise Unreadable(address, size)
         try:
-            with urgent if size <= _SHORT else nullcontext():
+            with realtime_priority if size <= _SHORT else nullcontext():
                 data = os.pread(self._fd, size, address)
         except OSError as error:
             if error.errno == errno.ESRCH:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from memforensics.errors import MemforensicsError, ProbeFailed, TargetGone
 from memforensics.target.procfs import ProcFS
-from memforensics.target.realtime_priority import urgent
+from memforensics.target.realtime_priority import realtime_priority
 
 PAGE = mmap.PAGESIZE
 
@@ -114,7 +114,7 @@ class Pagemap:
         TargetGone when it left, ProbeFailed when this kernel has no PAGEMAP_SCAN.
         """
         end = min(end, start + SCAN_BYTES)
-        if not urgent.is_able:
+        if not realtime_priority.is_able:
             os.sched_yield()  # others have their turn first, so that a whole slice is ours
         try:
             count, walked = self._scan_once(query, start, end)
@@ -145,7 +145,7 @@ class Pagemap:
         2 MiB anew (fs/proc/task_mmu.c, pagemap_read(), PAGEMAP_WALK_SIZE). ENTRIES_BYTES of address space at most, for
         the target's sake. TargetGone, ProbeFailed."""
         try:
-            with urgent:
+            with realtime_priority:
                 return os.pread(self._fd, (end - start) // PAGE * 8, start // PAGE * 8)
         except OSError as error:
             if error.errno == errno.ESRCH:
@@ -175,7 +175,7 @@ class Pagemap:
             )
         )
         began = time.perf_counter()
-        with urgent:
+        with realtime_priority:
             count = fcntl.ioctl(self._fd, _IOCTL, arg, True)
         if time.perf_counter() - began > _LONG_S:
             time.sleep(_PAUSE_S)

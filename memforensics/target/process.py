@@ -23,7 +23,7 @@ from memforensics.target.parse import (
     status_numbers,
 )
 from memforensics.target.procfs import ProcFS
-from memforensics.target.realtime_priority import urgent
+from memforensics.target.realtime_priority import realtime_priority
 from memforensics.target.rooted import open_in_root
 from memforensics.target.smaps import ParsedSmaps, parse_smaps, tmpfs_devices
 from memforensics.units import KIB
@@ -102,7 +102,7 @@ class Process:
             try:
                 begun = b""
                 while len(begun) < _FEW_SMAPS:
-                    with urgent:
+                    with realtime_priority:
                         piece = file.read(_FEW_SMAPS)
                     if not piece:
                         return parse_smaps(begun.decode("utf-8", "surrogateescape"))

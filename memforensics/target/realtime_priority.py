@@ -1,27 +1,27 @@
-"""Calls that hold a lock of the target, made before all ordinary work of this machine.
+"""Real-time priority for calls that hold a lock of the target.
 
-Reading pagemap, smaps or memory holds the target's mmap lock (fs/proc/task_mmu.c; mm/memory.c, __access_remote_vm),
-for microseconds. On a busy machine the kernel may take the CPU from us right then (cond_resched in the walk), and the
-target cannot map until we have it again: 20 to 70 ms were measured on two CPUs with three busy loops, 0.2 ms this way.
-So for the call this thread is of the real-time class (SCHED_FIFO, sched(7)), which nothing ordinary preempts. Without
-CAP_SYS_NICE, or in a cgroup without real-time, calls are made as they are.
+Reading pagemap, smaps or memory holds the target's mmap lock (fs/proc/task_mmu.c; mm/memory.c, __access_remote_vm) for
+microseconds. On a busy machine the kernel may preempt us meanwhile (cond_resched in the walk), and the target cannot
+map memory until we run again: 20 to 70 ms on two CPUs with three busy loops, 0.2 ms with real-time priority (measured).
+So for such a call this thread joins the class SCHED_FIFO (sched(7)), which no ordinary thread preempts. Without
+CAP_SYS_NICE, or in a cgroup without real-time, the call is made with the usual priority.
 """
 
 import os
 import threading
 import time
 
-_SLICE_NS = 300_000  # of many calls in a row: then whoever waits for this CPU has a turn, no lock being held
+_SLICE_NS = 300_000  # after it, between two calls, others get the CPU
 _NONE = -1
 
 
-class _Urgent(threading.local):
-    """To be used in a `with` around each call. Around a loop of very many short calls too (each with its own), it saves
-    most of the changes of class; what such a loop does between calls must be short."""
+class _RealtimePriority(threading.local):
+    """Use it in a `with` around each call. One more `with` around a loop of many short calls saves most changes of
+    class; such a loop must do little between the calls."""
 
     depth = 0
     since_ns = 0
-    usual = _NONE  # the thread's own class
+    usual = _NONE  # the thread's class before
     is_able = hasattr(os, "sched_setscheduler")
 
     def __enter__(self) -> None:
@@ -54,4 +54,4 @@ class _Urgent(threading.local):
         os.sched_setscheduler(0, self.usual, os.sched_param(0))
 
 
-urgent = _Urgent()
+realtime_priority = _RealtimePriority()

@@ -112,8 +112,8 @@ def proc_file(name: str) -> Callable[[bytes], None]:
         from memforensics.jobs.targets import choose as targets
         from memforensics.jobs.targets import containers
         from memforensics.probes.host.process import check_target
-        from memforensics.probes.proc.owners.stacks import _stack_pointers, _thread_ids
-        from memforensics.target.about import about
+        from memforensics.runtimes.glibc.thread_stacks import _stack_pointers, _thread_ids
+        from memforensics.target.describe import describe
         from memforensics.target.process import open_process
         from memforensics.target.smaps import parse_rollup, parse_smaps_rollup
         from memforensics.target.tree import descendants
@@ -129,7 +129,7 @@ def proc_file(name: str) -> Callable[[bytes], None]:
             targets.roots(found, proc)
             targets.table(found)
             containers._roots("0123456789abcdef", proc)
-            with TreeObserver(PID, proc=proc, about=lambda process: about(process)) as tree:
+            with TreeObserver(PID, proc=proc, about=lambda process: describe(process)) as tree:
                 tree.open()
                 tree.tick()
                 tree.losses()
@@ -289,10 +289,10 @@ def read_jit_map(data: bytes) -> None:
 
 
 def read_head(data: bytes) -> None:
-    from memforensics.probes.proc.owners.files import weights_format
-    from memforensics.probes.proc.owners.pymalloc import is_pool
+    from memforensics.runtimes.cpython.pymalloc import is_pool
+    from memforensics.target.software import file_format
 
-    weights_format(data[:4096], len(data))
+    file_format(data[:4096], len(data))
     is_pool(0x7F0000000000, data.ljust(48, b"\0")[:48], 16384)
 
 
@@ -421,7 +421,7 @@ def read_owners(data: bytes) -> None:
 
 def read_arenas(data: bytes) -> None:
     """Headers of glibc's arenas, thread descriptors and stacks."""
-    from memforensics.probes.proc.owners.arenas import glibc_arenas
+    from memforensics.runtimes.glibc.arenas import glibc_arenas
 
     base = 0x7F0000000000
 

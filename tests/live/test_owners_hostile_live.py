@@ -6,8 +6,8 @@ import pytest
 from owned import adds_up, settle
 from processes import compiled, running
 
-from memforensics.probes.proc.claimed_ranges import Look
 from memforensics.probes.proc.snapshots import take_snapshot
+from memforensics.runtimes.reading import PageReader
 from memforensics.target import open_process
 from memforensics.target.pagemap import PAGE, Pagemap
 
@@ -36,8 +36,8 @@ def test_addresses_that_no_process_has() -> None:
     ):
         top = 1 << 47
         for can_scan in {False, pagemap.can_scan()}:
-            look = Look(process.memory, pagemap, can_scan=can_scan)
+            reader = PageReader(process.memory, pagemap, can_scan=can_scan)
             for address in (-PAGE, 0, top - PAGE, top - 8, top, 1 << 56, 1 << 63, (1 << 64) - PAGE, 1 << 70):
-                assert look.read(address, 16) is None
-                assert look.read_present(address, 16) is None
-                assert look.present(address & -PAGE, (address & -PAGE) + 2 * PAGE) == []
+                assert reader.read(address, 16) is None
+                assert reader.read_present(address, 16) is None
+                assert reader.present(address & -PAGE, (address & -PAGE) + 2 * PAGE) == []

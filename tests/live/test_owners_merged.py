@@ -9,9 +9,9 @@ from processes import Child, compiled, running
 
 from memforensics.analysis.ownership import pieces
 from memforensics.case.model import Snapshot
-from memforensics.probes.proc.claimed_ranges import VAIN_TURNS
-from memforensics.probes.proc.snapshot_cache import Earlier
+from memforensics.probes.proc.snapshot_cache import SnapshotCache
 from memforensics.probes.proc.snapshots import Snapshots, take_snapshot
+from memforensics.runtimes.scene import FORGET_AFTER
 from memforensics.target import Process, open_process
 from memforensics.target.memory import Memory
 from memforensics.units import MIB
@@ -126,18 +126,18 @@ def test_a_block_that_madvise_divided_is_one_block(above: int, style: str) -> No
 def test_where_nothing_was_found_is_not_searched_again_and_what_is_new_is() -> None:
     """Numbers that look like headers are no one's: the second look asks for next to none of them."""
     with merged(0, 160 * MIB, "numbers") as (child, process):
-        earlier = Earlier()
+        cache = SnapshotCache()
         after(child, "below")
-        first, _ = take_snapshot(process, "pagemap", earlier=earlier)
+        first, _ = take_snapshot(process, "pagemap", cache=cache)
         assert [size for _, size in blocks(first)] == [HOLE]
         counted = Counting(process.memory)
         process._memory = counted  # type: ignore[assignment]  # what is asked of it is counted
-        again, _ = take_snapshot(process, "pagemap", earlier=earlier)
+        again, _ = take_snapshot(process, "pagemap", cache=cache)
         assert blocks(again) == blocks(first)
         assert counted.reads < 1000
-        for turn in range(VAIN_TURNS):
+        for turn in range(FORGET_AFTER):
             if turn == 2:
                 after(child, "below")
-            later, _ = take_snapshot(process, "pagemap", earlier=earlier)
+            later, _ = take_snapshot(process, "pagemap", cache=cache)
             assert blocks(later) == blocks(first)
         assert counted.reads > 10_000

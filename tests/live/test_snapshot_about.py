@@ -11,7 +11,8 @@ from processes import compiled, python, running
 
 from memforensics.jobs.targets.identity import identify
 from memforensics.target import open_process
-from memforensics.target.about import about, runtimes_of
+from memforensics.target.describe import describe
+from memforensics.target.software import runtimes_of
 
 pytestmark = pytest.mark.live
 
@@ -20,7 +21,7 @@ def test_a_running_program() -> None:
     environment = {"UCX_TLS": "tcp", "VLLM_API_KEY": "hidden", "SOMETHING_ELSE": "private"}
     command: list[str | Path] = [compiled("own_layers.c"), "anon", "1", "4096"]
     with running(command, env=environment) as child, contextlib.closing(open_process(child.pid)) as process:
-        found = about(process)
+        found = describe(process)
     assert abs(found.start_wall_ns - time.time_ns()) < 60e9
     assert found.exe == str(compiled("own_layers.c"))
     assert found.cmdline[1:] == ("...",)
@@ -32,13 +33,13 @@ def test_a_running_program() -> None:
 
 def test_a_python_says_its_version() -> None:
     with running(python("own_objects.py", "1")) as child, contextlib.closing(open_process(child.pid)) as process:
-        versions = {runtime.name: runtime.version for runtime in about(process).runtimes}
+        versions = {runtime.name: runtime.version for runtime in describe(process).runtimes}
     assert versions["cpython"] == f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def test_a_variable_set_by_the_program_itself_is_read_live() -> None:
     with running(python("own_setenv.py")) as child, contextlib.closing(open_process(child.pid)) as process:
-        at_exec = {v.name: v.value for v in about(process).environment}
+        at_exec = {v.name: v.value for v in describe(process).environment}
         live = {(v.name, v.value, v.source) for v in identify(process).environment}
     assert "UCX_RCACHE_MAX_UNRELEASED" not in at_exec
     assert ("UCX_RCACHE_MAX_UNRELEASED", "1024", "live") in live

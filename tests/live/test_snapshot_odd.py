@@ -17,7 +17,7 @@ from processes import TESTS, compiled, running
 
 from memforensics.case.model import Mapping
 from memforensics.errors import NotATarget, TargetError
-from memforensics.probes.proc.snapshot_cache import Earlier
+from memforensics.probes.proc.snapshot_cache import SnapshotCache
 from memforensics.probes.proc.snapshots import Reader, take_snapshot
 from memforensics.target import Process, open_process
 from memforensics.target.pagemap import PAGE
@@ -123,10 +123,10 @@ def test_a_kernel_thread_has_no_memory() -> None:
 @pytest.mark.parametrize("reader", ["smaps", "pagemap", "entries", "procmap"])
 def test_memory_that_changes_while_it_is_read(reader: Reader) -> None:
     with running([compiled("snap_churn.c")]) as child, contextlib.closing(open_process(child.pid)) as process:
-        earlier = Earlier()
+        cache = SnapshotCache()
         for _ in range(12):
-            for each in (None, earlier):
-                seen, _ = take_snapshot(process, reader, marks=False, earlier=each)
+            for each in (None, cache):
+                seen, _ = take_snapshot(process, reader, marks=False, cache=each)
                 ordered = [edge for m in seen.mappings for edge in (m.start, m.end)]
                 assert ordered == sorted(ordered), "one mapping after the other"
                 assert all((m.anonymous or 0) <= (m.rss or 0) <= m.size for m in seen.mappings)
@@ -135,6 +135,6 @@ def test_memory_that_changes_while_it_is_read(reader: Reader) -> None:
 @pytest.mark.parametrize("reader", ["smaps", "pagemap", "entries"])
 def test_a_process_that_ends_while_it_is_read(reader: Reader) -> None:
     with running([compiled("snap_churn.c"), "200"]) as child, contextlib.closing(open_process(child.pid)) as process:
-        snapshots = iter(partial(take_snapshot, process, reader, earlier=Earlier()), None)
+        snapshots = iter(partial(take_snapshot, process, reader, cache=SnapshotCache()), None)
         with pytest.raises(TargetError):
             deque(snapshots, maxlen=0)

@@ -11,7 +11,7 @@ from owned import settle
 from processes import compiled, running
 
 from memforensics.case.model import Mapping, Snapshot
-from memforensics.probes.proc.snapshot_cache import TURNS, Earlier
+from memforensics.probes.proc.snapshot_cache import TURNS, SnapshotCache
 from memforensics.probes.proc.snapshots import READERS, Reader, take_snapshot
 from memforensics.target import Process, open_process
 from memforensics.target.pagemap import ABSENT, PAGE, PRESENT, PRESENT_KINDS, SCAN_BYTES, Pagemap, Query
@@ -102,10 +102,10 @@ def test_no_call_looks_at_more_than_takes_a_millisecond(still: Process, query: Q
 
 @pytest.mark.parametrize("reader", ["pagemap", "entries"])
 def test_a_repeated_reading_is_a_reading(still: Process, reader: Reader) -> None:
-    earlier = Earlier()
+    cache = SnapshotCache()
     whole = taken(still, reader)
     for turn in range(2 * TURNS):
-        again, _ = take_snapshot(still, reader, marks=False, earlier=earlier)
+        again, _ = take_snapshot(still, reader, marks=False, cache=cache)
         assert fields(again.mappings, (*IDENTITY, *COUNTED)) == fields(whole.mappings, (*IDENTITY, *COUNTED))
         ages = [again.t_ns - (m.read_ns or 0) for m in again.mappings]
         assert min(ages) == 0, "an eighth is read anew each time"
@@ -116,21 +116,21 @@ def test_what_is_new_and_what_grows_is_read_anew() -> None:
     program = compiled("own_layers.c")
     words: list[str | Path] = [program, "anon", "200", "151552", "malloc", "4000", "1000"]
     with running(words) as child, contextlib.closing(open_process(child.pid)) as process:
-        earlier = Earlier()
-        take_snapshot(process, "pagemap", marks=False, earlier=earlier)
+        cache = SnapshotCache()
+        take_snapshot(process, "pagemap", marks=False, cache=cache)
         child.tell("again")
         child.wait_for("ready")
         settle(process)
-        again, _ = take_snapshot(process, "pagemap", marks=False, earlier=earlier)
+        again, _ = take_snapshot(process, "pagemap", marks=False, cache=cache)
         whole = taken(process, "pagemap")
         assert fields(again.mappings, (*IDENTITY, *COUNTED)) == fields(whole.mappings, (*IDENTITY, *COUNTED))
 
 
 def test_another_process_is_not_taken_for_the_one_before(still: Process) -> None:
-    earlier = Earlier()
-    take_snapshot(still, "pagemap", marks=False, earlier=earlier)
+    cache = SnapshotCache()
+    take_snapshot(still, "pagemap", marks=False, cache=cache)
     program: list[str | Path] = [compiled("own_layers.c"), "anon", "2", "4096"]
     with running(program) as child, contextlib.closing(open_process(child.pid)) as process:
-        seen, _ = take_snapshot(process, "pagemap", marks=False, earlier=earlier)
+        seen, _ = take_snapshot(process, "pagemap", marks=False, cache=cache)
         assert all(m.read_ns == seen.t_ns for m in seen.mappings)
         assert fields(seen.mappings, IDENTITY) == fields(taken(process, "maps").mappings, IDENTITY)

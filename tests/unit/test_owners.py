@@ -1,4 +1,4 @@
-"""What the recognisers believe, and what they do not."""
+"""What the recognisers accept and what they reject."""
 
 import struct
 from itertools import pairwise
@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.case.model import Mapping, OwnerMark
-from memforensics.probes.proc.claimed_ranges import Ground
-from memforensics.probes.proc.mmapped_chunks import Spans, mmapped_size
-from memforensics.probes.proc.owners.pymalloc import is_pool
+from memforensics.runtimes.cpython.pymalloc import is_pool
+from memforensics.runtimes.glibc.mmapped_chunks import Spans, mmapped_size
+from memforensics.runtimes.scene import ClaimedRanges
 from memforensics.target.pagemap import PAGE, _extend_runs
 
 BASE = 0x7F0000000000
@@ -19,7 +19,7 @@ def header(count: int, free: int, size_class: int, next_offset: int, max_next: i
     return struct.pack("<I4xQQQIIII", count, free, BASE, BASE, 0, size_class, next_offset, max_next)
 
 
-def test_pools_of_both_sizes() -> None:
+def test_pool_headers_of_both_pool_sizes() -> None:
     for pool in (4096, 16384):
         for size_class in range(32):
             block = 16 * (size_class + 1)
@@ -29,11 +29,11 @@ def test_pools_of_both_sizes() -> None:
 
 
 @given(st.binary(min_size=48, max_size=48))
-def test_other_bytes_are_no_pool(data: bytes) -> None:
+def test_random_bytes_are_not_a_pool(data: bytes) -> None:
     assert not is_pool(BASE, data, 16384)
 
 
-def test_sizes_of_blocks_with_their_own_mapping() -> None:
+def test_size_of_a_mmapped_chunk() -> None:
     assert mmapped_size(struct.pack("<2Q", 0, 0x101002)) == 0x101000
     for before, size in ((0, 0x101000), (0, 0x101003), (0, 0x101012), (16, 0x101002), (0, 2), (0, 0)):
         assert mmapped_size(struct.pack("<2Q", before, size)) == 0
@@ -44,19 +44,19 @@ ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 10)), max_size=12
 
 
 @given(ranges)
-def test_marks_never_lie_upon_one_another(wanted: list[tuple[int, int]]) -> None:
-    ground = Ground()
-    ground.claim(OwnerMark(start=start, end=start + size, kind="x") for start, size in wanted)
-    taken = [address for mark in ground.marks for address in range(mark.start, mark.end)]
+def test_claimed_ranges_never_overlap(claims: list[tuple[int, int]]) -> None:
+    claimed = ClaimedRanges()
+    claimed.claim(OwnerMark(start=start, end=start + size, kind="x") for start, size in claims)
+    taken = [address for mark in claimed.marks for address in range(mark.start, mark.end)]
     assert taken == sorted(set(taken))
-    free = [address for start, end in ground.free_parts(5, 50) for address in range(start, end)]
+    free = [address for start, end in claimed.free_parts(5, 50) for address in range(start, end)]
     assert free == [address for address in range(5, 50) if address not in set(taken)]
-    rest = [address for start, end in ground.taken_parts(5, 50) for address in range(start, end)]
+    rest = [address for start, end in claimed.claimed_parts(5, 50) for address in range(start, end)]
     assert sorted(free + rest) == list(range(5, 50))
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), max_size=12))
-def test_mappings_that_touch_are_one_span(gaps_and_sizes: list[tuple[int, int]]) -> None:
+def test_touching_mappings_are_one_span(gaps_and_sizes: list[tuple[int, int]]) -> None:
     mappings, at = [], 10
     for gap, size in gaps_and_sizes:
         at += gap + size
@@ -71,7 +71,7 @@ def test_mappings_that_touch_are_one_span(gaps_and_sizes: list[tuple[int, int]])
 
 
 @given(st.lists(st.lists(st.booleans(), max_size=9), max_size=4))
-def test_runs_of_pages_by_their_entries(calls: list[list[bool]]) -> None:
+def test_runs_of_present_pages_from_pagemap_entries(calls: list[list[bool]]) -> None:
     runs: list[tuple[int, int]] = []
     at = 0
     for pages in calls:

@@ -1,7 +1,6 @@
-"""Recognisers read what a hostile process may have written: whatever stands there, they end, and say only what may be.
+"""Recognisers end on memory that a hostile process wrote, and claim only possible ranges.
 
-Memory is made of words of which many point into that memory itself, or say what headers say, so that structures are
-followed, and lead in circles.
+Many words of that memory point into itself or look like headers, so that structures are followed and lead in circles.
 """
 
 import inspect
@@ -14,13 +13,13 @@ import numpy as np
 import pytest
 
 from memforensics.case.model import Mapping
-from memforensics.probes.proc.owners.allocators import static_data
 from memforensics.runtimes import hotspot
 from memforensics.runtimes.golang import find_go_heaps
 from memforensics.runtimes.hotspot import HotSpot
 from memforensics.runtimes.mimalloc import segments
-from memforensics.runtimes.page_tries import TRIES, PageTrie, Static, Trie, find_tries, owned, with_pointers
+from memforensics.runtimes.page_tries import TRIES, PageTrie, Trie, find_tries, owned
 from memforensics.runtimes.reading import Run
+from memforensics.runtimes.static_data import Static, static_data, with_table_pointers
 from memforensics.runtimes.v8 import chunks
 from memforensics.units import MIB
 
@@ -86,7 +85,7 @@ MEMORY = [(BASE, BASE + SIZE)]
 
 def statics(hostile: Hostile) -> list[Static]:
     (static,) = static_data([mapping(DATA, 4096, "/usr/bin/program", 7), mapping(DATA + 4096, DATA_SIZE - 4096)])
-    return with_pointers(hostile, [static], MEMORY)
+    return [with_table_pointers(hostile, static, MEMORY)]
 
 
 def fit(runs: Sequence[Run]) -> bool:
@@ -100,7 +99,7 @@ def test_tries(hostile: Hostile) -> None:
 
 
 @pytest.mark.parametrize("trie", TRIES[:2], ids=lambda trie: trie.kind)
-def test_what_a_false_trie_says_ends(trie: Trie) -> None:
+def test_reading_a_false_trie_ends(trie: Trie) -> None:
     hostile = Hostile(seed=1)
     its = owned(hostile, PageTrie(trie, DATA, "program"))
     assert fit(its.heap)

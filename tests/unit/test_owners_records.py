@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.case.model import Mapping
-from memforensics.probes.proc.owners.arenas import glibc_arenas
-from memforensics.probes.proc.owners.files import weights_format
+from memforensics.runtimes.glibc.arenas import glibc_arenas
 from memforensics.runtimes.mimalloc import segments
 from memforensics.runtimes.reading import Run, joined
 from memforensics.runtimes.v8 import chunks
+from memforensics.target.software import file_format
 from memforensics.units import KIB, MIB
 
 BASE = 0x7F0000000000
@@ -121,12 +121,12 @@ def head(data: bytes) -> bytes:
     ],
 )
 def test_weights_by_their_first_bytes(data: bytes, expected: str | None) -> None:
-    assert weights_format(head(data), 10 * MIB) == expected
+    assert file_format(head(data), 10 * MIB) == expected
 
 
 @given(st.binary(max_size=64), st.integers(0, 1 << 50))
 def test_no_bytes_are_too_strange(data: bytes, size: int) -> None:
-    weights_format(data, size)
+    file_format(data, size)
 
 
 HEAPS = 64 * MIB  # heaps of arenas stand at multiples of it

@@ -51,7 +51,7 @@ from memforensics.report.json import report as json_report
 from memforensics.report.json import shapes as sites
 from memforensics.report.markdown import code, markdown, report_markdown
 from memforensics.report.terminal.report import report_text
-from memforensics.text import library_name, utf8, visible
+from memforensics.text import basename, utf8, visible
 
 CATALOGUE = load_catalogue()
 SCHEMA = json_report.schema()
@@ -333,9 +333,9 @@ def test_markdown_leaves_words_readable() -> None:
     assert markdown("# not a heading") == "\\# not a heading"
 
 
-def test_library_name_drops_the_kernel_s_mark() -> None:
-    assert library_name("/a/libucs.so.0 (deleted)") == "libucs.so.0"
-    assert library_name("[heap]") == "[heap]"
+def test_basename_drops_the_deleted_mark() -> None:
+    assert basename("/a/libucs.so.0 (deleted)") == "libucs.so.0"
+    assert basename("[heap]") == "[heap]"
 
 
 def _shape(name: str) -> jsonschema.Draft202012Validator:

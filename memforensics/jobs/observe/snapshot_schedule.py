@@ -6,7 +6,7 @@ from contextlib import closing
 
 from memforensics.errors import MemforensicsError, TargetError
 from memforensics.jobs.observe.recorder import Record, probe_failed
-from memforensics.probes.proc.snapshot_cache import Earlier
+from memforensics.probes.proc.snapshot_cache import SnapshotCache
 from memforensics.probes.proc.snapshots import take_snapshot
 from memforensics.target import open_process
 
@@ -23,7 +23,7 @@ class SnapshotSchedule:
         self._next_s = 0.0
         self._longest_s = 0.0  # that a round took
         self._round_s = 0.0  # that the present round has taken
-        self._caches: defaultdict[int, Earlier] = defaultdict(Earlier)
+        self._caches: defaultdict[int, SnapshotCache] = defaultdict(SnapshotCache)
 
     def is_due(self, elapsed_s: float) -> bool:
         return elapsed_s >= self._next_s
@@ -47,7 +47,7 @@ class SnapshotSchedule:
         began = time.monotonic()
         try:
             with closing(open_process(pid)) as process:
-                snapshot, losses = take_snapshot(process, earlier=self._caches[pid])
+                snapshot, losses = take_snapshot(process, cache=self._caches[pid])
         except TargetError:
             return []
         except MemforensicsError as error:

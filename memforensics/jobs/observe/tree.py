@@ -12,7 +12,7 @@ from memforensics.case.model import Loss, Target
 from memforensics.errors import PermissionNeeded, TargetError, TargetGone, UnknownForm
 from memforensics.jobs.observe.recorder import Record
 from memforensics.target import Process, open_process
-from memforensics.target.about import about as about_process
+from memforensics.target.describe import describe
 from memforensics.target.procfs import ProcFS
 from memforensics.target.tree import descendants, newest_pid
 from memforensics.units import NS_PER_S
@@ -46,7 +46,7 @@ class TreeObserver:
     proc: ProcFS = field(default_factory=ProcFS)
     clock: Callable[[], int] = time.monotonic_ns
     sleep: Callable[[float], None] = time.sleep
-    about: Callable[[Process], Target] = about_process
+    about: Callable[[Process], Target] = describe
     rescan_share: float = RESCAN_SHARE
     members: dict[int, Process] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)

@@ -12,7 +12,7 @@ from memforensics.jobs.targets.containers import only_root
 from memforensics.target.cmdline import harmless_command
 from memforensics.target.parse import parse_stat, parse_status, status_bytes
 from memforensics.target.procfs import ProcFS
-from memforensics.target.roles import role_of
+from memforensics.target.software import role_of
 from memforensics.text import visible
 from memforensics.units import size_text
 

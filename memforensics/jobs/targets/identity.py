@@ -9,21 +9,20 @@ from memforensics.case.model import Target
 from memforensics.errors import MemforensicsError
 from memforensics.symbols.address_space import AddressSpace
 from memforensics.target import Process
-from memforensics.target.about import about
 
 _ENVIRON = ("environ", "__environ", "_environ")  # glibc's three names of one variable (posix/environ.c)
 
 
 def identify(process: Process) -> Target:
     """The Target. Its environment is the live one if libc's `environ` can be found and read, else that at exec."""
-    return about(process, environ_address=_environ_address(process))
+    return describe(process, environ_address=_environ_address(process))
 
 
 def _environ_address(process: Process) -> int | None:
     try:
         space = AddressSpace(process)
     except MemforensicsError:
-        return None  # about() reports what is forbidden
+        return None  # describe() reports what is forbidden
     for module in space.modules:
         if not module.name.startswith(("libc.", "libc-", "ld-musl")):
             continue

@@ -21,7 +21,7 @@ from memforensics.jobs.observe.recorder import Limits, Record, Recorder, new_met
 from memforensics.jobs.observe.tree import Event, TreeObserver
 from memforensics.jobs.watch.cause import CauseSearch
 from memforensics.jobs.watch.pacing import CpuAllowance, PacedTask
-from memforensics.probes.proc.snapshot_cache import Earlier
+from memforensics.probes.proc.snapshot_cache import SnapshotCache
 from memforensics.probes.proc.snapshots import take_snapshot
 from memforensics.remedies.catalogue import Catalogue, load_catalogue
 from memforensics.report.json.watch import Ages, WatchTick
@@ -157,7 +157,7 @@ class _Watch:
         self.snapshots = PacedTask(allowance, SNAPSHOT_INTERVAL_S)
         self.verdicts = PacedTask(allowance, VERDICT_INTERVAL_S, UNDELAYED_VERDICTS_S)
         self.cache = AnalysisCache()
-        self.caches: defaultdict[int, Earlier] = defaultdict(Earlier)  # of each member's snapshots
+        self.caches: defaultdict[int, SnapshotCache] = defaultdict(SnapshotCache)  # of each member's snapshots
         self.snapshot_ns: dict[int, tuple[int, int]] = {}  # PID -> its last snapshot, the oldest figure in it
         self.newest: dict[int, Sample] = {}  # of each member that still runs
         self.has_changed = True
@@ -251,7 +251,7 @@ class _Watch:
         for process in list(self.observer.members.values()):
             found: list[Record]
             try:
-                snapshot, losses = take_snapshot(process, earlier=self.caches[process.pid])
+                snapshot, losses = take_snapshot(process, cache=self.caches[process.pid])
                 found = [snapshot, *losses]
                 self.snapshot_ns[process.pid] = snapshot.t_ns, _oldest_ns(snapshot)
             except TargetError:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from memforensics.symbols.address_space import AddressSpace, MappedModule
 from memforensics.symbols.elf.reader import BadElf, ElfFile
 from memforensics.target.memory import Memory, Unreadable, read_u64
+from memforensics.text import basename
 
 _DT_NULL, _DT_DEBUG = 0, 21
 _PT_DYNAMIC, _PT_PHDR = 2, 6
@@ -143,15 +144,13 @@ def _breadth_first(program: Loaded, objects: list[Loaded]) -> list[Loaded]:
             by_name.setdefault(name, one)
     order = [program]
     for one in order:
-        order += [
-            found for name in one.needed if (found := by_name.get(name.rpartition("/")[2])) and found not in order
-        ]
+        order += [found for name in one.needed if (found := by_name.get(basename(name))) and found not in order]
     return order
 
 
 def _preloaded(order: list[Loaded], program: Loaded) -> list[Loaded]:
     """elf/rtld.c maps what LD_PRELOAD names right after the program, before its first DT_NEEDED."""
-    first = {name.rpartition("/")[2] for name in program.needed}
+    first = {basename(name) for name in program.needed}
     out: list[Loaded] = []
     for one in order[1:]:
         if one.names & first:

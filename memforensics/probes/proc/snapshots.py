@@ -1,12 +1,12 @@
-"""All mappings of the target at one time, with their resident bytes, by whichever reader suits.
+"""All mappings of the target at one time, with their resident bytes.
 
-One result, None for what a reader cannot know:
+The readers give the same result, with None for what they cannot know:
 
-- pagemap: maps + PAGEMAP_SCAN (kernel 6.7+), rss, anonymous and huge pages, in calls of less than half a millisecond;
-- entries: maps + the entries of pagemap, any kernel: rss and anonymous; 2 ms a GiB of address space, used or not;
-- smaps: every field; holds the target's mmap lock while it walks the page tables of a mapping, 9 ms a resident GiB, so
-  beyond small processes only by name, or where there is no PAGEMAP_SCAN and entries do not do;
-- rollup: sizes and names, and the kernel's sums of smaps_rollup, PSS among them; stalls the target as smaps does;
+- pagemap: maps and PAGEMAP_SCAN (kernel 6.7+): rss, anonymous and huge pages, in calls of less than half a millisecond;
+- entries: maps and the entries of pagemap, on any kernel: rss and anonymous. 2 ms a GiB of address space, used or not;
+- smaps: every field. It holds the target's mmap lock while the kernel walks the page tables of a mapping, 9 ms a
+  resident GiB. `auto` takes it for small processes, and where neither pagemap nor entries will do;
+- rollup: sizes and names, and the sums of smaps_rollup, PSS among them. It stalls the target as smaps does;
 - maps, procmap (PROCMAP_QUERY, kernel 6.11+): sizes and names only.
 """
 
@@ -21,7 +21,7 @@ from memforensics.case.model import Loss, Mapping, OwnerMark, Rollup, Snapshot
 from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, TargetGone
 from memforensics.probes.base import Availability, Budget, Evidence
 from memforensics.probes.proc.owners import find_owners
-from memforensics.probes.proc.snapshot_cache import Earlier
+from memforensics.probes.proc.snapshot_cache import SnapshotCache
 from memforensics.target import Process
 from memforensics.target.pagemap import Pagemap
 from memforensics.target.procmap import ProcMap
@@ -31,10 +31,10 @@ from memforensics.units import GIB, MIB, NS_PER_S
 Reader = Literal["auto", "smaps", "pagemap", "entries", "rollup", "maps", "procmap"]
 READERS: tuple[Reader, ...] = Reader.__args__  # type: ignore[attr-defined]
 
-SMAPS_UP_TO_RSS = 64 * MIB  # 0.6 ms of stall; above it `auto` takes pagemap where the kernel has it
+SMAPS_UP_TO_RSS = 64 * MIB  # smaps stalls the target for 0.6 ms then
 SMAPS_UP_TO_MAPPINGS = 1000
-ENTRIES_UP_TO = 16 * GIB  # of address space, and four times what is resident: beyond it smaps is the quicker
-_SLACK_BYTES, _SLACK_SHARE = MIB, 128  # of the sum of entries against the kernel's figure
+ENTRIES_UP_TO = 16 * GIB  # of address space, plus four times RSS: beyond it smaps is faster
+_SLACK_BYTES, _SLACK_SHARE = MIB, 128  # between the sum of entries and the kernel's figure
 
 
 def take_snapshot(
@@ -43,28 +43,30 @@ def take_snapshot(
     *,
     marks: bool = True,
     known: Sequence[OwnerMark] = (),
-    earlier: Earlier | None = None,
+    cache: SnapshotCache | None = None,
     clock: Callable[[], int] = time.monotonic_ns,
 ) -> tuple[Snapshot, tuple[Loss, ...]]:
-    """One Snapshot with the kernel's own sums, and (marks) what owns its mappings. `earlier`: what the one before told,
-    and what this one will tell the next: figures of unchanged mappings are kept for a while, and owners looked for
-    first where they were (a block that other mappings were merged with is hard to find anew). `known`: the marks alone.
+    """One Snapshot with the kernel's own sums and, with `marks`, the owners of its mappings.
 
-    TargetGone, PermissionNeeded; ProbeFailed when the named reader is not to be had here.
+    `cache` carries figures and marks from one snapshot to the next: figures of unchanged mappings are kept for a while,
+    and owners are first looked for where they were (a block that was merged with other mappings is hard to find anew).
+    `known`: such marks without a cache.
+
+    TargetGone, PermissionNeeded; ProbeFailed if the named reader does not work here.
     """
     began = clock()
-    if earlier is not None:
-        earlier.of(process)
-    used, mappings, unparsed = _read(process, reader, earlier, began)
+    if cache is not None:
+        cache.use_for(process)
+    used, mappings, unparsed = _read(process, reader, cache, began)
     if not mappings:
-        raise TargetGone(process.pid, "it has no mappings any more (exiting)")
+        raise TargetGone(process.pid, "it has no mappings left (it is exiting)")
     mappings = newest_only(mappings)
     snapshot = Snapshot(
         pid=process.pid,
         t_ns=began,
         reader=used,
         mappings=mappings,
-        rollup=_rollup(process, reader),  # after the walk: pages that came meanwhile make a positive difference
+        rollup=_rollup(process, reader),  # after the walk: pages added meanwhile make a positive difference
         unparsed_lines=unparsed,
         read_ms=(clock() - began) / 1e6,
     )
@@ -74,24 +76,24 @@ def take_snapshot(
         )
     ]
     if marks:
-        vain = earlier.vain if earlier else None
-        found, lost = find_owners(process, snapshot, known=known or (earlier.marks if earlier else ()), vain=vain)
+        negative = cache.negative if cache else None
+        found, lost = find_owners(process, snapshot, known=known or (cache.marks if cache else ()), cache=negative)
         snapshot = replace(snapshot, marks=found)
         losses += lost
-        if earlier is not None:
-            earlier.marks = found
-            earlier.vain.next_turn()
+        if cache is not None:
+            cache.marks = found
+            cache.negative.next_snapshot()
     return snapshot, tuple(loss for loss in losses if loss.count)
 
 
 def _read(
-    process: Process, reader: Reader, earlier: Earlier | None, now_ns: int
+    process: Process, reader: Reader, cache: SnapshotCache | None, now_ns: int
 ) -> tuple[str, tuple[Mapping, ...], int]:
     if reader == "auto" and not _is_small(process):
-        with contextlib.suppress(ProbeFailed, PermissionNeeded):  # smaps it is
-            return _by_pages(process, earlier, now_ns)
+        with contextlib.suppress(ProbeFailed, PermissionNeeded):  # then smaps
+            return _by_pages(process, cache, now_ns)
     if reader in ("pagemap", "entries"):
-        return _by_pages(process, earlier, now_ns, reader)
+        return _by_pages(process, cache, now_ns, reader)
     if reader == "procmap":
         with ProcMap(process.pid, process.proc) as procmap:
             return "procmap-query", tuple(procmap.all()), 0
@@ -103,8 +105,8 @@ def _read(
 
 
 def newest_only(mappings: tuple[Mapping, ...]) -> tuple[Mapping, ...]:
-    """Of mappings that overlap the one told last. The kernel prints maps and smaps a page at a time and goes on where
-    the last mapping ended (fs/proc/task_mmu.c, m_start()): what merged with that meanwhile is told again, whole."""
+    """Of mappings that overlap, the last. The kernel prints maps and smaps a page at a time and continues where the
+    last mapping ended (fs/proc/task_mmu.c, m_start()): one that merged with it meanwhile is printed again, whole."""
     if all(map(le, [mapping.end for mapping in mappings], [mapping.start for mapping in mappings[1:]])):
         return mappings
     kept: list[Mapping] = []
@@ -116,7 +118,7 @@ def newest_only(mappings: tuple[Mapping, ...]) -> tuple[Mapping, ...]:
 
 
 def _is_small(process: Process) -> bool:
-    """Whether smaps takes little time of the target and of ours."""
+    """Whether reading smaps is cheap for the target and for us."""
     return (
         process.resident_bytes() <= SMAPS_UP_TO_RSS and process.read_bytes("maps").count(b"\n") <= SMAPS_UP_TO_MAPPINGS
     )
@@ -132,23 +134,24 @@ def _rollup(process: Process, reader: Reader) -> Rollup | None:
 
 
 def _by_pages(
-    process: Process, earlier: Earlier | None, now_ns: int, reader: Reader = "auto"
+    process: Process, cache: SnapshotCache | None, now_ns: int, reader: Reader = "auto"
 ) -> tuple[str, tuple[Mapping, ...], int]:
-    kept = (Earlier(), None) if earlier is None else (earlier, now_ns)
+    read_ns = None if cache is None else now_ns
+    cache = cache or SnapshotCache()
     with Pagemap(process.pid, process.proc, may_scan=reader != "entries") as pagemap:
         if pagemap.can_scan():
-            return "pagemap-scan", *kept[0].read(process, pagemap, kept[1])
+            return "pagemap-scan", *cache.read(process, pagemap, read_ns)
         if reader == "pagemap":
             raise ProbeFailed(
                 "this kernel has no PAGEMAP_SCAN", why="it came with Linux 6.7", enable="--reader entries (or auto)"
             )
         before = process.sample()
         if reader == "auto" and (before.vm_size or 0) > ENTRIES_UP_TO + 4 * before.rss:
-            raise ProbeFailed("its address space is too large to be read by entries")
-        mappings, unparsed = kept[0].read(process, pagemap, kept[1])
+            raise ProbeFailed("its address space is too large to read by entries")
+        mappings, unparsed = cache.read(process, pagemap, read_ns)
     surplus = sum(mapping.rss or 0 for mapping in mappings) - process.resident_bytes()
     if reader == "auto" and surplus > max(_SLACK_BYTES, before.rss // _SLACK_SHARE):
-        raise ProbeFailed("the zero page cannot be told from memory without CAP_SYS_ADMIN")
+        raise ProbeFailed("the zero page cannot be distinguished from memory without CAP_SYS_ADMIN")
     return "pagemap-entries", mappings, unparsed
 
 
@@ -156,7 +159,7 @@ def _by_pages(
 
 
 class Snapshots:
-    """A probe: a Snapshot at the start, one each `interval_s`, and one at the end."""
+    """A probe: a Snapshot at the start, one every `interval_s`, and one at the end."""
 
     name = "snapshots"
 
@@ -166,7 +169,7 @@ class Snapshots:
         self._interval_ns, self._reader, self._clock = int(interval_s * NS_PER_S), reader, clock
         self._process: Process | None = None
         self._last_ns: int | None = None
-        self._earlier = Earlier()
+        self._cache = SnapshotCache()
         self._losses: dict[str, Loss] = {}
 
     def availability(self, target: Process) -> Availability:
@@ -183,7 +186,7 @@ class Snapshots:
             return Availability("partial", f"no pagemap: {error}", "CAP_SYS_PTRACE; see: memforensics doctor")
 
     def open(self, target: Process, budget: Budget) -> None:
-        self._process, self._last_ns, self._earlier = target, None, Earlier()
+        self._process, self._last_ns, self._cache = target, None, SnapshotCache()
 
     def poll(self) -> Iterable[Evidence]:
         if self._process is None:
@@ -197,12 +200,12 @@ class Snapshots:
         if process is None:
             return []
         out: list[Evidence] = []
-        with contextlib.suppress(MemforensicsError):  # it left: the earlier ones stand
+        with contextlib.suppress(MemforensicsError):  # it left: the snapshots before remain
             out.append(self._take(process))
         return [*out, *self._losses.values()]
 
     def _take(self, process: Process) -> Snapshot:
-        snapshot, losses = take_snapshot(process, self._reader, earlier=self._earlier, clock=self._clock)
+        snapshot, losses = take_snapshot(process, self._reader, cache=self._cache, clock=self._clock)
         self._last_ns = snapshot.t_ns
         for loss in losses:
             before = self._losses.get(loss.what)

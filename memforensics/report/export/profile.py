@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from memforensics.case.model import AllocationSite, Anchor, Frame, Sample
 from memforensics.report.labels import WORDS, Words
-from memforensics.text import library_name, utf8, visible
+from memforensics.text import basename, utf8, visible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +71,8 @@ def frame_place(frame: Frame) -> str:
     """service.py:101; libucs.so.0.0.0; empty when nothing is known."""
     if frame.kind == "python":
         line = f":{frame.line}" if frame.line is not None else ""
-        return f"{text(library_name(frame.file or '?'))}{line}"
-    return text(library_name(frame.module)) if frame.module else ""
+        return f"{text(basename(frame.file or '?'))}{line}"
+    return text(basename(frame.module)) if frame.module else ""
 
 
 def frame_source(frame: Frame) -> str | None:

@@ -26,7 +26,7 @@ from memforensics.case.model import (
     Rate,
     Stack,
 )
-from memforensics.text import library_name, utf8
+from memforensics.text import basename, utf8
 
 Json = dict[str, Any]
 
@@ -95,7 +95,7 @@ def hook_json(hook: Hook, meaning: str | None = None) -> Json:
         "function": hook.function,
         "mechanism": hook.mechanism,
         "owner": {
-            "library": utf8(library_name(hook.owner_path)) if hook.owner_path else None,
+            "library": utf8(basename(hook.owner_path)) if hook.owner_path else None,
             "path": _text(hook.owner_path),
             "version": _text(hook.owner_version),
             "version_how": _text(hook.owner_version_how),

@@ -1,18 +1,21 @@
-"""Ranges of CPython's object pools, by the invariants of their headers."""
+"""CPython's object pools, recognised by the invariants of their headers."""
 
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from memforensics.case.model import Mapping, OwnerMark, Snapshot
-from memforensics.probes.proc.claimed_ranges import MAX_POOL_READS, Ground, Look, Run
+from memforensics.case.model import OwnerMark
+from memforensics.runtimes.reading import MAX_POOL_READS, PageReader, Run
+from memforensics.runtimes.scene import ClaimedRanges, Scene
+from memforensics.target.realtime_priority import realtime_priority
+from memforensics.text import basename
 from memforensics.units import KIB, MIB
 
 
 @dataclass(frozen=True, slots=True)
 class _Pools:
-    """Geometry of pymalloc: Objects/obmalloc.c to 3.11, Include/internal/pycore_obmalloc.h from 3.12."""
+    """Sizes in bytes: Objects/obmalloc.c up to 3.11, Include/internal/pycore_obmalloc.h since 3.12."""
 
     pool: int
     arena: int
@@ -22,38 +25,40 @@ _PYTHON = re.compile(r"(?:lib)?python3\.(\d+)t?(?:\.so.*)?|.*\.cpython-3(\d+)t?-
 _POOL_HEADER = struct.Struct("<I4xQQQIIII")
 
 
-def pymalloc(
-    look: Look, snapshot: Snapshot, private: Sequence[Mapping], ground: Ground, known: Sequence[OwnerMark]
-) -> Iterator[OwnerMark]:
-    """Ranges of object pools. Trusts the pool header's invariants: size class below 32, maxnextoffset = pool size minus
-    block size, block count and offsets that fit. Of a large heap every n-th pool is read, of what was known fewer are
-    passed over than of the rest."""
-    minor = _python_minor(snapshot)
-    if minor is None:
-        return
+def recognise(scene: Scene) -> Iterator[OwnerMark]:
+    """Ranges of object pools. A pool header has a size class below 32, maxnextoffset = pool size minus block size, and
+    a block count and offsets that fit. In a large heap every n-th pool is read, with a smaller n where the snapshot
+    before had pools."""
+    minor = _python_minor(scene.modules)
+    if minor is not None:
+        with realtime_priority:
+            yield from _pool_ranges(scene, minor)
+
+
+def _pool_ranges(scene: Scene, minor: int) -> Iterator[OwnerMark]:
     pools = _Pools(16 * KIB, MIB) if minor >= 10 else _Pools(4 * KIB, 256 * KIB)
     parts = [
         part
-        for mapping in private
-        for part in ground.free_parts(mapping.start, mapping.end)
+        for mapping in scene.resident
+        for part in scene.claimed.free_parts(mapping.start, mapping.end)
         if part[1] - part[0] >= pools.pool
     ]
-    before = Ground(_joined(known, pools.arena))
-    of_known = [part for start, end in parts for part in before.taken_parts(start, end)]
+    before = ClaimedRanges(_joined(scene.known, pools.arena))
+    of_known = [part for start, end in parts for part in before.claimed_parts(start, end)]
     of_rest = [part for start, end in parts for part in before.free_parts(start, end)]
     budget = MAX_POOL_READS
     for some, share in ((of_known, 2), (of_rest, 1)):
-        places = [_pool_places(look.present(*part), pools.pool) for part in some]
+        places = [_pool_places(scene.reader.present(*part), pools.pool) for part in some]
         total = sum(len(each) for each in places)
         stride = -(-total // (budget // share)) or 1
         budget -= total // stride
-        look.unread_pools += total - total // stride
+        scene.reader.unread["pools"] += total - total // stride
         for each in places:
-            yield from _pool_runs(look, each[::stride], pools, stride)
+            yield from _pool_runs(scene.reader, each[::stride], pools, stride)
 
 
 def _joined(known: Sequence[OwnerMark], reach: int) -> list[OwnerMark]:
-    """The ranges of pools of an earlier snapshot, those in reach of one another as one."""
+    """The pool ranges of the snapshot before; ranges at most `reach` bytes apart become one."""
     out: list[OwnerMark] = []
     for mark in known:
         if mark.kind == "pymalloc-arena":
@@ -63,24 +68,24 @@ def _joined(known: Sequence[OwnerMark], reach: int) -> list[OwnerMark]:
     return out
 
 
-def _python_minor(snapshot: Snapshot) -> int | None:
-    found = (_PYTHON.fullmatch(m.path.rpartition("/")[2]) for m in snapshot.mappings if m.path.startswith("/"))
+def _python_minor(modules: Iterable[str]) -> int | None:
+    found = (_PYTHON.fullmatch(basename(path)) for path in modules if path.startswith("/"))
     return max((int(match[1] or match[2]) for match in found if match is not None), default=None)
 
 
 def _pool_places(runs: Sequence[Run], pool: int) -> Sequence[int]:
-    """Addresses where a pool can begin and its first page is present."""
+    """Addresses where a pool can begin and the first page is present."""
     if len(runs) == 1:
         return range(-(-runs[0][0] // pool) * pool, runs[0][1], pool)
     return [address for start, end in runs for address in range(-(-start // pool) * pool, end, pool)]
 
 
-def _pool_runs(look: Look, places: Sequence[int], pools: _Pools, stride: int) -> Iterator[OwnerMark]:
-    """Pools in reach of one another are one range: within an arena the pools not yet used lie between."""
+def _pool_runs(reader: PageReader, places: Sequence[int], pools: _Pools, stride: int) -> Iterator[OwnerMark]:
+    """Ranges of pools. Pools of one arena are one range: the arena's unused pools lie between them."""
     reach = max(pools.arena, 2 * stride * pools.pool)
     first = last = count = 0
     for address in places:
-        data = look.read_present(address, _POOL_HEADER.size)
+        data = reader.read_present(address, _POOL_HEADER.size)
         if data is None or not is_pool(address, data, pools.pool):
             if count and stride == 1 and not _is_unused(data):
                 yield _pool_mark(first, last + pools.pool, count)
@@ -108,7 +113,7 @@ def is_pool(address: int, data: bytes, pool: int) -> bool:
 
 
 def _is_unused(data: bytes | None) -> bool:
-    """A pool of an arena that was never used is all zero, present with huge pages only."""
+    """A pool that was never used is all zero; it is present only in a huge page."""
     return data is not None and not any(data)
 
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from memforensics.target.realtime_priority import urgent
+from memforensics.target.realtime_priority import realtime_priority
 
 
 def mine() -> int:
@@ -14,20 +14,20 @@ def mine() -> int:
 
 @pytest.fixture
 def is_able() -> bool:
-    with urgent:
+    with realtime_priority:
         return mine() == os.SCHED_FIFO
 
 
 def test_it_is_given_back(is_able: bool) -> None:
     inside = os.SCHED_FIFO if is_able else os.SCHED_OTHER
     for _ in range(2):
-        with urgent:
+        with realtime_priority:
             assert mine() == inside
-            with urgent:
+            with realtime_priority:
                 assert mine() == inside
             assert mine() == inside
         assert mine() == os.SCHED_OTHER
-    with pytest.raises(OSError, match="gone"), urgent, urgent:
+    with pytest.raises(OSError, match="gone"), realtime_priority, realtime_priority:
         raise OSError("gone")
     assert mine() == os.SCHED_OTHER
 
@@ -36,12 +36,12 @@ def test_it_is_of_one_thread(is_able: bool) -> None:
     if not is_able:
         pytest.skip("needs CAP_SYS_NICE")
     seen = []
-    with urgent:
+    with realtime_priority:
         other = threading.Thread(target=lambda: seen.append(mine()), daemon=True)
         other.start()
     other.join()
     assert mine() == os.SCHED_OTHER
-    with urgent:
+    with realtime_priority:
         assert mine() == os.SCHED_FIFO
     assert len(seen) == 1
 
@@ -51,7 +51,7 @@ def test_a_batch_job_stays_one(is_able: bool) -> None:
     seen = []
 
     def run() -> None:  # a thread knows its class from its first call on
-        with urgent:
+        with realtime_priority:
             seen.append(mine())
         seen.append(mine())
 

@@ -1,23 +1,29 @@
-"""Heaps of glibc's arenas, by their headers at multiples of 64 MiB."""
+"""Heaps of glibc's arenas, recognised by their headers at multiples of 64 MiB."""
 
 import struct
 from collections.abc import Iterator, Sequence
 
 from memforensics.case.model import Mapping, OwnerMark
 from memforensics.runtimes.reading import Reading
+from memforensics.runtimes.scene import Scene
 from memforensics.target.pagemap import PAGE
 from memforensics.units import MIB
 
 ARENA_ALIGN = 64 * MIB  # glibc malloc/arena.c: HEAP_MAX_SIZE = 2 * DEFAULT_MMAP_THRESHOLD_MAX, on 64-bit
 
 
-def glibc_arenas(look: Reading, private: Sequence[Mapping]) -> Iterator[OwnerMark]:
-    """Heaps of arenas other than the main one. Trusts malloc/arena.c's heap_info at 64 MiB alignment: {ar_ptr, prev,
-    size, mprotect_size}, the arena's own struct right behind its first heap's header (2.35 added pagesize: 0x30)."""
+def recognise(scene: Scene) -> Iterator[OwnerMark]:
+    """Heaps of all arenas but the main one."""
+    return glibc_arenas(scene.reader, scene.resident)
+
+
+def glibc_arenas(reading: Reading, private: Sequence[Mapping]) -> Iterator[OwnerMark]:
+    """Heaps by their heap_info (malloc/arena.c) at 64 MiB alignment: {ar_ptr, prev, size, mprotect_size}. The arena's
+    own struct follows the header of its first heap (at 0x30 since glibc 2.35, which added pagesize)."""
     heads: dict[int, tuple[int, int, int, int, Mapping]] = {}
     for mapping in private:
         for address in range(-(-mapping.start // ARENA_ALIGN) * ARENA_ALIGN, mapping.end, ARENA_ALIGN):
-            data = look.read(address, 32)
+            data = reading.read(address, 32)
             if data is None:
                 continue
             arena, previous, size, writable = struct.unpack("<4Q", data)

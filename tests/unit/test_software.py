@@ -2,7 +2,7 @@
 
 import pytest
 
-from memforensics.target.roles import role_of
+from memforensics.target.software import role_of
 
 STARTED = {
     "VLLM::EngineCore": "vLLM engine",
