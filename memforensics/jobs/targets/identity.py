@@ -9,6 +9,7 @@ from memforensics.case.model import Target
 from memforensics.errors import MemforensicsError
 from memforensics.symbols.address_space import AddressSpace
 from memforensics.target import Process
+from memforensics.target.describe import describe
 
 _ENVIRON = ("environ", "__environ", "_environ")  # glibc's three names of one variable (posix/environ.c)
 
