@@ -69,7 +69,15 @@ def report_object(case: Case, diagnosis: Diagnosis) -> Json:
             "longest_pause_ms": max((pause.ms for pause in case.pauses), default=0.0),
             "losses": losses_json(case.losses),
             "coverage": [
-                {"pid": t.pid, "engine": t.engine, "events": t.events, "coverage": t.coverage} for t in case.traces
+                {
+                    "pid": t.pid,
+                    "engine": t.engine,
+                    "events": t.events,
+                    "coverage": t.coverage,
+                    "dropped_events": t.dropped_events,
+                    "unknown_bytes": t.unknown_bytes,
+                }
+                for t in case.traces
             ],
         },
         "growth": growth_json(diagnosis.growth),

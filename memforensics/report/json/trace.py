@@ -45,6 +45,8 @@ def trace_json(
                 "resident_bytes": summary.resident_bytes,
                 "rss_growth_bytes": summary.rss_growth_bytes,
                 "coverage": summary.coverage,
+                "dropped_events": summary.dropped_events,
+                "unknown_bytes": summary.unknown_bytes,
             }
             for summary in summaries
         ],
