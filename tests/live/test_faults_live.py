@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import LEAKERS, compiled, python, running
+from processes import LEAKERS, Child, compiled, python, running
 from terminal import terminal
 from tracing import PAGE, execs, functions, line_of, pythons, traced, tracer
 
@@ -179,6 +179,29 @@ def test_what_was_collected_outlives_the_target() -> None:
     assert result.pages("touch_own") == (997, 997)
 
 
+class _GrowsInALook(FaultTrace):
+    """Its target grows after the events were handled and the counters were read, and before its size is."""
+
+    child: Child
+    grow = ""
+
+    def _look_at_members(self, now: int) -> None:
+        if self.grow:
+            self.child.tell(self.grow)
+            self.child.wait_for("done")
+        self.grow = ""
+        super()._look_at_members(now)
+
+
+def test_growth_while_a_look_is_taken_is_seen() -> None:
+    trace = _GrowsInALook()
+    with traced(toucher(), trace) as it:
+        trace.child, trace.grow = it.child, "shared 3001"
+        it.look()
+        result = it.result()
+    assert result.pages("touch_shared") == (3001, 3001)
+
+
 def test_the_target_outlives_a_killed_tracer_and_its_code_is_untouched() -> None:
     with running(toucher()) as child:
         before = _code(child.pid)
@@ -225,6 +248,7 @@ def test_the_command_prints_json_and_keeps_a_case(tmp_path: Path) -> None:
     site = next(s for s in told["sites"] if "touch_own" in [f["function"] for f in s["stack"]])
     assert (site["kind"], site["outstanding_bytes"], site["count"]) == ("fault", 997 * PAGE, 997)
     assert told["overhead"]["fault-trace"]["bpf_runs"] > 0
+    assert [(one["dropped_events"], one["unknown_bytes"]) for one in told["traces"]] == [(0, None)]
     with CaseFile.open(kept) as case:
         sites = case.load().sites
     assert [s.outstanding_bytes for s in sites if "touch_own" in functions(s)] == [997 * PAGE]

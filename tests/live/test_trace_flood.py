@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from processes import compiled, running
-from tracing import PAGE, functions, traced
+from tracing import PAGE, execs, functions, traced
 
 from memforensics.probes.base import Budget
 from memforensics.probes.ebpf.loader.program_set import Sizes
@@ -25,7 +25,12 @@ def test_duration_holds_while_events_come_faster_than_they_are_read() -> None:
         ended = subprocess.run(words, capture_output=True, timeout=90)
         assert child.alive
     assert ended.returncode == 0, ended.stderr
-    assert any("events dropped" in loss["what"] for loss in json.loads(ended.stdout)["losses"]["mmap-trace"])
+    told = json.loads(ended.stdout)
+    assert any("events dropped" in loss["what"] for loss in told["losses"]["mmap-trace"])
+    assert len(told["traces"]) >= 4
+    assert all(trace["dropped_events"] > 0 for trace in told["traces"])
+    assert all(trace["unknown_bytes"] is None or trace["unknown_bytes"] >= 0 for trace in told["traces"])
+    assert any(trace["unknown_bytes"] for trace in told["traces"])
 
 
 def test_one_reading_of_events_is_bounded_and_the_rest_waits() -> None:
@@ -83,3 +88,58 @@ def test_sum_is_that_of_proc_after_events_were_dropped(threads: int, stands_stil
     else:  # it went on: `most` comes and goes
         most = 64 * 9 * threads * PAGE
         assert known <= mapped + most
+
+
+CUTS = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.mmap.restype, libc.mmap.argtypes = ctypes.c_size_t, [ctypes.c_size_t] * 6
+libc.munmap.argtypes = [ctypes.c_size_t] * 2
+def keep_before():
+    at = libc.mmap(0, 8000 * 4096, 3, 0x22, -1 & (1 << 64) - 1, 0)
+    for page in range(1, 8000, 2):
+        libc.munmap(at + page * 4096, 4096)
+keep_before()
+"""
+KEEP_AFTER = """
+import mmap
+def keep_after(): return mmap.mmap(-1, 131072, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+kept = [keep_after() for _ in range(5)]
+"""
+
+
+class _SmallRingWithPython(_SmallRing):
+    def _load(self) -> MmapPrograms:
+        return MmapPrograms(files=False, python=True, sizes=Sizes(event_pages=self.pages))
+
+
+@pytest.mark.parametrize("noticed", ["by a look", "by an event", "at the end"])
+def test_an_exec_is_noticed_whose_event_was_dropped(noticed: str) -> None:
+    with traced(execs(CUTS, KEEP_AFTER), _SmallRingWithPython()) as run:
+        trace, child = run.trace, run.child
+        child.tell("")
+        child.wait_for("done")
+        dropped = trace.programs.dropped()
+        assert dropped > 1000  # and nobody reads: the ring buffer stays full
+        child.tell("")
+        child.wait_for("again")
+        assert trace.programs.dropped() > dropped
+        if noticed == "by a look":
+            run.look()
+        elif noticed == "by an event":
+            while not trace._take_in():
+                pass
+        child.tell("")
+        child.wait_for("done")
+        if noticed == "by an event":
+            while not trace._take_in():
+                pass
+            assert trace.members[child.pid].former
+        result = run.result()
+    assert sum(site.outstanding_bytes for site in result.sites if "keep_before" in functions(site)) == 0
+    if noticed != "at the end":
+        (kept,) = [site for site in result.sites if "keep_after" in functions(site)]
+        assert (kept.outstanding_bytes, kept.outstanding_count) == (5 * 131072, 5)
+        assert kept.stack.complete
+    assert result.summaries[child.pid].dropped_events > 1000
+    assert result.summaries[child.pid].unknown_bytes is None

@@ -293,6 +293,7 @@ def test_the_command_prints_json() -> None:
     assert (site["outstanding_bytes"], site["count"]) == (13 * 12288, 13)
     assert set(told) >= {"sites", "coverage", "losses", "overhead"}
     assert told["overhead"]["mmap-trace"]["bpf_runs"] > 0
+    assert [(one["dropped_events"], one["unknown_bytes"]) for one in told["traces"]] == [(0, None)]
 
 
 def test_it_lists_targets_without_a_pid() -> None:

@@ -53,6 +53,7 @@ class Programs(Protocol):
     def remove_target(self, pid: int) -> None: ...
     def set_sampling_level(self, level: int) -> None: ...
     def stacks_skipped(self, pid: int) -> int | None: ...
+    def space_of(self, pid: int) -> int | None: ...
     def dropped(self) -> int: ...
     def losses(self) -> list[LossRow]: ...
     def run_stats(self) -> RunStats | None: ...
@@ -150,6 +151,7 @@ class TreeTrace(ABC, Generic[P, S]):
             self._govern(now)
         if self._programs is None or now < self._next_look_ns:
             return
+        self._find_execs()
         self._update_counts()
         self._look_at_members(now)
         self._look(now)
@@ -206,7 +208,8 @@ class TreeTrace(ABC, Generic[P, S]):
         """At the end."""
 
     @abstractmethod
-    def _saw_anything(self) -> bool: ...
+    def _saw_anything(self) -> bool:
+        """By the events that were handled until now. The counters are older, and do not say it."""
 
     @abstractmethod
     def _unseen_growth(self, began: Sample, last: Sample) -> int | None:
@@ -231,7 +234,7 @@ class TreeTrace(ABC, Generic[P, S]):
     def _before_detaching(self) -> None:
         """At the end, while events still come; CATCH_UP_S is what it may take."""
 
-    def _own_losses(self, stats: RunStats | None) -> Iterator[LossRow]:
+    def _own_losses(self) -> Iterator[LossRow]:
         yield from ()
 
     # --- beginning
@@ -299,32 +302,44 @@ class TreeTrace(ABC, Generic[P, S]):
                 space.stack(event)
             return event.ended is Ended.MISS
         if event.type is EventType.EXEC:
-            self._execed(event)
+            self._note_exec(event.start)
         elif event.type not in (EventType.FORK, EventType.EXIT):
             space = self._space(event.space)
             if space is not None and event.type is EventType.CODE:
                 space.rule_cache.replaced(event.start, event.end)
-            elif space is not None:
+            elif space is not None and not self.members.is_former(space):
                 self._told(space, event)
         return False
 
     def _space(self, number: int) -> S | None:
-        """The address space of an event. A child is met here for the first time."""
+        """The address space of an event. A child is met here for the first time; so is the program of an exec whose own
+        event was dropped."""
         child = self.members.met(number)
         if child is not None:
             self._account_begins(child)
+        elif number not in self.members.spaces:
+            self._note_exec(number)
         return self.members.spaces.get(number)
 
-    def _execed(self, event: RangeEvent) -> None:
-        """Another program runs in the process: nothing of its account stands any more."""
-        member = self.members.of(event.space)
-        if member is None:
+    def _note_exec(self, number: int) -> None:
+        """Another program runs in the process, in that space: nothing of its account stands any more."""
+        member = self.members.runs_another(number)
+        if member is None or member.left_ns is not None:
             return
-        self._update_counts()
-        member.space.end()
-        self._release_all(member.space)
-        if self.members.execed(member, event.start):
+        if not member.space.ended:
+            self._update_counts()
+            member.space.end()
+            self._release_all(member.space)
+        if self.members.execed(member, number):
             self._account_begins(member)
+
+    def _find_execs(self) -> None:
+        """Those whose event was dropped: the kernel's entry of the process has the number of the new space."""
+        for member in self.members.alive:
+            number = self.programs.space_of(member.pid)
+            if number is not None and self.members.runs_another(number):
+                self._take_in()  # the event may only wait
+                self._note_exec(number)
 
     # --- looking
 
@@ -341,7 +356,7 @@ class TreeTrace(ABC, Generic[P, S]):
     def _check_that_we_see(self) -> None:
         """No events while /proc grows is a failed probe, not a quiet target."""
         is_behind = not self._take_in()  # what was told before its growth was read
-        if is_behind or self._saw_anything():
+        if is_behind or self._dropped or self._saw_anything():
             return
         for member in self.members.alive:
             if member.began is not None and member.last is not None:
@@ -390,6 +405,7 @@ class TreeTrace(ABC, Generic[P, S]):
 
     def _conclude(self, programs: P) -> Iterator[Evidence]:
         self._take_in()
+        self._find_execs()
         ended_ns = self.clock()
         self._update_counts()
         self._look_at_members(ended_ns)
@@ -397,6 +413,7 @@ class TreeTrace(ABC, Generic[P, S]):
         stats = programs.run_stats()
         programs.engine.detach()  # from here on nothing changes any more
         self._drain()
+        self._find_execs()
         self._update_counts()
         self._last_look(ended_ns)
         self._governor.look(self._reading())
@@ -458,7 +475,8 @@ class TreeTrace(ABC, Generic[P, S]):
             *((what, "", count) for what, count in self._lost.items()),
             *((what, "", count) for what, count in of_python.items()),
             ("events not read before the end", "a shorter trace, or fewer targets", self._unread),
-            *self._own_losses(stats),
+            *self._own_losses(),
+            ("program runs left out by the kernel: another was running on that CPU", "", stats.missed if stats else 0),
             *self._governor.losses(stats is not None),
             ("unwind rules not stored: the table was full", "a shorter trace", not_stored),
             (

@@ -15,6 +15,7 @@ from memforensics.target import Process, open_process
 
 _FIRST_SPACE = 1 << 63  # numbers of address spaces that user space gives; the kernel's own are below
 _PID = 0xFFFFFFFF  # of a space's number: whose it is
+_COUNTER = 32  # bits below the kernel's own counter in it, which rises
 
 
 class Space(Protocol):
@@ -109,6 +110,17 @@ class Members(Generic[S]):
         """Whose space it is, now or formerly."""
         return self._by_pid.get(number & _PID)
 
+    def is_former(self, space: S) -> bool:
+        """Whether the process runs another program by now."""
+        member = self.of(space.number)
+        return member is not None and member.space is not space
+
+    def runs_another(self, number: int) -> Member[S] | None:
+        """The process that runs another program by now, in that space. None: this program is noted already, or the
+        process is not traced."""
+        member = self.of(number)
+        return member if member is not None and _order(number) > _order(member.space.number) else None
+
     def execed(self, member: Member[S], number: int) -> bool:
         """Another program runs in the process, in a space of that number. False: it has left, which is noticed at the
         next look."""
@@ -155,3 +167,8 @@ class Members(Generic[S]):
         self.spaces[number] = space
         self._by_pid[pid] = member
         return member
+
+
+def _order(number: int) -> int:
+    """Of the spaces of one process, the later has the higher."""
+    return 0 if number >= _FIRST_SPACE else number >> _COUNTER

@@ -20,7 +20,6 @@ from memforensics.probes.base import Availability
 from memforensics.probes.ebpf.faults.pages import NOTHING_TOUCHED
 from memforensics.probes.ebpf.faults.programs import FaultPrograms, SiteCounts, why_not_exact
 from memforensics.probes.ebpf.faults.space import FaultSite, FaultSpace
-from memforensics.probes.ebpf.loader.engine import RunStats
 from memforensics.probes.ebpf.trace_loop import LossRow, Totals, TreeTrace
 from memforensics.probes.ebpf.traced_processes import Member
 from memforensics.target import Process
@@ -79,7 +78,9 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
             yield from self._sites(member, now)
 
     def _saw_anything(self) -> bool:
-        return any(site.touched.faults for space in self.members.spaces.values() for site in space.sites.values())
+        if any(space.sites for space in self.members.spaces.values()):
+            return True
+        return any(self.programs.stacks_skipped(member.pid) for member in self.members.alive)
 
     def _unseen_growth(self, began: Sample, last: Sample) -> int | None:
         return last.growth_metric - began.growth_metric
@@ -108,7 +109,7 @@ class FaultTrace(TreeTrace[FaultPrograms, FaultSpace]):
             resident_bytes=resident,
         )
 
-    def _own_losses(self, stats: RunStats | None) -> Iterator[LossRow]:
+    def _own_losses(self) -> Iterator[LossRow]:
         sites = (site for member in self.members for site in _touched(member))
         cut_short = sum(site.touched.faults for site in sites if not site.stack.complete)
         yield "faults whose stack could not be followed to its end", "a longer trace", cut_short

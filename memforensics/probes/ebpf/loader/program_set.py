@@ -13,6 +13,7 @@ from memforensics.runtimes.cpython.kernel import PROCESS as PYTHON_PROCESS
 from memforensics.runtimes.cpython.kernel import THREADS
 
 COPIES_AT_ONCE = 16  # each is 16 KiB, and is unwound
+_SPACE = struct.Struct("<Q")  # a target begins with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,11 @@ class StackPrograms:
 
     def remove_target(self, pid: int) -> None:
         self._targets.remove(pid)
+
+    def space_of(self, pid: int) -> int | None:
+        """The number of its address space, which an exec changes. None: it is no target (any more)."""
+        value = self._targets.get(pid)
+        return int(_SPACE.unpack_from(value)[0]) if value is not None else None
 
     def add_python(self, pid: int, packed: bytes) -> None:
         if self._pythons is not None:

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from memforensics.case.model import AllocationSite, Cohort, Cost, Releases, Sample, TraceSummary
 from memforensics.errors import MemforensicsError, ProbeFailed, TargetError
-from memforensics.probes.ebpf.loader.engine import RunStats
 from memforensics.probes.ebpf.loader.layout import EventType, RangeEvent
 from memforensics.probes.ebpf.mmap.allocation_table import Counts, SiteRecord
 from memforensics.probes.ebpf.mmap.cohorts import CounterReading, OutstandingBlock, Slots, cohorts
@@ -113,6 +112,8 @@ class MmapTrace(TreeTrace[MmapPrograms, MmapSpace]):
         return self.programs.add_target(member.pid, member.space.number, heap)
 
     def _account_begins(self, member: Member[MmapSpace]) -> None:
+        if self._began_ns and self._dropped:  # its first mappings may be among what was dropped
+            return
         with self._comparing():
             self._accounts[member.space.number].begin()
 
@@ -295,7 +296,7 @@ class MmapTrace(TreeTrace[MmapPrograms, MmapSpace]):
             resident_bytes=self._resident.get(member.pid, ResidentSummary()).resident_bytes,
         )
 
-    def _own_losses(self, stats: RunStats | None) -> Iterator[LossRow]:
+    def _own_losses(self) -> Iterator[LossRow]:
         tables = [space.allocations for member in self.members for space in member.spaces]
         cut_short = sum(r.now.allocated_count for table in tables for r in table.sites.values() if not r.complete)
         yield "mappings whose stack could not be followed to its end", "a longer trace", cut_short
@@ -314,15 +315,14 @@ class MmapTrace(TreeTrace[MmapPrograms, MmapSpace]):
             fewer,
             sum(one.bytes for one in found),
         )
-        unknown = sum(one.unknown_bytes for one in found)
+        unknown = sum(one.unknown_bytes or 0 for one in found)
         yield "bytes mapped by code that is not known: events were dropped", fewer, unknown
-        left = len(self.members) - len(found) if self._dropped else 0
+        checked = sum(one.unknown_bytes is not None for one in found)
+        left = len(self.members) - checked if self._dropped else 0
         yield "processes whose sums could not be checked after events were dropped", fewer, left
         for enable, count in self._not_compared.items():
             yield "comparisons of the ledger with /proc/PID/maps that failed", enable, count
         yield self._why_skipped(), "a higher --overhead" if self.is_sampling_reduced else "", stacks_skipped
-        if stats is not None:
-            yield "program runs left out by the kernel: another was running on that CPU", "", stats.missed
 
     def _why_skipped(self) -> str:
         of = "to keep --overhead" if self.is_sampling_reduced else "of busy sizes that came and went"

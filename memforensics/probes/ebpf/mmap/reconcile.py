@@ -68,11 +68,11 @@ class Repaired:
 @dataclass(frozen=True, slots=True)
 class Corrected:
     """At the end, after events were dropped. `bytes`: that `sites` had too many or too few; `unknown_bytes`: mapped
-    since the account began, by code that is not known."""
+    since the account began, by code that is not known; None: what was mapped when it began is not known."""
 
     bytes: int
     sites: int
-    unknown_bytes: int
+    unknown_bytes: int | None
 
 
 class Account:
@@ -142,7 +142,8 @@ class Account:
         missing = self._not_known(subtract(first.anonymous, subtract(first.anonymous, after)), live)
         for start, end in missing:
             table.adopt(start, end, before_ns)
-        return Corrected(sum(map(abs, changes)), sum(map(bool, changes)), sum(end - start for start, end in missing))
+        unknown = sum(end - start for start, end in missing) if self._began is not None else None
+        return Corrected(sum(map(abs, changes)), sum(map(bool, changes)), unknown)
 
     def _live(self, programs: MmapPrograms) -> list[LiveRange]:
         return self._space.resolve_unmaps(programs.live().get(self._space.number, []))
