@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from math import exp, log, pi, sin
 from pathlib import Path
 
-from memforensics.analysis.trend import MIN_RISE, fit_trend, minimum_rate, verdict_of_trend
+from memforensics.analysis.line_statistics import MIN_RISE
+from memforensics.analysis.trend import fit_trend, minimum_rate, verdict_of_trend
 from memforensics.units import KIB, MIB, duration_text
 
 Series = tuple[list[float], list[float]]

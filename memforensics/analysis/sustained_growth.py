@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from memforensics.analysis import series
+from memforensics.analysis.line_statistics import MIN_RISE
 from memforensics.analysis.survival import FEW_DEATHS, Share, deaths_over_births
-from memforensics.analysis.trend import MIN_RISE, minimum_rate
+from memforensics.analysis.trend import minimum_rate
 from memforensics.case.model import Case, EvidenceItem, Finding, Growth
 from memforensics.units import GIB, MIB, duration_text, size_text
 

@@ -11,7 +11,7 @@ Zero deaths and a straight line alone stay `growing`: a FIFO cache looks like th
 The guard behind all words:
 
 1. Nothing is `steady` or `bounded` while the interval of the rate lies above `minimum_rate_of_tree`. If a line
-   bent and its end is flat, `trend.judge` gives the rate of the end. The one exception is a known cause that says
+   bent and its end is flat, `trend.fit_trend` gives the rate of the end. The one exception is a known cause that says
    `bounded` or `retention` and explains EXPLAINED_SHARE of the growth.
 2. A finding whose own memory grows is not dropped because the whole does not show it. It is dropped only where the
    whole, its process and its layer all exclude it: then as much memory from before the trace was freed, as in a full
@@ -24,8 +24,9 @@ from dataclasses import dataclass, replace
 
 from memforensics.analysis import series
 from memforensics.analysis.blame import sum_rates
+from memforensics.analysis.line_statistics import FEW_POINTS, MIN_RISE
 from memforensics.analysis.sustained_growth import sustained_growth
-from memforensics.analysis.trend import FEW_POINTS, MIN_RISE, minimum_rate, verdict_of_trend
+from memforensics.analysis.trend import minimum_rate, verdict_of_trend
 from memforensics.case.model import (
     Case,
     EvidenceItem,
