@@ -18,6 +18,7 @@ sources       where that is written
   [[remedies.vetoes]]   effect = "last" | "drop", text, when
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +129,9 @@ def parse_memunits(text: str) -> int | None:
 
 Catalogue = tuple[Entry, ...]
 PACKAGED = Path(__file__).with_name("catalogue")
+MAX_ENTRY_BYTES = 64 * 1024
+MAX_LINE = 4096  # characters. tomllib's time grows with the square of the dots in a key
+MAX_ENTRIES = 1000  # of one folder
 
 
 def load_catalogue(extra: Path | None = None) -> Catalogue:
@@ -144,25 +148,44 @@ def load_catalogue(extra: Path | None = None) -> Catalogue:
 def parse_entry(text: str, name: str) -> Entry:
     """One file's text. UsageError names `name` (the file) and what is wrong."""
     try:
+        if max(map(len, text.split("\n"))) > MAX_LINE:
+            raise ValueError(f"a line has more than {MAX_LINE} characters")
         entry = msgspec.toml.decode(text, type=Entry)  # tomllib, on 3.10 tomli
         _check(entry)
-    except (msgspec.MsgspecError, ValueError, re.error) as error:
+    except (msgspec.MsgspecError, ValueError, re.error, RecursionError) as error:
         raise UsageError(f"{name} is not a catalogue entry", why=str(error)) from error
     return entry
 
 
 def _entries(folder: Path) -> Iterator[Entry]:
-    for file in sorted(folder.iterdir(), key=lambda f: f.name):
-        if not file.name.endswith(".toml"):
-            continue
+    try:
+        files = sorted(folder / name for name in os.listdir(folder) if name.endswith(".toml"))
+    except OSError as error:
+        raise UsageError(f"cannot read {folder}", why=error.strerror or str(error)) from error
+    if len(files) > MAX_ENTRIES:
+        raise UsageError(f"{folder} has {len(files)} .toml files", why=f"at most {MAX_ENTRIES} are read")
+    for file in files:
         try:
-            text = file.read_text(encoding="utf-8")
+            text = _text(file)
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read {file}", why=str(error)) from error
+            why = error.strerror if isinstance(error, OSError) else None
+            raise UsageError(f"cannot read {file}", why=why or str(error)) from error
         entry = parse_entry(text, str(file))
         if f"{entry.id}.toml" != file.name:
             raise UsageError(f"{file} is not a catalogue entry", why=f"its id {entry.id!r} is not its file's name")
         yield entry
+
+
+def _text(file: Path) -> str:
+    """The text of a regular file, which links may lead to. OSError for any other, and for one that is too large."""
+    if not file.is_file():  # to open a FIFO waits for its writer
+        file.stat()
+        raise OSError("it is not a regular file")
+    with open(file, "rb") as stream:
+        data = stream.read(MAX_ENTRY_BYTES + 1)
+    if len(data) > MAX_ENTRY_BYTES:
+        raise OSError(f"it is larger than {MAX_ENTRY_BYTES >> 10} KiB")
+    return data.decode("utf-8")
 
 
 def _check(entry: Entry) -> None:

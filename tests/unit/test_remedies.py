@@ -1,10 +1,12 @@
 """The catalogue and the matcher, on constructed findings."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cli import memforensics
 from fixtures.constructed import (
     BASE,
     LIBS,
@@ -341,6 +343,63 @@ def test_own_folder_adds_and_replaces(tmp_path: Path) -> None:
     loaded = {entry.id: entry for entry in load_catalogue(tmp_path)}
     assert set(loaded) == {entry.id for entry in CATALOGUE} | {"ours"}
     assert loaded["ucx-invq"].remedies[1].value == "2048"
+
+
+def test_a_hostile_folder_is_refused_at_once(tmp_path: Path) -> None:
+    entry = tmp_path / "x.toml"
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "secret").write_text("password = 'hunter2'\n")
+
+    def refused(why: str) -> str:
+        with pytest.raises(UsageError, match=why) as caught:
+            load_catalogue(tmp_path)
+        entry.rmdir() if entry.is_dir() else entry.unlink()
+        return str(caught.value)
+
+    os.mkfifo(entry)
+    refused("not a regular file")
+    for link, why in (
+        ("fifo", "not a regular"),
+        ("/dev/zero", "not a regular"),
+        ("x.toml", "Too many"),
+        ("no", "No such"),
+    ):
+        entry.symlink_to(link)
+        refused(why)
+    entry.symlink_to("secret")
+    assert "hunter2" not in refused("not a catalogue entry")
+    entry.mkdir()
+    refused("not a regular file")
+    entry.touch()
+    os.truncate(entry, 1 << 30)
+    refused("larger than 64 KiB")
+    for text in (
+        "a = " + "[\n" * 30_000,
+        "a = " + "{a=" * 1300,
+        "a." * 2000 + "a = 1",
+        "a." * 30_000 + "a = 1",
+        '"\x1b[2J" = 1',
+        "\0",
+        "\x1b[2J",
+    ):
+        entry.write_text(text)
+        assert len(refused("not a catalogue entry")) < 1000
+    entry.write_bytes(b"a = '\xff'")
+    refused("utf-8")
+    for number in range(1001):
+        (tmp_path / f"e{number}.toml").touch()
+    with pytest.raises(UsageError, match=r"1001 \.toml files"):
+        load_catalogue(tmp_path)
+
+
+def test_escape_characters_of_an_entry_are_shown_as_text(tmp_path: Path) -> None:
+    hostile = UCX_TEXT.replace('id = "ucx-invq"', 'id = "x"').replace('title = "', 'title = "\\u001b[2J\\u202e')
+    (tmp_path / "x.toml").write_text(hostile)
+    for words in (["list"], ["show", "x"]):
+        done = memforensics("remedies", *words, "--folder", tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "\\x1b[2J" in done.stdout
+        assert "\x1b" not in done.stdout
 
 
 def test_an_id_is_its_file_s_name(tmp_path: Path) -> None:

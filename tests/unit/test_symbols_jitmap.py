@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memforensics.errors import TargetGone
+from memforensics.symbols.names import jit_map
 from memforensics.symbols.names.jit_map import LOOK_AGAIN_S, JitMap
 
 
@@ -157,6 +158,14 @@ def test_a_sparse_file_of_a_terabyte_is_not_read(path: Path, clock: Clock) -> No
     os.truncate(path, 1 << 40)
     names = JitMap(opening(path), clock=clock)
     assert names.name(0x1000) == "one"
+
+
+def test_entries_beyond_the_limit_are_left_out(path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit_map, "_MAX_ENTRIES", 1000)
+    path.write_text("".join(f"{0x1000 + 32 * number:x} 20 f{number}\n" for number in range(2000)))
+    names = JitMap(opening(path), clock=clock)
+    assert names.name(0x1000 + 32 * 999) == "f999"
+    assert names.name(0x1000 + 32 * 1000) is None
 
 
 def test_a_stream_that_is_no_file_is_refused(clock: Clock) -> None:

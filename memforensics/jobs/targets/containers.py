@@ -5,9 +5,13 @@ Container runtimes put the ID in the path of the cgroup (`docker-ID.scope`, `cri
 installed, gives the ID.
 """
 
+import contextlib
+import os
 import re
+import select
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 
 from memforensics.errors import MemforensicsError, UsageError
@@ -23,6 +27,7 @@ _ASK: tuple[tuple[str, ...], ...] = (
     ("crictl", "ps", "--quiet", "--name"),
 )
 ASK_SECONDS = 5.0
+MAX_ANSWER = 64 * 1024  # bytes
 
 
 def container_roots(name_or_id: str, *, proc: ProcFS | None = None) -> list[int]:
@@ -79,18 +84,29 @@ def _ask_runtimes(name: str, queries: Sequence[tuple[str, ...]] = _ASK) -> str |
     for words in queries:
         if shutil.which(words[0]) is None:
             continue
-        try:
-            done = subprocess.run(
-                [*words, name],
-                capture_output=True,
-                text=True,
-                timeout=ASK_SECONDS,
-                check=False,
-                stdin=subprocess.DEVNULL,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        match = _ID.search(done.stdout)
-        if done.returncode == 0 and match:
-            return match[0]
+        with contextlib.suppress(OSError):
+            match = _ID.search(answer((*words, name)))
+            if match:
+                return match[0]
     return None
+
+
+def answer(command: Sequence[str], limit_s: float = ASK_SECONDS) -> str:
+    """The output of a command that succeeds in time and prints at most MAX_ANSWER bytes; else ""."""
+    end = time.monotonic() + limit_s
+    popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert popen.stdout is not None
+    output = b""
+    try:
+        while len(output) <= MAX_ANSWER and select.select([popen.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+            piece = os.read(popen.stdout.fileno(), MAX_ANSWER)
+            if not piece:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    popen.wait(max(0.0, end - time.monotonic()))
+                return output.decode("utf-8", "replace") if popen.returncode == 0 else ""
+            output += piece
+        return ""
+    finally:
+        popen.kill()
+        popen.wait()
+        popen.stdout.close()
