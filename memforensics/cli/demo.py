@@ -35,7 +35,14 @@ def demo(
         say(f"started {job.LAUNCHER.parent.name} with UCX {ucx_version}: process {pid}", err=True)
 
     with progress("diagnosing the example", quiet=json) as on_progress:
-        outcome = job.demo(ucx_version, duration, record=record, on_progress=on_progress, on_start=on_start)
+        outcome = job.demo(
+            ucx_version,
+            duration,
+            record=record,
+            on_progress=on_progress,
+            on_start=on_start,
+            on_output=lambda line: say(line, err=True),
+        )
     print_report(outcome.case, outcome.diagnosis, "json" if json else "terminal")
     if outcome.path is not None and not json:
         say(f"\ncase: {outcome.path}")

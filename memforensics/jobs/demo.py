@@ -2,9 +2,8 @@
 
 import contextlib
 import os
-import select
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from memforensics.case.model import Case, Diagnosis
 from memforensics.errors import Interrupted, ProbeFailed, UsageError
 from memforensics.jobs.diagnose import OnProgress, investigate
+from memforensics.jobs.experiment.command import Started, started
 
 LAUNCHER = Path(str(files("memforensics"))) / "shipped" / "ucx_rcache_leak" / "run.py"
 _FIXED_IN = (1, 21)  # openucx/ucx PR 11248
@@ -45,21 +45,28 @@ def leaks(ucx_version: str, environment: Mapping[str, str]) -> bool:
 
 
 @contextlib.contextmanager
-def example(ucx_version: str, arguments: Sequence[str] = (), *, launcher: Path = LAUNCHER) -> Iterator[int]:
-    """The example runs during the block; its PID. It makes its own environment the first time (stderr says so).
-    ProbeFailed when it does not start."""
+def example(
+    ucx_version: str,
+    arguments: Sequence[str] = (),
+    *,
+    launcher: Path = LAUNCHER,
+    on_output: Callable[[str], None] = lambda _: None,
+) -> Iterator[int]:
+    """The example runs during the block; its PID. It makes its own environment the first time, and says so in lines
+    that go to `on_output`. ProbeFailed when it does not start."""
+    is_ready = threading.Event()
+
+    def on_line(line: str) -> None:
+        if line.startswith("ready"):
+            is_ready.set()
+        elif not is_ready.is_set():
+            with contextlib.suppress(OSError):  # nobody reads it
+                on_output(line)
+
     command = [sys.executable, str(launcher), "--ucx-version", ucx_version, *arguments]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    try:
-        _wait_until_ready(running, time.monotonic() + _START_LIMIT_S)
-        yield running.pid
-    finally:
-        running.terminate()
-        try:
-            running.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.communicate()
+    with started(command, on_line=on_line) as run:
+        _wait_until_ready(run, is_ready, time.monotonic() + _START_LIMIT_S)
+        yield run.pid
 
 
 def demo(
@@ -69,11 +76,11 @@ def demo(
     record: Path | None = None,
     on_progress: OnProgress | None = None,
     on_start: Callable[[int], None] | None = None,
+    on_output: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Starts the example, diagnoses it for `seconds`, stops it."""
     expected = leaks(ucx_version, os.environ)
-    # Should we be killed, it ends by itself.
-    with example(ucx_version, ["--seconds", f"{seconds + 120:.0f}"]) as pid:
+    with example(ucx_version, ["--seconds", f"{seconds + 120:.0f}"], on_output=on_output) as pid:
         if on_start is not None:
             on_start(pid)
         found = investigate(pid, seconds, record=record, on_progress=on_progress)
@@ -82,20 +89,16 @@ def demo(
     return Outcome(found.case, found.diagnosis, expected, found.path)
 
 
-def _wait_until_ready(running: "subprocess.Popen[bytes]", deadline: float) -> None:
-    assert running.stdout is not None
-    said = b""
-    while not any(line.startswith(b"ready") for line in said.splitlines()):
-        left = deadline - time.monotonic()
-        piece = b""
-        if left > 0 and select.select([running.stdout], [], [], left)[0]:
-            piece = os.read(running.stdout.fileno(), 4096)
-        if not piece:
-            code = running.poll() if left > 0 else None
-            why = f"it said: {said.decode(errors='replace').strip()[-300:]}" if said else "see its message above"
-            raise ProbeFailed(
-                "the example did not start" + (f" (exit code {code})" if code is not None else ""),
-                why=why,
-                enable="it needs venv and pip (apt-get install python3-venv) and, the first time, a package index",
-            )
-        said += piece
+def _wait_until_ready(run: Started, is_ready: threading.Event, deadline: float) -> None:
+    while not is_ready.wait(0.1):
+        code = run.popen.poll()
+        if code is None and time.monotonic() < deadline:
+            continue
+        said = " / ".join(run.last_lines())
+        if is_ready.is_set():
+            return
+        raise ProbeFailed(
+            "the example did not start" + (f" (exit code {code})" if code is not None else ""),
+            why=f"it said: {said[-300:]}" if said else "it printed nothing",
+            enable="it needs venv and pip (apt-get install python3-venv) and, the first time, a package index",
+        )

@@ -1,9 +1,14 @@
 """demo: the fixed version is told from the faulty one, and nothing stays behind. (test_wheel has 1.19.0.)"""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from attack.command_killed import SETTLE_S, lives
+from attack.gdb_killed import until
 
 from memforensics.errors import ProbeFailed, UsageError
 from memforensics.jobs.demo import demo, example, leaks
@@ -21,6 +26,20 @@ def test_the_fixed_version_does_not_leak(tmp_path: Path) -> None:
     assert outcome.exit_code == 0
     assert not Path(f"/proc/{started[0]}").exists(), "the example was stopped"
     assert (tmp_path / "demo.case").exists()
+
+
+@pytest.mark.needs_ucx
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT])
+def test_nothing_stays_of_a_demo_that_was_ended(way: signal.Signals) -> None:
+    command = [sys.executable, "-m", "memforensics", "demo", "--duration", "60s"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as popen:
+        assert popen.stderr is not None
+        pid = next(int(line.split()[-1]) for line in popen.stderr if line.startswith("started"))
+        assert lives(pid)
+        popen.send_signal(way)
+        assert until(lambda: not lives(pid), SETTLE_S)
+        popen.communicate(timeout=30)
+        assert popen.returncode == (-way if way == signal.SIGKILL else 130)
 
 
 def test_an_example_that_does_not_start_is_one_clear_error(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from memforensics.jobs.experiment import command_guard
 from memforensics.jobs.experiment.command_guard import KILL_SECONDS, TERM_SECONDS
 from memforensics.target import Process
 
+MAX_LINE = 64 * 1024  # bytes; a longer line of output counts as several
 _UNITS = re.compile(rb"units (\d+(?:\.\d+)?)\s*")
 
 
@@ -32,6 +33,7 @@ class Started:
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=12))
     units_done: float | None = None
     drained: threading.Event = field(default_factory=threading.Event)
+    on_line: Callable[[str], None] = lambda _: None  # in the thread that reads the output
 
     def last_lines(self, count: int = 3) -> list[str]:
         """The last lines of its output. After its end: once all of it is read."""
@@ -40,13 +42,15 @@ class Started:
         return list(self.tail)[-count:]
 
     def drain(self) -> None:
-        assert self.popen.stdout is not None
-        for line in self.popen.stdout:
+        stdout = self.popen.stdout
+        assert stdout is not None
+        for line in iter(lambda: stdout.readline(MAX_LINE), b""):
             found = _UNITS.fullmatch(line)
             if found:
                 self.units_done = float(found[1])
             else:
                 self.tail.append(line.decode("utf-8", "backslashreplace").rstrip())
+                self.on_line(self.tail[-1])
         self.drained.set()
 
     def end(self, others: Sequence[Process] = ()) -> None:
@@ -64,9 +68,11 @@ class Started:
 
 
 @contextlib.contextmanager
-def started(command: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[Started]:
-    """The command in a session of its own, with `env` added, ended after the block with all that it started.
-    UsageError when it cannot be started."""
+def started(
+    command: Sequence[str], env: Mapping[str, str] | None = None, *, on_line: Callable[[str], None] = lambda _: None
+) -> Iterator[Started]:
+    """The command in a session of its own, with `env` added, ended after the block with all that it started. Each line
+    of its output goes to `on_line`. UsageError when it cannot be started."""
     if not command:
         raise UsageError("no command given", enable="... -- COMMAND ARGUMENTS")
     told, tell = os.pipe()
@@ -81,7 +87,7 @@ def started(command: Sequence[str], env: Mapping[str, str] | None = None) -> Ite
     )
     os.close(tell)
     try:
-        run = Started(popen, _begin(popen, told, command, dict(env or {})))
+        run = Started(popen, _begin(popen, told, command, dict(env or {})), on_line=on_line)
     except BaseException:
         popen.kill()
         popen.wait()
