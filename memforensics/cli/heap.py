@@ -43,7 +43,8 @@ def heap(
     """Who allocated what is still held in the heap, by Python line (memray, attached through gdb).
 
     memray RUNS CODE IN THE PROCESS: gdb stops it for about a quarter of a second and makes it load memray, which stays
-    loaded. Asks first. Everything else that memforensics does leaves the process alone: try `diagnose` before.
+    loaded. When memforensics is killed meanwhile, gdb lets the process go; when gdb is killed, the process may die.
+    Asks first. Everything else that memforensics does leaves the process alone: try `diagnose` before.
     """
     from memforensics.jobs import heap as job
 

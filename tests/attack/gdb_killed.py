@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from processes import TESTS, Child, compiled, running
+from processes import TESTS, Child, compiled, python, running
 
 from attack import attack
 
@@ -130,6 +130,29 @@ def attached(pid: int) -> tuple[int, int]:
     return gdb, parent_of(gdb)
 
 
+@contextlib.contextmanager
+def heap(pid: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """`memforensics heap --memray` as a process."""
+    command = [sys.executable, "-m", "memforensics", "heap", str(pid), "--memray", "--yes", "--duration", "1s"]
+    popen = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield popen
+    finally:
+        popen.kill()
+        popen.wait()
+
+
+def python_left_wrong(target: Child) -> str | None:
+    """What is wrong with ex_python_heap.py after an attack, which sleeps 50 times a second; None when it does."""
+    if not until(lambda: tracer_of(target.pid) == 0, 25):
+        return f"still traced by {tracer_of(target.pid)}"
+    time.sleep(0.1)  # a stop that is pending shows by then
+    before = int(status_of(target.pid)["voluntary_ctxt_switches"])
+    if until(lambda: int(status_of(target.pid).get("voluntary_ctxt_switches", 0)) > before + 10, SETTLE_S):
+        return None
+    return f"state {status_of(target.pid)['State']}"
+
+
 @attack("`kill -9` of memforensics, guard and gdb, 0 to 40 ms after the attach: the target runs on", runs=50)
 def all_killed(number: int) -> str | None:
     delay_s = random.Random(number).uniform(0, 0.040)
@@ -186,3 +209,33 @@ def damaged_output(number: int) -> str | None:
         if done.returncode not in (0, 2, 3, 4) or "Traceback" in done.stderr or "report it" in done.stderr:
             return f"exit code {done.returncode}: {done.stderr[-300:]}"
         return left_wrong(target)
+
+
+@attack("`kill -9` of `heap --memray`, memray, guard and gdb, 0 to 40 ms after the attach: the target runs on", runs=10)
+def memray_killed(number: int) -> str | None:
+    delay_s = random.Random(number).uniform(0, 0.040)
+    with running(python("ex_python_heap.py", "100")) as target, heap(target.pid) as popen:
+        gdb, guard = attached(target.pid)
+        memray = parent_of(guard)
+        time.sleep(delay_s)
+        for pid in (popen.pid, memray, guard, gdb):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wrong = python_left_wrong(target)
+        if wrong is None and not until(lambda: not members(guard) and not members(memray), 5):
+            wrong = f"left behind: {members(guard)}, {members(memray)}"
+        return wrong and f"{delay_s * 1000:.1f} ms after the attach: {wrong}"
+
+
+@attack("`kill -9` of `heap --memray` alone, 0 to 400 ms after the attach: gdb detaches, the target runs on", runs=10)
+def memray_orphaned(number: int) -> str | None:
+    delay_s = random.Random(number).uniform(0, 0.400)
+    with running(python("ex_python_heap.py", "100")) as target, heap(target.pid) as popen:
+        _, guard = attached(target.pid)
+        memray = parent_of(guard)
+        time.sleep(delay_s)
+        popen.kill()
+        wrong = python_left_wrong(target)
+        if wrong is None and not until(lambda: not members(guard) and not members(memray), 20):
+            wrong = f"left behind: {members(guard)}, {members(memray)}"
+        return wrong and f"{delay_s * 1000:.1f} ms after the attach: {wrong}"

@@ -1,5 +1,10 @@
-"""Keeps blocks of exactly 1,000,003 bytes in a list, one each 20 ms, and churns others. memray is importable here."""
+"""Keeps blocks of exactly 1,000,003 bytes in a list, one each 20 ms, and churns others. memray is importable here.
 
+    ex_python_heap.py [THREADS]    that many threads wait beside
+"""
+
+import sys
+import threading
 import time
 
 KEPT: list[bytearray] = []
@@ -14,6 +19,8 @@ def churn() -> int:
 
 
 def main() -> None:
+    for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 0):
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
     print("ready", flush=True)
     for _ in range(1500):
         keep_a_block()

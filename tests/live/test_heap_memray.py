@@ -5,9 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from attack.gdb_killed import memray_killed, memray_orphaned, status_of, until
 from processes import compiled, python, running
 
 from memforensics.case.store import CaseFile
@@ -97,6 +99,20 @@ def test_a_process_that_has_a_debugger(tmp_path: Path) -> None:
         finally:
             gdb.send_signal(signal.SIGTERM)
             gdb.communicate()
+
+
+def test_a_stopped_process_is_refused_and_stays_stopped() -> None:
+    with running(python("ex_python_heap.py")) as child:
+        child.popen.send_signal(signal.SIGSTOP)
+        assert until(lambda: status_of(child.pid)["State"][0] == "T")
+        with pytest.raises(ProbeFailed, match="is stopped"):
+            check_memray(child.pid)
+        assert status_of(child.pid)["State"][0] == "T"
+
+
+@pytest.mark.parametrize("attempt", [memray_killed, memray_orphaned])
+def test_short_form_of_the_attacks(attempt: Callable[[int], str | None]) -> None:
+    assert attempt(0) is None
 
 
 def test_no_gdb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

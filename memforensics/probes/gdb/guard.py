@@ -1,6 +1,6 @@
 """Stands between memforensics and gdb so that a target is never left behind stopped. Runs as a program of its own:
 
-    python -I -S gdb_guard.py --parent PID --target PID --deadline SECONDS [--hardware] -- gdb ARGUMENTS...
+    python -I -S gdb_guard.py --parent PID --target PID --deadline SECONDS [OPTIONS] -- gdb ARGUMENTS...
 
 It is gdb's parent, in a session of its own (a Ctrl-C of the terminal does not reach it), and ends gdb politely, so
 that gdb detaches, when memforensics dies, is stopped or when the deadline passes. Should this guard be killed, the
@@ -20,7 +20,7 @@ A hardware breakpoint stays in the threads' debug registers when gdb is killed, 
 SIGTRAP: the guard clears them.
 
 SIGUSR1 says that gdb has detached as it was asked to: the target then gets no SIGCONT, for should it be stopped,
-somebody else did it.
+somebody else did it. With --batch gdb ends by itself, and exit code 0 says the same.
 
 In the arguments of gdb, {warm_up} is the PID of a process that gdb attaches to before the target: at its first attach
 gdb forks a child to test what ptrace can do. While the target is attached nothing may be forked that keeps the pipe.
@@ -44,6 +44,7 @@ DR7_OFFSET = 848 + 7 * 8
 WALL = 0x40000000
 TICK_S = 0.2
 POLITE_S = 3.0
+BATCH_POLITE_S = 20.0  # with --batch gdb has changed code of the target, and to kill it may kill the target
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -114,8 +115,9 @@ class Target:
                     os.kill(self._pid, signal.SIGCONT)
 
 
-def watch(gdb: int, parent: int, deadline: float) -> tuple[int, bool]:
-    """Until gdb ended; its wait status, and whether it had detached as asked. Ends it when nobody needs it any more."""
+def watch(gdb: int, parents: list[int], deadline: float, polite_s: float) -> tuple[int, bool, bool]:
+    """Until gdb ended; its wait status, whether it said that it had detached, and whether it was asked to end. Ends it
+    when nobody needs it any more. The first of `parents` started this guard."""
     asked: float | None = None  # when gdb was asked to end
     detached = False
     while True:
@@ -124,14 +126,14 @@ def watch(gdb: int, parent: int, deadline: float) -> tuple[int, bool]:
         detached = detached or number == signal.SIGUSR1
         ended, status = os.waitpid(gdb, os.WNOHANG)
         if ended:
-            return status, detached or signal.SIGUSR1 in signal.sigpending()
+            return status, detached or signal.SIGUSR1 in signal.sigpending(), asked is not None
         now = time.monotonic()
         told = number not in (0, signal.SIGCHLD, signal.SIGUSR1)
-        orphaned = os.getppid() != parent or state_of(parent) in ("T", "Z", "")
+        orphaned = os.getppid() != parents[0] or any(state_of(pid) in ("T", "Z", "") for pid in parents)
         if asked is None and (told or orphaned or now > deadline):
             os.kill(gdb, signal.SIGTERM)
             asked = now
-        elif asked is not None and now > asked + POLITE_S:
+        elif asked is not None and now > asked + polite_s:
             os.kill(gdb, signal.SIGKILL)
 
 
@@ -162,10 +164,11 @@ def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True, action="append")
     parser.add_argument("--target", type=int, required=True)
     parser.add_argument("--deadline", type=float, required=True)
-    parser.add_argument("--hardware", action="store_true")
+    parser.add_argument("--hardware", action="store_true", help="gdb sets hardware breakpoints")
+    parser.add_argument("--batch", action="store_true", help="gdb ends by itself, and sets breakpoints in code")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
 
@@ -178,7 +181,9 @@ def main() -> int:
     gdb = spawn([word.replace("{warm_up}", str(warm_up)) for word in options.command], signal.SIGTERM)
     for descriptor in (0, 1):  # gdb's alone from here on: its end must show as end-of-file
         os.close(descriptor)
-    status, detached = watch(gdb, options.parent, time.monotonic() + options.deadline)
+    polite_s = BATCH_POLITE_S if options.batch else POLITE_S
+    status, detached, asked = watch(gdb, options.parent, time.monotonic() + options.deadline, polite_s)
+    detached = detached or (options.batch and status == 0 and not asked)
     killed = os.WIFSIGNALED(status)
     if killed and options.hardware:
         clear_debug_registers(options.target)

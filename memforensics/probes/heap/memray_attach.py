@@ -2,20 +2,22 @@
 
 What it does to the target (memray 1.20, memray/commands/attach.py and _attach.gdb): gdb stops it (about a quarter of
 a second, FACTS), sets breakpoints on the allocator and waits until one is hit, then has it dlopen memray's injector
-and import memray. So the target's own Python must have memray. When gdb is killed meanwhile, the target may die.
+and import memray. So the target's own Python must have memray. The guard (`probes/gdb/guard.py`) ends gdb in order when
+anything above it dies, and lets the kernel continue the target when all of them are killed; when gdb is killed while
+its breakpoints are set, the target dies at the next one.
 """
 
 import contextlib
 import importlib.util
 import json
 import os
+import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +25,8 @@ from typing import Any
 
 from memforensics.case.model import AllocationSite, Frame, HeapProfile, Loss, Pause, Stack
 from memforensics.errors import NotATarget, PermissionNeeded, ProbeFailed, TargetError, ToolMissing
+from memforensics.probes.gdb import guard
+from memforensics.probes.gdb.session import check_runs
 from memforensics.target import Process
 from memforensics.target.parse import status_numbers
 
@@ -49,7 +53,7 @@ class Profiled:
 
 def require(process: Process) -> None:
     """Raises what stands in the way: ToolMissing (memray, gdb), NotATarget (no Python in it), ProbeFailed (another
-    debugger, another mount namespace), PermissionNeeded."""
+    debugger, stopped by a signal, another mount namespace), PermissionNeeded."""
     if importlib.util.find_spec("memray") is None:
         raise ToolMissing(
             "memray is not installed beside memforensics", enable=f"{sys.executable} -m pip install memray"
@@ -63,6 +67,7 @@ def require(process: Process) -> None:
             why="a process can have one debugger",
             enable=f"end that debugger (process {tracer})",
         )
+    check_runs(process)
     names = {mapping.path.rsplit("/", 1)[-1] for mapping in process.maps().mappings}
     if not any(name.startswith(("python", "libpython")) for name in names):
         raise NotATarget(f"process {process.pid} is no Python process", why="no python or libpython is mapped in it")
@@ -93,25 +98,15 @@ def profile(process: Process, seconds: float, *, on_tracking: Callable[[], None]
         try:
             _wait_until_written(process, file, whole_seconds)
         except KeyboardInterrupt:
-            _detach(process.pid)
+            _detach(process)
             raise
         return _read(file, process.pid, began_ns, pause)
 
 
 def _attach(process: Process, file: Path, seconds: int) -> Pause:
     """Runs `memray attach` and measures how long the target stood still meanwhile (by its state, each 2 ms)."""
-    command = [sys.executable, "-m", "memray", "attach", "--method", "gdb", "--duration", str(seconds)]
-    # A session of its own: Ctrl-C at our terminal must not hit gdb while it has the target stopped.
-    running = subprocess.Popen(
-        [*command, "-o", str(file), str(process.pid)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
     stopped_s, last, deadline = 0.0, time.monotonic(), time.monotonic() + _ATTACH_LIMIT_S
-    try:
+    with _memray(process, "attach", "--duration", str(seconds), "-o", str(file)) as running:
         while running.poll() is None:
             now = time.monotonic()
             if _stands(process):
@@ -124,14 +119,54 @@ def _attach(process: Process, file: Path, seconds: int) -> Pause:
                 )
             last = now
             time.sleep(_STOP_POLL_S)
-    finally:
-        if running.poll() is None:
-            _end(running.pid)
-    said = running.communicate()[0]
+        said = running.communicate()[0]
     if running.returncode:
         process.check()
         raise _failed(process, said)
     return Pause(pid=process.pid, t_ns=time.monotonic_ns(), probe=NAME, ms=stopped_s * 1000)
+
+
+@contextlib.contextmanager
+def _memray(process: Process, command: str, *words: str) -> Iterator["subprocess.Popen[str]"]:
+    """`memray attach` or `memray detach`, ended after the block, and gdb with it. The only program that it finds is a
+    `gdb` of ours: the guard, which runs the real one. gdb first attaches to a process of the guard, see there."""
+    gdb = shutil.which("gdb")
+    assert gdb is not None
+    start = [sys.executable, "-I", "-S", guard.__file__]
+    options = [f"--parent={os.getpid()}", f"--target={process.pid}", f"--deadline={_ATTACH_LIMIT_S + 5}", "--batch"]
+    warm_up = ("set auto-solib-add off", "attach {warm_up}", "detach", "file")
+    options += ["--", gdb, "-nx", *(word for line in warm_up for word in ("-iex", line))]
+    # Not in the folder that the target writes to: what is here is run.
+    with tempfile.TemporaryDirectory(prefix="memforensics-gdb-") as folder:
+        program = Path(folder) / "gdb"
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(start)} --parent=$PPID {shlex.join(options)} "$@"\n')
+        program.chmod(0o700)
+        # A session of its own: Ctrl-C at our terminal must not hit memray.
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "memray", command, "--method", "gdb", *words, str(process.pid)],
+            env={**os.environ, "PATH": folder},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        assert popen.stdout is not None
+        try:
+            yield popen
+        finally:
+            popen.terminate()  # the guard then ends gdb, which takes its breakpoints out and lets the target go
+            popen.wait()
+            popen.stdout.close()
+            _wait_until_let_go(process)
+
+
+def _wait_until_let_go(process: Process) -> None:
+    end = time.monotonic() + guard.BATCH_POLITE_S
+    with contextlib.suppress(TargetError, PermissionNeeded, OSError):
+        while any(status_numbers(process.status(), "TracerPid")) and time.monotonic() < end:
+            time.sleep(0.01)
 
 
 def _stands(process: Process) -> bool:
@@ -154,21 +189,9 @@ def _failed(process: Process, said: str) -> ProbeFailed:
     )
 
 
-def _end(session: int) -> None:
-    """SIGTERM to `memray attach` and its gdb: gdb takes its breakpoints out and lets the target go."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(session, signal.SIGTERM)
-
-
-def _detach(pid: int) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "memray", "detach", "--method", "gdb", str(pid)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=_ATTACH_LIMIT_S,
-        start_new_session=True,
-        check=False,
-    )
+def _detach(process: Process) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired), _memray(process, "detach") as running:
+        running.communicate(timeout=_ATTACH_LIMIT_S)
 
 
 def _wait_until_written(process: Process, file: Path, seconds: int) -> None:
