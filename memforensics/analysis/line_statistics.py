@@ -126,10 +126,9 @@ def mann_kendall(points: list[Point], sorted_slopes: list[float]) -> tuple[float
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    ranks = [0.0] * len(values)
-    for rank, i in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        ranks[i] = float(rank)
-    return ranks
+    """The rank of each value; equal values have the mean of their ranks."""
+    ordered = sorted(values)
+    return [(bisect_left(ordered, v) + bisect_right(ordered, v)) / 2.0 for v in values]
 
 
 def _autocorrelation(values: Sequence[float], lag: int) -> float:
