@@ -136,8 +136,10 @@ class PythonSide:
             self._tell_old_threads(runtime)  # for the next stack
         whole = not short
         made = splice(native, python, is_eval=is_eval, flags=flags_of, complete=complete, whole=whole)
-        if made.doubtful and whole:
-            if flags & _SEVERAL and python:  # they may be of another interpreter, or another thread
+        # With several interpreters the frames may be of another one. Only a whole native stack shows that they are not.
+        uncertain = bool(flags & _SEVERAL and python) and (made.doubtful or not complete)
+        if (made.doubtful or uncertain) and whole:
+            if uncertain:
                 short = [SEVERAL]
                 made = splice(native, (), is_eval=is_eval, flags=flags_of, complete=complete)
             else:
