@@ -85,7 +85,7 @@ def test_other_closed_files(closed: str, target: Child, folder: Path) -> None:
     [
         *((name, "ulimit -n 64;") for name in COMMANDS),
         *((name, "ulimit -n 14;") for name in ("watch", "snapshot", "trace-mmap")),
-        *((name, "ulimit -v 1048576;") for name in ("snapshot", "trace-mmap")),
+        *((name, "ulimit -v 1048576;") for name in ("watch", "snapshot", "trace-mmap")),
         *((name, "ulimit -v 120000;") for name in ("report", "snapshot")),
     ],
 )
