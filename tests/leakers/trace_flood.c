@@ -1,7 +1,8 @@
 /*
- * More memory operations than a tracer can be told of. Says "ready"; on a line "PROCESSES THREADS" (children of it: 0 for
- * none, then the threads are its own) does them on each thread until the next line, and answers "bytes N": what its
- * threads have mapped then, in all processes. It keeps that mapped and waits.
+ * More memory operations than a tracer can be told of. Says "ready"; on a line "PROCESSES THREADS [touch]" (children of
+ * it: 0 for none, then the threads are its own) does them on each thread until the next line, and answers "bytes N": what
+ * its threads have mapped then, in all processes. It keeps that mapped and waits. With "touch" it writes to each page that
+ * it maps.
  *
  * A thread maps ranges, cuts holes into them, and unmaps what is left of them piece by piece; each removal of a part is
  * an event. Now and then a range is kept for good (through keep()), up to KEPT of them.
@@ -30,6 +31,7 @@ struct shared {
 };
 
 static struct shared *shared;
+static int touches;
 
 struct worker {
     uint64_t state;
@@ -51,6 +53,8 @@ static char *map(struct worker *me, size_t pages) {
     if (at == MAP_FAILED)
         return NULL;
     me->bytes += (long)(pages * PAGE);
+    for (size_t page = 0; touches && page < pages; page++)
+        at[page * PAGE] = 1;
     return at;
 }
 
@@ -110,13 +114,14 @@ static void read_line(char *line, size_t size) {
 }
 
 int main(void) {
-    char line[64] = {0};
+    char line[64] = {0}, touch[8] = {0};
     int processes = 0, threads = 1;
     shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     setvbuf(stdout, NULL, _IONBF, 0);
     printf("ready\n");
     read_line(line, sizeof(line));
-    sscanf(line, "%d %d", &processes, &threads);
+    sscanf(line, "%d %d %7s", &processes, &threads, touch);
+    touches = touch[0] != 0;
     if (!processes)
         start(threads);
     for (int i = 0; i < processes; i++) {

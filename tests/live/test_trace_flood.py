@@ -33,6 +33,19 @@ def test_duration_holds_while_events_come_faster_than_they_are_read() -> None:
     assert any(trace["unknown_bytes"] for trace in told["traces"])
 
 
+def test_faults_of_many_processes_at_once_end_in_time_too() -> None:
+    with running([compiled("trace_flood.c")]) as child:
+        child.tell("4 1 touch")
+        child.wait_for("going")
+        words = [sys.executable, "-m", "memforensics", "trace-faults", str(child.pid), "--duration", "1s", "--json"]
+        ended = subprocess.run(words, capture_output=True, timeout=90)
+        assert child.alive
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert sum(trace["events"] > 100 for trace in told["traces"]) == 4
+    assert {"churn"} <= {frame["function"] for site in told["sites"] for frame in site["stack"]}
+
+
 def test_one_reading_of_events_is_bounded_and_the_rest_waits() -> None:
     with running([compiled("trace_flood.c")]) as child:
         process = open_process(child.pid)
