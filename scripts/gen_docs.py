@@ -1,4 +1,4 @@
-"""Makes the generated pages of docs/: `python scripts/gen_docs.py`; with --check, exits 1 when one is stale."""
+"""Writes the generated files: pages of docs/ and the JSON Schema. With --check, exits 1 when one is stale."""
 
 import importlib
 import subprocess
@@ -7,13 +7,18 @@ from pathlib import Path
 
 from memforensics.remedies.catalogue import load_catalogue
 from memforensics.remedies.page import catalogue_page
+from memforensics.report.json import schema
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
 
 
-def pages() -> dict[str, str]:
-    """File name under docs/ -> its text."""
-    return {"remedies.md": catalogue_page(load_catalogue()), "cli.md": commands_page()}
+def pages() -> dict[Path, str]:
+    """File -> its text."""
+    return {
+        ROOT / "docs" / "remedies.md": catalogue_page(load_catalogue()),
+        ROOT / "docs" / "cli.md": commands_page(),
+        schema.FILE: schema.schema_text(),
+    }
 
 
 def commands_page() -> str:
@@ -40,13 +45,14 @@ def _help(words: list[str]) -> str:
 
 
 def main(check: bool) -> int:
-    stale = [name for name, text in pages().items() if not _is(DOCS / name, text)]
-    for name in stale:
+    stale = {path: text for path, text in pages().items() if not _is(path, text)}
+    for path, text in stale.items():
+        name = path.relative_to(ROOT)
         if check:
-            print(f"docs/{name} is stale: run python scripts/gen_docs.py", file=sys.stderr)
+            print(f"{name} is stale: run python scripts/gen_docs.py", file=sys.stderr)
         else:
-            (DOCS / name).write_text(pages()[name], encoding="utf-8")
-            print(f"wrote docs/{name}")
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {name}")
     return 1 if stale and check else 0
 
 

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 from memforensics.analysis.blame import site_rate
 from memforensics.analysis.frames import caller_of, culprit_frame, mark_hooks
 from memforensics.case.model import AllocationSite, Caller, Frame, Hook
+from memforensics.case.views import GroupKey, SiteGroup
 from memforensics.text import basename
 from memforensics.units import NS_PER_S
 
@@ -18,55 +19,8 @@ FilterField = Literal["lib", "func", "file"]
 
 K = TypeVar("K")
 
-GroupKey = tuple[object, ...]
-
 SETTLE_MARGIN = 0.2  # a row rises only above one that it exceeds by this share
 SMOOTHING = 0.5  # of the way to a new value is gone at each view
-
-
-@dataclass(frozen=True, slots=True)
-class SiteGroup:
-    """Sites of one process that have the frame that matters, and the application's function, in common.
-
-    `sites` by outstanding bytes, most first, the frames of interposers marked. `inside`: the call that gives memory
-    back, inside whose replacement the memory was asked for. `age_s`: the median age of the outstanding blocks where
-    ages were read (they are at the end of a trace), else how long the group has held memory without a break.
-    """
-
-    key: GroupKey
-    pid: int
-    named: Frame | None
-    caller: Caller | None
-    inside: str | None
-    sites: tuple[AllocationSite, ...]
-    bytes_per_minute: float | None
-    age_s: float | None
-
-    @property
-    def outstanding_bytes(self) -> int:
-        return sum(site.outstanding_bytes for site in self.sites)
-
-    @property
-    def outstanding_count(self) -> int:
-        return sum(site.outstanding_count for site in self.sites)
-
-    @property
-    def file_backed(self) -> bool:
-        return self.sites[0].file_backed
-
-    @property
-    def allocated_bytes(self) -> int:
-        return sum(site.allocated_bytes for site in self.sites)
-
-    @property
-    def allocated_count(self) -> int:
-        return sum(site.allocated_count for site in self.sites)
-
-    @property
-    def resident_bytes(self) -> int | None:
-        """None when it was not read of one of them."""
-        known = [site.resident_bytes for site in self.sites if site.resident_bytes is not None]
-        return sum(known) if len(known) == len(self.sites) else None
 
 
 def group_by_frame(sites: Iterable[AllocationSite], hooks: Sequence[Hook], now_ns: int) -> list[SiteGroup]:

@@ -60,9 +60,14 @@ def list_case(
             raise UsageError("--format csv needs --table", enable=f"--table NAME, one of: {held}")
         text = job.table_csv(file, table)
     elif as_json or format == "json":
-        text = job.json_text(job.listing_object(job.listing(file)))
+        from memforensics.report.json.files import listing as shape
+        from memforensics.report.json.shapes import json_bytes
+
+        text = json_bytes(shape(job.listing(file))).decode() + "\n"
     else:
-        text = job.listing_text(job.listing(file))
+        from memforensics.report.terminal.files import listing_text
+
+        text = listing_text(job.listing(file))
     if output is not None:
         write_text(text, output)
     else:

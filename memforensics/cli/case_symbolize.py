@@ -42,6 +42,10 @@ def symbolize_case(
 
     done = symbolize(file, folders=debug_dir or (), roots=root or (), output=output)
     if as_json:
-        print_json(done.json())
+        from memforensics.report.json.files import symbolized
+
+        print_json(symbolized(done))
     else:
-        say(done.text(), end="")
+        from memforensics.report.terminal.files import symbolized_text
+
+        say(symbolized_text(done), end="")

@@ -49,7 +49,7 @@ def ci(
     from memforensics.jobs.case.files import check_output, write_text
     from memforensics.jobs.experiment.ci import gate, parse_fail_on
     from memforensics.remedies.catalogue import load_catalogue
-    from memforensics.report.junit import GateOutcome, gate_object, junit_xml
+    from memforensics.report.junit import junit_xml
     from memforensics.report.markdown import report_markdown
     from memforensics.target.cmdline import harmless_command
 
@@ -69,26 +69,17 @@ def ci(
             on_progress=on_progress,
             catalogue=catalogue,
         )
-    case_file = str(found.case_file) if found.case_file else None
-    outcome = GateOutcome(
-        label,
-        found.passed,
-        found.message,
-        found.seconds,
-        case_file,
-        found.case,
-        found.diagnosis,
-        found.failed_to_observe,
-    )
     lines = [f"{'PASSED' if found.passed else 'FAILED'}  {found.message}"]
     if found.case and found.diagnosis and found.case_file:
         page = report or found.case_file.with_suffix(".md")
         write_text(report_markdown(found.case, found.diagnosis), page)
         lines.append(f"report: {page}   case: {found.case_file}")
     if junit is not None:
-        write_text(junit_xml([outcome]), junit)
+        write_text(junit_xml([found]), junit)
     if json:
-        print_json(gate_object([outcome]))
+        from memforensics.report.json.experiment import gate as shape
+
+        print_json(shape([found]))
     else:
         say("\n".join(lines))
     return found.exit_code

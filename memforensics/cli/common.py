@@ -3,14 +3,16 @@
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from memforensics.errors import UsageError
-from memforensics.text import safe_lines, utf8_all
-from memforensics.units import duration_text, parse_duration
+from memforensics.text import safe_lines, visible
+from memforensics.units import duration_text, parse_duration, size_text
+
+if TYPE_CHECKING:
+    from memforensics.jobs.targets.choose import Candidate
 
 PidArgument = Annotated[
     int | None, typer.Argument(metavar="PID", help="The process; without it, likely targets are listed.")
@@ -71,7 +73,9 @@ def say(text: str, *, err: bool = False, end: str = "\n") -> None:
 def print_json(value: object) -> None:
     """One JSON object (or, for a str or bytes, that text as it is) and a newline on stdout."""
     if not isinstance(value, bytes | str):
-        value = msgspec.json.format(msgspec.json.encode(utf8_all(msgspec.to_builtins(value))), indent=2)
+        from memforensics.report.json.shapes import json_bytes
+
+        value = json_bytes(value)
     text = value.decode() if isinstance(value, bytes) else value
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
@@ -100,7 +104,7 @@ def choose_pid(
     width = shutil.get_terminal_size((120, 24)).columns
     if name is None and cmdline is None:
         say("Name a process. Likely targets, largest first:\n", err=True)
-        say(targets.table(found[:15], width=width, show_cmdline=show_cmdline), err=True)
+        say(candidates_text(found[:15], width=width, show_cmdline=show_cmdline), err=True)
         raise UsageError("no PID given", enable="add one of these PIDs, or --name, --cmdline or --container")
     found = targets.roots(found)
     if len(found) == 1:
@@ -108,5 +112,18 @@ def choose_pid(
     wanted = " and ".join(repr(word) for word in (name, cmdline) if word is not None)
     if not found:
         raise UsageError(f"no process matches {wanted}", enable="leave it out: the command then lists likely targets")
-    say(targets.table(found[:15], width=width, show_cmdline=show_cmdline), err=True)
+    say(candidates_text(found[:15], width=width, show_cmdline=show_cmdline), err=True)
     raise UsageError(f"{len(found)} process trees match {wanted}", enable="add one of these PIDs")
+
+
+def candidates_text(candidates: "list[Candidate]", *, show_cmdline: bool = False, width: int = 120) -> str:
+    """One line a process, of at most `width` columns. Of command lines only the words that are known to be harmless,
+    unless `show_cmdline`: then whole."""
+    from memforensics.target.cmdline import harmless_command
+
+    rows = [f"{'PID':>8}  {'RSS':>9}  {'role':<18}  command"]
+    for c in candidates:
+        line = visible(" ".join(c.words if show_cmdline else harmless_command(c.words))) or visible(c.comm)
+        row = f"{c.pid:>8}  {size_text(c.rss_bytes):>9}  {c.role or '':<18}  {line}"
+        rows.append(row if show_cmdline else row[:width])
+    return "\n".join(rows)

@@ -62,10 +62,10 @@ def diagnose(
     from memforensics.cli.screen.live import progress
     from memforensics.cli.screen.render import output_form, print_report, write_report
     from memforensics.errors import Interrupted
-    from memforensics.jobs.case.report import Format, render
     from memforensics.jobs.diagnose import investigate
     from memforensics.jobs.targets.choose import whole_command_lines
     from memforensics.remedies.catalogue import load_catalogue
+    from memforensics.report.render import Format, render
 
     form: Format = "json" if json else format
     written = output_form(output, form if output is not None and not output.suffix else None)

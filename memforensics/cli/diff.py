@@ -16,7 +16,7 @@ from memforensics.cli.common import (
 from memforensics.errors import UsageError
 
 if TYPE_CHECKING:
-    from memforensics.jobs.diff import DiffView
+    from memforensics.case.views import DiffView
 
 EXAMPLES = (
     "memforensics diff 4711 --over 10s",
@@ -68,9 +68,9 @@ def diff(
         before, after, over_s=over, from_s=from_s, to_s=to_s, children=children, process=process, limit=top
     )
     if as_json:
-        from memforensics.report.json.snapshot import diff_json
+        from memforensics.report.json.snapshot import diff as shape
 
-        print_json(diff_json(seen.groups, seen.layers, seen.processes, seen.change_bytes, seen.losses))
+        print_json(shape(seen))
     else:
         _show(seen)
 

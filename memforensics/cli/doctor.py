@@ -32,25 +32,12 @@ def doctor(
         pid = choose_pid(pid, name, cmdline, container)
     examination = examine(pid)
     if json:
-        print_json(examination.as_json())
-        return examination.exit_code
-    from rich.table import Table
-    from rich.text import Text
+        from memforensics.report.json.probes import doctor as shape
 
-    from memforensics.report.terminal.console import Console
-
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for check in examination.checks:
-        mark, style = ("ok", "green") if check.ok else ("NO", "bold red") if check.essential else ("no", "yellow")
-        what = Text(check.why)
-        if check.enable and not check.ok:
-            what.append(f"\ndo: {check.enable}", style="cyan")
-        table.add_row(Text(mark, style=style), Text(check.name), what)
-    console = Console(highlight=False)
-    console.print(table)
-    missing = [check.name for check in examination.checks if check.essential and not check.ok]
-    if missing:
-        console.print(Text(f"\ndiagnose is limited here, or cannot run. Missing: {', '.join(missing)}.", style="bold"))
+        print_json(shape(examination))
     else:
-        console.print("\ndiagnose has everything it needs here, stacks included.")
+        from memforensics.report.terminal.console import Console
+        from memforensics.report.terminal.probes import doctor_screen
+
+        Console(highlight=False).print(doctor_screen(examination))
     return examination.exit_code

@@ -67,6 +67,10 @@ def heap(
         on_tracking=lambda: say(f"memray tracks process {chosen} ...", err=True),
     )
     if json:
-        print_json(view.json())
+        from memforensics.report.json.probes import heap as shape
+
+        print_json(shape(view))
     else:
-        say(view.text())
+        from memforensics.report.terminal.probes import heap_text
+
+        say(heap_text(view))

@@ -35,24 +35,13 @@ def hooks(
 
     view = run(choose_pid(pid, name, cmdline, container), record=record)
     if json:
-        print_json(view.json())
+        from memforensics.report.json.probes import hooks as shape
+
+        print_json(shape(view))
         return
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     from memforensics.report.terminal.console import Console
+    from memforensics.report.terminal.probes import hooks_screen
 
-    console = Console(highlight=False)
-    if view.hooks:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for title in ("function", "mechanism", "goes to", "how"):
-            table.add_column(title, overflow="fold")
-        for row in view.rows():
-            table.add_row(*(Text(cell) for cell in row))
-        console.print(table)
-        for hook in view.hooks[:1]:
-            console.print(Text(" -> ".join(hook.chain)), style="dim")
-    console.print(Text(view.summary()))
+    Console(highlight=False).print(hooks_screen(view))
     for loss in view.losses:
         say(f"not seen or worth knowing: {loss.what} ({loss.count})", err=True)

@@ -33,7 +33,7 @@ def prove(
     1: it grows and none stops it; 4: nothing could be shown, the plain command does not grow."""
     from memforensics.cli.screen import live
     from memforensics.jobs.experiment.prove import exit_code, experiment, parse_variants
-    from memforensics.report.terminal.experiment import experiment_object, experiment_table
+    from memforensics.report.terminal.experiment import experiment_table
 
     variants = parse_variants(env or [], variant or [])
     with live.progress("proving", quiet=json) as on_progress:
@@ -41,7 +41,9 @@ def prove(
             command, variants, seconds=duration, rounds=rounds, record=record, seed=seed, on_progress=on_progress
         )
     if json:
-        print_json(experiment_object(results))
+        from memforensics.report.json.experiment import prove as shape
+
+        print_json(shape(results))
     else:
         from memforensics.report.terminal.console import Console
 

@@ -34,11 +34,12 @@ def report(
     Exits 0 whenever the case could be read, whatever its verdict (3 when it could not): the report was made.
     """
     from memforensics.cli.screen.render import output_form, print_report, write_report
-    from memforensics.jobs.case import report as job
+    from memforensics.jobs.case.conclude import load_diagnosis
+    from memforensics.report.render import render
 
     form = output_form(output, "json" if as_json else format)
-    loaded, diagnosis = job.load(case, remedies)
+    loaded, diagnosis = load_diagnosis(case, remedies)
     if output is not None:
-        write_report(job.render(loaded, diagnosis, form), output, printed=False)
+        write_report(render(loaded, diagnosis, form), output, printed=False)
     else:
         print_report(loaded, diagnosis, form)

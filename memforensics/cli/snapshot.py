@@ -18,7 +18,7 @@ from memforensics.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from memforensics.jobs.snapshot import SnapshotView
+    from memforensics.case.views import SnapshotView
 
 EXAMPLES = (
     "memforensics snapshot 4711",
@@ -62,11 +62,9 @@ def snapshot(
         record=record,
     )
     if as_json:
-        from memforensics.report.json.snapshot import snapshot_json
+        from memforensics.report.json.snapshot import snapshot as shape
 
-        print_json(
-            snapshot_json(seen.snapshot, seen.layers, seen.groups, seen.mappings, seen.kernel_totals, seen.losses)
-        )
+        print_json(shape(seen))
     else:
         _show(seen, top, show_cmdline)
 

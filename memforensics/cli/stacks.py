@@ -74,9 +74,13 @@ def stacks(
         warn=lambda text: say(f"warning: {text}", err=True),
     )
     if json:
-        print_json(view.json())
+        from memforensics.report.json.probes import stacks as shape
+
+        print_json(shape(view))
     else:
-        say(view.text())
+        from memforensics.report.terminal.probes import stacks_text
+
+        say(stacks_text(view))
         for loss in view.losses:
             say(f"{loss.what}: {loss.count} ({loss.reduce})", err=True)
     if view.nothing is not None:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from memforensics.analysis.site_groups import SortKey
+from memforensics.analysis.trace_view import Selection
+from memforensics.case.views import EngineName
 from memforensics.cli.common import choose_pid, say
 from memforensics.cli.screen import trace_live, trace_out
 from memforensics.errors import Interrupted, UsageError
 from memforensics.jobs.trace import run as job
-from memforensics.jobs.trace.view import EngineName, Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def run(
 ) -> None:
     """UsageError, and what the job raises; Interrupted after a Ctrl-C, with all that was collected shown and kept."""
     trace_out.check(shown.form, shown.output)
-    wanted = Wanted(what.sort, trace_out.filters_of(what.filters), what.min_age_s)
+    selection = Selection(what.sort, trace_out.filters_of(what.filters), what.min_age_s)
     if pids and (name or cmdline or container):
         raise UsageError("the process is named in two ways", enable="PIDs, --container, or --name and --cmdline")
     named = pids or [choose_pid(None, name, cmdline, container)]
@@ -56,7 +57,7 @@ def run(
             family=what.family,
             engine=what.engine,
             children=what.children,
-            wanted=wanted,
+            selection=selection,
             record=what.record,
             overhead=what.overhead,
             stop=stop,

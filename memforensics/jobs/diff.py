@@ -3,76 +3,20 @@
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from memforensics.analysis.diff import Pair, diff_tree, total_change, total_sizes
 from memforensics.analysis.ownership import totals_of, waterfall
-from memforensics.case.model import Case, LayerRow, Loss, MappingGroup, Snapshot, Target
-from memforensics.case.store import CaseFile
+from memforensics.case.model import Case, Loss, Snapshot, Target
+from memforensics.case.views import DiffView, ProcessChange, Side
 from memforensics.errors import CaseError, PermissionNeeded, TargetError, TargetGone, UsageError
+from memforensics.jobs.case.conclude import load_case
 from memforensics.jobs.observe.tree import TreeObserver
 from memforensics.jobs.targets.identity import identify
 from memforensics.probes.proc.snapshots import take_snapshot
 from memforensics.target import open_process
 from memforensics.units import NS_PER_S, duration_text
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One side of a diff: the snapshots of a process tree at one time."""
-
-    snapshots: tuple[Snapshot, ...]  # one per process, the main process first
-    name: str  # "leak.case, first snapshot", "PID 4711"
-    targets: tuple[Target, ...] = ()  # all targets of the case, also those without a snapshot
-    losses: tuple[Loss, ...] = ()
-
-    def target(self, pid: int) -> Target | None:
-        return next((target for target in self.targets if target.pid == pid), None)
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessChange:
-    """The change of one process of a tree. None: it did not exist then."""
-
-    pid: int
-    name: str
-    before_bytes: int | None
-    after_bytes: int | None
-
-    @property
-    def change_bytes(self) -> int:
-        return (self.after_bytes or 0) - (self.before_bytes or 0)
-
-    @property
-    def what(self) -> str:
-        if self.before_bytes is None:
-            return "appeared"
-        if self.after_bytes is None:
-            return "went"
-        return "grew" if self.change_bytes > 0 else "shrank" if self.change_bytes < 0 else "same"
-
-
-@dataclass(frozen=True, slots=True)
-class DiffView:
-    """What `memforensics diff` shows."""
-
-    before: Side
-    after: Side
-    groups: tuple[MappingGroup, ...]
-    layers: tuple[LayerRow, ...]
-    processes: tuple[ProcessChange, ...]  # largest change first
-    change_bytes: int  # the sum of the groups
-    same_process: bool
-    losses: tuple[Loss, ...] = ()
-
-    @property
-    def seconds(self) -> float | None:
-        """Between the two; None for different processes."""
-        if not self.same_process:
-            return None
-        first, last = (max(s.t_ns for s in side.snapshots) for side in (self.before, self.after))
-        return (last - first) / NS_PER_S
 
 
 def compare(
@@ -222,7 +166,7 @@ def _side(word: str) -> Side:
             taken, losses = take_snapshot(process)
         return Side((taken,), f"PID {word}", (target,), losses)
     path = Path(word)
-    case = _load(path)
+    case = load_case(path)
     last = _of_main_process(case, path)[-1]
     return _state(case, last, path.name)
 
@@ -234,7 +178,7 @@ def _is_pid(word: str) -> bool:
 
 def _two_of(path: Path, from_s: float | None, to_s: float | None) -> tuple[Side, Side]:
     """The tree at the first and last snapshots of a case, or at those nearest to these times since its start."""
-    case = _load(path)
+    case = load_case(path)
     snapshots = _of_main_process(case, path)
     if len(snapshots) < 2:
         raise CaseError(
@@ -260,11 +204,6 @@ def _two_of(path: Path, from_s: float | None, to_s: float | None) -> tuple[Side,
 
 def _nearest(ages: Sequence[float], seconds: float) -> int:
     return min(range(len(ages)), key=lambda place: abs(ages[place] - seconds))
-
-
-def _load(path: Path) -> Case:
-    with CaseFile.open(path) as file:
-        return file.load()
 
 
 def _of_main_process(case: Case, path: Path) -> list[Snapshot]:

@@ -1,41 +1,17 @@
 """snapshot: all mappings of one process at one time, by owner."""
 
 import contextlib
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from memforensics.analysis.diff import LOOSE, size_classes
 from memforensics.analysis.ownership import Piece, kernel_totals, layers, owner_of, pieces
-from memforensics.case.model import KernelTotals, Layer, LayerRow, Loss, Mapping, Snapshot, Target
+from memforensics.case.model import Layer, Loss, Snapshot, Target
+from memforensics.case.views import OwnedGroup, SnapshotView
 from memforensics.jobs.observe.recorder import Recorder, new_meta
 from memforensics.jobs.targets.identity import identify
 from memforensics.probes.proc.snapshots import Reader, take_snapshot
 from memforensics.target import open_process
-
-
-@dataclass(frozen=True, slots=True)
-class OwnedGroup:
-    """The mappings of one owner at one time. `bytes`: resident. in_rss False: mapped, but not part of RSS."""
-
-    name: str
-    layer: Layer
-    count: int
-    bytes: int
-    in_rss: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotView:
-    """What `memforensics snapshot` shows."""
-
-    target: Target | None
-    snapshot: Snapshot
-    layers: tuple[LayerRow, ...]
-    kernel_totals: KernelTotals
-    groups: tuple[OwnedGroup, ...]  # largest first
-    mappings: tuple[tuple[Mapping, str, Layer], ...]  # each with the group and layer of most of its bytes
-    losses: tuple[Loss, ...] = ()
 
 
 def snapshot(pid: int, *, reader: Reader = "auto", record: Path | None = None) -> SnapshotView:

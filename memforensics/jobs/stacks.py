@@ -3,84 +3,20 @@
 import contextlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from memforensics.case.model import CapturedStack, Loss, Pause, ProbeStatus, Target
+from memforensics.case.model import Loss, ProbeStatus
+from memforensics.case.views import StacksView
 from memforensics.errors import ProbeFailed, UsageError
 from memforensics.jobs.observe.recorder import Recorder, new_meta
 from memforensics.probes.gdb.capture import TIMED_OUT, Capture, Stop
 from memforensics.probes.gdb.python_frames import python_stacks
 from memforensics.probes.hooks import entry_state
-from memforensics.report.json.shapes import capture_json, losses_json, pauses_json
-from memforensics.report.sentences import frame_name, frame_place
 from memforensics.symbols.address_space import AddressSpace, MappedModule
 from memforensics.target import Process, open_process
 from memforensics.target.describe import describe
-from memforensics.units import duration_text
 
 MAX_COUNT = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class StacksView:
-    """What `memforensics stacks` shows."""
-
-    target: Target
-    captures: tuple[CapturedStack, ...]
-    pauses: tuple[Pause, ...]
-    losses: tuple[Loss, ...]
-    call: str = ""  # what was waited for: "mmap", "mmap where length == 4096"
-    timeout_s: float = 0.0
-
-    @property
-    def nothing(self) -> str | None:
-        """Why there is no capture; None when there is one."""
-        if self.captures:
-            return None
-        other = [loss.what for loss in self.losses if loss.what != TIMED_OUT]
-        return f"nothing was captured: no call of {self.call} in {duration_text(self.timeout_s)}" + (
-            f" ({other[0]})" if other else ""
-        )
-
-    @property
-    def total_ms(self) -> float:
-        return sum(pause.ms for pause in self.pauses)
-
-    @property
-    def longest_ms(self) -> float:
-        return max((pause.ms for pause in self.pauses), default=0.0)
-
-    def json(self) -> dict[str, Any]:
-        """{captures: [{stack, arguments, returned, pause_ms}], pause_ms: {total, longest}, losses}."""
-        return {
-            "pid": self.target.pid,
-            "captures": [capture_json(capture) for capture in self.captures],
-            "pause_ms": pauses_json(self.pauses),
-            "losses": losses_json(self.losses),
-        }
-
-    def text(self) -> str:
-        """For a terminal."""
-        lines: list[str] = []
-        for capture in self.captures:
-            arguments = ", ".join(f"{name}={_word(name, value)}" for name, value in capture.arguments)
-            returned = "" if capture.returned is None else f" = {_word('', capture.returned)}"
-            lines.append(f"{capture.function}({arguments}){returned}   thread {capture.tid}, {capture.pause_ms:.1f} ms")
-            lines += [f"    {frame_name(f)}  {frame_place(f)}" for f in capture.stack.frames]
-            lines += ["    ... (the stack goes on)"] if not capture.stack.complete else []
-            lines.append("")
-        lines.append(
-            f"{len(self.captures)} captured; stopped {self.total_ms:.1f} ms in all, {self.longest_ms:.1f} ms at most "
-            "(attaching stops all threads, a capture only the one that calls)"
-        )
-        return "\n".join(lines)
-
-
-def _word(name: str, value: int) -> str:
-    """Addresses in hex, small numbers as they are."""
-    return hex(value) if value >= 1 << 32 or name in ("flags", "prot") else str(value)
 
 
 def stacks(
@@ -139,7 +75,13 @@ def stacks(
             recorder.put([ProbeStatus(name="gdb", pid=pid, status="ok")])
     call = f"{name} where {condition}" if condition else name
     return StacksView(
-        target, tuple(result.captures), tuple(result.pauses), tuple(result.losses), call=call, timeout_s=timeout_s
+        target,
+        tuple(result.captures),
+        tuple(result.pauses),
+        tuple(result.losses),
+        call=call,
+        timeout_s=timeout_s,
+        why_nothing=next((loss.what for loss in result.losses if loss.what != TIMED_OUT), ""),
     )
 
 

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
-from memforensics.case.model import AllocationSite, Caller, Frame, Loss
-from memforensics.report import sentences as say
+from memforensics.case.model import AllocationSite, Frame, Loss
+from memforensics.case.views import Family, SiteGroup
+from memforensics.report.sentences import frame_name, source_place
 from memforensics.text import basename
 from memforensics.units import duration_text
 
@@ -19,12 +19,9 @@ _SHOW = {ord(hidden): chr(bracket) for bracket, hidden in _HIDE.items()}
 
 COVERAGE_NOISE = 0.02  # above 1, that needs no explanation
 
-Family = Literal["mappings", "malloc", "faults"]
-FAMILIES: tuple[Family, ...] = ("mappings", "malloc", "faults")
-
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class Labels:
     """What the figures of a family of sites are called."""
 
     held: str  # what a site's outstanding bytes are
@@ -40,8 +37,8 @@ class Words:
     heap: str  # the whole, in one line
 
 
-WORDS: dict[Family, Words] = {
-    "mappings": Words(
+LABELS: dict[Family, Labels] = {
+    "mappings": Labels(
         held="outstanding",
         column="outstanding",
         piece="block",
@@ -55,7 +52,7 @@ WORDS: dict[Family, Words] = {
         nothing="Nothing that was mapped since the start is outstanding.",
         heap="mappings that are not given back",
     ),
-    "malloc": Words(
+    "malloc": Labels(
         held="outstanding",
         column="outstanding",
         piece="block",
@@ -69,7 +66,7 @@ WORDS: dict[Family, Words] = {
         nothing="Nothing that was allocated since the start is outstanding.",
         heap="malloc'ed blocks that are not freed",
     ),
-    "faults": Words(
+    "faults": Labels(
         held="still resident",
         column="resident",
         piece="touch",
@@ -87,42 +84,7 @@ WORDS: dict[Family, Words] = {
 }
 
 
-def family_of(site: AllocationSite) -> Family:
-    return "malloc" if site.kind == "malloc" else "faults" if site.kind == "fault" else "mappings"
-
-
-class Group(Protocol):
-    """Sites that are one line to a person; analysis makes them."""
-
-    @property
-    def key(self) -> tuple[object, ...]: ...
-    @property
-    def pid(self) -> int: ...
-    @property
-    def named(self) -> Frame | None: ...
-    @property
-    def caller(self) -> Caller | None: ...
-    @property
-    def inside(self) -> str | None: ...
-    @property
-    def sites(self) -> tuple[AllocationSite, ...]: ...
-    @property
-    def bytes_per_minute(self) -> float | None: ...
-    @property
-    def age_s(self) -> float | None: ...
-    @property
-    def outstanding_bytes(self) -> int: ...
-    @property
-    def outstanding_count(self) -> int: ...
-    @property
-    def allocated_bytes(self) -> int: ...
-    @property
-    def allocated_count(self) -> int: ...
-    @property
-    def resident_bytes(self) -> int | None: ...
-
-
-def matter_text(group: Group, *, plain: bool = False, places: bool = True) -> str:
+def matter_text(group: SiteGroup, *, plain: bool = False, places: bool = True) -> str:
     """ucs_mpool_grow (libucs.so.0) inside munmap <- Model.stage_tensor (service.py:101): the frame that matters, and
     the application's innermost Python function where that is another. `plain`: without C++ parameters; `places`: with
     files and lines."""
@@ -131,14 +93,14 @@ def matter_text(group: Group, *, plain: bool = False, places: bool = True) -> st
     if parts and group.inside is not None:
         parts[0] += f" inside {group.inside}"
     if caller is not None and (named is None or (named.file, named.function) != (caller.file, caller.function)):
-        place = f" ({say.place(basename(caller.file), caller.line)})" if places else ""
+        place = f" ({source_place(basename(caller.file), caller.line)})" if places else ""
         parts.append(caller.function + place)
     if not parts:
         parts = [_frame_text(frame, plain, places) for frame in group.sites[0].stack.frames[:2]]
     return " <- ".join(parts) or "unknown"
 
 
-def matter_short(group: Group, width: int) -> str:
+def matter_short(group: SiteGroup, width: int) -> str:
     """The same in so many columns: who asked matters more than with which parameters, or in which file; and last goes
     the beginning of what was asked."""
     for plain, places in ((False, True), (True, True), (True, False)):
@@ -181,16 +143,16 @@ def coverage_text(coverage: float | None, engine: str) -> str:
     return f"{coverage:.1%} of the growth of RSS is accounted for{above}"
 
 
-def observed_text(seconds: float, engine: str, events: int, words: Words) -> str:
-    return f"{duration_text(seconds)} by {engine}, {events:,} {words.events}"
+def observed_text(seconds: float, engine: str, events: int, labels: Labels) -> str:
+    return f"{duration_text(seconds)} by {engine}, {events:,} {labels.events}"
 
 
 def trust_sentences(
-    coverage: float | None, engine: str, seconds: float, losses: Sequence[Loss], events: int, words: Words
+    coverage: float | None, engine: str, seconds: float, losses: Sequence[Loss], events: int, labels: Labels
 ) -> list[str]:
     """How far to trust it."""
     return [
-        f"observed: {observed_text(seconds, engine, events, words)}",
+        f"observed: {observed_text(seconds, engine, events, labels)}",
         f"coverage: {coverage_text(coverage, engine)}",
         *(f"lost: {loss_text(loss)}" for loss in losses),
         *([] if losses else ["lost: nothing"]),
@@ -203,7 +165,7 @@ def loss_text(loss: Loss) -> str:
 
 def _frame_text(frame: Frame, plain: bool, places: bool) -> str:
     is_python = frame.kind == "python"
-    name = say.frame_name(frame)
+    name = frame_name(frame)
     if plain and not is_python:
         name = plain_function(name)
     place = basename(frame.module if not is_python and frame.module else frame.file or "")

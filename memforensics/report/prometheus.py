@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from memforensics.case.model import EXIT_CODES
-from memforensics.report.json.watch import WatchTick
+from memforensics.case.views import WatchTick
 from memforensics.text import utf8
 
 

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 from memforensics.case.model import (
     Case,
@@ -29,7 +30,17 @@ _MECHANISMS = {
 }
 
 
+_YEAR_10000_NS = 253_402_300_800 * 10**9
+
 MOSTLY = 0.9  # of a site's memory resident: less is said
+
+
+def iso_time(wall_ns: int | None) -> str | None:
+    """Unix nanoseconds to ISO 8601 in UTC, to the millisecond. None where no calendar has it."""
+    if wall_ns is None or not 0 <= wall_ns < _YEAR_10000_NS:
+        return None
+    moment = datetime.fromtimestamp(wall_ns / 1e9, tz=timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +133,7 @@ def caller_sentence(culprit: Culprit) -> str | None:
     caller = culprit.caller
     if caller is None:
         return None
-    where = f"{caller.function}, {place(caller.file, caller.line)}"
+    where = f"{caller.function}, {source_place(caller.file, caller.line)}"
     return where if caller.application else f"no application code on this stack; nearest: {where}"
 
 
@@ -224,16 +235,16 @@ def _listed(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
-def place(file: str, line: int | None) -> str:
+def source_place(file: str, line: int | None) -> str:
     return f"{file}:{line}" if line is not None else file
 
 
 def frame_place(frame: Frame) -> str:
     """Where a frame is: file:line for Python, the object's file name (and source line, if known) for native code."""
     if frame.kind == "python":
-        return place(frame.file or "?", frame.line)
+        return source_place(frame.file or "?", frame.line)
     module = basename(frame.module) if frame.module else "no file"
-    return f"{module} ({place(basename(frame.file), frame.line)})" if frame.file else module
+    return f"{module} ({source_place(basename(frame.file), frame.line)})" if frame.file else module
 
 
 def frame_name(frame: Frame) -> str:

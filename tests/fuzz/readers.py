@@ -108,6 +108,7 @@ def proc_file(name: str) -> Callable[[bytes], None]:
     """Reads a recorded process, of which that file is damaged, by all that a command reads of it at first."""
 
     def read(data: bytes) -> None:
+        from memforensics.cli.common import candidates_text
         from memforensics.jobs.observe.tree import TreeObserver
         from memforensics.jobs.targets import choose as targets
         from memforensics.jobs.targets import containers
@@ -127,7 +128,7 @@ def proc_file(name: str) -> Callable[[bytes], None]:
             descendants(PID, proc)
             found = targets.find(cmdline="server", proc=proc)
             targets.roots(found, proc)
-            targets.table(found)
+            candidates_text(found)
             containers._roots("0123456789abcdef", proc)
             with TreeObserver(PID, proc=proc, about=lambda process: describe(process)) as tree:
                 tree.open()
@@ -493,10 +494,13 @@ def _case_bytes() -> bytes:
 def read_case(data: bytes) -> None:
     """As `report`, `diff` and `case` do."""
     from memforensics.jobs.case.conclude import conclude_case
-    from memforensics.jobs.case.contents import listing, listing_object, listing_text
-    from memforensics.jobs.case.report import render
+    from memforensics.jobs.case.contents import listing
     from memforensics.jobs.snapshot import view
-    from memforensics.report.json.snapshot import snapshot_json
+    from memforensics.report.json.files import listing as listing_shape
+    from memforensics.report.json.shapes import json_bytes
+    from memforensics.report.json.snapshot import snapshot
+    from memforensics.report.render import render
+    from memforensics.report.terminal.files import listing_text
 
     path = _scratch() / "damaged.case"
     path.write_bytes(data)
@@ -504,9 +508,9 @@ def read_case(data: bytes) -> None:
         whole = file.load()
     found = listing(path)
     listing_text(found)
-    listing_object(found)
+    json_bytes(listing_shape(found))
     for shown in map(view, whole.snapshots[-1:]):
-        json.dumps(snapshot_json(shown.snapshot, shown.layers, shown.groups, shown.mappings, shown.kernel_totals))
+        json_bytes(snapshot(shown))
     diagnosis = conclude_case(whole)
     for form in ("terminal", "md", "json"):
         assert render(whole, diagnosis, form)
@@ -548,7 +552,7 @@ def damage_rows(seeds: Sequence[bytes], pick: random.Random) -> bytes:
 def read_numbers(data: bytes) -> None:
     """Samples of any numbers, by what judges a line."""
     from memforensics.jobs.case.conclude import conclude_case
-    from memforensics.jobs.case.report import render
+    from memforensics.report.render import render
 
     words = struct.unpack(f"<{len(data) // 8}q", data[: len(data) // 8 * 8])
     rows = [words[at : at + 3] for at in range(0, len(words) - 2, 3)][:400]

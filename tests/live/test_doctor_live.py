@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from processes import python, running
 
+from memforensics.case.views import Check
 from memforensics.errors import NoSuchProcess
 from memforensics.jobs.doctor import examine
-from memforensics.probes.host.machine import Check
 
 pytestmark = pytest.mark.live
 NOBODY = 65534

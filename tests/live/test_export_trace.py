@@ -17,9 +17,11 @@ from processes import Child, compiled, running
 from terminal import terminal
 
 from memforensics.analysis.site_groups import SiteFilter
+from memforensics.analysis.trace_view import Selection, view_of_case
+from memforensics.case.views import TraceView
+from memforensics.jobs.case.conclude import load_case
 from memforensics.jobs.trace.run import TraceTick, trace_ticks
-from memforensics.jobs.trace.view import TraceView, Wanted, export_view, view_of_file
-from memforensics.report.export import EXPORT_FORMATS
+from memforensics.report.export import EXPORT_FORMATS, export_view
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
 
@@ -68,8 +70,8 @@ def test_several_processes_and_a_filter() -> None:
         tell(two, "grow 5")
 
     with running(leaker()) as one, running(leaker()) as two:
-        wanted = Wanted(sort="count", filters=(SiteFilter("func", "leak_many"),))
-        view = traced([two.pid, one.pid, two.pid], act, wanted=wanted)
+        wanted = Selection(sort="count", filters=(SiteFilter("func", "leak_many"),))
+        view = traced([two.pid, one.pid, two.pid], act, selection=wanted)
     assert named(view) == [(one.pid, "leak_1", 13 * 12288, 13), (two.pid, "leak_1", 7 * 8192, 7)]
     assert [(g.named.function, g.outstanding_count) for g in view.left_out if g.named] == [("grow_one", 5)]
     assert {summary.pid for summary in view.summaries} == {one.pid, two.pid}
@@ -116,7 +118,7 @@ def test_a_saved_case_gives_the_same_files(tmp_path: Path) -> None:
     with running(leaker()) as child:
         view = traced([child.pid], lambda: tell(child, "leak 13 12288"), case)
     for form in ("folded", "speedscope", "perfetto"):
-        assert export_view(view_of_file(case), form) == export_view(view, form)
+        assert export_view(view_of_case(load_case(case)), form) == export_view(view, form)
     for form in EXPORT_FORMATS:
         output = tmp_path / f"leak.{form}"
         done = memforensics("case", case, "--format", form, "--output", output)
@@ -150,7 +152,7 @@ def test_on_a_pipe_it_is_quiet_and_ctrl_c_keeps_what_there_is(tmp_path: Path) ->
     assert "\x1b" not in out
     assert re.search(r"^1 +[\d.]+ KiB .*leak_1", out, re.MULTILINE)
     assert out.index("leak_many") < out.index("coverage")
-    told = json.loads(export_view(view_of_file(case), "speedscope"))
+    told = json.loads(export_view(view_of_case(load_case(case)), "speedscope"))
     assert 4096 <= told["profiles"][0]["endValue"] <= leaked * 4096
 
 

@@ -9,6 +9,7 @@ import pytest
 from planted import planted
 from processes import Child, compiled, python, running
 
+from memforensics.cli.common import candidates_text
 from memforensics.jobs.targets import choose as targets
 
 pytestmark = pytest.mark.live
@@ -69,10 +70,10 @@ def test_none_is_in_a_report(case: Path, words: str) -> None:
 
 
 def test_none_is_in_the_process_list(tree: Child) -> None:
-    listed = targets.table(targets.find(name="own_pause"), width=100_000)
+    listed = candidates_text(targets.find(name="own_pause"), width=100_000)
     assert len(listed.splitlines()) == len(SECRETS) + 1
     assert found_in(listed) == []
-    assert len(found_in(targets.table(targets.find(name="own_pause"), show_cmdline=True))) > 100
+    assert len(found_in(candidates_text(targets.find(name="own_pause"), show_cmdline=True))) > 100
 
 
 def test_none_is_in_what_ci_writes(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from memforensics.case.store import APPLICATION_ID, KINDS, SCHEMA_VERSION, CaseF
 from memforensics.errors import CaseError
 from memforensics.jobs.case.conclude import conclude_case
 from memforensics.jobs.case.contents import listing
-from memforensics.jobs.case.report import render
+from memforensics.report.render import render
 
 META = case().meta
 

@@ -34,8 +34,7 @@ from memforensics.case.model import (
     Target,
     TraceSummary,
 )
-from memforensics.jobs.case.conclude import conclude_case
-from memforensics.jobs.case.report import load
+from memforensics.jobs.case.conclude import conclude_case, load_diagnosis
 from memforensics.units import KIB, MIB, NS_PER_S
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -48,7 +47,7 @@ SERIES = sorted(path.stem for path in (FIXTURES / "series").glob("*.csv"))
 def test_recorded_cases(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.case"
     path.write_bytes(gzip.decompress((FIXTURES / "recorded" / name).read_bytes()))
-    assert contradictions(*load(path)) == []
+    assert contradictions(*load_diagnosis(path)) == []
 
 
 @pytest.mark.parametrize("name", SERIES)

@@ -7,10 +7,11 @@ from exported import GROW, LOAD, MAIN, SITES, TOTAL, S, site
 from fixtures.constructed import of_age
 
 from memforensics.analysis.site_groups import parse_filter
+from memforensics.analysis.trace_view import Selection, view_of, view_of_case
 from memforensics.case.model import AllocationSite, Anchor, Case, CaseMeta, Target, TraceSummary
 from memforensics.cli.screen.trace_table import LiveTable
 from memforensics.errors import CaseError
-from memforensics.jobs.trace.view import Wanted, export_view, view_of, view_of_case
+from memforensics.report.export import export_view
 from memforensics.report.terminal.trace import Screen
 
 META = CaseMeta(
@@ -54,7 +55,7 @@ def test_a_case_without_such_sites_says_so() -> None:
 
 
 def test_what_is_filtered_is_counted_and_not_exported() -> None:
-    view = view_of(case(*SITES), "bcc", 10.0, Wanted(filters=(parse_filter("lib=libpool"),)))
+    view = view_of(case(*SITES), "bcc", 10.0, Selection(filters=(parse_filter("lib=libpool"),)))
     assert sum(g.outstanding_bytes for g in view.groups) == 9 << 20
     assert sum(g.outstanding_bytes for g in view.groups + view.left_out) == TOTAL
     assert sizes(export_view(view, "folded")) == [7 << 20, 2 << 20]
@@ -63,7 +64,7 @@ def test_what_is_filtered_is_counted_and_not_exported() -> None:
 def test_young_memory_is_left_out() -> None:
     young = replace(site(41, 1, 100, 1, GROW, LOAD), cohorts=of_age(0.5))
     old = replace(site(41, 2, 50, 1, LOAD, MAIN), cohorts=of_age(8.0))
-    view = view_of(case(young, old), "bcc", 10.0, Wanted(min_age_s=5))
+    view = view_of(case(young, old), "bcc", 10.0, Selection(min_age_s=5))
     assert [s.site_id for s in view.sites] == [2]
     assert [g.sites[0].site_id for g in view.left_out] == [1]
 
@@ -72,7 +73,7 @@ def test_young_memory_is_left_out() -> None:
 def test_sorted_as_wanted(sort: str, first: int) -> None:
     large = replace(site(41, 1, 100, 1, GROW, LOAD), cohorts=of_age(0.5))
     many = replace(site(41, 2, 50, 9, LOAD, MAIN), cohorts=of_age(8.0))
-    view = view_of(case(many, large), "bcc", 10.0, Wanted(sort=sort))  # type: ignore[arg-type]
+    view = view_of(case(many, large), "bcc", 10.0, Selection(sort=sort))  # type: ignore[arg-type]
     assert view.groups[0].sites[0].site_id == first
 
 

@@ -1,17 +1,17 @@
 """The live screen: keys, columns that stay where they are, and words."""
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from exported import GROW, HOSTILE, INLINED, LOAD, MAIN, SERVE, SITES, START, STRANGE, site
 from rich.console import Console
 
-from memforensics.analysis.site_groups import SiteGroup, group_by_frame
-from memforensics.case.model import Cost, Loss, TraceSummary
+from memforensics.analysis.site_groups import group_by_frame
+from memforensics.case.model import Anchor, Case, CaseMeta, TraceSummary
+from memforensics.case.views import SiteGroup, TraceView
 from memforensics.cli.screen.keys import split_keys
-from memforensics.report.labels import WORDS, Words, matter_short, matter_text, plain_function
+from memforensics.report.labels import LABELS, matter_short, matter_text, plain_function
 from memforensics.report.terminal.trace import SORTS, Screen, live_screen, pressed, result
 from memforensics.units import count_text
 
@@ -70,7 +70,7 @@ def drawn(width: int, height: int = 30, screen: Screen = CLOSED, shown: list[Sit
                 growth_bytes=5 << 20,
                 left_out=(),
                 file_groups=(),
-                words=WORDS["mappings"],
+                labels=LABELS["mappings"],
                 several=True,
                 keys=True,
                 top=15,
@@ -114,25 +114,27 @@ def test_more_sites_than_lines_are_counted() -> None:
     assert any("more sites" in line for line in drawn(110, height=8, shown=many * 3))
 
 
-@dataclass
-class Ended:
-    groups: Sequence[SiteGroup]
-    file_groups: Sequence[SiteGroup] = ()
-    left_out: Sequence[SiteGroup] = ()
-    words: Words = WORDS["mappings"]
-    summaries: Sequence[TraceSummary] = ()
-    coverage: float | None = 0.991
-    engine: str = "bcc"
-    seconds: float = 10.0
-    losses: Sequence[Loss] = ()
-    costs: Sequence[Cost] = ()
-    events: int = 17
+def ended() -> TraceView:
+    anchor = Anchor(monotonic_ns=0, wall_ns=0)
+    meta = CaseMeta(memforensics_version="1", command="trace-mmap", anchor=anchor, root_pid=41, seed=1)
+    trace = TraceSummary(
+        pid=41,
+        engine="bcc",
+        began_ns=0,
+        ended_ns=10 * 10**9,
+        events=17,
+        outstanding_bytes=991,
+        resident_bytes=991,
+        rss_growth_bytes=1000,
+        coverage=0.991,
+    )
+    return TraceView(Case(meta=meta, traces=(trace,)), "mappings", "bcc", 10.0, (), (), tuple(groups()))
 
 
 def test_the_end_names_groups_and_shows_stacks() -> None:
     console = Console(file=io.StringIO(), width=130)
     with console.capture() as text:
-        console.print(result(Ended(groups()), top=2, all_stacks=False, width=130))
+        console.print(result(ended(), top=2, all_stacks=False, width=130))
     shown = text.get()
     assert "and 2 more sites" in shown
     assert "99.1% of the growth of RSS" in shown

@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.analysis.blame import group_sites
+from memforensics.analysis.trace_view import view_of
 from memforensics.case.model import AllocationSite, Anchor, Case, CaseMeta, Frame, Stack, TraceSummary
-from memforensics.jobs.trace.view import TraceView, export_view, json_of, view_of
+from memforensics.case.views import TraceView
 from memforensics.probes.ebpf.faults.pages import PAGE, Touched, spans, still_there, touched
 from memforensics.probes.ebpf.faults.programs import anonymous_orders, why_not_exact
-from memforensics.report.labels import WORDS
+from memforensics.report.export import export_view
+from memforensics.report.json.trace import trace
+from memforensics.report.labels import LABELS
 
 
 @dataclass
@@ -218,7 +221,7 @@ def test_no_culprit_rests_on_faults() -> None:
 
 
 def test_the_json_says_what_it_means() -> None:
-    told = json_of(view())
-    assert told["meaning"] == WORDS["faults"].meaning
-    assert [s["outstanding_bytes"] for s in told["sites"]] == [8192, 4096, 65536]
-    assert [s["file_backed"] for s in told["sites"]] == [False, False, True]
+    shown = trace(view())
+    assert shown.meaning == LABELS["faults"].meaning
+    assert [site.outstanding_bytes for site in shown.sites] == [8192, 4096, 65536]
+    assert [site.file_backed for site in shown.sites] == [False, False, True]

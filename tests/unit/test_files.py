@@ -8,7 +8,7 @@ import pytest
 
 from memforensics.errors import UsageError
 from memforensics.jobs.case.files import case_path, check_output, state_folder
-from memforensics.jobs.case.report import form_of
+from memforensics.report.render import form_of
 
 
 def mode_of(path: Path) -> int:

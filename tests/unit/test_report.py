@@ -44,17 +44,21 @@ from memforensics.case.model import (
     Rate,
     Stack,
 )
+from memforensics.case.views import StacksView
 from memforensics.remedies.catalogue import load_catalogue
 from memforensics.remedies.match import match
 from memforensics.remedies.page import entry_page
+from memforensics.report.json import probes, shapes
 from memforensics.report.json import report as json_report
-from memforensics.report.json import shapes as sites
+from memforensics.report.json.schema import FILE
+from memforensics.report.json.snapshot import mapping
 from memforensics.report.markdown import code, markdown, report_markdown
+from memforensics.report.sentences import iso_time
 from memforensics.report.terminal.report import report_text
 from memforensics.text import basename, utf8, visible
 
 CATALOGUE = load_catalogue()
-SCHEMA = json_report.schema()
+SCHEMA = json.loads(FILE.read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 HOSTILE = "\x1b[31m]0;x\x07\n```\n# a|b <script>\u202e\udc80"
 
@@ -91,19 +95,15 @@ def test_the_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
-def test_every_field_of_the_schema_is_described() -> None:
-    def undescribed(node: object, path: str) -> list[str]:
-        if isinstance(node, list):
-            return [p for n, item in enumerate(node) for p in undescribed(item, f"{path}/{n}")]
-        if not isinstance(node, dict):
-            return []
-        out = []
-        for name, field in node.get("properties", {}).items():
-            if "type" in field and not field.get("description"):
-                out.append(f"{path}/{name}")
-        return out + [p for name, item in node.items() for p in undescribed(item, f"{path}/{name}")]
-
-    assert undescribed(SCHEMA, "") == []
+def test_every_object_and_field_of_the_schema_is_described() -> None:
+    objects = {"report": SCHEMA, **SCHEMA["$defs"]}
+    undescribed = [name for name, shape in objects.items() if not shape.get("description")]
+    for name, shape in objects.items():
+        for key, field in shape["properties"].items():
+            refers = "$ref" in field or any("$ref" in each for each in field.get("anyOf", ()))
+            if not (refers or field.get("description") or key == "schema"):
+                undescribed.append(f"{name}.{key}")
+    assert undescribed == []
 
 
 def test_the_json_validates_and_answers() -> None:
@@ -138,9 +138,10 @@ def test_each_verdict_has_its_exit_code(verdict: str) -> None:
     assert report_markdown(*pair).startswith(f"# {verdict}: ")
 
 
-def test_the_schema_knows_the_model_s_words() -> None:
-    assert SCHEMA["$defs"]["layer"]["enum"] == list(LAYERS)
-    assert set(SCHEMA["$defs"]["verdict"]["enum"]) == set(EXIT_CODES)
+def test_the_schema_has_every_layer_and_verdict() -> None:
+    row = SCHEMA["$defs"]["layer_row"]["properties"]
+    assert set(row["layer"]["enum"]) == set(LAYERS)
+    assert set(row["verdict"]["enum"]) == set(EXIT_CODES)
 
 
 def test_an_empty_case_renders_and_validates() -> None:
@@ -338,18 +339,18 @@ def test_basename_drops_the_deleted_mark() -> None:
     assert basename("[heap]") == "[heap]"
 
 
-def _shape(name: str) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": SCHEMA["$defs"]})
+def is_valid(name: str, value: object) -> bool:
+    shape = {"$ref": f"#/$defs/{name}", "$defs": SCHEMA["$defs"]}
+    return bool(jsonschema.Draft202012Validator(shape).is_valid(json.loads(shapes.json_bytes(value))))
 
 
 def test_shared_shapes_are_those_of_the_schema() -> None:
     minute, answer = leak()
-    _shape("site").validate(sites.site_json(minute.sites[0], inside="munmap", bytes_per_minute=1.5))
-    _shape("site").validate(sites.site_json(answer.findings[0].sites[0]))
-    _shape("hook").validate(sites.hook_json(minute.hooks[0]))
-    _shape("layer_row").validate(sites.layer_json(answer.layers[0]))
-    _shape("group").validate(sites.group_json(answer.groups[0]))
-    _shape("probe").validate(sites.probe_json(minute.probes[0]))
+    assert is_valid("traced_site", shapes.traced_site(minute.sites[0], bytes_per_minute=1.5))
+    assert is_valid("site", shapes.finding_site(answer.findings[0].sites[0]))
+    assert is_valid("hook", shapes.hook(minute.hooks[0]))
+    assert is_valid("layer_row", shapes.layer_rows(answer.layers)[0])
+    assert is_valid("group", shapes.mapping_groups(answer.groups)[0])
 
 
 def test_a_capture_has_arguments_by_name() -> None:
@@ -363,25 +364,29 @@ def test_a_capture_has_arguments_by_name() -> None:
         stack=LIST_STACK,
         pause_ms=12.5,
     )
-    shown = sites.capture_json(stop)
-    assert shown["arguments"] == {"addr": 0, "length": 16384}
-    _shape("stack").validate(shown["stack"])
+    shown = probes.capture(stop)
+    assert shown.arguments == {"addr": 0, "length": 16384}
+    assert is_valid("capture", shown)
 
 
 def test_addresses_above_the_sign_bit_keep_their_value() -> None:
-    assert sites.mapping_json(snapshot().mappings[1])["start"] == "0xffffffffff600000"
+    assert mapping(snapshot().mappings[1], "unattributed", "x").start == "0xffffffffff600000"
 
 
-def test_pauses_and_overhead_are_summed() -> None:
-    pauses = (Pause(pid=PID, t_ns=BASE, probe="gdb", ms=3.0), Pause(pid=PID, t_ns=BASE, probe="gdb", ms=4.5))
-    assert sites.pauses_json(pauses) == {"total": 7.5, "longest": 4.5}
-    assert sites.pauses_json(()) == {"total": 0, "longest": 0.0}
-    overhead = sites.overhead_json(case().costs, 60.0)["trace-mmap"]
-    assert overhead["bpf_share"] == pytest.approx(0.4 / 60)
+def test_pauses_are_summed() -> None:
+    pauses = tuple(Pause(pid=PID, t_ns=BASE, probe="gdb", ms=ms) for ms in (3.0, 4.5))
+    stopped = probes.stacks(StacksView(target(), (), pauses, ())).pause_ms
+    never = probes.stacks(StacksView(target(), (), (), ())).pause_ms
+    assert (stopped.total, stopped.longest) == (7.5, 4.5)
+    assert (never.total, never.longest) == (0.0, 0.0)
+
+
+def test_overhead_is_a_share_of_the_observed_time() -> None:
+    assert shapes.overhead(case().costs, 60.0)["trace-mmap"].bpf_share == pytest.approx(0.4 / 60)
 
 
 def test_the_time_of_the_start_is_iso() -> None:
-    assert json_report.iso_time(1_760_000_000 * SECOND) == "2025-10-09T08:53:20.000Z"
+    assert iso_time(1_760_000_000 * SECOND) == "2025-10-09T08:53:20.000Z"
 
 
 def _generator() -> ModuleType:

@@ -11,8 +11,9 @@ import jsonschema
 import pytest
 
 from memforensics.case.model import Case, Diagnosis
-from memforensics.jobs.case.report import load, render
-from memforensics.report.json.report import report_object, schema
+from memforensics.jobs.case.conclude import load_diagnosis
+from memforensics.report.json.schema import FILE
+from memforensics.report.render import render
 
 RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "recorded"
 
@@ -20,22 +21,22 @@ RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "recorded"
 def recorded(name: str, folder: Path) -> tuple[Case, Diagnosis]:
     path = folder / f"{name}.case"
     path.write_bytes(gzip.decompress((RECORDED / f"{name}.case.gz").read_bytes()))
-    return load(path)
+    return load_diagnosis(path)
 
 
 @pytest.mark.parametrize("name", ["ucx-1.19.0", "ucx-1.21.0", "kept-mappings"])
 def test_it_renders_validates_and_does_so_again_alike(name: str, tmp_path: Path) -> None:
     case, diagnosis = recorded(name, tmp_path)
-    jsonschema.Draft202012Validator(schema()).validate(json.loads(render(case, diagnosis, "json")))
+    jsonschema.Draft202012Validator(json.loads(FILE.read_text())).validate(json.loads(render(case, diagnosis, "json")))
     first = {form: render(case, diagnosis, form) for form in ("terminal", "md", "json")}
-    again = load(tmp_path / f"{name}.case")
+    again = load_diagnosis(tmp_path / f"{name}.case")
     assert {form: render(*again, form) for form in first} == first  # type: ignore[arg-type]
     assert max(map(len, render(case, diagnosis, "terminal", width=80).splitlines())) <= 80
 
 
 def test_the_real_leak(tmp_path: Path) -> None:
     case, diagnosis = recorded("ucx-1.19.0", tmp_path)
-    report = report_object(case, diagnosis)
+    report = json.loads(render(case, diagnosis, "json"))
     finding = report["findings"][0]
     assert (report["verdict"], finding["cause"], finding["layer"]) == ("leak", "ucx-invq", "anon-mmap")
     assert (finding["culprit"]["library"], finding["culprit"]["version"]) == ("libucs.so", "1.19.0")

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from memforensics.case.model import Anchor, Loss, Sample, Target
+from memforensics.case.views import WatchTick
 from memforensics.jobs.observe.recorder import Record, new_meta
 from memforensics.jobs.observe.tree import Event
 from memforensics.jobs.watch.loop import recorder_for, watch_with
-from memforensics.report.json.watch import WatchTick
 from memforensics.target import Process
 from memforensics.units import GIB, MIB, NS_PER_S
 

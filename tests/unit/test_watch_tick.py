@@ -12,14 +12,17 @@ from fixtures.constructed import BASE, PID, SECOND, case, diagnosis, draft, snap
 from rich.text import Text
 
 from memforensics.case.model import Case, Diagnosis, KernelTotals, Layer, LayerRow, Sample
+from memforensics.case.views import Ages, WatchTick
 from memforensics.cli.screen.redraw import Screen
 from memforensics.jobs.case.conclude import conclude_case
 from memforensics.remedies.catalogue import load_catalogue
 from memforensics.remedies.match import match
-from memforensics.report.json.watch import Ages, WatchTick, watch_object, watch_text
+from memforensics.report.json.shapes import json_bytes
+from memforensics.report.json.watch import watch
 from memforensics.report.prometheus import metrics
 from memforensics.report.terminal.console import Console
 from memforensics.report.terminal.watch import Part, WatchScreen, help_parts, sparkline
+from memforensics.report.watch_line import watch_line
 from memforensics.units import MIB
 
 ROWS = (LayerRow(layer="anon-mmap", in_rss=True, bytes=90 * MIB, change_bytes=MIB, verdict="growing"),)
@@ -52,11 +55,11 @@ def text_of(one: WatchTick, width: int = 120) -> str:
 
 
 def test_a_line_tells_sizes_of_now_and_how_old_the_rest_is() -> None:
-    line = json.loads(json.dumps(watch_object(tick())))
+    line = json.loads(json_bytes(watch(tick())))
     assert line["rss_bytes"] == 110 * MIB
     assert line["age_s"] == {"verdict": 2.0, "layers": 8.0, "oldest_mapping": 40.0}
-    never = watch_object(tick(ages=Ages(verdict_ns=BASE + 60 * SECOND)))
-    assert never["age_s"] == {"verdict": 0.0, "layers": None, "oldest_mapping": None}
+    never = watch(tick(ages=Ages(verdict_ns=BASE + 60 * SECOND))).age_s
+    assert (never.verdict, never.layers, never.oldest_mapping) == (0.0, None, None)
 
 
 def test_the_screen_tells_it_in_words() -> None:
@@ -76,15 +79,15 @@ def test_a_scraper_is_told_too() -> None:
 def test_the_search_for_the_cause_is_told() -> None:
     searching = tick(search="searching for the cause (12 s)")
     assert "searching for the cause (12 s)" in text_of(searching)
-    assert watch_text(searching).endswith("searching for the cause (12 s)")
-    assert watch_object(searching)["search"] == "searching for the cause (12 s)"
+    assert watch_line(searching).endswith("searching for the cause (12 s)")
+    assert watch(searching).search == "searching for the cause (12 s)"
 
 
 def test_a_process_that_is_stopped_is_said_to_be() -> None:
     stopped = tick(now={PID: replace(SAMPLE, state="T")})
     assert f"stopped: {PID}" in text_of(stopped)
-    assert [member["stopped"] for member in watch_object(stopped)["members"]] == [True]
-    assert [member["stopped"] for member in watch_object(tick())["members"]] == [False]
+    assert [member.stopped for member in watch(stopped).members] == [True]
+    assert [member.stopped for member in watch(tick()).members] == [False]
 
 
 def test_memory_of_a_process_that_left_is_in_no_layer_while_the_tree_lives() -> None:
@@ -183,13 +186,13 @@ def test_a_sparkline_spans_its_values() -> None:
 
 
 def test_the_last_line_says_why_it_ended_and_no_size_twice() -> None:
-    line = watch_text(tick(ended="the time is over"))
+    line = watch_line(tick(ended="the time is over"))
     assert line.startswith("2025-10-09T09:54:20Z  the time is over: leak, ")
     assert "RSS" not in line
 
 
 def test_a_line_begins_with_the_time_and_has_no_trailing_blanks() -> None:
-    lines = [watch_text(tick()), watch_text(tick(ended="the time is over", diagnosis=told(headline="")))]
+    lines = [watch_line(tick()), watch_line(tick(ended="the time is over", diagnosis=told(headline="")))]
     assert all(line.startswith("2025-10-09T09:54:20Z  ") for line in lines)
     assert [line.rstrip() for line in lines] == lines
 

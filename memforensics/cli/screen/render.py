@@ -6,21 +6,21 @@ from pathlib import Path
 from memforensics.case.model import Case, Diagnosis
 from memforensics.cli.common import say
 from memforensics.errors import MemforensicsError
-from memforensics.jobs.case import report as job
 from memforensics.jobs.case.files import check_output, write_text
+from memforensics.report.render import Format, form_of, render
 
 
-def output_form(output: Path | None, asked: job.Format | None) -> job.Format:
+def output_form(output: Path | None, asked: Format | None) -> Format:
     """The form of the report in that file: the one asked for, else by its ending. UsageError when it cannot be written
     or has an ending that is not known; to be called before the work begins."""
     if output is None:
         return asked or "terminal"
-    form = asked or job.form_of(output)
+    form = asked or form_of(output)
     check_output(output)
     return form
 
 
-def print_report(case: Case, diagnosis: Diagnosis, form: job.Format) -> None:
+def print_report(case: Case, diagnosis: Diagnosis, form: Format) -> None:
     """On stdout as `form`."""
     if form == "terminal" and sys.stdout.isatty():
         from memforensics.report.terminal.console import Console
@@ -28,7 +28,7 @@ def print_report(case: Case, diagnosis: Diagnosis, form: job.Format) -> None:
 
         Console(highlight=False).print(Report(case, diagnosis))
     else:
-        say(job.render(case, diagnosis, form), end="")
+        say(render(case, diagnosis, form), end="")
 
 
 def write_report(text: str, output: Path, *, printed: bool) -> None:

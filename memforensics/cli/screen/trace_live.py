@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from rich.live import Live
 
 from memforensics.analysis.site_groups import SortKey, score
+from memforensics.case.views import TraceView
 from memforensics.cli.screen.keys import interrupt_once, keys
 from memforensics.cli.screen.live import progress
 from memforensics.cli.screen.trace_table import LiveTable
 from memforensics.jobs.trace.run import TraceTick
-from memforensics.jobs.trace.view import TraceView
 from memforensics.report.terminal.console import Console
 from memforensics.report.terminal.trace import Screen
 

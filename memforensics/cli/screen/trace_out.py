@@ -10,8 +10,7 @@ from memforensics.cli.common import print_json
 from memforensics.errors import UsageError
 
 if TYPE_CHECKING:
-    from memforensics.jobs.trace.view import TraceView
-    from memforensics.report.labels import Family
+    from memforensics.case.views import Family, TraceView
 
 Form = Literal["text", "json", "folded", "speedscope", "pprof", "perfetto", "html"]
 PIPE_WIDTH = 120  # columns where there is no terminal to ask
@@ -34,29 +33,33 @@ def filters_of(words: list[str] | None) -> tuple[SiteFilter, ...]:
 
 def put(view: "TraceView", form: Form, output: Path | None, *, top: int, stacks: bool = False) -> None:
     """Writes or prints it."""
-    from memforensics.jobs.case.contents import json_text
-    from memforensics.jobs.case.files import write_bytes, write_text
-    from memforensics.jobs.trace import view as job
+    from memforensics.jobs.case.files import write_bytes
+    from memforensics.report.export import export_view
 
     if form == "text":
         _put_text(view, output, top, stacks)
-    elif form == "json" and output is not None:
-        write_text(json_text(job.json_of(view)), output)
     elif form == "json":
-        print_json(job.json_of(view))
+        from memforensics.report.json.shapes import json_bytes
+        from memforensics.report.json.trace import trace
+
+        if output is not None:
+            write_bytes(json_bytes(trace(view)) + b"\n", output)
+        else:
+            print_json(trace(view))
     elif output is not None:
-        write_bytes(job.export_view(view, form), output)
+        write_bytes(export_view(view, form), output)
     else:
-        sys.stdout.buffer.write(job.export_view(view, form))
+        sys.stdout.buffer.write(export_view(view, form))
         sys.stdout.flush()
 
 
 def put_case(file: Path, form: Form, family: "Family | None", output: Path | None) -> None:
     """The sites of a saved case. CaseError when it has none."""
-    from memforensics.jobs.trace import view as job
+    from memforensics.analysis.trace_view import view_of_case
+    from memforensics.jobs.case.conclude import load_case
 
     check(form, output)
-    put(job.view_of_file(file, family), form, output, top=0)
+    put(view_of_case(load_case(file), family), form, output, top=0)
 
 
 def _put_text(view: "TraceView", output: Path | None, top: int, stacks: bool) -> None:

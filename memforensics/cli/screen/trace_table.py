@@ -4,9 +4,10 @@ from dataclasses import dataclass, field, replace
 
 from rich.console import RenderableType
 
-from memforensics.analysis.site_groups import GroupKey, SiteGroup, score, settled, smoothed
+from memforensics.analysis.site_groups import score, settled, smoothed
+from memforensics.case.views import GroupKey, SiteGroup, TraceView
 from memforensics.jobs.trace.run import TraceTick
-from memforensics.jobs.trace.view import TraceView
+from memforensics.report.labels import LABELS
 from memforensics.report.terminal.trace import Screen, live_screen, pressed
 
 
@@ -56,7 +57,7 @@ class LiveTable:
             growth_bytes=tick.growth_bytes,
             left_out=view.left_out,
             file_groups=view.file_groups,
-            words=view.words,
+            labels=LABELS[view.family],
             several=len(view.case.targets) > 1,
             keys=keys,
             top=top,

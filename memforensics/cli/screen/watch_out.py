@@ -1,16 +1,15 @@
 """The outputs of watch: a screen, lines or JSON lines, and with them an alarm and a metrics server."""
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 
+from memforensics.case.views import WatchTick
 from memforensics.cli.common import say
 from memforensics.cli.screen import live
 from memforensics.cli.screen.keys import ReadKeys
-from memforensics.report.json.watch import WatchTick
 
 Ticks = Generator[WatchTick, None, None]
 
@@ -28,9 +27,10 @@ def with_outputs(
             alarm = stack.enter_context(contextlib.closing(Alarm(on_leak, record)))
         if prometheus is not None:
             from memforensics.jobs.watch.metrics import MetricsServer
+            from memforensics.report.prometheus import metrics
 
             address, port = prometheus
-            server = stack.enter_context(contextlib.closing(MetricsServer(port, address)))
+            server = stack.enter_context(contextlib.closing(MetricsServer(metrics, port, address)))
         for tick in ticks:
             if alarm is not None:
                 alarm.notice(tick.case, tick.diagnosis)
@@ -76,9 +76,14 @@ def show(
     ticks = _report_end_of_record(ticks, record, is_live=not json_lines and live.is_terminal())
     if not json_lines and live.is_terminal():
         return _show_live(ticks, controls, interval_s, record)
-    from memforensics.report.json.watch import watch_object, watch_text
+    if json_lines:
+        from memforensics.report.json.shapes import json_bytes
+        from memforensics.report.json.watch import watch
 
-    return live.show_lines(ticks, (lambda tick: json.dumps(watch_object(tick))) if json_lines else watch_text)
+        return live.show_lines(ticks, lambda tick: json_bytes(watch(tick), indent=0).decode())
+    from memforensics.report.watch_line import watch_line
+
+    return live.show_lines(ticks, watch_line)
 
 
 def _report_end_of_record(ticks: Ticks, record: Path | None, *, is_live: bool) -> Ticks:

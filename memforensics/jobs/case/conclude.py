@@ -1,10 +1,12 @@
 """From a case to its diagnosis: analysis, known causes, verdict. The same case gives the same diagnosis."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from memforensics.analysis.diagnosis import AnalysisCache, analyze, build_diagnosis
 from memforensics.analysis.verdict import decide
 from memforensics.case.model import Case, Diagnosis
+from memforensics.case.store import CaseFile
 from memforensics.remedies.catalogue import Catalogue, load_catalogue
 from memforensics.remedies.match import match
 
@@ -17,3 +19,17 @@ def conclude_case(case: Case, catalogue: Catalogue | None = None, cache: Analysi
     matched = [match(finding, case, catalogue) for finding in analysis.findings]
     decision = decide(case, analysis.growth, matched, analysis.own_layers, analysis.members)
     return build_diagnosis(case, replace(analysis, findings=decision.findings), decision)
+
+
+def load_case(path: Path) -> Case:
+    """CaseError when the file is no case."""
+    with CaseFile.open(path) as file:
+        return file.load()
+
+
+def load_diagnosis(path: Path, remedies: Path | None = None) -> tuple[Case, Diagnosis]:
+    """The case in the file and its diagnosis, with the packaged causes and those in the folder `remedies`. CaseError
+    when the file is no case, UsageError when an entry of the folder is bad."""
+    catalogue = load_catalogue(remedies)
+    case = load_case(path)
+    return case, conclude_case(case, catalogue)

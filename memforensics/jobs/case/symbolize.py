@@ -1,13 +1,12 @@
 """`case symbolize`: names for the frames of a case that was recorded where there were none."""
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from memforensics.case.model import Frame, Stack
 from memforensics.case.store import CaseFile
+from memforensics.case.views import Symbolized
 from memforensics.errors import UsageError
 from memforensics.symbols.names.offline import Finder, NamedFile, with_names
 from memforensics.symbols.names.symbolizer import Named
@@ -21,50 +20,6 @@ NO_FILE = "no file with its build-id and with symbols is here"
 NO_SYMBOL = "its file has no symbol there"
 
 Place = tuple[str, str | None, int, int]  # module, build-id, offset, the address that is looked up
-
-
-@dataclass(slots=True)
-class Symbolized:
-    """What became of a case. Frames are counted once a place: module, build-id and offset."""
-
-    path: Path
-    stacks_changed: int = 0
-    named: int = 0  # places that have a function now and had none
-    placed: int = 0  # places that have a file and line now and had none
-    known: int = 0  # places that had both
-    inlined: int = 0  # frames of inlined functions that came in
-    unnamed: Counter[tuple[str, str | None, str]] = field(default_factory=Counter)  # (module, build-id, why) -> places
-
-    def json(self) -> dict[str, Any]:
-        """{case, stacks_changed, named, placed, known, inlined, unnamed: [{module, build_id, why, frames}]}."""
-        from memforensics.text import utf8
-
-        return {
-            "case": utf8(str(self.path)),
-            "stacks_changed": self.stacks_changed,
-            "named": self.named,
-            "placed": self.placed,
-            "known": self.known,
-            "inlined": self.inlined,
-            "unnamed": [
-                {"module": utf8(module), "build_id": build_id, "why": why, "frames": count}
-                for (module, build_id, why), count in self.unnamed.most_common()
-            ],
-        }
-
-    def text(self) -> str:
-        """For people."""
-        from memforensics.text import visible
-
-        without = sum(self.unnamed.values())
-        lines = [
-            f"{visible(str(self.path))}: {self.named} frames got a function, {self.placed} a file and line; "
-            f"{self.inlined} inlined frames came in; {self.stacks_changed} stacks changed",
-            f"  {self.known} had all before; {without} have no function still",
-        ]
-        for (module, build_id, why), count in self.unnamed.most_common():
-            lines.append(f"  {count:>6}  {visible(module) or '?'}  {build_id or ''}  {why}".rstrip())
-        return "\n".join(lines) + "\n"
 
 
 def symbolize(

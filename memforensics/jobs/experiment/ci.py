@@ -8,12 +8,13 @@ import contextlib
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from memforensics.analysis.effects import exit_text
-from memforensics.case.model import EXIT_CODES, Case, Diagnosis, Verdict
-from memforensics.errors import Interrupted, ProbeFailed, TargetError, UsageError
+from memforensics.case.model import EXIT_CODES, Diagnosis, Verdict
+from memforensics.case.views import Scenario
+from memforensics.errors import Interrupted, TargetError, UsageError
 from memforensics.jobs.case.files import case_path
 from memforensics.jobs.diagnose import OnProgress, investigate
 from memforensics.jobs.experiment.command import Started, started
@@ -21,27 +22,6 @@ from memforensics.remedies.catalogue import Catalogue
 from memforensics.units import duration_text
 
 FAILING: tuple[Verdict, ...] = ("leak", "growing", "insufficient-data")
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One command that went through the gate. Without a case: it ended before it was looked at."""
-
-    name: str
-    verdict: Verdict
-    passed: bool
-    message: str
-    seconds: float
-    case: Case | None = None
-    diagnosis: Diagnosis | None = None
-    case_file: Path | None = None
-    failed_to_observe: bool = False
-
-    @property
-    def exit_code(self) -> int:
-        if self.failed_to_observe:
-            return ProbeFailed.exit_code
-        return 0 if self.passed else EXIT_CODES[self.verdict] or 1
 
 
 def parse_fail_on(text: str) -> tuple[Verdict, ...]:
@@ -89,7 +69,7 @@ def gate(
             ended = _ended(run, time.monotonic() - began, warmup_s, seconds)
         elapsed = time.monotonic() - began
     if case is None or diagnosis is None:
-        return Scenario(name, "insufficient-data", False, ended or "", elapsed, failed_to_observe=True)
+        return Scenario(name, False, ended or "", elapsed, failed_to_observe=True)
     fails = diagnosis.verdict in fail_on
     failed_to_observe = ended is not None and not (fails and diagnosis.verdict != "insufficient-data")
     diagnosis = replace(diagnosis, next_step=None if ended else _next_step(command, diagnosis, seconds))

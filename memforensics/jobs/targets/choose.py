@@ -9,12 +9,9 @@ from dataclasses import dataclass, replace
 from memforensics.case.model import Case, Target
 from memforensics.errors import MemforensicsError, UsageError
 from memforensics.jobs.targets.containers import only_root
-from memforensics.target.cmdline import harmless_command
 from memforensics.target.parse import parse_stat, parse_status, status_bytes
 from memforensics.target.procfs import ProcFS
 from memforensics.target.software import role_of
-from memforensics.text import visible
-from memforensics.units import size_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +105,3 @@ def whole_command_line(target: Target, proc: ProcFS | None = None) -> Target:
         return replace(target, cmdline=tuple(proc.read_text(target.pid, "cmdline").split("\0"))[:-1])
     except (MemforensicsError, OSError):
         return target
-
-
-def table(candidates: list[Candidate], *, show_cmdline: bool = False, width: int = 120) -> str:
-    """The candidates as text, a line of at most `width` columns each. Of a command line it shows the words known to be
-    harmless, or everything with `show_cmdline`."""
-    rows = [f"{'PID':>8}  {'RSS':>9}  {'role':<18}  command"]
-    for c in candidates:
-        line = visible(" ".join(c.words if show_cmdline else harmless_command(c.words))) or visible(c.comm)
-        row = f"{c.pid:>8}  {size_text(c.rss_bytes):>9}  {c.role or '':<18}  {line}"
-        rows.append(row if show_cmdline else row[:width])
-    return "\n".join(rows)

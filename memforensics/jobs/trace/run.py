@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from memforensics.analysis.trace_view import ALL, Selection, view_of
 from memforensics.case.model import AllocationSite, ProbeStatus, TraceSummary
+from memforensics.case.views import EngineName, TraceView
 from memforensics.errors import MemforensicsError, ProbeFailed, TargetError, UsageError
 from memforensics.jobs.observe.background import BackgroundTasks
 from memforensics.jobs.observe.recorder import Limits, Record, Recorder, new_meta
 from memforensics.jobs.observe.tree import TreeObserver
-from memforensics.jobs.trace.view import ALL, EngineName, TraceView, Wanted, view_of
 from memforensics.probes.base import Budget, Probe
 from memforensics.target import Process
 from memforensics.target.tree import descendants
@@ -47,7 +48,7 @@ def trace_ticks(
     family: TracedFamily = "mappings",
     engine: EngineName = "bcc",
     children: bool = True,
-    wanted: Wanted = ALL,
+    selection: Selection = ALL,
     record: Path | None = None,
     overhead: float | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -65,7 +66,7 @@ def trace_ticks(
     with contextlib.ExitStack() as opened:
         trees = [opened.enter_context(TreeObserver(pid, children=children)) for pid in roots]
         recorder = opened.enter_context(Recorder(new_meta(COMMANDS[family], roots[0]), record, Limits()))
-        run = _Run(trees, recorder, family, engine, children, seconds, wanted, overhead)
+        run = _Run(trees, recorder, family, engine, children, seconds, selection, overhead)
         yield from run.ticks(stop)
 
 
@@ -77,7 +78,7 @@ class _Run:
     engine: EngineName
     children: bool
     seconds: float
-    wanted: Wanted
+    selection: Selection
     overhead: float | None = None  # its bound, as a share of the traced CPU time
     began: float = field(default_factory=time.monotonic)
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
@@ -185,7 +186,7 @@ class _Run:
         return TraceTick(phase, self._elapsed(), left, self.recorder.growth(), self.view)
 
     def _view(self) -> TraceView:
-        return view_of(self.recorder.case(), self.engine, self._elapsed(), self.wanted, self.family)
+        return view_of(self.recorder.case(), self.engine, self._elapsed(), self.selection, self.family)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.began

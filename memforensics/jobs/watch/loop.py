@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 from memforensics.analysis.diagnosis import AnalysisCache
 from memforensics.analysis.series import Series, total_series
 from memforensics.case.model import Case, CaseMeta, Diagnosis, Loss, Sample, Snapshot, Target
+from memforensics.case.views import Ages, WatchTick
 from memforensics.errors import MemforensicsError, TargetError
 from memforensics.jobs.case.conclude import conclude_case
 from memforensics.jobs.observe.recorder import Limits, Record, Recorder, new_meta, probe_failed
@@ -24,7 +25,6 @@ from memforensics.jobs.watch.pacing import CpuAllowance, PacedTask
 from memforensics.probes.proc.snapshot_cache import SnapshotCache
 from memforensics.probes.proc.snapshots import take_snapshot
 from memforensics.remedies.catalogue import Catalogue, load_catalogue
-from memforensics.report.json.watch import Ages, WatchTick
 from memforensics.target import Process
 from memforensics.units import NS_PER_S
 

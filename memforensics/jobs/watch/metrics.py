@@ -7,16 +7,15 @@ limit for each request, and one rendering per tick however often it is requested
 import asyncio
 import contextlib
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from memforensics.case.views import WatchTick
 from memforensics.errors import UsageError
-from memforensics.report.json.watch import WatchTick
-from memforensics.report.prometheus import metrics
 
 LOCAL = "127.0.0.1"
 MAX_CONNECTIONS = 32  # a further one is closed at once
@@ -27,7 +26,8 @@ MAX_REQUEST = 8 * 1024  # bytes of the request head
 class MetricsServer(Collector):
     """Serves the tick that `show` got last; nothing before the first. UsageError if the port cannot be used."""
 
-    def __init__(self, port: int, address: str = LOCAL) -> None:
+    def __init__(self, metrics: Callable[[WatchTick], Iterable[Metric]], port: int, address: str = LOCAL) -> None:
+        self._metrics = metrics
         self._last: WatchTick | None = None
         self._text: tuple[WatchTick | None, bytes] = None, b""
         self._open = 0
@@ -53,7 +53,7 @@ class MetricsServer(Collector):
         self._last = tick
 
     def collect(self) -> Iterable[Metric]:
-        return metrics(self._last) if self._last is not None else ()
+        return self._metrics(self._last) if self._last is not None else ()
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._server.close)

@@ -11,9 +11,9 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from memforensics.case.views import Check
 from memforensics.errors import MemforensicsError, PermissionNeeded, ToolMissing
 from memforensics.probes.ebpf.loader import feature_probe
 from memforensics.probes.ebpf.loader.engine import import_bcc, tracefs
@@ -42,18 +42,6 @@ TRACEPOINTS: tuple[tuple[str, bool], ...] = (  # event, and whether the main job
 _INIT_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query), 104 bytes; uapi/linux/fs.h, Linux 6.11
 _SEE_CAPS = "run as root: sudo memforensics ...; in a container: "
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """`why`: what was found, in both cases. `enable`: the exact command or setting; empty when ok. `essential`: the
-    main job (diagnose with stacks) is not whole without it."""
-
-    name: str
-    ok: bool
-    why: str = ""
-    enable: str = ""
-    essential: bool = False
 
 
 def check_host(proc: Path = Path("/proc"), sys_root: Path = Path("/sys")) -> Iterator[Check]:

@@ -4,8 +4,9 @@ import os
 import struct
 from collections.abc import Iterator
 
+from memforensics.case.views import Check
 from memforensics.errors import MemforensicsError
-from memforensics.probes.host.machine import Check, pod_setting
+from memforensics.probes.host.machine import pod_setting
 from memforensics.target import Process
 from memforensics.target.parse import status_numbers
 

@@ -7,7 +7,8 @@ case file give the same bytes.
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from memforensics.report.export.profile import Profile
+from memforensics.case.views import TraceView
+from memforensics.report.export.profile import Profile, profile_of
 
 ExportFormat = Literal["folded", "speedscope", "pprof", "perfetto", "html"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
@@ -17,6 +18,11 @@ BINARY_FORMATS: frozenset[ExportFormat] = frozenset({"pprof", "perfetto"})
 def export(profile: Profile, form: ExportFormat) -> bytes:
     """The whole file."""
     return _writer(form)(profile)
+
+
+def export_view(view: TraceView, form: ExportFormat) -> bytes:
+    """The selected sites for another program."""
+    return export(profile_of(view), form)
 
 
 def _writer(form: ExportFormat) -> Callable[[Profile], bytes]:

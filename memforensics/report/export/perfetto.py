@@ -61,7 +61,7 @@ def _counters(profile: Profile, pid: int, parent: int, first: int) -> Iterator[b
         points = [(point.t_ns, point.outstanding_bytes) for point in site.timeline]
         if not points or points[-1][0] < site.last_ns:
             points.append((max(site.last_ns, profile.began_ns), site.outstanding_bytes))
-        yield from _counter(track, parent, f"{profile.words.held}: {profile.site_name(site)} #{site.site_id}", points)
+        yield from _counter(track, parent, f"{profile.labels.held}: {profile.site_name(site)} #{site.site_id}", points)
 
 
 def _counter(track: int, parent: int, name: str, points: Iterable[tuple[int, int]]) -> Iterator[bytes]:
@@ -80,7 +80,7 @@ def _heap(profile: Profile, pids: Iterable[int]) -> Iterator[bytes]:
             if site.pid == pid
         ]
         if samples:
-            heap = block(11, f"memforensics: {profile.words.heap}")
+            heap = block(11, f"memforensics: {profile.labels.heap}")
             dumps.append(block(5, number(1, pid) + number(9, profile.ended_ns) + heap + b"".join(samples)))
     if dumps:
         flags = number(13, _INCREMENTAL_STATE_CLEARED | _NEEDS_INCREMENTAL_STATE)

@@ -1,10 +1,12 @@
-"""What an export is made of, and the words that every format uses for a frame."""
+"""What an export is made of, and the labels that every format uses for a frame."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from memforensics import __version__
 from memforensics.case.model import AllocationSite, Anchor, Frame, Sample
-from memforensics.report.labels import WORDS, Words
+from memforensics.case.views import TraceView
+from memforensics.report.labels import LABELS, Labels, matter_text, trust_sentences
 from memforensics.text import basename, utf8, visible
 
 
@@ -23,7 +25,7 @@ class Profile:
     names: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (pid, site_id) -> the frame that matters
     samples: Sequence[Sample] = ()  # for formats with a time axis
     notes: Sequence[str] = ()  # coverage, losses: how far to trust it
-    words: Words = WORDS["mappings"]
+    labels: Labels = LABELS["mappings"]
 
     def process_name(self, pid: int) -> str:
         """4711 (python3)."""
@@ -40,18 +42,18 @@ class Profile:
 Measure = tuple[str, str, Callable[[AllocationSite], int | None]]  # its name, its unit: bytes or else, of a site
 
 
-def measures(words: Words) -> tuple[Measure, ...]:
+def measures(labels: Labels) -> tuple[Measure, ...]:
     """What a site can be weighed by; what is held comes first."""
     return (
-        (f"{words.held} bytes", "bytes", lambda site: site.outstanding_bytes),
+        (f"{labels.held} bytes", "bytes", lambda site: site.outstanding_bytes),
         (
             "resident bytes of what is outstanding",
             "bytes",
-            lambda site: site.resident_bytes if words.resident else None,
+            lambda site: site.resident_bytes if labels.resident else None,
         ),
-        (f"{words.held} {words.pieces}", words.pieces, lambda site: site.outstanding_count),
-        (f"{words.got} bytes, given back or not", "bytes", lambda site: site.allocated_bytes),
-        (f"{words.gets}, given back or not", words.pieces, lambda site: site.allocated_count),
+        (f"{labels.held} {labels.pieces}", labels.pieces, lambda site: site.outstanding_count),
+        (f"{labels.got} bytes, given back or not", "bytes", lambda site: site.allocated_bytes),
+        (f"{labels.gets}, given back or not", labels.pieces, lambda site: site.allocated_count),
     )
 
 
@@ -83,3 +85,32 @@ def frame_source(frame: Frame) -> str | None:
 def root_first(site: AllocationSite) -> list[Frame]:
     """Outermost frame first, as flame graphs want it. Stacks of ours are leaf first."""
     return list(reversed(site.stack.frames))
+
+
+def profile_of(view: TraceView) -> Profile:
+    """What every export is made of. Page cache is left out of faults. Hook frames are marked."""
+    case, meta = view.case, view.case.meta
+    marked = {_key(site): site for group in view.groups for site in group.sites}
+    times = [t for trace in case.traces for t in (trace.began_ns, trace.ended_ns)] or [s.t_ns for s in case.samples]
+    times = times or [meta.anchor.monotonic_ns]
+    root = case.target(meta.root_pid) if meta.root_pid is not None else None
+    of_process = f" of process {meta.root_pid}" if meta.root_pid is not None else ""
+    labels = LABELS[view.family]
+    return Profile(
+        sites=[marked.get(_key(site), site) for site in view.sites if view.family != "faults" or not site.file_backed],
+        title=f"memforensics {meta.command}{of_process}",
+        version=__version__,
+        anchor=meta.anchor,
+        began_ns=min(times),
+        ended_ns=max(times),
+        executable=root.exe if root is not None else None,
+        processes={target.pid: target.comm for target in case.targets},
+        names={_key(site): matter_text(group) for group in view.groups for site in group.sites},
+        samples=case.samples,
+        notes=trust_sentences(view.coverage, view.engine, view.seconds, view.losses, view.events, labels),
+        labels=labels,
+    )
+
+
+def _key(site: AllocationSite) -> tuple[int, int]:
+    return site.pid, site.site_id

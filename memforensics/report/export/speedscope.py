@@ -36,7 +36,7 @@ def speedscope(profile: Profile) -> bytes:
         stack = [number((process,), {"name": process})]
         stack += [number((f.kind, _name(f), f.file, f.line), _frame(f)) for f in root_first(site)]
         stacks.append(stack)
-    profiles = [_measured(profile, stacks, measure) for measure in measures(profile.words)]
+    profiles = [_measured(profile, stacks, measure) for measure in measures(profile.labels)]
     began = datetime.fromtimestamp(profile.anchor.wall_at(profile.began_ns) / 1e9, tz=timezone.utc)
     document = {
         "$schema": SCHEMA,

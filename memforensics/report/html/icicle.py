@@ -51,9 +51,9 @@ def icicle(profile: Profile) -> bytes:
         "left_out": f"<p>and {left_out:,} more sites; the chart has all</p>" if left_out > 0 else "",
         "version": _escaped(profile.version),
         "data": _in_script(tree.data(profile, nodes)),
-        "meaning": _escaped(profile.words.meaning),
-        "held": _escaped(profile.words.held),
-        "pieces": _escaped(profile.words.pieces),
+        "meaning": _escaped(profile.labels.meaning),
+        "held": _escaped(profile.labels.held),
+        "pieces": _escaped(profile.labels.pieces),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], page).encode()
 
@@ -79,7 +79,7 @@ class _Tree:
 
     def data(self, profile: Profile, nodes: Sequence[int]) -> dict[str, Any]:
         measured: list[dict[str, Any]] = []
-        for name, unit, value in measures(profile.words):
+        for name, unit, value in measures(profile.labels):
             own = [0] * len(self.parent)
             for site, node in zip(profile.sites, nodes, strict=True):
                 own[node] += max(0, value(site) or 0)
@@ -109,7 +109,7 @@ def _facts(profile: Profile) -> str:
     who = ", ".join(profile.process_name(pid) for pid in processes[:4])
     more = f" and {len(processes) - 4} more" if len(processes) > 4 else ""
     seconds = duration_text((profile.ended_ns - profile.began_ns) / 1e9)
-    return f"{size_text(total)} {profile.words.held} after {seconds}; process {who or 'none'}{more}"
+    return f"{size_text(total)} {profile.labels.held} after {seconds}; process {who or 'none'}{more}"
 
 
 def _notes(notes: Iterable[str]) -> str:

@@ -1,118 +1,111 @@
-"""What a watch knows at one tick, and how pipes are told of it: one JSON object or one line of text a tick. Pure."""
+"""The JSON of `watch`: one object a line, one line a tick."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
-from memforensics.case.model import Case, Diagnosis, Sample
-from memforensics.report.json.report import growth_json, iso_time
-from memforensics.report.json.shapes import Json, kernel_totals_json, layer_json, losses_json, rate_json
-from memforensics.report.sentences import limit_sentence
-from memforensics.text import utf8, visible
-from memforensics.units import NS_PER_S, duration_text, rate_text, size_text
+from memforensics.case.views import WatchTick
+from memforensics.report.json import report as whole
+from memforensics.report.json import shapes
+from memforensics.report.json.shapes import Layer, Pid, Rate, Verdict, doc, shaped
+from memforensics.report.sentences import iso_time
 
 
-@dataclass(frozen=True, slots=True)
-class Ages:
-    """When what is shown was read or concluded (monotonic ns); None: it was not yet."""
+class WatchFinding(shapes.Shape):
+    """One thing that grows."""
 
-    verdict_ns: int
-    layers_ns: int | None = None  # the snapshot that the layers are of; of several processes the oldest
-    oldest_ns: int | None = None  # the oldest figure of a mapping in it
-
-
-@dataclass(frozen=True, slots=True)
-class WatchTick:
-    """What is known at one tick. Sizes are of now; `case` and `diagnosis` are those of the last conclusion, but for who
-    the processes are."""
-
-    t_ns: int  # monotonic
-    elapsed_s: float
-    case: Case
-    diagnosis: Diagnosis
-    now: Mapping[int, Sample]  # the newest of each living member
-    ages: Ages
-    line: tuple[int, ...] = ()  # bytes of the growth metric over time, the whole tree
-    events: tuple[tuple[int, str], ...] = ()  # (PID, what happened to it), the newest
-    search: str | None = None  # how the search for the cause stands
-    ended: str | None = None  # why this is the last tick of the process
-    judged: bool = True  # concluded at this very tick
-    record_ended: str | None = None  # why the case file is not written any more
-    is_news: bool = True  # more than sizes and ages differs from the tick before
-
-    @property
-    def rss(self) -> int:
-        return sum(sample.rss for sample in self.now.values())
-
-    def age_s(self, then_ns: int | None) -> float | None:
-        return None if then_ns is None else max(self.t_ns - then_ns, 0) / NS_PER_S
+    cause: Annotated[str | None, doc("Id of the catalogue's entry; null: no known cause matches.")]
+    title: Annotated[str, doc("One line.")]
+    layer: Layer
+    verdict: Verdict
+    pid: Pid
 
 
-def watch_object(tick: WatchTick) -> Json:
-    """One tick: what is resident, `layers`, `growth`, `verdict`, each member's part of it, and how old that is."""
+class WatchMember(shapes.Shape):
+    """One process of the tree."""
+
+    pid: Pid
+    ppid: Annotated[int | None, doc("Its parent.")]
+    comm: Annotated[str, doc("Its name in the kernel.")]
+    rss_bytes: Annotated[int | None, doc("RSS now; null: it exited.")]
+    change_bytes: Annotated[int | None, doc("Growth of this process since the start.")]
+    bytes_per_minute: Rate
+    stopped: Annotated[bool | None, doc("Stopped by a signal or a tracer; null: it exited.")]
+    left: Annotated[str | None, doc("How it exited.")]
+
+
+class WatchAges(shapes.Shape):
+    """How old each part of the tick is, in seconds; null: not known yet."""
+
+    verdict: Annotated[float | None, doc("Growth, verdict and findings.")]
+    layers: Annotated[float | None, doc("The snapshot that the layers come from.")]
+    oldest_mapping: Annotated[float | None, doc("The oldest figure of a mapping in it.")]
+
+
+class Watch(shapes.Shape):
+    """What watch prints at each tick."""
+
+    time: Annotated[str | None, doc("ISO 8601, UTC.")]
+    seconds: Annotated[float, doc("Time since the watch began.")]
+    pid: Annotated[int | None, doc("The process that was named.")]
+    rss_bytes: Annotated[int, doc("RSS of the tree now.")]
+    growth: whole.Growth
+    layers: Annotated[tuple[shapes.LayerRow, ...], doc("The waterfall, as old as age_s.layers says.")]
+    beside: shapes.Beside
+    record_ended: Annotated[str | None, doc("Why the case file is not written any more.")]
+    verdict: Verdict
+    exit_code: Annotated[int, doc("The exit code of the verdict.")]
+    headline: Annotated[str, doc("The answer in one sentence.")]
+    findings: Annotated[tuple[WatchFinding, ...], doc("What grows, the most important first.")]
+    members: Annotated[tuple[WatchMember, ...], doc("The processes of the tree.")]
+    age_s: WatchAges
+    search: Annotated[str | None, doc("Progress of the search for the cause; null: there is none.")]
+    losses: shapes.Losses
+    ended: Annotated[str | None, doc("Why this is the last tick of the process.")]
+
+
+def watch(tick: WatchTick) -> Watch:
     case, diagnosis, ages = tick.case, tick.diagnosis, tick.ages
-    growth = {m.pid: m for m in diagnosis.members}
-    return {
-        "time": iso_time(case.meta.anchor.wall_at(tick.t_ns)),
-        "seconds": round(tick.elapsed_s, 3),
-        "pid": case.meta.root_pid,
-        "rss_bytes": tick.rss,
-        "growth": growth_json(diagnosis.growth),
-        "layers": [layer_json(row) for row in diagnosis.layers],
-        "beside": kernel_totals_json(diagnosis.kernel_totals),
-        "record_ended": tick.record_ended and utf8(tick.record_ended),
-        "verdict": diagnosis.verdict,
-        "exit_code": diagnosis.exit_code,
-        "headline": utf8(diagnosis.headline),
-        "findings": [
-            {"cause": f.cause, "title": utf8(f.title), "layer": f.layer, "verdict": f.verdict, "pid": f.pid}
-            for f in diagnosis.findings
-        ],
-        "members": [
-            {
-                "pid": target.pid,
-                "ppid": target.ppid,
-                "comm": utf8(target.comm),
-                "rss_bytes": tick.now[target.pid].rss if target.pid in tick.now else None,
-                "change_bytes": growth[target.pid].change_bytes if target.pid in growth else None,
-                "bytes_per_minute": rate_json(growth[target.pid].rate if target.pid in growth else None),
-                "stopped": tick.now[target.pid].is_stopped if target.pid in tick.now else None,
-                "left": utf8(target.left_how) if target.left_how else None,
-            }
-            for target in case.targets
-        ],
-        "age_s": {
-            "verdict": _rounded(tick.age_s(ages.verdict_ns)),
-            "layers": _rounded(tick.age_s(ages.layers_ns)),
-            "oldest_mapping": _rounded(tick.age_s(ages.oldest_ns)),
-        },
-        "search": tick.search,
-        "losses": losses_json(case.losses),
-        "ended": utf8(tick.ended) if tick.ended else None,
-    }
+    return shaped(
+        Watch,
+        tick,
+        time=iso_time(case.meta.anchor.wall_at(tick.t_ns)),
+        seconds=round(tick.elapsed_s, 3),
+        pid=case.meta.root_pid,
+        rss_bytes=tick.rss,
+        growth=whole.growth(diagnosis.growth),
+        layers=shapes.layer_rows(diagnosis.layers),
+        beside=diagnosis.kernel_totals,
+        verdict=diagnosis.verdict,
+        exit_code=diagnosis.exit_code,
+        headline=diagnosis.headline,
+        findings=diagnosis.findings,
+        members=_members(tick),
+        age_s=WatchAges(
+            verdict=_rounded(tick.age_s(ages.verdict_ns)),
+            layers=_rounded(tick.age_s(ages.layers_ns)),
+            oldest_mapping=_rounded(tick.age_s(ages.oldest_ns)),
+        ),
+        losses=shapes.losses(case.losses),
+        ended=tick.ended or None,
+    )
 
 
-def watch_text(tick: WatchTick) -> str:
-    """One tick in one quiet line, with the time (UTC); the last one says why it ended, and the verdict."""
-    diagnosis = tick.diagnosis
-    time = _to_the_second(iso_time(tick.case.meta.anchor.wall_at(tick.t_ns)))
-    if tick.ended:
-        return f"{time}  {visible(tick.ended)}: {diagnosis.verdict}, {visible(diagnosis.headline)}".rstrip()
-    words = [time, f"{duration_text(max(tick.elapsed_s, 0.0)):>8}", f"RSS {size_text(tick.rss):>9}"]
-    rate = diagnosis.growth.rate if diagnosis.growth else None
-    if rate is not None:
-        words.append(f"{rate_text(rate.estimate)} ({rate_text(rate.low)} to {rate_text(rate.high)})")
-    words.append(diagnosis.verdict)
-    limit = limit_sentence(diagnosis.growth)
-    if limit and diagnosis.verdict in ("growing", "leak"):
-        words.append(limit)
-    if tick.search:
-        words.append(tick.search)
-    return "  ".join(words).rstrip()
-
-
-def _to_the_second(moment: str | None) -> str:
-    """2026-11-21T17:20:03.123Z -> 2026-11-21T17:20:03Z."""
-    return f"{moment.partition('.')[0]}Z" if moment else ""
+def _members(tick: WatchTick) -> tuple[WatchMember, ...]:
+    growth = {member.pid: member for member in tick.diagnosis.members}
+    out = []
+    for target in tick.case.targets:
+        grown, sample = growth.get(target.pid), tick.now.get(target.pid)
+        member = WatchMember(
+            pid=target.pid,
+            ppid=target.ppid,
+            comm=target.comm,
+            rss_bytes=sample.rss if sample else None,
+            change_bytes=grown.change_bytes if grown else None,
+            bytes_per_minute=shapes.rate(grown.rate if grown else None),
+            stopped=sample.is_stopped if sample else None,
+            left=target.left_how or None,
+        )
+        out.append(member)
+    return tuple(out)
 
 
 def _rounded(seconds: float | None) -> float | None:

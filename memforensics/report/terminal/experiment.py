@@ -1,4 +1,4 @@
-"""The outcome of prove, as a table of slopes side by side, and as JSON. Pure."""
+"""The outcome of prove, as a table of slopes side by side."""
 
 from collections.abc import Sequence
 
@@ -7,29 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from memforensics.case.model import VariantResult
-from memforensics.report.json.shapes import Json, rate_json
-from memforensics.text import utf8, visible
+from memforensics.text import visible
 from memforensics.units import change_text, rate_text
 
 _STYLES = {"works": "bold green", "partly": "yellow", "none": "red", "worse": "bold red", "not-shown": "dim"}
-
-
-def experiment_object(results: Sequence[VariantResult]) -> Json:
-    """{variants: [{name, env, runs, growth, throughput, effect, why}]}."""
-    return {
-        "variants": [
-            {
-                "name": utf8(result.name),
-                "env": {utf8(name): utf8(value) for name, value in result.env},
-                "runs": result.runs,
-                "growth": {"bytes_per_minute": rate_json(result.growth)},
-                "throughput": result.throughput,
-                "effect": result.effect,
-                "why": utf8(result.why),
-            }
-            for result in results
-        ]
-    }
 
 
 def experiment_table(results: Sequence[VariantResult]) -> RenderableType:

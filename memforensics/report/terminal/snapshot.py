@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memforensics.case.model import KernelTotals, LayerRow, Loss, MappingGroup, Snapshot, Target
-from memforensics.report.json.snapshot import Group, Process
+from memforensics.case.views import OwnedGroup, ProcessChange
 from memforensics.report.sentences import kernel_total_facts
 from memforensics.text import visible
 from memforensics.units import change_text, duration_text, size_text
@@ -72,7 +72,7 @@ def waterfall(rows: Sequence[LayerRow], kernel_totals: KernelTotals) -> Table:
     return table
 
 
-def owned_table(groups: Sequence[Group], top: int) -> Table:
+def owned_table(groups: Sequence[OwnedGroup], top: int) -> Table:
     """The largest groups of mappings; the rest is summed as the last row."""
     table = _table(("group", "left"), ("layer", "left"), ("mappings", "right"), ("bytes", "right"))
     inside = [group for group in groups if group.in_rss]
@@ -127,7 +127,7 @@ def groups_table(groups: Sequence[MappingGroup], width: int = WIDE) -> Table:
     return table
 
 
-def processes_table(processes: Sequence[Process], most: int = 10) -> Table:
+def processes_table(processes: Sequence[ProcessChange], most: int = 10) -> Table:
     """A row a process of a tree, what changed most first; the rest is summed in one row."""
     table = _table(
         ("change", "right"),

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memforensics.case.model import AllocationSite, Cost, Loss, TraceSummary
+from memforensics.case.model import AllocationSite
+from memforensics.case.views import SiteGroup, TraceView
 from memforensics.report import sentences as say
 from memforensics.report.labels import (
-    Group,
-    Words,
+    LABELS,
+    Labels,
     coverage_text,
     kind_text,
     loss_text,
@@ -68,7 +69,7 @@ def pressed(screen: Screen, key: str, rows: int) -> Screen:
 
 
 def live_screen(
-    groups: Sequence[Group],
+    groups: Sequence[SiteGroup],
     screen: Screen,
     *,
     title: str,
@@ -76,9 +77,9 @@ def live_screen(
     elapsed_s: float,
     seconds_left: float,
     growth_bytes: int | None,
-    left_out: Sequence[Group],
-    file_groups: Sequence[Group],
-    words: Words,
+    left_out: Sequence[SiteGroup],
+    file_groups: Sequence[SiteGroup],
+    labels: Labels,
     several: bool,
     keys: bool,
     top: int,
@@ -96,7 +97,7 @@ def live_screen(
     if growth_bytes is not None:
         head.append(f", RSS {change_text(growth_bytes)}", style="not bold")
     parts: list[RenderableType] = [_one_line(head, width), Text()]
-    parts.append(_live_table(shown, at if keys else None, screen, words, several, width))
+    parts.append(_live_table(shown, at if keys else None, screen, labels, several, width))
     more = [f"{len(groups) - len(shown)} more sites"] if len(groups) > len(shown) else []
     if file_groups:
         more.append(f"{size_text(_held(file_groups))} of mapped files, apart")
@@ -106,29 +107,34 @@ def live_screen(
     if screen.open and shown:
         nth = screen.nth % len(shown[at].sites)
         site = shown[at].sites[nth]
-        note = f"stack {nth + 1} of {len(shown[at].sites)}, {_held_text(site, words)}"
+        note = f"stack {nth + 1} of {len(shown[at].sites)}, {_held_text(site, labels)}"
         parts += [
             heading(f"site {at + 1}", note),
             stack_table(site.stack, frames=max(3, room - len(shown) - 3), width=width),
         ]
-    parts.append(_one_line(_keys_line(screen, words) if keys else Text("Ctrl-C ends", style="dim"), width))
+    parts.append(_one_line(_keys_line(screen, labels) if keys else Text("Ctrl-C ends", style="dim"), width))
     return Lines(*parts)
 
 
-def _keys_line(screen: Screen, words: Words) -> Text:
+def _keys_line(screen: Screen, labels: Labels) -> Text:
     if screen.paused:
         return Text("PAUSED, the account goes on   p resumes   e stack   j, k choose   q ends", style="bold yellow")
-    by = words.held if screen.sort == "outstanding" else screen.sort
+    by = labels.held if screen.sort == "outstanding" else screen.sort
     stack = "e closes, n next" if screen.open else "e stack"
     return Text(f"p pauses   s sorts (by {by})   j, k choose   {stack}   q ends", style="dim")
 
 
 def _live_table(
-    groups: Sequence[Group], at: int | None, screen: Screen, words: Words, several: bool, width: int
+    groups: Sequence[SiteGroup], at: int | None, screen: Screen, labels: Labels, several: bool, width: int
 ) -> Table:
     gap = 2 if width >= _WIDE else 1
     columns: list[tuple[str, str, int]] = [("", "", 1), *([("", "pid", 7)] if several else [])]
-    columns += [("outstanding", words.column, 11), ("rate", "per minute", 10), ("count", "count", 7), ("age", "age", 9)]
+    columns += [
+        ("outstanding", labels.column, 11),
+        ("rate", "per minute", 10),
+        ("count", "count", 7),
+        ("age", "age", 9),
+    ]
     site_width = max(10, width - sum(size + gap for *_, size in columns) - 1)
     table = Table(box=None, padding=(0, gap, 0, 0), show_edge=False, header_style="dim")
     for key, name, size in columns:
@@ -148,11 +154,11 @@ def _live_table(
             style="bold" if chosen else "",
         )
     if not groups:
-        table.add_row(*([""] * len(columns)), Text(f"nothing {words.held} yet", style="dim"))
+        table.add_row(*([""] * len(columns)), Text(f"nothing {labels.held} yet", style="dim"))
     return table
 
 
-def _in_columns(group: Group, width: int) -> str:
+def _in_columns(group: SiteGroup, width: int) -> str:
     stacks = _stacks_text(group)
     return fit_end(visible(matter_short(group, width - len(stacks))), max(1, width - len(stacks))) + stacks
 
@@ -160,60 +166,33 @@ def _in_columns(group: Group, width: int) -> str:
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
-class Found(Protocol):
-    """A trace that ended; jobs make it."""
-
-    @property
-    def groups(self) -> Sequence[Group]: ...
-    @property
-    def file_groups(self) -> Sequence[Group]: ...
-    @property
-    def left_out(self) -> Sequence[Group]: ...
-    @property
-    def words(self) -> Words: ...
-    @property
-    def summaries(self) -> Sequence[TraceSummary]: ...
-    @property
-    def coverage(self) -> float | None: ...
-    @property
-    def engine(self) -> str: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def losses(self) -> Sequence[Loss]: ...
-    @property
-    def costs(self) -> Sequence[Cost]: ...
-    @property
-    def events(self) -> int: ...
-
-
-def result(found: Found, *, top: int, all_stacks: bool, width: int) -> RenderableType:
+def result(view: TraceView, *, top: int, all_stacks: bool, width: int) -> RenderableType:
     """What was found: the table, full stacks, and how far to trust it."""
-    groups, file_groups, left_out, words = found.groups, found.file_groups, found.left_out, found.words
-    several = len({summary.pid for summary in found.summaries}) > 1
+    groups, file_groups, left_out, labels = view.groups, view.file_groups, view.left_out, LABELS[view.family]
+    several = len({summary.pid for summary in view.summaries}) > 1
     parts: list[RenderableType] = []
     if groups:
-        parts.append(sites_table(groups[:top], max(0, len(groups) - top), words, several, width))
+        parts.append(sites_table(groups[:top], max(0, len(groups) - top), labels, several, width))
     else:
-        parts.append(Text("No such site." if left_out else words.nothing))
+        parts.append(Text("No such site." if left_out else labels.nothing))
     if file_groups:
         few = min(FILE_ROWS, top)
         parts.append(Text("\nPages of mapped files (page cache):", style="dim"))
-        parts.append(sites_table(file_groups[:few], max(0, len(file_groups) - few), words, several, width))
+        parts.append(sites_table(file_groups[:few], max(0, len(file_groups) - few), labels, several, width))
     if left_out:
         parts.append(Text(f"{_left_out_text(left_out)}.", style="dim"))
-    parts += stacks(groups[: top if all_stacks else min(STACKS_SHOWN, top)], words, all_stacks, width)
-    return Lines(*parts, Text(), trust(found))
+    parts += stacks(groups[: top if all_stacks else min(STACKS_SHOWN, top)], labels, all_stacks, width)
+    return Lines(*parts, Text(), trust(view))
 
 
-def sites_table(groups: Sequence[Group], more: int, words: Words, several: bool, width: int) -> Table:
+def sites_table(groups: Sequence[SiteGroup], more: int, labels: Labels, several: bool, width: int) -> Table:
     """What is held, a row a group."""
     wide = width >= _WIDE
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     table.add_column("#", justify="right", style="dim")
     if several:
         table.add_column("pid", justify="right")
-    figures = (words.held, "rate", "count", "age", *((words.resident or words.got, words.gets) if wide else ()))
+    figures = (labels.held, "rate", "count", "age", *((labels.resident or labels.got, labels.gets) if wide else ()))
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
     if wide:
@@ -224,7 +203,7 @@ def sites_table(groups: Sequence[Group], more: int, words: Words, several: bool,
             f"{number}",
             *([f"{group.pid}"] if several else []),
             *_figures(group),
-            *(_more_figures(group, words) if wide else ()),
+            *(_more_figures(group, labels) if wide else ()),
             Text(visible(matter_text(group, plain=True) + _stacks_text(group))),
         )
     if more:
@@ -233,12 +212,12 @@ def sites_table(groups: Sequence[Group], more: int, words: Words, several: bool,
     return table
 
 
-def stacks(groups: Sequence[Group], words: Words, all_of_each: bool, width: int) -> Iterable[Text | Table]:
+def stacks(groups: Sequence[SiteGroup], labels: Labels, all_of_each: bool, width: int) -> Iterable[Text | Table]:
     """The whole stacks of each group, or its largest."""
     for number, group in enumerate(groups, 1):
         shown = group.sites if all_of_each else group.sites[:1]
         for nth, site in enumerate(shown, 1):
-            note = _held_text(site, words)
+            note = _held_text(site, labels)
             if len(group.sites) > 1:
                 note += f"; stack {nth} of {len(group.sites)}" + ("" if all_of_each else " (all with --stacks)")
             if site.stack.doubtful:
@@ -248,7 +227,7 @@ def stacks(groups: Sequence[Group], words: Words, all_of_each: bool, width: int)
             yield stack_table(site.stack, frames=None if all_of_each else _enough(group, site), width=width)
 
 
-def _enough(group: Group, site: AllocationSite) -> int:
+def _enough(group: SiteGroup, site: AllocationSite) -> int:
     """Frames of a stack, leaf first, that tell who asked."""
     of_application = (
         at
@@ -258,27 +237,27 @@ def _enough(group: Group, site: AllocationSite) -> int:
     return max(FRAMES_SHOWN, next(of_application, 0) + 2)
 
 
-def trust(found: Found) -> Table:
+def trust(view: TraceView) -> Table:
     """What it means, coverage, losses and overhead."""
     rows: list[tuple[str, Text | str]] = [
-        ("meaning", found.words.meaning),
-        ("observed", observed_text(found.seconds, found.engine, found.events, found.words)),
-        ("coverage", coverage_text(found.coverage, found.engine)),
-        *(("lost", loss_text(loss)) for loss in found.losses),
+        ("meaning", LABELS[view.family].meaning),
+        ("observed", observed_text(view.seconds, view.engine, view.events, LABELS[view.family])),
+        ("coverage", coverage_text(view.coverage, view.engine)),
+        *(("lost", loss_text(loss)) for loss in view.losses),
     ]
-    if not found.losses:
+    if not view.losses:
         rows.append(("lost", "nothing"))
-    for cost in found.costs:
-        rows += [("overhead", text) for text in say.kernel_cost(cost, found.seconds)]
+    for cost in view.costs:
+        rows += [("overhead", text) for text in say.kernel_cost(cost, view.seconds)]
         if cost.observer_cpu_s is not None:
             rows.append(("", f"{duration_text(cost.observer_cpu_s)} CPU of memforensics itself"))
     return facts_table(rows)
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
+# --- figures ----------------------------------------------------------------------------------------------------------
 
 
-def _figures(group: Group) -> tuple[str, str, str, str]:
+def _figures(group: SiteGroup) -> tuple[str, str, str, str]:
     return (
         size_text(group.outstanding_bytes),
         rate_text(group.bytes_per_minute) if group.bytes_per_minute is not None else "",
@@ -287,34 +266,34 @@ def _figures(group: Group) -> tuple[str, str, str, str]:
     )
 
 
-def _age_text(group: Group) -> str:
+def _age_text(group: SiteGroup) -> str:
     return duration_text(group.age_s) if group.age_s is not None else ""
 
 
-def _more_figures(group: Group, words: Words) -> tuple[str, str, str]:
-    if words.resident is None:
+def _more_figures(group: SiteGroup, labels: Labels) -> tuple[str, str, str]:
+    if labels.resident is None:
         second = size_text(group.allocated_bytes)
     else:
         second = size_text(group.resident_bytes) if group.resident_bytes is not None else "not read"
     return second, f"{group.allocated_count:,}", kind_text(group.sites)
 
 
-def _stacks_text(group: Group) -> str:
+def _stacks_text(group: SiteGroup) -> str:
     return f" ({len(group.sites)} stacks)" if len(group.sites) > 1 else ""
 
 
-def _held_text(site: AllocationSite, words: Words) -> str:
+def _held_text(site: AllocationSite, labels: Labels) -> str:
     kind = kind_text([site])
-    pieces = words.piece if site.outstanding_count == 1 else words.pieces
-    return f"{size_text(site.outstanding_bytes)} {words.held} in {site.outstanding_count:,} {pieces}, {kind}"
+    pieces = labels.piece if site.outstanding_count == 1 else labels.pieces
+    return f"{size_text(site.outstanding_bytes)} {labels.held} in {site.outstanding_count:,} {pieces}, {kind}"
 
 
-def _left_out_text(groups: Sequence[Group]) -> str:
+def _left_out_text(groups: Sequence[SiteGroup]) -> str:
     sites = "1 site" if len(groups) == 1 else f"{len(groups)} sites"
     return f"{sites} with {size_text(_held(groups))} left out by --filter or --min-age"
 
 
-def _held(groups: Sequence[Group]) -> int:
+def _held(groups: Sequence[SiteGroup]) -> int:
     return sum(group.outstanding_bytes for group in groups)
 
 

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from memforensics.case.model import Layer, LayerRow, MappingGroup, Rate, Sample, Target
+from memforensics.case.views import WatchTick
 from memforensics.report import sentences as say
-from memforensics.report.json.watch import WatchTick
 from memforensics.report.terminal import parts as parts
 from memforensics.text import visible
 from memforensics.units import change_text, duration_text, rate_text, size_text
