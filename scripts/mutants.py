@@ -31,6 +31,7 @@ COLUMNS = (*NOTICED, "survived", "no tests", "not checked")
 ADDITIONAL_TESTS = {
     "analysis/diagnosis.py": ["test_headline.py", "test_report_recorded.py"],
     "analysis/unexplained_growth.py": ["test_first_touch.py"],
+    "analysis/known_code.py": ["test_frames.py", "test_cpython_application.py"],
     "analysis/line_statistics.py": ["test_trend.py", "test_trend_intervals.py"],
     "analysis/series.py": ["test_series_recorded.py"],
     "probes/ebpf/mmap/pending_unmaps.py": ["test_trace_ledger.py"],

@@ -1,30 +1,30 @@
-"""Whose code a Python frame is: the application's, the standard library's, an installed package's, or a launcher's.
-Pure: by path and function, as the code objects have them."""
+"""Whether a Python frame is code of the application, of the standard library, of an installed package, or a launcher.
+By the path and function of its code object. Pure."""
 
 import re
 from collections.abc import Sequence
 
+from memforensics.analysis.known_code import python_roles
+
 # <prefix>/lib/python3.11/, Debian's /usr/lib/python3/dist-packages, lib64, python3.13t; zipped: python311.zip
 _LIBRARY = re.compile(r"(?:^|/)(?:lib|lib64)/(?:python|pypy)\d(?:\.\d+t?)?/|(?:^|/)python\d+t?\.zip(?:/|$)")
-# Where installers put packages; wheels and eggs that are imported as they are (pex, setuptools); PEP 582.
+# Installed packages, wheels and eggs that are imported without installation (pex, setuptools), and PEP 582 folders.
 _PACKAGES = re.compile(r"(?:^|.*/)(?:(?:site|dist)-packages|[^/]+\.(?:whl|egg)|__pypackages__/[^/]+/lib)/")
 _SCRIPTS = re.compile(r"(?:^|.*/)(?:s?bin|Scripts)/[^/]+")
 _SOURCE = re.compile(r".*\.pyw?")
 _GENERATED = re.compile(r"(?:.*\.)?(?:__\w+__|<lambda>)")
-_STARTS_WORKERS = re.compile(r".*/(?:multiprocessing|concurrent/futures)/\w+\.py")
-_RUNS_MODULES = re.compile(r"<frozen (?:runpy|importlib\.\w+|zipimport)>|.*/(?:runpy|importlib/_bootstrap\w*)\.py")
-MODULE = "<module>"  # the function name of a module's own code
+MODULE = "<module>"  # the function name of module code
 
 
 def is_application_file(path: str | None, stdlib_prefixes: Sequence[str] = ()) -> bool:
-    """Whether code of this file is the application's: outside the standard library and site-packages.
+    """Whether this file is outside the standard library and site-packages.
 
-    - `<frozen importlib._bootstrap>` and the like are the standard library's; so is `<attrs generated init ...>` the
-      package's that made it: code without a file is nobody's application, except what a person gave to the
-      interpreter itself: `<string>` (python -c, exec), `<stdin>` and a notebook's `<ipython-input-...>`.
-    - A package installed in place (an editable install) lies outside site-packages: application. So is one of
-      PYTHONPATH, and what `pip install --target` put elsewhere.
-    - `stdlib_prefixes`: folders that the target says are its standard library.
+    - Code without a file is not the application's: `<frozen importlib._bootstrap>` belongs to the standard library,
+      `<attrs generated init ...>` to the package that made it. Exceptions are `<string>` (python -c, exec), `<stdin>`
+      and `<ipython-input-...>` of a notebook.
+    - An editable install, a package of PYTHONPATH, and one installed with `pip install --target` are outside
+      site-packages and count as the application.
+    - `stdlib_prefixes`: the folders of the target's standard library.
     """
     if not path:
         return False
@@ -36,23 +36,23 @@ def is_application_file(path: str | None, stdlib_prefixes: Sequence[str] = ()) -
 
 
 def is_application(path: str | None, function: str | None, calls: str | None) -> bool:
-    """Whether a Python frame is the application's. `calls`: the file of the Python code that it calls, None where it is
-    the innermost Python frame.
+    """Whether a Python frame is the application's. `calls`: the file of the Python code that it calls, None for the
+    innermost Python frame.
 
-    A file of the application may still only start others:
+    Files outside the libraries that only start other code are not the application:
 
-    - The script that an installer makes for a command (distlib, pip, uv, conda): a file without .py in bin or Scripts,
-      whose module code calls a library's main(). A script of a person's own that does its work in functions, or calls
-      other code of the application, is the application.
-    - `python -c "from multiprocessing.spawn import spawn_main; ..."`, and other first lines of worker processes.
+    - The script that an installer makes for a command (distlib, pip, uv, conda): a file in bin or Scripts without .py,
+      whose module code calls main() of a library. A script that does its work in functions, or calls other application
+      code, is the application.
+    - `python -c "from multiprocessing.spawn import spawn_main; ..."` and other start code of worker processes.
 
-    dataclasses and namedtuples make their methods of `<string>`: these are the library's.
+    Methods that dataclasses and namedtuples generate (file `<string>`) belong to the library.
     """
     if not is_application_file(path):
         return False
     assert path is not None
     if function == MODULE and calls is not None:
-        if path == "<string>" and _STARTS_WORKERS.fullmatch(calls):
+        if path == "<string>" and "worker-start" in python_roles(calls):
             return False
         return not (_is_script(path) and not is_application_file(calls))
     if function == MODULE:
@@ -61,16 +61,16 @@ def is_application(path: str | None, function: str | None, calls: str | None) ->
 
 
 def is_launcher(path: str | None, function: str | None) -> bool:
-    """Whether a frame that is not the application's only starts other code: the script of a command, runpy (python -m),
-    and the import system."""
+    """Whether a frame outside the application only starts other code: a command's script, runpy (python -m), or the
+    import system."""
     if not path or (function == MODULE and (_is_script(path) or path == "<string>")):
         return True
-    return _RUNS_MODULES.fullmatch(path) is not None
+    return "module-runner" in python_roles(path)
 
 
 def package_path(path: str) -> str:
-    """The path below the folder that Python imports packages from: starlette/responses.py, asyncio/events.py; of other
-    files the name."""
+    """The path relative to the folder of packages or the standard library: starlette/responses.py, asyncio/events.py.
+    For other files: the name."""
     installed = _PACKAGES.match(path)
     if installed is not None:
         return path[installed.end() :]

@@ -1,4 +1,4 @@
-"""Which frame is somebody's code, and which stands inside an interposer. Stacks as real programs show them."""
+"""The frame that is named, and frames inside an interposer. Stacks as real programs have them."""
 
 import pytest
 
@@ -49,7 +49,7 @@ PASSED_THROUGH = Stack(
 )
 
 
-def test_memory_asked_for_inside_munmap_is_the_interposers_own() -> None:
+def test_memory_mapped_inside_munmap_belongs_to_the_interposer() -> None:
     stack, inside = mark_hooks(INSIDE_MUNMAP, HOOKS)
     assert inside == "munmap"
     assert [f.kind for f in stack.frames].count("hook") == 4
@@ -66,7 +66,7 @@ def test_an_interposer_that_passes_a_call_through_is_not_named() -> None:
     assert named.function == "mapped"
 
 
-def test_an_interposer_that_keeps_memory_in_its_own_library_is_named() -> None:
+def test_an_interposer_that_keeps_memory_is_named() -> None:
     frames = tuple(f for f in INSIDE_MUNMAP.frames if f.module != POOLS)
     stack, inside = mark_hooks(Stack(frames=frames), HOOKS)
     named = culprit_frame(stack.frames, inside)
@@ -75,7 +75,7 @@ def test_an_interposer_that_keeps_memory_in_its_own_library_is_named() -> None:
     assert named.module == INTERPOSER
 
 
-def test_the_outermost_call_that_gives_memory_back_is_what_it_is_inside() -> None:
+def test_the_outermost_freeing_call_counts() -> None:
     """free() of a large block unmaps it: both are hooked, and the program called free."""
     hooks = [*HOOKS, hook("free", INTERPOSER, "override_free")]
     frames = (*INSIDE_MUNMAP.frames[:6], native(LIBC, None), native(INTERPOSER, "override_free"))
@@ -101,7 +101,7 @@ LAUNCHED = (
 )
 
 
-def test_the_caller_without_application_code_is_the_innermost_python_function() -> None:
+def test_without_application_code_the_innermost_python_function_is_the_caller() -> None:
     caller = caller_of([python("/usr/lib/python3.11/tempfile.py", "mapped", 3)])
     assert caller is not None
     assert (caller.function, caller.application) == ("mapped", False)
@@ -132,19 +132,13 @@ def test_a_worker_process_is_not_named_by_what_spawned_it() -> None:
     ("module", "function", "plumbing"),
     [
         (LIBC, "mmap", True),
-        ("/lib64/ld-linux-x86-64.so.2", None, True),
-        ("/usr/lib/libjemalloc.so.2", "je_malloc", True),
-        ("/usr/lib/x86_64-linux-gnu/libstdc++.so.6", "operator new(unsigned long)", True),
         (PYTHON, "_PyEval_EvalFrameDefault", True),
-        ("/opt/py/lib/libpython3.12.so.1.0", None, True),
-        ("/opt/py/lib/python3.11/lib-dynload/mmap.cpython-311-x86_64-linux-gnu.so", None, True),
         ("/srv/venv/lib/python3.11/site-packages/numpy/_core/_multiarray_umath.so", "npy_alloc", False),
         ("/usr/bin/llama-server", "main", False),
-        ("/opt/lib/libcrypto.so.3", None, False),
-        ("/opt/lib/libmlx5.so.1", None, False),
+        ("/usr/bin/node", "v8::base::OS::Allocate(void*)", False),
     ],
 )
-def test_plumbing(module: str, function: str | None, plumbing: bool) -> None:
+def test_known_libraries_are_plumbing(module: str, function: str | None, plumbing: bool) -> None:
     assert is_plumbing(native(module, function)) is plumbing
 
 
@@ -164,7 +158,7 @@ THREAD = [native(LIBC, "mmap"), native(LIBC, "pthread_create"), native("/x/libgo
         ("mmap", [native("/x/libpool.so", "grow"), native(LIBC, "malloc")], "anon-mmap"),
     ],
 )
-def test_the_layer_follows_the_way_memory_was_asked_for(kind: str, frames: list[Frame], layer: str) -> None:
+def test_layer_by_the_way_memory_was_requested(kind: str, frames: list[Frame], layer: str) -> None:
     site = AllocationSite(
         pid=1, site_id=1, kind=kind, stack=Stack(frames=tuple(frames)), outstanding_bytes=1, outstanding_count=1,
         allocated_bytes=1, allocated_count=1, freed_bytes=0, freed_count=0, first_ns=0, last_ns=0,
