@@ -1,4 +1,4 @@
-"""The one place that exits: every error of the tree becomes one clear block on stderr and its exit code."""
+"""The entry point, and the only place that exits: an error becomes one block on stderr and an exit code."""
 
 import _thread
 import atexit
@@ -11,13 +11,13 @@ import time
 from types import FrameType
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-LEAST_SPACE = 1 << 30  # of addresses. numpy and bcc did not load in 390 MiB
-PATIENCE_S = 5.0  # so long a further signal is ignored while we end; one that comes later ends at once
+MIN_ADDRESS_SPACE = 1 << 30  # bytes; numpy and bcc did not load in 390 MiB
+CLEANUP_S = 5.0  # while we clean up, further signals are ignored for so long; a later one ends at once
 
 
 def main() -> None:
     """Entry point of the console script `memforensics`."""
-    if not _has_standard_files() or not _has_room():
+    if not _has_standard_files() or not _has_address_space():
         sys.exit(3)
     interrupts = _Interrupts()
     try:
@@ -33,21 +33,21 @@ def main() -> None:
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     interrupts.exit_code = code
-    # CPython remembers a KeyboardInterrupt that left an exec() of text, such as dataclass() makes, and would end by
-    # SIGINT though it was handled; the next exec() clears that (run_eval_code_obj(), Python/pythonrun.c).
+    # CPython remembers that a KeyboardInterrupt left an exec() of text, as dataclass() makes, and would end by SIGINT
+    # although it was handled; the next exec() clears that (run_eval_code_obj(), Python/pythonrun.c).
     exec("")
     sys.exit(code)
 
 
 def _has_standard_files() -> bool:
-    """Files that are opened later must not become standard input, output or error where those are closed. False, and
-    said, where standard output is: there is nowhere to print to."""
+    """Opens /dev/null in place of closed standard files, so that no file opened later becomes one of them. False, with
+    a message, if standard output is closed: there is nowhere to print to."""
     is_open = sys.stdout is not None
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
     if sys.stderr is None:
@@ -57,22 +57,22 @@ def _has_standard_files() -> bool:
     return is_open
 
 
-def _has_room() -> bool:
-    """Libraries in C end the process by themselves, without a word of ours, where they get no memory. False, and said,
-    below LEAST_SPACE."""
+def _has_address_space() -> bool:
+    """False, with a message, below MIN_ADDRESS_SPACE: C libraries that get no memory abort the process without a useful
+    message."""
     most = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if most == resource.RLIM_INFINITY or most >= LEAST_SPACE:
+    if most == resource.RLIM_INFINITY or most >= MIN_ADDRESS_SPACE:
         return True
     print(
         f"memforensics: not enough memory: the address space is limited to {most >> 20} MiB\n"
-        f"  do:  ulimit -v unlimited, or at least ulimit -v {LEAST_SPACE >> 10}",
+        f"  do:  ulimit -v unlimited, or at least ulimit -v {MIN_ADDRESS_SPACE >> 10}",
         file=sys.stderr,
     )
     return False
 
 
 def _not_loaded(error: Exception) -> int:
-    """The command line could not be loaded: a limit of memory or open files is too low, or a package is missing."""
+    """Reports that the command line could not be loaded: a limit is too low, or a package is missing."""
     from memforensics.errors import refusal
 
     refused = refusal(error)
@@ -83,44 +83,44 @@ def _not_loaded(error: Exception) -> int:
 
 
 class _Interrupts:
-    """SIGTERM, SIGHUP and SIGQUIT end like Ctrl-C: probes closed, case kept, exit code 130. Only the first raises
-    KeyboardInterrupt, or cleaning up would be interrupted, with a traceback."""
+    """SIGTERM, SIGHUP and SIGQUIT end the program like Ctrl-C: probes are closed, the case is kept, exit code 130. Only
+    the first one raises KeyboardInterrupt; a second one would interrupt the cleanup with a traceback."""
 
     def __init__(self) -> None:
-        self.exit_code: int | None = None  # once all is done
-        self._raised_s: float | None = None
-        self._usual_hook = sys.unraisablehook
+        self.exit_code: int | None = None  # set when all work is done
+        self._interrupted_s: float | None = None
+        self._default_hook = sys.unraisablehook
         sys.unraisablehook = self._unraisable
-        atexit.register(self._ignore)  # the first to be registered runs last
+        atexit.register(self._ignore)  # the first registered runs last
         for number in ENDING_SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, self._handle)
 
     def raised(self) -> bool:
-        return self._raised_s is not None
+        return self._interrupted_s is not None
 
     def _handle(self, _signal: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.exit_code is not None:
             os._exit(self.exit_code)
-        if self._raised_s is None:
-            self._raised_s = now
+        if self._interrupted_s is None:
+            self._interrupted_s = now
             raise KeyboardInterrupt
-        if now > self._raised_s + PATIENCE_S:
-            os.write(2, b"memforensics: ended at once, without waiting for what was to be closed\n")
+        if now > self._interrupted_s + CLEANUP_S:
+            os.write(2, b"memforensics: ended at once, without closing the probes\n")
             os._exit(130)
 
     def _ignore(self) -> None:
-        """Python gives signals their default action when it ends, and the exit code would be another."""
+        """Python restores default actions when it ends; a signal would then change the exit code."""
         for number in ENDING_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def _unraisable(self, what: "sys.UnraisableHookArgs", /) -> None:
-        """Where Python cannot pass a KeyboardInterrupt on (a callback, a finalizer), it is raised again soon."""
+        """Raises a KeyboardInterrupt again that Python could not pass on (from a callback or a finalizer)."""
         if what.exc_type is not KeyboardInterrupt:
-            self._usual_hook(what)
+            self._default_hook(what)
         elif self.exit_code is None:
-            self._raised_s = None
+            self._interrupted_s = None
             threading.Timer(0.01, _thread.interrupt_main).start()
 
 

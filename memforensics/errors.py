@@ -1,20 +1,21 @@
-"""The error tree. Each class owns its exit code and says what happened, why, and the command that helps.
+"""The error tree. Each class has an exit code; each error says what happened, why, and which command helps.
 
     MemforensicsError            3
-    ├── UsageError               2   the words of the command are off
+    ├── UsageError               2   the command line is wrong
     ├── TargetError              3
-    │   ├── NoSuchProcess            never there, or its PID is free
-    │   ├── TargetGone               it left (or became another process) while it was observed
-    │   ├── NotATarget               a kernel thread, a zombie
-    │   └── UnknownForm              a file of /proc/PID that does not read as the kernel writes it
-    ├── PermissionNeeded         3   there, but not for us; names the privilege
-    ├── ToolMissing              3   bcc, bpftrace, gdb, memray, tracefs
-    ├── ProbeFailed              3   there and allowed, and still it did not work
+    │   ├── NoSuchProcess            no process has that PID
+    │   ├── TargetGone               it exited, or was replaced by exec, while it was observed
+    │   ├── NotATarget               a kernel thread or a zombie
+    │   └── UnknownForm              a file of /proc/PID that cannot be parsed
+    ├── PermissionNeeded         3   the process may not be read; names the privilege
+    ├── ToolMissing              3   bcc, bpftrace, gdb, memray or tracefs is missing
+    ├── ProbeFailed              3   an available probe did not work
     ├── CaseError                3   a case file that cannot be read or written
-    │   └── CaseExists               there is a file of that name
+    │   └── CaseExists               a file of that name exists
     └── Interrupted            130   Ctrl-C; the case is kept
 
-Only `memforensics.__main__` turns one into an exit. A leaf: imports nothing of the project.
+Only `memforensics.cli.app` and `memforensics.__main__` turn an error into an exit. This module imports nothing of the
+project.
 """
 
 import errno
@@ -48,12 +49,12 @@ class TargetError(MemforensicsError):
 
 class NoSuchProcess(TargetError):
     def __init__(self, pid: int) -> None:
-        super().__init__(f"no process has PID {pid}", enable="leave the PID out: the command then lists likely targets")
+        super().__init__(f"no process has PID {pid}", enable="run the command without a PID: it lists likely targets")
         self.pid = pid
 
 
 class TargetGone(TargetError):
-    """The process left, or exec replaced it, or its PID was given to another while it was observed."""
+    """The process exited, was replaced by exec, or its PID was given to another process while it was observed."""
 
     def __init__(self, pid: int, how: str = "it exited") -> None:
         super().__init__(f"process {pid} is gone: {how}")
@@ -61,19 +62,19 @@ class TargetGone(TargetError):
 
 
 class NotATarget(TargetError):
-    """A kernel thread or a zombie: there is no memory of its own to look at."""
+    """A kernel thread or a zombie: it has no memory of its own."""
 
 
 class UnknownForm(TargetError):
-    """A file of /proc/PID that is cut off, damaged, or of a kernel that writes it otherwise."""
+    """A file of /proc/PID that is truncated, damaged, or in the format of another kernel."""
 
     def __init__(self, name: str, why: str = "") -> None:
-        super().__init__(f"/proc/PID/{name} does not have its usual form", why=why)
+        super().__init__(f"/proc/PID/{name} cannot be parsed", why=why)
 
 
 class PermissionNeeded(MemforensicsError):
-    """EACCES or EPERM. `privilege` is the name of what is missing, such as CAP_SYS_PTRACE. What helps is this command
-    under sudo (`as_root`), or `grant`: what gives the privilege without it."""
+    """EACCES or EPERM. `privilege` names what is missing, such as CAP_SYS_PTRACE. The help is this command under sudo
+    (`as_root`), or `grant`: how to get the privilege without sudo."""
 
     def __init__(self, what: str, *, privilege: str, why: str = "", enable: str = "", grant: str = "") -> None:
         grant = grant or f"grant {privilege}; see: memforensics doctor"
@@ -84,48 +85,48 @@ class PermissionNeeded(MemforensicsError):
 
 
 class ToolMissing(MemforensicsError):
-    """A program, library or file system that the command needs is not here."""
+    """A program, library or file system that the command needs is missing."""
 
 
 class ProbeFailed(MemforensicsError):
-    """A probe that is available did not work."""
+    """An available probe did not work."""
 
 
 class CaseError(MemforensicsError):
-    """A case file that cannot be opened, is not one, or is of a newer version."""
+    """A case file that cannot be opened, is not a case, or is of a newer version."""
 
 
 class CaseExists(CaseError):
-    """A new case would overwrite a file."""
+    """A new case would overwrite an existing file."""
 
 
 class Interrupted(MemforensicsError):
     exit_code = 130
 
     def __init__(self, case_path: str | None = None) -> None:
-        super().__init__(f"interrupted; what was collected is in {case_path}" if case_path else "interrupted")
+        super().__init__(f"interrupted; the evidence so far is in {case_path}" if case_path else "interrupted")
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Of libraries that were refused memory or descriptors, and say so in their own words.
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Messages of libraries that got no memory.
 _NO_MEMORY_WORDS = ("failed to map segment", "Cannot allocate memory", "can't start new thread", "cannot allocate")
 
 
 def refusal(error: BaseException) -> MemforensicsError | None:
-    """What the system refused us, where an exception, or one that it came from, says so: no file descriptor, no
-    memory, no room for the output. None for any other."""
+    """The error to report if the exception, or one of its causes, says that the system refused a resource: a file
+    descriptor, memory, or disk space. None for any other exception."""
     at: BaseException | None = error
     while at is not None:
         number = at.errno if isinstance(at, OSError) else None
         if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in str(at):
             most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-            why = f"this process may have {most} open" if number != errno.ENFILE else "of the whole system"
+            why = f"its limit is {most}" if number != errno.ENFILE else "the whole system has reached its limit"
             return MemforensicsError("too many open files", why=why, enable="ulimit -n 4096")
         if isinstance(at, MemoryError) or number == errno.ENOMEM or any(w in str(at) for w in _NO_MEMORY_WORDS):
             return MemforensicsError(
                 "not enough memory for memforensics", why=str(at), enable="ulimit -v unlimited, or a larger limit"
             )
-        if isinstance(at, OSError) and number in _NO_ROOM:
+        if isinstance(at, OSError) and number in _DISK_FULL:
             where = str(at.filename) if at.filename else "standard output"
             return MemforensicsError(f"cannot write to {where}", why=at.strerror or str(at))
         at = at.__cause__ or at.__context__
@@ -133,8 +134,8 @@ def refusal(error: BaseException) -> MemforensicsError | None:
 
 
 def as_root() -> str:
-    """The command line of this process under sudo. The program has its full path: sudo has a PATH of its own, without
-    the folder of a virtual environment."""
+    """The command line of this process under sudo. The program has its full path, because the PATH of sudo does not
+    contain a virtual environment."""
     program, *words = sys.argv
     path = Path(program)
     if path.name == "__main__.py":

@@ -1,4 +1,4 @@
-"""Sizes, rates and times, to text and back. A leaf: imports nothing of the project."""
+"""Sizes, rates and times to text and back. This module imports nothing of the project."""
 
 import re
 
@@ -13,7 +13,7 @@ _SIZE_FACTORS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
 
 
 def size_text(size_bytes: float) -> str:
-    """Bytes to text in binary units: 0 B, 912 B, 16.0 KiB, 1.4 GiB. Negative sizes keep their sign."""
+    """Bytes as text in binary units: 0 B, 912 B, 16.0 KiB, 1.4 GiB. A negative size keeps its sign."""
     sign = "-" if size_bytes < 0 else ""
     size = abs(size_bytes)
     if size < KIB:
@@ -26,17 +26,17 @@ def size_text(size_bytes: float) -> str:
 
 
 def change_text(size_bytes: float) -> str:
-    """A difference of bytes, always signed; zero is `0 B`."""
+    """A difference in bytes with its sign; zero is `0 B`."""
     return ("+" if size_bytes > 0 else "") + size_text(size_bytes)
 
 
 def rate_text(bytes_per_minute: float) -> str:
-    """Bytes a minute to text: +12.3 MiB/min."""
+    """Bytes a minute as text: +12.3 MiB/min."""
     return f"{change_text(bytes_per_minute)}/min"
 
 
 def count_text(count: int) -> str:
-    """A number in at most seven columns: 999,999, 1.5 M, 12 G."""
+    """A count in at most seven columns: 999,999, 1.5 M, 12 G."""
     for factor, unit in ((10**9, "G"), (10**6, "M")):
         if count >= factor:
             value = count / factor
@@ -45,12 +45,12 @@ def count_text(count: int) -> str:
 
 
 def counted_text(count: int, word: str) -> str:
-    """A number of things: 1 block, 2,753 blocks."""
+    """A count with its noun: 1 block, 2,753 blocks."""
     return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds to text in at most two units: 350 ms, 12 s, 3 m 20 s, 5 h 2 m, 4 d 3 h."""
+    """Seconds as text in at most two units: 350 ms, 12 s, 3 m 20 s, 5 h 2 m, 4 d 3 h."""
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 10 and seconds != int(seconds):
@@ -71,7 +71,7 @@ def duration_text(seconds: float) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Text such as `60s`, `2m`, `500ms`, `1h30m`, `45` to seconds. ValueError when it is none."""
+    """Text such as `60s`, `2m`, `500ms`, `1h30m`, `45` to seconds. ValueError for any other text."""
     rest = text.strip().lower()
     total, position = 0.0, 0
     for match in _DURATION.finditer(rest):
@@ -85,7 +85,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_share(text: str) -> float:
-    """Text such as `1%` or `0.5 %` to a share: 0.01, 0.005. ValueError when it is none, or none above 0."""
+    """Text such as `1%` or `0.5 %` to a share: 0.01, 0.005. ValueError for any other text and for 0."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) ?%", text.strip())
     if not match or float(match[1]) <= 0:
         raise ValueError(f"{text!r} is not a share; write 1% or 0.5%")
@@ -93,7 +93,7 @@ def parse_share(text: str) -> float:
 
 
 def parse_size(text: str) -> int:
-    """Text such as `16384`, `400M`, `1.5GiB` to bytes (binary units). ValueError when it is none."""
+    """Text such as `16384`, `400M`, `1.5GiB` to bytes (binary units). ValueError for any other text."""
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise ValueError(f"{text!r} is not a size; write 400M or 1.5GiB")

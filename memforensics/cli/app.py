@@ -1,4 +1,4 @@
-"""The command line: all commands, and what becomes of an error."""
+"""The command line: all commands, and the handling of errors."""
 
 import contextlib
 import importlib
@@ -14,7 +14,7 @@ from memforensics.cli.common import say
 from memforensics.cli.groups import WIDTH, Group, epilog
 from memforensics.errors import Interrupted, MemforensicsError, refusal
 
-# In the order that --help shows them: the main ones first. Each is cli/NAME.py with a function of that name.
+# In the order of --help, the main ones first. Each is cli/NAME.py with a function of that name.
 COMMANDS: tuple[str, ...] = (
     "diagnose",
     "watch",
@@ -82,12 +82,12 @@ for _name in COMMANDS:
 
 
 def run(arguments: list[str], interrupted: Callable[[], bool] = lambda: False) -> int:
-    """Runs one command line; the exit code. Nothing prints a traceback at a user, unless MEMFORENSICS_DEBUG is set.
-    `interrupted`: whether a KeyboardInterrupt was raised, which may have left a library half imported."""
+    """Runs one command line; returns the exit code. Tracebacks appear only if MEMFORENSICS_DEBUG is set. `interrupted`:
+    whether a KeyboardInterrupt was raised, which may have left a library partly imported."""
     try:
         result = app(args=arguments, prog_name="memforensics", standalone_mode=False)
         sys.stdout.flush()
-        if result == Interrupted.exit_code:  # typer makes a KeyboardInterrupt this
+        if result == Interrupted.exit_code:  # what typer makes of a KeyboardInterrupt
             return _say(Interrupted())
         return result if isinstance(result, int) else 0
     except KeyboardInterrupt:
@@ -115,20 +115,20 @@ def run(arguments: list[str], interrupted: Callable[[], bool] = lambda: False) -
             return _say(Interrupted())  # Ctrl-C or the end of input at a question
         refused = refusal(error)
         if refused is not None:
-            with contextlib.suppress(OSError):  # what could not be written would be tried again at the exit
+            with contextlib.suppress(OSError):  # else the exit would try to write the rest again
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return _say(refused)
         return _say(
             MemforensicsError(
                 f"memforensics failed: {type(error).__name__}: {error}",
                 why="this is a bug in memforensics",
-                enable="please report it, with what MEMFORENSICS_DEBUG=1 prints",
+                enable="please report it with the output of MEMFORENSICS_DEBUG=1",
             )
         )
 
 
 def _say(error: MemforensicsError) -> int:
-    with contextlib.suppress(OSError):  # stderr is full or closed, too: the exit code says it
+    with contextlib.suppress(OSError):  # stderr is full or closed too: only the exit code is left
         say(f"memforensics: {error.what}", err=True)
         if error.why:
             say(f"  why: {error.why}", err=True)

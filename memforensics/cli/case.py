@@ -19,7 +19,7 @@ _EXAMPLES = (
 )
 group = typer.Typer(
     cls=group_with_default("list"),
-    help="List or export what a case file holds (`case FILE` is `case list FILE`), or add symbol names to it.",
+    help="List or export the contents of a case file (`case FILE` is `case list FILE`), or add symbol names to it.",
     epilog=epilog((*_EXAMPLES[:2], SYMBOLIZE_EXAMPLES[0])),
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -31,24 +31,28 @@ def list_case(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The case file.")],
     format: Annotated[
         Literal["text", "json", "csv", "folded", "speedscope", "pprof", "perfetto", "html"],
-        typer.Option("--format", help="List it (text, json), one table as CSV, or its sites for another program."),
+        typer.Option(
+            "--format", help="A list (text, json), one table (csv), or the sites in the format of another tool."
+        ),
     ] = "text",
-    table: Annotated[str | None, typer.Option("--table", help="With csv: sample, mapping, target, ...")] = None,
+    table: Annotated[
+        str | None, typer.Option("--table", help="With csv: the table, such as sample, mapping or target.")
+    ] = None,
     sites: Annotated[
         Literal["mappings", "malloc", "faults"] | None,
-        typer.Option("--sites", help="Which sites, where it has several."),
+        typer.Option("--sites", help="Which sites to export, if it has several kinds."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what a case file holds: what made it, when, of which processes, how much of each kind."""
+    """List the contents of a case file: its origin, time, processes, and the number of records of each kind."""
     from memforensics.jobs.case import contents as job
     from memforensics.jobs.case.files import write_text
 
     if table is not None and format != "csv":
-        raise UsageError("--table goes with --format csv", enable=f"--format csv --table {table}")
+        raise UsageError("--table needs --format csv", enable=f"--format csv --table {table}")
     if sites is not None and format in ("text", "json", "csv"):
-        raise UsageError("--sites goes with an export", enable=f"--format html --sites {sites}")
+        raise UsageError("--sites needs an export format", enable=f"--format html --sites {sites}")
     if format in ("folded", "speedscope", "pprof", "perfetto", "html"):
         from memforensics.cli.screen.trace_out import put_case
 

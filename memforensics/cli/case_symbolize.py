@@ -21,22 +21,23 @@ def symbolize_case(
         typer.Option(
             "--debug-dir",
             metavar="DIR",
-            help="Debug files: a .build-id tree, any folder of them, or one file.",
+            help="Debug files: a .build-id tree, another folder, or one file. Repeatable.",
         ),
     ] = None,
     root: Annotated[
         list[Path] | None,
-        typer.Option("--root", metavar="DIR", help="The recorded machine's or container's files."),
+        typer.Option("--root", metavar="DIR", help="The file system of the recorded machine or container. Repeatable."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="NEW", help="Write a new case, and leave this one.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="NEW", help="Write a new case and leave this one unchanged."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Name the functions and lines of a case that was recorded where there were no symbols.
+    """Add function names and lines to a case that was recorded on a machine without symbols.
 
-    Every native frame keeps its module, build-id and offset; a file is used when its build-id is the same, and nothing
-    is fetched. Looked for in the folders and roots that are named, and in this machine's own.
+    Every native frame has its module, build-id and offset. A file is used if its build-id is the same; it is searched
+    in the given folders and roots, and on this machine. Nothing is downloaded.
     """
     from memforensics.jobs.case.symbolize import symbolize
 

@@ -1,4 +1,4 @@
-"""ci -- CMD: a leak gate for builds."""
+"""`memforensics ci -- COMMAND`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,14 +6,13 @@ from typing import Annotated
 import typer
 
 from memforensics.cli.common import (
-    BECAUSE,
-    LEAST_S,
     JsonOption,
     RecordOption,
     RemediesOption,
     duration_option,
     print_json,
     say,
+    verdict_duration_option,
 )
 
 EXAMPLES = (
@@ -24,27 +23,27 @@ EXAMPLES = (
 
 def ci(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command to run.")],
-    duration: Annotated[float, duration_option("How long to look.", least=LEAST_S, because=BECAUSE)] = "60s",  # type: ignore[assignment]
-    warmup: Annotated[float, duration_option("How long it runs before we look.", "--warmup")] = "0s",  # type: ignore[assignment]
+    duration: Annotated[float, verdict_duration_option("How long to observe it.")] = "60s",  # type: ignore[assignment]
+    warmup: Annotated[float, duration_option("How long it runs before the observation starts.", "--warmup")] = "0s",  # type: ignore[assignment]
     fail_on: Annotated[
-        str, typer.Option(metavar="VERDICTS", help="What fails, comma-separated.")
+        str, typer.Option(metavar="VERDICTS", help="The verdicts that fail the build, comma-separated.")
     ] = "leak,growing,insufficient-data",
     name: Annotated[
-        str | None, typer.Option(help="The scenario's name; without it, the command's harmless words.")
+        str | None, typer.Option(help="The name of the scenario. [default: the harmless words of COMMAND]")
     ] = None,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML there.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML to this file.")] = None,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the Markdown report there, not beside the case."),
+        typer.Option(metavar="FILE", help="Write the Markdown report to this file. [default: next to the case]"),
     ] = None,
     record: RecordOption = None,
     remedies: RemediesOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Run COMMAND, diagnose it while it works, and fail the build when it leaks.
+    """Run COMMAND, diagnose it while it runs, and fail the build if it leaks.
 
-    The report (Markdown) and the case are written beside each other. Exit code 0: passed; 1: leak; 4: growing, or too
-    little was seen; 3: it could not be observed, or COMMAND ended before the time was over."""
+    Writes a report (Markdown) and the case. Exit code 0: passed; 1: leak; 4: growing, or too little data; 3: it could
+    not be observed, or COMMAND ended too early."""
     from memforensics.cli.screen.live import progress
     from memforensics.jobs.case.files import check_output, write_text
     from memforensics.jobs.experiment.ci import gate, parse_fail_on

@@ -1,11 +1,10 @@
 """memforensics demo: a real leak, started here and investigated."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import BECAUSE, LEAST_S, JsonOption, duration_option, say
+from memforensics.cli.common import JsonOption, RecordOption, say, verdict_duration_option
 
 EXAMPLES = (
     "memforensics demo",
@@ -16,16 +15,19 @@ EXAMPLES = (
 
 def demo(
     ucx_version: Annotated[
-        str, typer.Option("--ucx-version", metavar="V", help="The UCX in it: up to 1.20.x it leaks, from 1.21.0 not.")
+        str,
+        typer.Option(
+            "--ucx-version", metavar="V", help="The UCX version: up to 1.20.x it leaks, since 1.21.0 it does not."
+        ),
     ] = "1.19.0",
-    duration: Annotated[float, duration_option("How long to diagnose.", least=LEAST_S, because=BECAUSE)] = "30s",  # type: ignore[assignment]
-    record: Annotated[Path | None, typer.Option("--record", metavar="CASE", help="Keep the case in this file.")] = None,
+    duration: Annotated[float, verdict_duration_option("How long to diagnose.")] = "30s",  # type: ignore[assignment]
+    record: RecordOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Reproduce a real leak here and investigate it: an inference-like service on the real UCX, no InfiniBand needed.
+    """Reproduce a real leak on this machine and diagnose it: a service like an inference server, on the real UCX.
 
-    The service makes its own virtual environment (in ~/.cache/memforensics, once), is diagnosed while it serves, and
-    is stopped. Exit code 0 when the diagnosis says what is known of that version, 4 when it does not.
+    It needs no InfiniBand. The first run makes a virtual environment in ~/.cache/memforensics. The service is stopped
+    at the end. Exit code 0: the diagnosis is right for that version; 4: it is not.
     """
     from memforensics.cli.screen.live import progress
     from memforensics.cli.screen.render import print_report

@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 import typer
 
 from memforensics.cli.common import (
-    BECAUSE,
-    LEAST_S,
     CmdlineOption,
     ContainerOption,
     JsonOption,
@@ -16,8 +14,8 @@ from memforensics.cli.common import (
     RemediesOption,
     ShowCmdlineOption,
     choose_pid,
-    duration_option,
     say,
+    verdict_duration_option,
 )
 
 EXAMPLES = (
@@ -30,20 +28,18 @@ EXAMPLES = (
 
 def diagnose(
     pid: PidArgument = None,
-    duration: Annotated[
-        float, duration_option("How long in all; longer decides smaller leaks.", least=LEAST_S, because=BECAUSE)
-    ] = "60s",  # type: ignore[assignment]
+    duration: Annotated[float, verdict_duration_option("How long in all. A longer time shows smaller leaks.")] = "60s",  # type: ignore[assignment]
     record: Annotated[
         Path | None,
-        typer.Option(metavar="CASE", help="Keep the case in this file (default: in ~/.local/state/memforensics)."),
+        typer.Option(metavar="CASE", help="Keep the case in this file. [default: in ~/.local/state/memforensics]"),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write the report there as well: .md, .json or .txt."),
+        typer.Option("--output", "-o", metavar="FILE", help="Also write the report to this file: .md, .json or .txt."),
     ] = None,
     format: Annotated[Literal["terminal", "md", "json"], typer.Option(help="What to print.")] = "terminal",
     json: JsonOption = False,
-    children: Annotated[bool, typer.Option(help="Follow the process tree below it.")] = True,
+    children: Annotated[bool, typer.Option(help="Include its child processes.")] = True,
     seed: Annotated[int | None, typer.Option(hidden=True)] = None,
     remedies: RemediesOption = None,
     name: NameOption = None,
@@ -53,11 +49,11 @@ def diagnose(
 ) -> int:
     """Say whether a live process leaks, in which layer, through whose code, and what to set.
 
-    Observes the process and its children without stopping them: sizes, mappings, who maps memory (eBPF), who
-    intercepts mmap and munmap. Exit code 0: no leak; 1: leak; 4: growing, or too little seen; 3: cannot observe.
+    Observes the process and its children without stopping them: their sizes and mappings, which code maps memory
+    (eBPF), and which libraries intercept mmap and munmap.
+    Exit code 0: no leak; 1: leak; 4: growing, or too little data; 3: cannot observe.
     The case is kept in $XDG_STATE_HOME/memforensics or ~/.local/state/memforensics, unless --record names a file; the
-    last line says where. Ctrl-C ends early with what was seen so far: exit code 130, with the report where it is enough
-    for a verdict.
+    last line says where. Ctrl-C ends early with exit code 130, and prints the report if it has a verdict.
     """
     from memforensics.cli.screen.live import progress
     from memforensics.cli.screen.render import output_form, print_report, write_report

@@ -33,34 +33,43 @@ def diff(
     over: Annotated[
         float | None,
         duration_option(
-            "For one PID: how long to wait in between.", "--over", least=0.1, because="reading takes nearly as long"
+            "For one PID: the time between the two snapshots.",
+            "--over",
+            least=0.1,
+            because="reading takes nearly as long",
         ),
     ] = None,
     from_s: Annotated[
-        float | None, duration_option("For one case file: how long after its begin the first snapshot is.", "--from")
+        float | None, duration_option("For one case file: the time of the first snapshot, since its start.", "--from")
     ] = None,
-    to_s: Annotated[float | None, duration_option("For one case file: the same of the second one.", "--to")] = None,
+    to_s: Annotated[
+        float | None, duration_option("For one case file: the time of the second snapshot.", "--to")
+    ] = None,
     process: Annotated[
         int | None, typer.Option("--process", metavar="PID", help="Compare only this process of the tree.")
     ] = None,
-    children: Annotated[bool, typer.Option(help="With --over: the process tree below it too.")] = True,
+    children: Annotated[bool, typer.Option(help="With --over: include its child processes.")] = True,
     as_json: JsonOption = False,
-    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many groups; the rest is summed.")] = 20,
+    top: Annotated[
+        int, typer.Option("--top", min=1, metavar="N", help="How many groups to show; the others are summed.")
+    ] = 20,
     name: NameOption = None,
     cmdline: CmdlineOption = None,
     container: ContainerOption = None,
 ) -> None:
-    """Show what grew, shrank, appeared and went between two times.
+    """Show what grew, shrank, appeared and went between two snapshots.
 
-    Compares two case files, the first and last snapshots of one (or --from one time --to another), two processes, or
-    now and later in one (--over). A case, and one PID with --over, stand for the whole process tree: its processes are
-    summed, and listed one by one. Pages that processes share count in each of them.
+    Compares two case files, two snapshots of one case file (the first and last, or --from and --to), two processes, or
+    one process now and later (--over). A case file, and one PID with --over, cover the whole process tree: its
+    processes are summed and listed. Shared pages count in each process.
     """
     from memforensics.jobs import diff as job
 
     if name or cmdline or container:
         if before is not None:
-            raise UsageError("the process is named in two ways", enable="A, --container, or --name and --cmdline")
+            raise UsageError(
+                "the process is chosen in two ways", enable="use A, or --container, or --name and --cmdline"
+            )
         before = str(choose_pid(None, name, cmdline, container))
     if before is None:
         before = str(choose_pid(None, None, None))

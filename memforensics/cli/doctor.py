@@ -1,4 +1,4 @@
-"""memforensics doctor: what this host allows, and what enables the rest."""
+"""`memforensics doctor`."""
 
 from typing import Annotated
 
@@ -15,16 +15,16 @@ EXAMPLES = (
 
 def doctor(
     pid: Annotated[
-        int | None, typer.Argument(metavar="PID", help="Also: whether this process can be observed.")
+        int | None, typer.Argument(metavar="PID", help="Also check whether this process can be observed.")
     ] = None,
     json: JsonOption = False,
     name: NameOption = None,
     cmdline: CmdlineOption = None,
     container: ContainerOption = None,
 ) -> int:
-    """Show what this host allows (kernel, capabilities, eBPF tried for real, tools), and what enables what is missing.
+    """Check what this host allows (kernel, capabilities, eBPF, tools), and say how to enable what is missing.
 
-    Exit code 0 when everything that diagnose needs is there, else 3.
+    The eBPF checks load real programs. Exit code 0: everything that diagnose needs is available; else 3.
     """
     from memforensics.jobs.doctor import examine
 

@@ -1,15 +1,15 @@
-"""Help and groups of commands."""
+"""Command groups and their help."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from typer.core import TyperGroup
 
-WIDTH = 120  # columns that help uses at most; longer lines are hard to read
+WIDTH = 120  # the most columns of help
 
 
 class Group(TyperGroup):
-    """A group whose help shows each command's first sentence whole, on as many lines as it takes."""
+    """A group whose help shows the whole first sentence of each command."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         rows = [
@@ -22,12 +22,12 @@ class Group(TyperGroup):
 
 
 def epilog(examples: Sequence[str]) -> str:
-    """Examples as --help shows them; \\b keeps the lines as they are."""
+    """Examples as --help shows them; \\b keeps the line breaks."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
 
 
 def group_with_default(name: str) -> type[TyperGroup]:
-    """A group of commands, one of which is meant where none is named: `case FILE` is `case list FILE`."""
+    """A group with a default command: `case FILE` is `case list FILE`."""
 
     class WithDefault(Group):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -28,23 +28,26 @@ EXAMPLES = (
 def heap(
     pid: PidArgument = None,
     memray: Annotated[
-        bool, typer.Option("--memray", help="Attach memray: runs code in the process, which must have memray itself.")
+        bool,
+        typer.Option(
+            "--memray", help="Attach memray. This runs code in the process, which must have memray installed."
+        ),
     ] = False,
     duration: Annotated[
-        float, duration_option("How long memray tracks.", least=1, because="in less, memray has hardly started")
+        float, duration_option("How long memray tracks allocations.", least=1, because="memray needs that to start")
     ] = "10s",  # type: ignore[assignment]
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: memray may run code in the process.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for consent to run code in the process.")] = False,
     json: JsonOption = False,
     record: RecordOption = None,
     name: NameOption = None,
     cmdline: CmdlineOption = None,
     container: ContainerOption = None,
 ) -> None:
-    """Who allocated what is still held in the heap, by Python line (memray, attached through gdb).
+    """Show which Python lines allocated the memory that the heap still holds, with memray attached through gdb.
 
     memray RUNS CODE IN THE PROCESS: gdb stops it for about a quarter of a second and makes it load memray, which stays
-    loaded. When memforensics is killed meanwhile, gdb lets the process go; when gdb is killed, the process may die.
-    Asks first. Everything else that memforensics does leaves the process alone: try `diagnose` before.
+    loaded. If memforensics is killed meanwhile, gdb detaches; if gdb is killed, the process may die. The command asks
+    first. No other command runs code in the process: try `diagnose` before.
     """
     from memforensics.jobs import heap as job
 
@@ -56,9 +59,11 @@ def heap(
         from memforensics.probes.heap.memray_attach import WARNING
 
         if not sys.stdin.isatty():
-            raise UsageError("heap --memray asks first, and there is no terminal", why=WARNING, enable="add --yes")
+            raise UsageError(
+                "heap --memray asks for consent, and there is no terminal", why=WARNING, enable="add --yes"
+            )
         if not typer.confirm(f"{WARNING}.\nAttach to process {chosen}?", err=True):
-            say("nothing was done", err=True)
+            say("memray was not attached", err=True)
             return
     view = job.heap_memray(
         chosen,

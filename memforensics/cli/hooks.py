@@ -26,10 +26,10 @@ def hooks(
     cmdline: CmdlineOption = None,
     container: ContainerOption = None,
 ) -> None:
-    """Say who intercepts mmap, munmap, brk, malloc and their kin in a live process, and how.
+    """Show which libraries intercept mmap, munmap, brk, malloc and similar functions in a live process, and how.
 
-    Compares every GOT slot with where the dynamic linker would have bound it, and the code at each function's entry
-    with the mapped file (an inline patch leaves the GOT clean). Reads only: nothing stops, nothing is written.
+    Compares every GOT slot with the address that the dynamic linker would bind, and the code at each function's entry
+    with the mapped file (an inline patch leaves the GOT unchanged). The process is not stopped or modified.
     """
     from memforensics.jobs.hooks import hooks as run
 
@@ -44,4 +44,4 @@ def hooks(
 
     Console(highlight=False).print(hooks_screen(view))
     for loss in view.losses:
-        say(f"not seen or worth knowing: {loss.what} ({loss.count})", err=True)
+        say(f"not checked: {loss.what} ({loss.count})", err=True)

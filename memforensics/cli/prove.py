@@ -1,10 +1,10 @@
-"""prove -- CMD: the command plain and with each remedy, slopes side by side."""
+"""`memforensics prove -- COMMAND`."""
 
 from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import BECAUSE, LEAST_S, JsonOption, RecordOption, duration_option, print_json
+from memforensics.cli.common import JsonOption, RecordOption, print_json, verdict_duration_option
 
 EXAMPLES = (
     "memforensics prove --env UCX_RCACHE_MAX_UNRELEASED=1024 -- python serve.py",
@@ -15,22 +15,23 @@ EXAMPLES = (
 def prove(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command to run.")],
     env: Annotated[
-        list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="A variant that sets this; repeatable.")
+        list[str] | None,
+        typer.Option("--env", metavar="NAME=VALUE", help="A variant that sets this variable. Repeatable."),
     ] = None,
     variant: Annotated[
         list[str] | None,
-        typer.Option("--variant", metavar="'A=1 B=2'", help="A variant of several; repeatable."),
+        typer.Option("--variant", metavar="'A=1 B=2'", help="A variant that sets several variables. Repeatable."),
     ] = None,
-    duration: Annotated[float, duration_option("How long each run lasts.", least=LEAST_S, because=BECAUSE)] = "20s",  # type: ignore[assignment]
-    rounds: Annotated[int, typer.Option(min=1, help="How often each variant runs.")] = 2,
+    duration: Annotated[float, verdict_duration_option("How long each run lasts.")] = "20s",  # type: ignore[assignment]
+    rounds: Annotated[int, typer.Option(min=1, help="How many times each variant runs.")] = 2,
     record: RecordOption = None,
     seed: Annotated[int | None, typer.Option(hidden=True)] = None,
     json: JsonOption = False,
 ) -> int:
-    """Run COMMAND plain and under each variant, in turn; say which one stops the growth.
+    """Run COMMAND as it is and with each variant, in turn, and say which variant stops the growth.
 
-    A line `units N` that the command prints (its work so far) gives the throughput. Exit code 0: a variant works;
-    1: it grows and none stops it; 4: nothing could be shown, the plain command does not grow."""
+    If COMMAND prints lines `units N` (its work so far), the throughput is compared too. Exit code 0: a variant works;
+    1: COMMAND grows and no variant stops it; 4: nothing can be shown, because COMMAND alone does not grow."""
     from memforensics.cli.screen import live
     from memforensics.jobs.experiment.prove import exit_code, experiment, parse_variants
     from memforensics.report.terminal.experiment import experiment_table

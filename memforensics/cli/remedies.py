@@ -20,13 +20,13 @@ group = typer.Typer(
     rich_markup_mode=None,
 )
 FolderOption = Annotated[
-    Path | None, typer.Option("--folder", metavar="DIR", help="Also your own entries, one .toml file each.")
+    Path | None, typer.Option("--folder", metavar="DIR", help="Also use your own entries, one .toml file each.")
 ]
 
 
 @group.command("list", epilog=epilog(_LIST))
 def list_entries(folder: FolderOption = None, as_json: JsonOption = False) -> None:
-    """List the causes that are known."""
+    """List the known causes."""
     from memforensics.remedies.catalogue import load_catalogue
 
     entries = load_catalogue(folder)
@@ -40,11 +40,11 @@ def list_entries(folder: FolderOption = None, as_json: JsonOption = False) -> No
 
 @group.command("show", epilog=epilog(_SHOW))
 def show(
-    id: Annotated[str, typer.Argument(metavar="ID", help="As `remedies list` prints it.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="The ID that `remedies list` prints.")],
     folder: FolderOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one cause: why it grows, what speaks for it, the remedies in order, the sources."""
+    """Show one cause: why memory grows, its signs, the remedies in order, the sources."""
     from memforensics.remedies.catalogue import load_catalogue
     from memforensics.remedies.page import entry_object, entry_page
 
@@ -59,8 +59,8 @@ def show(
 
 @group.command("test", epilog=epilog(_TEST))
 def check(folder: FolderOption = None) -> None:
-    """Check every entry (and those of your own folder): exits 2 with the file and its fault when one is bad."""
+    """Check every entry, including those in your own folder. Exit code 2: an entry is wrong; the message says which."""
     from memforensics.remedies.catalogue import load_catalogue
 
     entries = load_catalogue(folder)
-    say(f"{len(entries)} entries are in order")
+    say(f"{len(entries)} entries are correct")

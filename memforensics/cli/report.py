@@ -18,20 +18,20 @@ def report(
     case: Annotated[Path, typer.Argument(metavar="CASE", help="The case file.")],
     format: Annotated[
         Literal["terminal", "md", "json"] | None,
-        typer.Option("--format", help="How to render it (default: terminal, or by the ending of --output)."),
+        typer.Option("--format", help="The format. [default: terminal, or by the ending of --output]"),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Write it there: .md, .json or .txt, unless --format is given."
+            "--output", "-o", metavar="FILE", help="Write to this file: .md, .json or .txt, unless --format is given."
         ),
     ] = None,
     remedies: RemediesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Render a saved case: the same report as diagnose, with no privileges and no live process.
+    """Render a saved case: the same report as diagnose, without privileges and without the process.
 
-    Exits 0 whenever the case could be read, whatever its verdict (3 when it could not): the report was made.
+    Exit code 0: the report was made, whatever its verdict; 3: the case cannot be read.
     """
     from memforensics.cli.screen.render import output_form, print_report, write_report
     from memforensics.jobs.case.conclude import load_diagnosis

@@ -45,15 +45,21 @@ def snapshot(
     show_cmdline: ShowCmdlineOption = False,
     as_json: JsonOption = False,
     record: RecordOption = None,
-    reader: Annotated[ReaderName, typer.Option("--reader", help="How to read; auto spares large processes.")] = (
-        ReaderName.auto
-    ),
+    reader: Annotated[
+        ReaderName, typer.Option("--reader", help="How to read the mappings. auto avoids stalling large processes.")
+    ] = (ReaderName.auto),
     full: Annotated[
-        bool, typer.Option("--full", help="PSS, dirty, swapped and locked bytes too, by smaps: stalls a large target.")
+        bool,
+        typer.Option(
+            "--full", help="Also PSS, dirty, swapped and locked bytes, from smaps. This stalls a large process."
+        ),
     ] = False,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many groups to show.")] = 15,
 ) -> None:
-    """Show RSS by layer at one point in time, summing to the kernel's figure, and every mapping with its owner."""
+    """Show RSS by layer at one point in time, and every mapping with its owner.
+
+    The layers sum to the kernel's figure.
+    """
     from memforensics.jobs import snapshot as job
 
     seen = job.snapshot(

@@ -28,23 +28,23 @@ def stacks(
     pid: PidArgument = None,
     on: Annotated[str | None, typer.Option("--on", metavar="SYSCALL", help="Stop at this system call.")] = None,
     function: Annotated[
-        str | None, typer.Option(metavar="[LIBRARY!]NAME", help="Stop at this function's entry (a breakpoint).")
+        str | None, typer.Option(metavar="[LIBRARY!]NAME", help="Stop at the entry of this function (a breakpoint).")
     ] = None,
     condition: Annotated[
-        str | None, typer.Option("--if", metavar="EXPR", help="Only where this holds: length == 16384, $rsi > 4096.")
+        str | None, typer.Option("--if", metavar="EXPR", help="Only if this is true: length == 16384, $rsi > 4096.")
     ] = None,
-    count: Annotated[int, typer.Option(help="How many stacks.")] = 1,
+    count: Annotated[int, typer.Option(help="How many stacks to capture.")] = 1,
     timeout: Annotated[
         float,
-        duration_option("Give up after so long.", "--timeout", least=1, because="attaching gdb takes up to a second"),
+        duration_option("Give up after this time.", "--timeout", least=1, because="attaching gdb takes up to a second"),
     ] = "30s",  # type: ignore[assignment]
     max_stopped: Annotated[
         float,
         duration_option(
-            "Cap on all pauses together.",
+            "The limit of all pauses together.",
             "--max-stopped",
             least=0.05,
-            because="attaching alone stops for tens of milliseconds",
+            because="attaching alone takes tens of milliseconds",
         ),
     ] = "5s",  # type: ignore[assignment]
     json: JsonOption = False,
@@ -53,12 +53,12 @@ def stacks(
     cmdline: CmdlineOption = None,
     container: ContainerOption = None,
 ) -> int:
-    """Capture a few full stacks with arguments and return values, by gdb. Each pause is measured and shown.
+    """Capture a few full stacks with arguments and return values, with gdb. Each pause is measured and shown.
 
-    The process is stopped for some tens of milliseconds to attach (longer with very many threads), and its calling
-    thread for a few at each capture. Nothing is written into its code. With --on it runs on when gdb, memforensics or
-    both are killed at any moment; that needs root or the process's own user. SECURITY.md says what remains.
-    Exit code 4 when nothing was captured: the call did not come, or its condition never held.
+    Attaching stops the process for tens of milliseconds (longer with very many threads); each capture stops the calling
+    thread for a few. Its code is not modified. With --on the process survives if gdb, memforensics or both are killed
+    at any moment; SECURITY.md lists what remains. It needs root, or the user of the process.
+    Exit code 4: nothing was captured, because no such call came or the condition was never true.
     """
     from memforensics.jobs.stacks import stacks as run
 

@@ -30,7 +30,7 @@ def trace_faults(
 ) -> None:
     """Show what makes RSS grow, in any layer: page faults by Python and native stack, with eBPF.
 
-    It names who touches new memory, a hint, not proof, of who leaks. Nothing is written into the process.
+    It shows which code touches new memory first: a hint, not proof, of what leaks. The process is not modified.
     """
     from memforensics.cli import trace_run
 

@@ -23,7 +23,7 @@ def trace_mmap(
     filters: options.Filters = None,
     min_age: options.MinAge = "0s",  # type: ignore[assignment]
     stacks: options.Stacks = False,
-    engine: Annotated[Literal["bcc", "bpftrace"], typer.Option(help="What loads the eBPF programs.")] = "bcc",
+    engine: Annotated[Literal["bcc", "bpftrace"], typer.Option(help="The tool that loads the eBPF programs.")] = "bcc",
     format: options.Format = "text",
     output: options.Output = None,
     overhead: options.Overhead = None,
@@ -35,7 +35,7 @@ def trace_mmap(
 ) -> None:
     """Show outstanding mappings (mmap, mremap, brk) by Python and native stack, with eBPF.
 
-    Outstanding is not leaked: a cache that is filling looks the same. Nothing is written into the process or stopped.
+    Outstanding is not leaked: a cache that is filling looks the same. The process is not stopped or modified.
     """
     from memforensics.cli import trace_run
 

@@ -17,29 +17,35 @@ def _share(text: str) -> float:
 
 
 Pids = Annotated[
-    list[int] | None, typer.Argument(metavar="PID", help="The processes; without any, targets are listed.")
+    list[int] | None, typer.Argument(metavar="PID", help="The processes. Without any, likely targets are listed.")
 ]
-Duration = Annotated[float, duration_option("How long to trace.", least=1, because="no rate can be told from less")]
-Children = Annotated[bool, typer.Option(help="Their child processes too.")]
-Sort = Annotated[Literal["outstanding", "rate", "count", "age"], typer.Option(help="First what has most.")]
-Top = Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many sites are shown.")]
+Duration = Annotated[float, duration_option("How long to trace.", least=1, because="a shorter trace gives no rate")]
+Children = Annotated[bool, typer.Option(help="Include their child processes.")]
+Sort = Annotated[
+    Literal["outstanding", "rate", "count", "age"], typer.Option(help="The order of the sites, highest first.")
+]
+Top = Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many sites to show.")]
 Filters = Annotated[
     list[str] | None,
-    typer.Option("--filter", metavar="FIELD=TEXT", help="Only stacks with it: lib=, func= or file=. Several: all."),
+    typer.Option(
+        "--filter",
+        metavar="FIELD=TEXT",
+        help="Only stacks that contain it: lib=, func= or file=. Repeatable; a stack must match all.",
+    ),
 ]
-MinAge = Annotated[float, duration_option("Only memory that is held for so long.", "--min-age")]
-Stacks = Annotated[bool, typer.Option("--stacks", help="All stacks of each site that is shown.")]
+MinAge = Annotated[float, duration_option("Only memory that has been held at least this long.", "--min-age")]
+Stacks = Annotated[bool, typer.Option("--stacks", help="Show every stack of each site.")]
 Format = Annotated[
     Literal["text", "json", "folded", "speedscope", "pprof", "perfetto", "html"],
-    typer.Option(help="text, json, or a file for another program."),
+    typer.Option(help="Text, JSON, or the format of another tool."),
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file.")]
 Overhead = Annotated[
     float | None,
     typer.Option(
         "--overhead",
         metavar="P%",
         parser=_share,
-        help="Its cost above the floor stays below that share of the traced CPU time: by sampling, else it ends early.",
+        help="Limit the cost above the floor to this share of the traced CPU time. It samples, or ends early.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""A trace from the command line: live on a terminal, quiet on a pipe, then the result in the form asked for."""
+"""A trace from the command line: live on a terminal, quiet in a pipe, then the result in the chosen format."""
 
 import sys
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from memforensics.jobs.trace import run as job
 
 @dataclass(frozen=True, slots=True)
 class What:
-    """What to trace, and which of it."""
+    """What to trace, and which sites to show."""
 
     family: Literal["mappings", "faults"]
     seconds: float
@@ -31,7 +31,7 @@ class What:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """How to show it."""
+    """How to show the result."""
 
     form: trace_out.Form
     output: Path | None
@@ -43,11 +43,13 @@ class Shown:
 def run(
     what: What, shown: Shown, pids: list[int] | None, name: str | None, cmdline: str | None, container: str | None
 ) -> None:
-    """UsageError, and what the job raises; Interrupted after a Ctrl-C, with all that was collected shown and kept."""
+    """UsageError, and what the job raises; Interrupted after Ctrl-C, when the result so far is shown and kept."""
     trace_out.check(shown.form, shown.output)
     selection = Selection(what.sort, trace_out.filters_of(what.filters), what.min_age_s)
     if pids and (name or cmdline or container):
-        raise UsageError("the process is named in two ways", enable="PIDs, --container, or --name and --cmdline")
+        raise UsageError(
+            "the process is chosen in two ways", enable="use PIDs, or --container, or --name and --cmdline"
+        )
     named = pids or [choose_pid(None, name, cmdline, container)]
     command = job.COMMANDS[what.family]
     with trace_live.ending() as stop:
@@ -69,6 +71,6 @@ def run(
             view = trace_live.wait(ticks, title=command, quiet=shown.quiet)
     trace_out.put(view, shown.form, shown.output, top=shown.top, stacks=shown.stacks)
     for pid, how in view.left:
-        say(f"memforensics: process {pid} left while it was traced: {how}", err=True)
+        say(f"memforensics: process {pid} left during the trace: {how}", err=True)
     if stop.interrupted():
         raise Interrupted(str(what.record) if what.record else None)

@@ -1,4 +1,4 @@
-"""watch PID: live, RSS by layer, growth with its interval, time to the limit, verdict."""
+"""`memforensics watch [PID]`."""
 
 from typing import Annotated, Literal
 
@@ -28,15 +28,15 @@ def watch(
     name: NameOption = None,
     cmdline: CmdlineOption = None,
     container: ContainerOption = None,
-    children: Annotated[bool, typer.Option(help="Follow its child processes too.")] = True,
+    children: Annotated[bool, typer.Option(help="Include its child processes.")] = True,
     restarts: Annotated[
-        bool, typer.Option(help="With --name, --cmdline or --container: when it exits, wait until it is back.")
+        bool, typer.Option(help="With --name, --cmdline or --container: if it exits, wait for it to start again.")
     ] = False,
     interval: Annotated[float, duration_option("Time between two readings.", "--interval")] = "1s",  # type: ignore[assignment]
     duration: Annotated[
         float | None,
         duration_option(
-            "How long; without it, until q, Ctrl-C or its exit.", least=1, because="two readings are needed to compare"
+            "How long. Without it: until q, Ctrl-C or its exit.", least=1, because="growth needs two readings"
         ),
     ] = None,
     record: RecordOption = None,
@@ -45,28 +45,36 @@ def watch(
     ] = None,
     on_leak: Annotated[
         str | None,
-        typer.Option(metavar="CMD", help="Run this once, when it is a leak."),
+        typer.Option(metavar="CMD", help="Run this command once if the verdict is leak."),
     ] = None,
-    prometheus: Annotated[int | None, typer.Option(metavar="PORT", help="Serve metrics at this port.")] = None,
+    prometheus: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Serve Prometheus metrics on this port.")
+    ] = None,
     remedies: RemediesOption = None,
-    address: Annotated[str, typer.Option(help="Where --prometheus listens.")] = "127.0.0.1",
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line, one line a reading.")] = False,
+    address: Annotated[str, typer.Option(help="The address on which --prometheus listens.")] = "127.0.0.1",
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line, one line per reading.")
+    ] = False,
 ) -> int:
-    """Watch a process and its children: RSS by layer, growth with its interval, time to the limit, verdict.
+    """Watch a process and its children live: RSS by layer, growth rate, time to the limit, verdict.
 
-    Made to be left running: memory, CPU time and the case file stay small, older readings are thinned.
-    On a terminal q ends it and ? explains the screen.
-    Growth alone does not prove a leak: with --until leak or --on-leak, growth starts a search for its cause
-    (diagnose, for 12 to 60 s, again after 10 minutes and then less and less often).
-    CMD finds in its environment MEMFORENSICS_PID, MEMFORENSICS_VERDICT and MEMFORENSICS_HEADLINE, and where known
-    MEMFORENSICS_CASE, _CAUSE, _LAYER, _BYTES_PER_MINUTE and _SECONDS_TO_LIMIT; no shell runs it.
-    Ends with the exit code of the verdict: 0 steady or bounded, 1 leak, 4 growing or too little seen."""
+    It can run for weeks: its memory, its CPU time and the case file stay small, and old readings are kept sparsely.
+    On a terminal, q ends it and ? explains the screen.
+    Growth alone does not prove a leak. With --until leak or --on-leak, growth starts a search for its cause (diagnose,
+    for 12 to 60 s; again after 10 minutes, and then less and less often).
+    CMD gets MEMFORENSICS_PID, MEMFORENSICS_VERDICT and MEMFORENSICS_HEADLINE in its environment, and if known
+    MEMFORENSICS_CASE, _CAUSE, _LAYER, _BYTES_PER_MINUTE and _SECONDS_TO_LIMIT. It runs without a shell.
+    Exit code of the last verdict: 0 steady, bounded or retention; 1 leak; 4 growing, or too little data."""
     from memforensics.errors import Interrupted, UsageError
 
     if interval <= 0:
         raise UsageError("--interval must be more than 0", enable="--interval 1s")
     if restarts and pid is not None:
-        raise UsageError("a PID does not come back", enable="--restarts with --name, --cmdline or --container")
+        raise UsageError(
+            "--restarts does not work with a PID",
+            why="a restarted process has another PID",
+            enable="use --restarts with --name, --cmdline or --container",
+        )
 
     from memforensics.cli.screen.watch_out import Controls, show, with_outputs
     from memforensics.jobs.targets.choose import restarted_pid

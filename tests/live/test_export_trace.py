@@ -148,7 +148,7 @@ def test_on_a_pipe_it_is_quiet_and_ctrl_c_keeps_what_there_is(tmp_path: Path) ->
             tracer.send_signal(signal.SIGINT)
             out, err = tracer.communicate(timeout=60)
         assert tracer.returncode == 130
-    assert err.splitlines()[0] == f"memforensics: interrupted; what was collected is in {case}"
+    assert err.splitlines()[0] == f"memforensics: interrupted; the evidence so far is in {case}"
     assert "\x1b" not in out
     assert re.search(r"^1 +[\d.]+ KiB .*leak_1", out, re.MULTILINE)
     assert out.index("leak_many") < out.index("coverage")

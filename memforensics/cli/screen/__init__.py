@@ -1,1 +1,1 @@
-"""What commands put on a terminal: refresh, keys, tables that settle, and where output goes."""
+"""What commands show on a terminal: live screens, keys, tables, progress, and output to files."""

@@ -1,4 +1,4 @@
-"""Keys pressed on a terminal while a screen refreshes, and Ctrl-C as a wish to end."""
+"""Keys pressed while a screen refreshes, and Ctrl-C as a request to end."""
 
 import contextlib
 import os
@@ -22,8 +22,8 @@ class ReadKeys(Protocol):
 
 @contextlib.contextmanager
 def keys() -> Iterator[ReadKeys | None]:
-    """A function that gives the keys pressed since the last call: a character each, or "up", "down", "enter". It waits
-    for one for so many seconds. None when standard input is no terminal. The terminal is as before after the block."""
+    """A function that returns the keys pressed since the last call: characters, or "up", "down", "enter". It waits up
+    to `wait_s` for the first one. None if standard input is not a terminal. Leaving the block restores the terminal."""
     import termios
     import tty
 
@@ -37,7 +37,7 @@ def keys() -> Iterator[ReadKeys | None]:
         if not select.select([terminal], [], [], wait_s)[0]:
             return []
         sent = os.read(terminal, 1024)
-        if not sent:  # the terminal is gone, and would be ready to read for ever
+        if not sent:  # the terminal is gone; select would return at once for ever
             time.sleep(wait_s)
         return split_keys(sent.decode(errors="replace"))
 
@@ -49,22 +49,22 @@ def keys() -> Iterator[ReadKeys | None]:
 
 
 def split_keys(text: str) -> list[str]:
-    """What a terminal sent, key by key. Escape sequences that have no name here are dropped."""
+    """The keys in the text that a terminal sent. Unknown escape sequences are dropped."""
     sent = _KEY.findall(text)
     return [_NAMES.get(key, key) for key in sent if key in _NAMES or not key.startswith("\x1b")]
 
 
 @contextlib.contextmanager
 def interrupt_once() -> Iterator[Callable[[], bool]]:
-    """In the block the first Ctrl-C, SIGTERM, SIGHUP or SIGQUIT is a wish, told by the function; the next one does what
-    it does outside the block. Ignored signals stay ignored."""
-    wished = False
+    """In the block, the first Ctrl-C, SIGTERM, SIGHUP or SIGQUIT is only noted: the function then returns True. The
+    next one acts as usual. Ignored signals stay ignored."""
+    requested = False
     before = {number: signal.getsignal(number) for number in _ENDING}
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal wished
-        if not wished:
-            wished = True
+        nonlocal requested
+        if not requested:
+            requested = True
             return
         usual = before[signal.Signals(number)]
         if callable(usual):
@@ -76,7 +76,7 @@ def interrupt_once() -> Iterator[Callable[[], bool]]:
         if usual != signal.SIG_IGN:
             signal.signal(number, note)
     try:
-        yield lambda: wished
+        yield lambda: requested
     finally:
         for number, usual in before.items():
             signal.signal(number, usual)

@@ -1,4 +1,4 @@
-"""Screen refresh: a live view on a terminal, quiet lines on a pipe, and one line of progress with the time left."""
+"""Output while a job runs: lines in a pipe, and one line of progress with the time left."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Where a job stands."""
+    """How far a job is."""
 
     @property
     def phase(self) -> str: ...
@@ -25,12 +25,12 @@ class Progress(Protocol):
 
 
 def is_terminal() -> bool:
-    """Whether there is a screen that can be drawn over."""
+    """Whether stdout is a terminal that can be redrawn."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def show_lines(ticks: Generator[T, None, None], text: Callable[[T], str]) -> T | None:
-    """Prints each tick, at once. Gives the last tick."""
+    """Prints each tick at once; returns the last one."""
     last: T | None = None
     with contextlib.closing(ticks):
         for last in ticks:
@@ -41,7 +41,7 @@ def show_lines(ticks: Generator[T, None, None], text: Callable[[T], str]) -> T |
 
 @contextlib.contextmanager
 def progress(title: str, *, quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
-    """One line on stderr while a job runs: what it does, how much grew, the time left. Nothing on a pipe."""
+    """One line on stderr while a job runs: its phase, the time left, the growth so far. Nothing in a pipe."""
     if quiet or not sys.stderr.isatty():
         yield lambda _: None
         return

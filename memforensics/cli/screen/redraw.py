@@ -1,7 +1,7 @@
-"""A screen that is drawn again and again in place, and of which only what changed is drawn.
+"""A screen that is redrawn in place; only lines that changed are written.
 
-rich lays a part out once, as long as it is the same object; of the lines that come of it, those that differ from what
-stands there are written. A tick that changes two figures costs a fraction of drawing all.
+rich lays out a part once, as long as it is the same object, and only lines that differ from the screen are written. A
+tick that changes two figures costs a fraction of a full redraw.
 """
 
 import sys
@@ -13,17 +13,17 @@ from rich.console import RenderableType
 from memforensics.report.terminal.console import Console
 from memforensics.report.terminal.watch import Part
 
-_PROMPT_LINES = 2  # left free below the last screen, so that its first line stays
+_PROMPT_LINES = 2  # kept free below the last screen, so that its first line stays visible
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"  # the cursor
 
 
 class Screen:
-    """`show` parts; the last screen stays. Use it in a with block, which gives the cursor back."""
+    """Call `show` in a with block, which restores the cursor; the last screen stays."""
 
     def __init__(self, console: Console | None = None, out: TextIO | None = None) -> None:
         self.console, self._out = console or Console(), out or sys.stdout
-        self._laid_out: dict[int, tuple[RenderableType, list[str]]] = {}  # by id, its own while it is held
-        self._used: dict[int, tuple[RenderableType, list[str]]] = {}  # of those, the ones of this frame
+        self._laid_out: dict[int, tuple[RenderableType, list[str]]] = {}  # by id; the reference keeps the id valid
+        self._used: dict[int, tuple[RenderableType, list[str]]] = {}  # those of this frame
         self._size = (0, 0)
         self._lines: list[str] = []
 
@@ -36,8 +36,8 @@ class Screen:
         return self.console.height
 
     def show(self, parts: Sequence[Part], *, last: bool = False) -> None:
-        """Top to bottom; parts that do not fit are shortened or left out, and what still does not fit below is cut off.
-        `last`: all is drawn anew, as nothing is drawn over it any more."""
+        """Draws the parts from top to bottom. Parts that do not fit are shortened or left out; the rest is cut off.
+        `last`: redraws everything, because nothing is drawn over it later."""
         size = self.console.size
         if size != self._size:
             self._laid_out.clear()
@@ -45,14 +45,14 @@ class Screen:
         room = max(size.height - (1 + _PROMPT_LINES if last else 1), 1)
         lines = [line for chosen in self._fit(parts, room) for line in self._lines_of(chosen)][:room]
         self._laid_out = self._used
-        anew = size != self._size or last
-        text = self._anew(lines) if anew else self._changed(lines)
+        is_full = size != self._size or last
+        text = self._full(lines) if is_full else self._changed(lines)
         self._size, self._lines = (size.width, size.height), lines
         self._out.write(text)
         self._out.flush()
 
     def _fit(self, parts: Sequence[Part], room: int) -> list[RenderableType]:
-        """What is shown of the parts."""
+        """The parts that fit, shortened where needed."""
         chosen: list[RenderableType | None] = [part.shown for part in parts]
         steps: list[tuple[int, int, RenderableType | None]]
         steps = [(part.shortened, at, part.short) for at, part in enumerate(parts) if part.short is not None]
@@ -81,11 +81,11 @@ class Screen:
             self.console.print(part)
         return [line.rstrip() for line in caught.get().removesuffix("\n").split("\n")]
 
-    def _anew(self, lines: Sequence[str]) -> str:
+    def _full(self, lines: Sequence[str]) -> str:
         return _up(len(self._lines)) + "\x1b[J" + "".join(f"{line}\n" for line in lines)
 
     def _changed(self, lines: Sequence[str]) -> str:
-        """From the line below the last, up and down again."""
+        """The escape sequences that rewrite the changed lines."""
         if lines == self._lines:
             return ""
         out = [_up(len(self._lines))]
@@ -96,5 +96,5 @@ class Screen:
 
 
 def _up(lines: int) -> str:
-    """To the beginning of a line so many above."""
+    """Moves to the start of the line so many above."""
     return f"\x1b[{lines}F" if lines else "\r"

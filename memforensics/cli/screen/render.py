@@ -1,4 +1,4 @@
-"""A report to the screen or a file, alike in every command that ends in one."""
+"""A report on the screen or in a file, the same in every command that prints one."""
 
 import sys
 from pathlib import Path
@@ -11,8 +11,8 @@ from memforensics.report.render import Format, form_of, render
 
 
 def output_form(output: Path | None, asked: Format | None) -> Format:
-    """The form of the report in that file: the one asked for, else by its ending. UsageError when it cannot be written
-    or has an ending that is not known; to be called before the work begins."""
+    """The format of the report in that file: the one asked for, else by its ending. UsageError if it cannot be written,
+    or the ending is unknown. Call it before the work starts."""
     if output is None:
         return asked or "terminal"
     form = asked or form_of(output)
@@ -21,7 +21,7 @@ def output_form(output: Path | None, asked: Format | None) -> Format:
 
 
 def print_report(case: Case, diagnosis: Diagnosis, form: Format) -> None:
-    """On stdout as `form`."""
+    """Prints the report on stdout."""
     if form == "terminal" and sys.stdout.isatty():
         from memforensics.report.terminal.console import Console
         from memforensics.report.terminal.report import Report
@@ -32,8 +32,8 @@ def print_report(case: Case, diagnosis: Diagnosis, form: Format) -> None:
 
 
 def write_report(text: str, output: Path, *, printed: bool) -> None:
-    """To the file. Where that fails at the end (a full disk), stderr says so, and the report goes to stdout unless it
-    is `printed` there already."""
+    """Writes the report to the file. If that fails (a full disk), stderr says so, and the report goes to stdout unless
+    it is already `printed` there."""
     try:
         write_text(text, output)
     except MemforensicsError as error:

@@ -1,4 +1,4 @@
-"""The live screen of a trace: a table that settles, and keys that choose, sort, open, pause and end."""
+"""The live screen of a trace: a table in a stable order, and keys to select, sort, open, pause and end."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
@@ -18,7 +18,7 @@ from memforensics.report.terminal.trace import Screen
 
 @dataclass(slots=True)
 class Ending:
-    """The wish to end, which the job asks for: by the key q, or by Ctrl-C (`interrupted`)."""
+    """Whether the user asked to end: with the key q, or with Ctrl-C (`interrupted`). The job calls it."""
 
     interrupted: Callable[[], bool]
     by_key: bool = False
@@ -34,7 +34,7 @@ def ending() -> Iterator[Ending]:
 
 
 def show(ticks: Generator[TraceTick, None, None], stop: Ending, *, title: str, sort: SortKey, top: int) -> TraceView:
-    """Draws until the last tick, then wipes the table off; the last view, sorted as the table was last."""
+    """Draws until the last tick, then removes the table; returns the last view, sorted as the table was."""
     console = Console(highlight=False)
     table, drawn = LiveTable(Screen(sort=sort)), None
     with contextlib.closing(ticks), keys() as read, Live(console=console, auto_refresh=False, transient=True) as live:
@@ -52,7 +52,7 @@ def show(ticks: Generator[TraceTick, None, None], stop: Ending, *, title: str, s
 
 
 def wait(ticks: Generator[TraceTick, None, None], *, title: str, quiet: bool) -> TraceView:
-    """To the last tick, with one line of progress on a terminal's stderr."""
+    """Waits for the last tick, with a line of progress if stderr is a terminal; returns the last view."""
     with contextlib.closing(ticks), progress(title, quiet=quiet) as say:
         for tick in ticks:
             say(tick)

@@ -1,4 +1,4 @@
-"""The sites of a trace or a case, to the screen or a file, in the form asked for."""
+"""The sites of a trace or a case, on the screen or in a file, in the chosen format."""
 
 import os
 import sys
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from memforensics.case.views import Family, TraceView
 
 Form = Literal["text", "json", "folded", "speedscope", "pprof", "perfetto", "html"]
-PIPE_WIDTH = 120  # columns where there is no terminal to ask
+PIPE_WIDTH = 120  # columns if there is no terminal
 
 _ENDINGS = {"folded": "folded", "speedscope": "speedscope.json", "pprof": "pb.gz", "perfetto": "pftrace"}
 
 
 def check(form: Form, output: Path | None) -> None:
-    """UsageError for bytes that would go to a terminal."""
+    """UsageError if binary output would go to a terminal."""
     if form in ("pprof", "perfetto") and output is None and sys.stdout.isatty():
-        raise UsageError(f"{form} is no text for a terminal", enable=f"--output leak.{_ENDINGS[form]}")
+        raise UsageError(f"{form} is binary and cannot go to a terminal", enable=f"--output leak.{_ENDINGS[form]}")
 
 
 def filters_of(words: list[str] | None) -> tuple[SiteFilter, ...]:
@@ -32,7 +32,7 @@ def filters_of(words: list[str] | None) -> tuple[SiteFilter, ...]:
 
 
 def put(view: "TraceView", form: Form, output: Path | None, *, top: int, stacks: bool = False) -> None:
-    """Writes or prints it."""
+    """Writes the view to a file or prints it."""
     from memforensics.jobs.case.files import write_bytes
     from memforensics.report.export import export_view
 
@@ -54,7 +54,7 @@ def put(view: "TraceView", form: Form, output: Path | None, *, top: int, stacks:
 
 
 def put_case(file: Path, form: Form, family: "Family | None", output: Path | None) -> None:
-    """The sites of a saved case. CaseError when it has none."""
+    """The sites of a saved case. CaseError if it has none."""
     from memforensics.analysis.trace_view import view_of_case
     from memforensics.jobs.case.conclude import load_case
 

@@ -1,4 +1,4 @@
-"""What stands on the live screen of a trace, in an order that settles."""
+"""The rows of the live screen of a trace, in a stable order."""
 
 from dataclasses import dataclass, field, replace
 
@@ -13,12 +13,12 @@ from memforensics.report.terminal.trace import Screen, live_screen, pressed
 
 @dataclass(slots=True)
 class LiveTable:
-    """What is on the screen. While paused it keeps the figures it has; the account goes on."""
+    """The rows and figures on the screen. A paused table keeps them; the trace goes on."""
 
     screen: Screen
     view: TraceView | None = None
     order: list[GroupKey] = field(default_factory=list)
-    _rank: dict[GroupKey, float] = field(default_factory=dict)  # smoothed, by the sort that is on
+    _rank: dict[GroupKey, float] = field(default_factory=dict)  # smoothed, by the current sort key
 
     def press(self, key: str) -> None:
         before, self.screen = self.screen, pressed(self.screen, key, len(self.order))
@@ -36,7 +36,7 @@ class LiveTable:
         return [known[key] for key in self.order]
 
     def _sort(self, view: TraceView) -> None:
-        """The row that was chosen stays chosen, wherever it goes; the first is just the first until it is opened."""
+        """The selected row stays selected when it moves. The first row is not selected until it is opened."""
         chosen = self.order[self.screen.at] if self.screen.at < len(self.order) else None
         now = {group.key: score(group, self.screen.sort) for group in view.groups}
         self._rank = smoothed(self._rank, now)
@@ -45,7 +45,7 @@ class LiveTable:
             self.screen = replace(self.screen, at=self.order.index(chosen))
 
     def drawn(self, tick: TraceTick, title: str, keys: bool, top: int, size: tuple[int, int]) -> RenderableType:
-        """`keys`: whether there is somebody to press them. `size`: columns and lines."""
+        """`keys`: whether there is a keyboard. `size`: columns and lines."""
         view = self.view or tick.view
         return live_screen(
             self.groups,
