@@ -4,6 +4,7 @@
     .venv/bin/python benchmarks/tracer.py --json FILE --part mappings --workload serve,torch \\
         --tool floor,memforensics --pairs 20
     .venv/bin/python benchmarks/tracer.py --json FILE --render
+    MEMFORENSICS_BEFORE=PROGRAM ... --tool "memforensics;memforensics before"     this version against another one
 
 Parts: mappings (trace-mmap and its peers), faults (trace-faults and its), others (what processes pay that nobody
 traces), first (the time to the first result). With --json each part is kept as it is done, and what is measured again

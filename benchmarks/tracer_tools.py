@@ -23,6 +23,7 @@ from memforensics.probes.ebpf.loader import engine as ebpf
 from memforensics.probes.ebpf.mmap import programs
 
 MEMFORENSICS = Path(sys.executable).with_name("memforensics")
+BEFORE = os.environ.get("MEMFORENSICS_BEFORE")  # the memforensics of another version, to compare with
 ARMED_S = 20.0  # at most until a tool's events are armed
 ENDING_S = 60.0  # at most until it has written what it knows
 LARGEST_OUTPUT = 32 << 20  # of a text that is read
@@ -216,9 +217,9 @@ def floor(tracepoints: dict[str, str]) -> Attach:
     return run
 
 
-def memforensics(*words: str) -> Attach:
+def memforensics(*words: str, program: str = str(MEMFORENSICS)) -> Attach:
     """As a user starts it. Run times of its programs are counted all of the first two seconds: those are waited for."""
-    return command(str(MEMFORENSICS), *words, "{pid}", "--duration", "3600s", "--json", settle=3.0)
+    return command(program, *words, "{pid}", "--duration", "3600s", "--json", settle=3.0)
 
 
 def has_option(what: str, option: str) -> bool:
@@ -386,6 +387,8 @@ def _of_mappings() -> Iterator[Tool]:
     ours = by_text(stacks.of_memforensics)
     yield Tool("floor", "mappings", floor(programs.TRACEPOINTS), own=True)
     yield Tool("memforensics", "mappings", memforensics("trace-mmap"), read=ours, own=True)
+    if BEFORE:
+        yield Tool("memforensics before", "mappings", memforensics("trace-mmap", program=BEFORE), read=ours, own=True)
     bounded = memforensics("trace-mmap", "--overhead", "1%")
     yield Tool("memforensics --overhead 1%", "mappings", bounded, read=ours, own=True)
     yield _bpftrace("mappings", _BPF_MAPS)
@@ -415,6 +418,9 @@ def _of_mappings() -> Iterator[Tool]:
 def _of_faults() -> Iterator[Tool]:
     yield Tool("floor", "faults", floor(fault_programs.TRACEPOINTS), own=True)
     yield Tool("memforensics", "faults", memforensics("trace-faults"), read=by_text(stacks.of_memforensics), own=True)
+    if BEFORE:
+        before = memforensics("trace-faults", program=BEFORE)
+        yield Tool("memforensics before", "faults", before, read=by_text(stacks.of_memforensics), own=True)
     bounded = memforensics("trace-faults", "--overhead", "1%")
     yield Tool("memforensics --overhead 1%", "faults", bounded, read=by_text(stacks.of_memforensics), own=True)
     yield _bpftrace("faults", _BPF_FAULTS)
