@@ -181,7 +181,7 @@ class Mapping(msgspec.Struct, frozen=True, gc=False):
 
     A Struct, as a process may have 65,530 of them: made eight times, and by `msgspec.structs.replace` changed fifteen
     times faster than a frozen dataclass, and no work for the garbage collector. Made by keyword, but for whole columns
-    of them (target/maps_columns.py): by place that is five times faster."""
+    of them (target/maps.py): by place that is five times faster."""
 
     start: int
     end: int

@@ -18,8 +18,8 @@ from memforensics.symbols.elf.reader import BadElf, ElfFile
 from memforensics.symbols.names.jit_map import JitMap
 from memforensics.symbols.names.lines import LineReader
 from memforensics.symbols.unwind.cfi import Cfi, Rule
+from memforensics.target.maps import ParsedMaps
 from memforensics.target.memory import Memory, read_u64
-from memforensics.target.parse import ParsedMaps
 from memforensics.text import basename
 
 VDSO = "[vdso]"

@@ -1,22 +1,12 @@
-"""Parsers of /proc text: pure, take text, count what they could not read."""
+"""stat, status and mountinfo of a process. Pure: takes their text."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from memforensics.case.model import Mapping
+from memforensics.case.model import Rollup
 from memforensics.errors import UnknownForm
 from memforensics.units import KIB
-
-# fs/proc/task_mmu.c, show_map_vma(): "%lx-%lx %c%c%c%c %08llx %02x:%02x %lu " and, padded, the name.
-# Most lines of a process with many are anonymous, and all of those end alike. A name may hold any byte but a newline.
-_MAPS_LINE = re.compile(
-    r"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][sp]) "
-    r"(?:00000000 00:00 0 ?|([0-9a-f]{1,16}) ([0-9a-f]{1,8}:[0-9a-f]{1,8}) ([0-9]{1,20})(?: +(.*))?)$",
-    re.MULTILINE,
-)
-_NAMED_OR_CODE = re.compile(r"[x/\[].*")  # what has a file or a name, or may be executed: no x in a hexadecimal number
-
 
 _NUMBER = re.compile(r"[0-9]{1,20}")
 
@@ -79,49 +69,39 @@ def status_bytes(status: dict[str, str], key: str) -> int | None:
     return None if size is None else size * KIB
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedMaps:
-    mappings: tuple[Mapping, ...]
-    unparsed_lines: int = 0
-
-
-def parse_maps(text: str, *, named_or_code: bool = False) -> ParsedMaps:
-    """/proc/PID/maps. `named_or_code`: only the mappings that have a file or a name, or that may be executed, which
-    takes next to nothing however many others there are."""
-    if named_or_code:
-        text = "".join(_lines_around(text, _NAMED_OR_CODE))
-    same: dict[str, str] = {}  # one string for all of a kind
-    keep = same.setdefault
-    mappings = [
-        Mapping(
-            start=int(start, 16),
-            end=int(end, 16),
-            perms=keep(perms, perms),
-            offset=int(offset, 16),
-            device=keep(device, device),
-            inode=int(inode),
-            path=keep(path, path) if "\\" not in path else unescape_path(path),
-        )
-        if device
-        else Mapping(
-            start=int(start, 16), end=int(end, 16), perms=keep(perms, perms), offset=0, device="00:00", inode=0, path=""
-        )
-        for start, end, perms, offset, device, inode, path in _MAPS_LINE.findall(text)
-    ]
-    return ParsedMaps(tuple(mappings), len(lines_of(text)) - len(mappings))
-
-
 def lines_of(text: str) -> list[str]:
     """Only a newline ends a line: a name may hold what str.splitlines() takes for an end."""
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _lines_around(text: str, what: re.Pattern[str]) -> Iterator[str]:
-    """The whole lines in which the pattern, which reaches to the end of its line, is found."""
-    for match in what.finditer(text):
-        yield text[text.rfind("\n", 0, match.start()) + 1 : match.end() + 1]
+def parse_rollup(status_text: str) -> Rollup | None:
+    """The kernel's own figures from /proc/PID/status. None when it prints no memory (kernel thread, exiting, < 4.5)."""
+    status = parse_status(status_text)
+    anon, file_, shmem = (status_bytes(status, key) for key in ("RssAnon", "RssFile", "RssShmem"))
+    if anon is None or file_ is None or shmem is None:
+        return None
+    return Rollup(
+        rss_anon=anon,
+        rss_file=file_,
+        rss_shmem=shmem,
+        swap=status_bytes(status, "VmSwap"),
+        hugetlb=status_bytes(status, "HugetlbPages"),
+        locked=status_bytes(status, "VmLck"),
+    )
 
 
-def unescape_path(path: str) -> str:
-    r"""The kernel writes a newline in a path as \012 (seq_path(), fs/seq_file.c)."""
-    return path.replace("\\012", "\n") if "\\012" in path else path
+def tmpfs_devices(mountinfo: str) -> frozenset[str]:
+    """Devices ("00:1a", as maps spells them) of the tmpfs mounts in /proc/PID/mountinfo: pages of files there are
+    RssShmem, not page cache. Lines of another form are passed over."""
+    return frozenset(_devices(lines_of(mountinfo), "tmpfs"))
+
+
+def _devices(lines: Iterable[str], fs_type: str) -> Iterable[str]:
+    for line in lines:
+        left, separator, right = line.partition(" - ")  # proc_pid_mountinfo(5): optional fields end at " - "
+        words = left.split()
+        if not separator or len(words) < 5 or right.split(" ", 1)[0] != fs_type:
+            continue
+        major, minor = (number(text) for text in words[2].partition(":")[::2])
+        if major is not None and minor is not None:
+            yield f"{major:02x}:{minor:02x}"

@@ -12,20 +12,13 @@ from typing import BinaryIO
 
 from memforensics.case.model import Mapping, Sample
 from memforensics.errors import NotATarget, PermissionNeeded, TargetError, TargetGone, UnknownForm
+from memforensics.target.maps import ParsedMaps, parse_maps
 from memforensics.target.memory import ProcessMemory
-from memforensics.target.parse import (
-    ParsedMaps,
-    StatLine,
-    parse_maps,
-    parse_stat,
-    parse_status,
-    status_bytes,
-    status_numbers,
-)
+from memforensics.target.parse import StatLine, parse_stat, parse_status, status_bytes, status_numbers, tmpfs_devices
 from memforensics.target.procfs import ProcFS
 from memforensics.target.realtime_priority import realtime_priority
 from memforensics.target.rooted import open_in_root
-from memforensics.target.smaps import ParsedSmaps, parse_smaps, tmpfs_devices
+from memforensics.target.smaps import ParsedSmaps, parse_smaps, read_smaps
 from memforensics.units import KIB
 
 _FEW_SMAPS = 256 * KIB  # some 350 mappings: read line by line in the time that numpy takes to be imported
@@ -107,8 +100,6 @@ class Process:
                     if not piece:
                         return parse_smaps(begun.decode("utf-8", "surrogateescape"))
                     begun += piece
-                from memforensics.target.smaps_bulk import read_smaps  # numpy: a tenth of a second
-
                 return read_smaps(file.readinto, begun)
             except OSError as error:
                 raise self.proc.explain(error, self.pid, "smaps") from error

@@ -115,8 +115,9 @@ def proc_file(name: str) -> Callable[[bytes], None]:
         from memforensics.probes.host.process import check_target
         from memforensics.runtimes.glibc.thread_stacks import _stack_pointers, _thread_ids
         from memforensics.target.describe import describe
+        from memforensics.target.parse import parse_rollup
         from memforensics.target.process import open_process
-        from memforensics.target.smaps import parse_rollup, parse_smaps_rollup
+        from memforensics.target.smaps import parse_smaps
         from memforensics.target.tree import descendants
 
         root = _recorded_proc()
@@ -141,7 +142,7 @@ def proc_file(name: str) -> Callable[[bytes], None]:
                 process.smaps,
                 process.tmpfs_devices,
                 lambda: parse_rollup(process.read_text("status")),
-                lambda: parse_smaps_rollup(process.read_text("smaps_rollup")),
+                lambda: parse_smaps(process.read_text("smaps_rollup")),
                 lambda: _thread_ids(process),
                 lambda: list(_stack_pointers(process)),
                 lambda: process.open_jit_map().__enter__(),
@@ -158,9 +159,16 @@ def proc_file(name: str) -> Callable[[bytes], None]:
 def read_proc_text(data: bytes) -> None:
     """Any text, by every parser of /proc: the same without a file."""
     from memforensics.jobs.targets.containers import container_id
-    from memforensics.target.parse import parse_maps, parse_stat, parse_status, status_bytes, status_numbers
-    from memforensics.target.smaps import parse_rollup, parse_smaps, parse_smaps_rollup, tmpfs_devices
-    from memforensics.target.smaps_bulk import read_smaps
+    from memforensics.target.maps import parse_maps
+    from memforensics.target.parse import (
+        parse_rollup,
+        parse_stat,
+        parse_status,
+        status_bytes,
+        status_numbers,
+        tmpfs_devices,
+    )
+    from memforensics.target.smaps import parse_smaps, read_smaps
 
     text = data.decode("utf-8", "surrogateescape")
     with contextlib.suppress(MemforensicsError):
@@ -173,7 +181,6 @@ def read_proc_text(data: bytes) -> None:
     parse_smaps(text)
     read_smaps(io.BytesIO(data).readinto)
     parse_rollup(text)
-    parse_smaps_rollup(text)
     tmpfs_devices(text)
     container_id(text)
 

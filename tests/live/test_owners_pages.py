@@ -17,7 +17,7 @@ from memforensics.analysis.ownership import HUGE_PAGES, kernel_totals, layers
 from memforensics.case.model import Snapshot
 from memforensics.probes.proc.snapshots import Reader
 from memforensics.target import Process, open_process
-from memforensics.target.smaps import parse_smaps_rollup
+from memforensics.target.smaps import parse_smaps
 from memforensics.units import KIB, MIB
 
 pytestmark = pytest.mark.live
@@ -87,7 +87,7 @@ def test_transparent_huge_pages_of_each_kind(reader: Reader, tmp_path: Path) -> 
     with program("thp", 1, 3 * HUGE, "thpmemfd", 1, 2 * HUGE, "thpfile", 1, HUGE, file, "anon", 1, MIB) as process:
         seen = quiet_snapshot(process, reader)
         adds_up(process, seen)
-        kernels = parse_smaps_rollup(process.read_text("smaps_rollup"))
+        (kernels,) = parse_smaps(process.read_text("smaps_rollup")).mappings
     sums = kernel_totals([seen])
     assert (sums.anon_huge, sums.shmem_huge, sums.file_huge) == (
         kernels.anon_huge,

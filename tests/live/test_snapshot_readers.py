@@ -15,7 +15,7 @@ from memforensics.probes.proc.snapshot_cache import TURNS, SnapshotCache
 from memforensics.probes.proc.snapshots import READERS, Reader, take_snapshot
 from memforensics.target import Process, open_process
 from memforensics.target.pagemap import ABSENT, PAGE, PRESENT, PRESENT_KINDS, SCAN_BYTES, Pagemap, Query
-from memforensics.target.smaps import parse_smaps_rollup
+from memforensics.target.smaps import parse_smaps
 from memforensics.units import MIB
 
 pytestmark = pytest.mark.live
@@ -66,7 +66,7 @@ def test_every_reader_against_every_other(still: Process) -> None:
 
 def test_the_kernels_sums(still: Process) -> None:
     by_mapping, rollup = taken(still, "pagemap"), taken(still, "rollup").rollup
-    sums = parse_smaps_rollup(still.read_text("smaps_rollup"))
+    (sums,) = parse_smaps(still.read_text("smaps_rollup")).mappings
     assert sum(m.rss or 0 for m in by_mapping.mappings) == sums.rss
     assert sum(m.anonymous or 0 for m in by_mapping.mappings) == sums.anonymous
     assert rollup is not None

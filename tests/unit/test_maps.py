@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.case.model import Mapping
-from memforensics.target.maps_columns import columns_of
-from memforensics.target.parse import ParsedMaps, parse_maps
+from memforensics.target.maps import ParsedMaps, columns_of, parse_maps
 
 # "+": a space that the kernel puts at the end
 MAPS = """\
@@ -19,7 +18,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
 """.replace("+", " ")
 
 
-def test_every_kind_of_line() -> None:
+def test_each_form_of_line() -> None:
     parsed = parse_maps(MAPS)
     assert parsed.unparsed_lines == 0
     assert parsed.mappings[0] == Mapping(
@@ -42,19 +41,19 @@ def test_every_kind_of_line() -> None:
     assert parsed.mappings[-1].end == 0xFFFFFFFFFF601000
 
 
-def test_named_or_code_leaves_out_the_plain_anonymous() -> None:
+def test_named_or_code_skips_plain_anonymous_memory() -> None:
     whole = parse_maps(MAPS).mappings
     assert parse_maps(MAPS, named_or_code=True).mappings == tuple(m for m in whole if m.path or "x" in m.perms)
 
 
-def test_a_name_keeps_its_newline_and_what_is_no_newline() -> None:
+def test_path_with_line_separators() -> None:
     line = "7f00-7f01 r--p 00000000 fe:00 7                      /tmp/a\\012b\x0cc\u2028d\n"
     (mapping,) = parse_maps(line).mappings
     assert mapping.path == "/tmp/a\nb\x0cc\u2028d"
     assert parse_maps(line).unparsed_lines == 0
 
 
-def test_lines_of_no_known_form_are_counted() -> None:
+def test_unknown_lines_are_counted() -> None:
     assert parse_maps("\n" + MAPS + "7f00-7f01 rw-p 0000").unparsed_lines == 2
     assert parse_maps(MAPS[3:-9]).unparsed_lines == 0, "cut in a name or a number: a line still"
     assert parse_maps("") == ParsedMaps(())
@@ -64,7 +63,7 @@ lines = st.lists(st.sampled_from([*MAPS.splitlines(), "", "what", "7f00-7f01 rw-
 
 
 @given(lines)
-def test_a_text_is_its_lines(chosen: list[str]) -> None:
+def test_text_gives_the_mappings_of_its_lines(chosen: list[str]) -> None:
     parsed = [parse_maps(line + "\n") for line in chosen]
     together = parse_maps("".join(line + "\n" for line in chosen))
     assert together.mappings == tuple(m for one in parsed for m in one.mappings)
@@ -83,7 +82,7 @@ odd = st.sampled_from([*MAPS.splitlines(), "", "[heap]", "7fd59c21800g-7fd59c219
 
 
 @given(st.lists(plain | odd, max_size=40), st.sampled_from(["", "\n"]))
-def test_in_bulk_as_line_by_line(chosen: list[str], end: str) -> None:
+def test_columns_and_line_by_line_give_the_same(chosen: list[str], end: str) -> None:
     text = "\n".join(chosen) + end
     columns, parsed = columns_of(text.encode()), parse_maps(text)
     assert columns.mappings() == parsed.mappings
@@ -91,7 +90,7 @@ def test_in_bulk_as_line_by_line(chosen: list[str], end: str) -> None:
 
 
 @given(st.text())
-def test_any_text_is_read_or_counted(text: str) -> None:
+def test_any_text_is_parsed_or_counted(text: str) -> None:
     parsed = parse_maps(text)
     assert len(parsed.mappings) + parsed.unparsed_lines <= len(text.splitlines())
     assert len(parse_maps(text, named_or_code=True).mappings) <= len(parsed.mappings)

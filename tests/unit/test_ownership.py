@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from memforensics.analysis.ownership import HUGE_PAGES, MARK_OWNERS, Owner, kernel_totals, layers, owner_of, pieces
 from memforensics.case.model import HeapState, KernelTotals, LayerRow, Mapping, OwnerMark, Rollup, Snapshot
-from memforensics.target.parse import parse_maps
+from memforensics.target.maps import parse_maps
 from memforensics.units import MIB
 
 PAGE = 4096

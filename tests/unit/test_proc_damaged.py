@@ -9,10 +9,10 @@ from memforensics.case.model import Sample
 from memforensics.errors import UnknownForm
 from memforensics.jobs.targets import choose as targets
 from memforensics.target.cgroup import read_cgroup
-from memforensics.target.parse import parse_stat, parse_status, status_bytes, status_numbers
+from memforensics.target.parse import parse_stat, parse_status, status_bytes, status_numbers, tmpfs_devices
 from memforensics.target.process import open_process
 from memforensics.target.procfs import ProcFS
-from memforensics.target.smaps import parse_smaps_rollup, tmpfs_devices
+from memforensics.target.smaps import parse_smaps
 from memforensics.target.tree import descendants
 
 TAIL = "S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 0 0 1 0 777 0"
@@ -53,7 +53,8 @@ def test_a_comm_adds_no_line_to_status() -> None:
 
 
 def test_numbers_that_int_would_take_or_refuse() -> None:
-    assert parse_smaps_rollup(f"Rss: {'9' * 5000} kB\nPss: ² kB\nSwap: 4 kB\n").swap == 4096
+    damaged = parse_smaps(f"1-2 ---p 00000000 00:00 0   [rollup]\nRss: {'9' * 5000} kB\nPss: ² kB\nSwap: 4 kB\n")
+    assert [(sums.rss, sums.pss, sums.swap) for sums in damaged.mappings] == [(None, None, 4096)]
     assert tmpfs_devices("25 1 ²:1 / /x rw - tmpfs t rw\n26 1 0:26 / /y rw - tmpfs t rw\n") == {"00:1a"}
 
 

@@ -1,4 +1,4 @@
-"""smaps, smaps_rollup and the figures of status."""
+"""smaps, smaps_rollup, and the memory figures of status."""
 
 import io
 
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.target.smaps import parse_rollup, parse_smaps, parse_smaps_rollup, tmpfs_devices
-from memforensics.target.smaps_bulk import BLOCK, _decimals, _form_of, read_smaps
+from memforensics.target.parse import parse_rollup, tmpfs_devices
+from memforensics.target.smaps import BLOCK, _decimals, _form_of, parse_smaps, read_smaps
 from memforensics.units import KIB
 
 # As Linux 6.18 prints one mapping.
@@ -33,7 +33,7 @@ VmFlags: rd mr mw me
 """
 
 
-def test_fields_in_bytes() -> None:
+def test_figures_are_in_bytes() -> None:
     parsed = parse_smaps(ONE)
     (mapping,) = parsed.mappings
     assert (mapping.start, mapping.end, mapping.path) == (0x560259133000, 0x560259135000, "/usr/bin/a name")
@@ -44,14 +44,14 @@ def test_fields_in_bytes() -> None:
     assert parsed.unparsed_lines == 0
 
 
-def test_what_an_older_kernel_does_not_print_stays_none() -> None:
+def test_missing_fields_are_none() -> None:
     (mapping,) = parse_smaps("7f00-7f01 rw-p 00000000 00:00 0 \nRss:      4 kB\n").mappings
     assert mapping.rss == 4 * KIB
     assert mapping.swap is None
     assert mapping.locked is None
 
 
-def test_lines_of_no_known_form_are_counted() -> None:
+def test_unknown_lines_are_counted() -> None:
     assert parse_smaps("Rss: 4 kB\n" + ONE + "what is this\nRss:   many kB\n").unparsed_lines == 3
 
 
@@ -75,11 +75,11 @@ OTHER = (
 )
 
 
-def test_one_form_is_read_in_bulk() -> None:
+def test_mappings_of_one_form_are_read_in_bulk() -> None:
     text = ONE + OTHER * 3
     form = _form_of(text.encode())
     assert form is not None
-    assert form.parse(text.encode()) == parse_smaps(text)
+    assert form.parse(text.encode()) == parse_smaps(text).mappings
     assert [m.rss for m in parse_smaps(text).mappings] == [8 * KIB, *[99 * KIB] * 3]
     for odd in (
         ONE + OTHER[40:],
@@ -95,23 +95,22 @@ def test_one_form_is_read_in_bulk() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 99_999_999), st.booleans()), min_size=1, max_size=9))
-def test_numbers_are_read_eight_digits_at_a_time(numbers: list[tuple[int, bool]]) -> None:
+def test_decimals_of_eight_columns(numbers: list[tuple[int, bool]]) -> None:
     texts = [f"{number:08d}" if zeros else f"{number:8d}" for number, zeros in numbers]
-    words = np.frombuffer("".join(texts).encode(), "<u8")
-    read = _decimals(words)
+    read = _decimals(np.frombuffer("".join(texts).encode(), "<u8"))
     assert read is not None
     assert read.tolist() == [number * KIB for number, _ in numbers]
 
 
 @given(st.text("0123456789 :/x", min_size=8, max_size=8))
-def test_what_is_no_number_is_not_read(text: str) -> None:
+def test_other_columns_are_not_decimals(text: str) -> None:
     is_number = text.lstrip(" ").isdigit()
     assert (_decimals(np.frombuffer(text.encode(), "<u8")) is not None) == is_number
 
 
 @pytest.mark.parametrize("last", ["VmFlags", "THPeligible"])
-def test_a_stream_is_cut_between_mappings(last: str) -> None:
-    """As the kernel gives it, about a page a call; before Linux 3.8 no mapping ended in VmFlags."""
+def test_stream_is_split_between_mappings(last: str) -> None:
+    """The kernel returns about a page a call. Before Linux 3.8 no mapping ended with VmFlags."""
     both = "".join(one[: one.index("\n", one.index(last)) + 1] for one in (ONE, OTHER))
     count = 3 * BLOCK // len(both) if last == "VmFlags" else BLOCK // len(both) + 1
     stream = io.BytesIO((both * count).encode())
@@ -126,26 +125,27 @@ pieces = st.lists(
 
 
 @given(pieces.map("".join))
-def test_every_form_is_read_in_bulk_as_line_by_line(text: str) -> None:
+def test_bulk_and_line_by_line_give_the_same(text: str) -> None:
     whole = ONE + text
     assert read_smaps(io.BytesIO(whole.encode()).readinto) == parse_smaps(whole)
 
 
 @given(st.text())
-def test_any_text_is_read_or_counted(text: str) -> None:
+def test_any_text_is_parsed_or_counted(text: str) -> None:
     parsed = parse_smaps(text)
     assert len(parsed.mappings) + parsed.unparsed_lines <= len(text.splitlines())
-    parse_smaps_rollup(text)
     parse_rollup(text)
     tmpfs_devices(text)
 
 
-def test_rollup() -> None:
-    parsed = parse_smaps_rollup("5646-7ffd ---p 00000000 00:00 0   [rollup]\nRss:  1600 kB\nSwap:  0 kB\n")
-    assert (parsed.rss, parsed.swap, parsed.anonymous, parsed.unparsed_lines) == (1600 * KIB, 0, None, 0)
+def test_smaps_rollup() -> None:
+    parsed = parse_smaps("5646-7ffd ---p 00000000 00:00 0   [rollup]\nRss:  1600 kB\nSwap:  0 kB\n")
+    (sums,) = parsed.mappings
+    assert (sums.path, sums.rss, sums.swap, sums.anonymous) == ("[rollup]", 1600 * KIB, 0, None)
+    assert parsed.unparsed_lines == 0
 
 
-def test_the_kernels_figures_need_all_three() -> None:
+def test_rollup_needs_the_three_rss_fields() -> None:
     text = "RssAnon:\t      12 kB\nRssFile:\t       8 kB\nRssShmem:\t       4 kB\nVmLck:\t       0 kB\n"
     rollup = parse_rollup(text)
     assert rollup is not None

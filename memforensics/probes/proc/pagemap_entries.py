@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from memforensics.errors import TargetGone
-from memforensics.target.maps_columns import Ints, Words
 from memforensics.target.pagemap import ENTRIES_BYTES, IS_FILE, IS_PRESENT, PAGE, Pagemap, zero_frames
+
+Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
 
 _PRESENT, _FILE, _EXCLUSIVE = 0x80, 0x20, 0x01  # of an entry's highest byte
 _FRAME = (1 << 55) - 1

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from memforensics.errors import ProbeFailed
 from memforensics.probes.proc.pagemap_entries import Entries
 from memforensics.target import Process
-from memforensics.target.maps_columns import Columns
+from memforensics.target.maps import Columns
 from memforensics.target.pagemap import ABSENT, IS_FILE, IS_HUGE, IS_PFNZERO, PAGE, PRESENT, PRESENT_KINDS, Pagemap
 from memforensics.target.procmap import ProcMap
 

@@ -89,7 +89,7 @@ def _count(
     process: Process, maps: bytes, pagemap: Pagemap, read_ns: int | None, *, is_whole: bool = True
 ) -> tuple[tuple[Mapping, ...], int]:
     from memforensics.probes.proc.resident import count_resident, hugetlb_devices  # numpy takes 0.1 s to import
-    from memforensics.target.maps_columns import columns_of
+    from memforensics.target.maps import columns_of
 
     columns = columns_of(maps)
     apart = hugetlb_devices(process, columns)

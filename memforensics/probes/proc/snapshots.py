@@ -24,8 +24,9 @@ from memforensics.probes.proc.owners import find_owners
 from memforensics.probes.proc.snapshot_cache import SnapshotCache
 from memforensics.target import Process
 from memforensics.target.pagemap import Pagemap
+from memforensics.target.parse import parse_rollup
 from memforensics.target.procmap import ProcMap
-from memforensics.target.smaps import parse_rollup, parse_smaps_rollup
+from memforensics.target.smaps import parse_smaps
 from memforensics.units import GIB, MIB, NS_PER_S
 
 Reader = Literal["auto", "smaps", "pagemap", "entries", "rollup", "maps", "procmap"]
@@ -128,9 +129,10 @@ def _rollup(process: Process, reader: Reader) -> Rollup | None:
     rollup = parse_rollup(process.read_text("status"))
     if reader != "rollup" or rollup is None:
         return rollup
-    sums = parse_smaps_rollup(process.read_text("smaps_rollup"))
-    huge = {name: getattr(sums, name) for name in ("anon_huge", "shmem_huge", "file_huge")}
-    return replace(rollup, pss=sums.pss, **huge)
+    for sums in parse_smaps(process.read_text("smaps_rollup")).mappings[-1:]:
+        huge = {name: getattr(sums, name) for name in ("anon_huge", "shmem_huge", "file_huge")}
+        rollup = replace(rollup, pss=sums.pss, **huge)
+    return rollup
 
 
 def _by_pages(
