@@ -58,7 +58,7 @@ def diagnose(
     from memforensics.cli.screen.live import progress
     from memforensics.cli.screen.render import output_form, print_report, write_report
     from memforensics.errors import Interrupted
-    from memforensics.jobs.diagnose import investigate
+    from memforensics.jobs import diagnose as job
     from memforensics.jobs.targets.choose import whole_command_lines
     from memforensics.remedies.catalogue import load_catalogue
     from memforensics.report.render import Format, render
@@ -68,7 +68,7 @@ def diagnose(
     catalogue = load_catalogue(remedies)
     chosen = choose_pid(pid, name, cmdline, container, show_cmdline=show_cmdline)
     with progress(f"diagnosing {chosen}", quiet=json or format != "terminal") as on_progress:
-        found = investigate(
+        found = job.diagnose(
             chosen, duration, record=record, on_progress=on_progress, children=children, seed=seed, catalogue=catalogue
         )
     case = str(found.path) if found.path is not None else None

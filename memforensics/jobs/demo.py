@@ -1,4 +1,4 @@
-"""demo: the shipped example (a real leak) started, diagnosed and stopped."""
+"""demo: starts the shipped example (a real leak), diagnoses it and stops it."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from memforensics.case.model import Case, Diagnosis
 from memforensics.errors import Interrupted, ProbeFailed, UsageError
-from memforensics.jobs.diagnose import OnProgress, investigate
+from memforensics.jobs.diagnose import OnProgress, diagnose
 from memforensics.jobs.experiment.command import Started, started
 
 LAUNCHER = Path(str(files("memforensics"))) / "shipped" / "ucx_rcache_leak" / "run.py"
@@ -29,13 +29,13 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 when the diagnosis says what is known of this version; else 4: it did not show."""
+        """0 if the diagnosis is right for this version, else 4."""
         return 0 if (self.diagnosis.verdict == "leak") == self.leak_expected else 4
 
 
 def leaks(ucx_version: str, environment: Mapping[str, str]) -> bool:
-    """Whether the example leaks with that version and those variables, as the example's README measured it.
-    UsageError when it is no version."""
+    """Whether the example leaks with that version and environment, as measured in the README of the example.
+    UsageError if it is not a version."""
     try:
         version = tuple(int(number) for number in ucx_version.split(".")[:2])
     except ValueError as error:
@@ -52,15 +52,15 @@ def example(
     launcher: Path = LAUNCHER,
     on_output: Callable[[str], None] = lambda _: None,
 ) -> Iterator[int]:
-    """The example runs during the block; its PID. It makes its own environment the first time, and says so in lines
-    that go to `on_output`. ProbeFailed when it does not start."""
+    """Runs the example during the block; its PID. The first run makes a virtual environment; its messages go to
+    `on_output`. ProbeFailed if it does not start."""
     is_ready = threading.Event()
 
     def on_line(line: str) -> None:
         if line.startswith("ready"):
             is_ready.set()
         elif not is_ready.is_set():
-            with contextlib.suppress(OSError):  # nobody reads it
+            with contextlib.suppress(OSError):  # stderr is closed
                 on_output(line)
 
     command = [sys.executable, str(launcher), "--ucx-version", ucx_version, *arguments]
@@ -83,7 +83,7 @@ def demo(
     with example(ucx_version, ["--seconds", f"{seconds + 120:.0f}"], on_output=on_output) as pid:
         if on_start is not None:
             on_start(pid)
-        found = investigate(pid, seconds, record=record, on_progress=on_progress)
+        found = diagnose(pid, seconds, record=record, on_progress=on_progress)
     if found.interrupted:
         raise Interrupted(str(found.path) if found.path else None)
     return Outcome(found.case, found.diagnosis, expected, found.path)
@@ -94,11 +94,11 @@ def _wait_until_ready(run: Started, is_ready: threading.Event, deadline: float) 
         code = run.popen.poll()
         if code is None and time.monotonic() < deadline:
             continue
-        said = " / ".join(run.last_lines())
+        output = " / ".join(run.last_lines())
         if is_ready.is_set():
             return
         raise ProbeFailed(
             "the example did not start" + (f" (exit code {code})" if code is not None else ""),
-            why=f"it said: {said[-300:]}" if said else "it printed nothing",
-            enable="it needs venv and pip (apt-get install python3-venv) and, the first time, a package index",
+            why=f"it printed: {output[-300:]}" if output else "it printed nothing",
+            enable="install venv and pip (apt-get install python3-venv); the first run also needs a package index",
         )

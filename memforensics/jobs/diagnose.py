@@ -69,7 +69,7 @@ class Outcome:
     interrupted: bool = False
 
 
-def investigate(
+def diagnose(
     pid: int,
     seconds: float,
     *,

@@ -1,4 +1,4 @@
-"""What this host allows, and whether one process can be observed."""
+"""doctor: what this host allows, and whether a process can be observed."""
 
 from memforensics.case.views import Check, Examination
 from memforensics.probes.host.machine import check_host

@@ -1,4 +1,4 @@
-"""heap: who allocated what is still held. For now by memray, attached by name."""
+"""heap: which code allocated the memory that is still held. For now with memray, attached on request."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,17 +13,17 @@ from memforensics.target.describe import describe
 
 
 def heap(pid: int) -> None:
-    """Reading the heap without running code in the process: not there yet, and says so."""
+    """Always raises ToolMissing: reading the heap from outside does not exist yet."""
     open_process(pid, need_memory=False).close()
     raise ToolMissing(
-        "heap needs --memray for now",
-        why="reading the heap from outside, without code in the process, is not part of this version",
-        enable=f"memforensics heap {pid} --memray   (it runs code in the process; or: memforensics diagnose {pid})",
+        "heap needs --memray",
+        why="this version cannot read the heap from outside",
+        enable=f"memforensics heap {pid} --memray   (runs code in the process), or: memforensics diagnose {pid}",
     )
 
 
 def check_memray(pid: int) -> None:
-    """Raises what stands in the way of `heap_memray`, before anybody is asked for consent."""
+    """Raises the error that `heap_memray` would raise, before the user is asked for consent."""
     process = open_process(pid)
     try:
         require(process)
@@ -34,7 +34,7 @@ def check_memray(pid: int) -> None:
 def heap_memray(
     pid: int, seconds: float, *, record: Path | None = None, on_tracking: Callable[[], None] = lambda: None
 ) -> HeapView:
-    """memray attached for `seconds`; what it saw, kept in the case `record`. The caller has the user's consent.
+    """Attaches memray for `seconds`; keeps its profile in the case `record`. The caller must have the user's consent.
 
     ToolMissing, NotATarget, ProbeFailed, PermissionNeeded, TargetGone; the case then says why.
     """

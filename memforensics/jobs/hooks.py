@@ -1,4 +1,4 @@
-"""hooks: who intercepts mmap, munmap, brk, malloc and their kin in one process."""
+"""hooks: which libraries intercept mmap, munmap, brk, malloc and similar functions in a process."""
 
 import contextlib
 from pathlib import Path
@@ -15,7 +15,7 @@ from memforensics.target.describe import describe
 
 
 def hooks(pid: int, *, record: Path | None = None) -> HooksView:
-    """Audits a live process, passively. NoSuchProcess, NotATarget, TargetGone, PermissionNeeded, CaseError."""
+    """Audits a live process; only reads it. NoSuchProcess, NotATarget, TargetGone, PermissionNeeded, CaseError."""
     with contextlib.closing(open_process(pid)) as process:
         target = describe(process)
         found, audit, modules, losses = audit_hooks(process, AddressSpace(process))

@@ -1,5 +1,5 @@
-"""Whether anything points to what a growing site keeps: two searches of a process's memory beside a trace, some time
-apart, and the ReferenceChecks that come of them (probes/heap/references.py)."""
+"""Whether anything points to the memory of a growing site: two searches of the process's memory during a trace, some
+time apart, and the ReferenceChecks from them (probes/heap/references.py)."""
 
 import random
 import time
@@ -39,12 +39,12 @@ class _First:
 
 
 class References:
-    """One check in the course of an observation. `step` is called in the thread that polls the trace; what reads for
-    longer runs in `background`."""
+    """One check during an observation. Call `step` in the thread that polls the trace; the searches run in
+    `background`."""
 
     def __init__(self, background: BackgroundTasks, seconds: float, seed: int) -> None:
-        """`seconds`: of the observation."""
-        self._background, self._chance = background, random.Random(seed)
+        """`seconds`: the length of the observation."""
+        self._background, self._rng = background, random.Random(seed)
         self._limit_s = min(LIMIT_S, SEARCH_SHARE * seconds)
         self._next_choice = CHOOSE_AT
         self._chosen: list[tuple[int, int]] | None = None
@@ -52,8 +52,8 @@ class References:
         self._first: dict[int, _First] = {}
 
     def step(self, elapsed_share: float, trace: MmapTrace, case: Callable[[], Case]) -> None:
-        """Does what is due. `elapsed_share`: of the time of the observation. Sites are chosen again while there are
-        none with enough old blocks: a trace may have begun late."""
+        """Does what is due. `elapsed_share`: the part of the observation that has passed. Sites are chosen again until
+        some have enough old blocks, because a trace may start late."""
         if self._chosen is not None:
             chosen, self._chosen = self._chosen, None
             self._sample(trace, chosen)
@@ -64,7 +64,7 @@ class References:
             self.search_again(trace)
 
     def search_again(self, trace: MmapTrace) -> None:
-        """The second search, where there was a first, long enough ago."""
+        """Starts the second search if there was a first, long enough ago."""
         now = time.monotonic_ns()
         if self._ended or self._background.busy:
             return
@@ -72,11 +72,11 @@ class References:
             return
         self._ended = True
         for pid, first in self._first.items():
-            standing = {block for site in trace.blocks(pid) for block in site.blocks}
-            self._background.run(partial(self._second_search, pid, first, standing))
+            mapped = {block for site in trace.blocks(pid) for block in site.blocks}
+            self._background.run(partial(self._second_search, pid, first, mapped))
 
     def missed(self) -> list[Record]:
-        """What to say at the end of the processes that were searched only once."""
+        """The status of the processes that were searched only once."""
         if self._ended:
             return []
         why, enable = "there was no time for a second search", "a longer --duration"
@@ -87,17 +87,17 @@ class References:
         return []
 
     def _sample(self, trace: MmapTrace, chosen: Iterable[tuple[int, int]]) -> None:
-        wanted: defaultdict[int, set[int]] = defaultdict(set)
+        by_process: defaultdict[int, set[int]] = defaultdict(set)
         for pid, site_id in chosen:
-            wanted[pid].add(site_id)
-        for pid, numbers in wanted.items():
+            by_process[pid].add(site_id)
+        for pid, site_ids in by_process.items():
             now = time.monotonic_ns()
             sampled = {
-                site.site_id: old_blocks(site.blocks, site.cohorts, now, self._chance)
+                site.site_id: old_blocks(site.blocks, site.cohorts, now, self._rng)
                 for site in trace.blocks(pid)
-                if site.site_id in numbers
+                if site.site_id in site_ids
             }
-            sampled = {number: blocks for number, blocks in sampled.items() if len(blocks) >= LEAST_TESTED}
+            sampled = {site_id: blocks for site_id, blocks in sampled.items() if len(blocks) >= LEAST_TESTED}
             if sampled:
                 self._background.run(partial(self._first_search, pid, sampled))
 
@@ -107,10 +107,10 @@ class References:
             self._first[pid] = _First(sampled, found)
         return records
 
-    def _second_search(self, pid: int, first: _First, standing: set[Block]) -> Sequence[Record]:
+    def _second_search(self, pid: int, first: _First, mapped: set[Block]) -> Sequence[Record]:
         if first.found.why:
             return list(_checks(pid, first, first.found))
-        found, records = self._searched(pid, first.found.unfound & standing)
+        found, records = self._searched(pid, first.found.unfound & mapped)
         return records if found is None else [*records, *_checks(pid, first, found)]
 
     def _searched(self, pid: int, blocks: Iterable[Block]) -> tuple[Search | None, list[Record]]:

@@ -1,4 +1,4 @@
-"""stacks: a few full stacks by gdb, each pause measured."""
+"""stacks: a few full stacks with gdb, each pause measured."""
 
 import contextlib
 import re
@@ -33,16 +33,16 @@ def stacks(
 ) -> StacksView:
     """Captures `count` stacks at a system call (`on`) or at a function's entry (`function`).
 
-    NoSuchProcess, NotATarget, TargetGone, PermissionNeeded, ToolMissing, ProbeFailed, UsageError; a case file, where
-    one is named, keeps what was captured before.
+    NoSuchProcess, NotATarget, TargetGone, PermissionNeeded, ToolMissing, ProbeFailed, UsageError. A case file, if any,
+    keeps what was captured before the error.
     """
     if (on is None) == (function is None):
-        raise UsageError("name one of --on and --function", enable=f"memforensics stacks {pid} --on mmap")
+        raise UsageError("stacks needs either --on or --function", enable=f"memforensics stacks {pid} --on mmap")
     if not 1 <= count <= MAX_COUNT:
-        raise UsageError(f"--count takes 1 to {MAX_COUNT}")
+        raise UsageError(f"--count must be between 1 and {MAX_COUNT}")
     name = on or function or ""
     if not re.fullmatch(r"[\w.!:@~<>,&*() -]+", name) or (on is not None and not re.fullmatch(r"\w+", on)):
-        raise UsageError(f"{name!r} is no name of a system call or function")
+        raise UsageError(f"{name!r} is not the name of a system call or function")
     with contextlib.closing(open_process(pid)) as process, contextlib.ExitStack() as stack:
         recorder = stack.enter_context(Recorder(new_meta("stacks", pid), record)) if record is not None else None
         target = describe(process)
@@ -50,8 +50,8 @@ def stacks(
         address = _entry_address(process, space, function) if function is not None else None
         if address is not None:
             warn(
-                f"{function}: a hardware breakpoint stops every call of it; should gdb be killed with SIGKILL, a call "
-                "in the moment until it is taken back can end the process. --on SYSCALL has no such risk."
+                f"{function}: a hardware breakpoint stops every call. If gdb is killed with SIGKILL, a call before the "
+                "breakpoint is removed can end the process. --on SYSCALL does not have this risk."
             )
         stop = Stop(
             function=name.rpartition("!")[2],
@@ -86,8 +86,8 @@ def stacks(
 
 
 def _entry_address(process: Process, space: AddressSpace, name: str) -> int:
-    """The run-time address of a function's entry, `NAME` or `LIBRARY!NAME`. UsageError when there is none,
-    ProbeFailed when its code is not the file's."""
+    """The run-time address of the entry of a function, `NAME` or `LIBRARY!NAME`. UsageError if there is none,
+    ProbeFailed if its code differs from the file."""
     library, _, symbol_name = name.rpartition("!")
     found = _find_function(space, library, symbol_name)
     if found is None:
@@ -96,24 +96,24 @@ def _entry_address(process: Process, space: AddressSpace, name: str) -> int:
     state = entry_state(process, space, module, vaddr, size)
     if state.word != "unchanged":
         what = {"patched": "was patched in memory", "unread": "cannot be compared with its file"}.get(
-            state.word, "carries a breakpoint already"
+            state.word, "already has a breakpoint"
         )
         raise ProbeFailed(
-            f"no breakpoint is set at {module.name}!{symbol_name}: its code {what}",
-            why=f"in the file {state.original.hex() or '?'}, in memory {state.live.hex() or '?'}",
-            enable=f"memforensics hooks {process.pid}   (who patched it), or a system call: --on mmap",
+            f"cannot set a breakpoint at {module.name}!{symbol_name}: its code {what}",
+            why=f"the file has {state.original.hex() or '?'}, memory has {state.live.hex() or '?'}",
+            enable=f"memforensics hooks {process.pid}   (shows who patched it), or stop at a system call: --on mmap",
         )
     return state.address
 
 
-def is_library(wanted: str, name: str, path: str, soname: str | None) -> bool:
-    """Whether `wanted` means this library: its path, file name or soname, or the beginning of its file name before a
-    dot or hyphen: libucs.so.0 and libucs both mean libucs.so.0.0.0, and libucs-3ab1.so.0.0.0 of a wheel."""
-    return wanted in (path, name, soname) or name.startswith((f"{wanted}.", f"{wanted}-"))
+def is_library(text: str, name: str, path: str, soname: str | None) -> bool:
+    """Whether the text names this library: its path, file name or soname, or the start of its file name before a dot or
+    hyphen. libucs.so.0 and libucs both name libucs.so.0.0.0, and libucs-3ab1.so.0.0.0 of a wheel."""
+    return text in (path, name, soname) or name.startswith((f"{text}.", f"{text}-"))
 
 
 def _find_function(space: AddressSpace, library: str, name: str) -> tuple[MappedModule, int, int] | None:
-    """Exported definitions first: that is what others call."""
+    """The function, preferring an exported definition, because that is the one that other libraries call."""
     later: tuple[MappedModule, int, int] | None = None
     for module in space.modules:
         elf = space.elf(module)

@@ -1,1 +1,1 @@
-"""Case files: their contents, reports made of them, names added later."""
+"""Case files: their contents, their diagnosis, and symbol names added later."""

@@ -22,14 +22,14 @@ def conclude_case(case: Case, catalogue: Catalogue | None = None, cache: Analysi
 
 
 def load_case(path: Path) -> Case:
-    """CaseError when the file is no case."""
+    """CaseError if the file is not a case."""
     with CaseFile.open(path) as file:
         return file.load()
 
 
 def load_diagnosis(path: Path, remedies: Path | None = None) -> tuple[Case, Diagnosis]:
     """The case in the file and its diagnosis, with the packaged causes and those in the folder `remedies`. CaseError
-    when the file is no case, UsageError when an entry of the folder is bad."""
+    if the file is not a case, UsageError if an entry of the folder is wrong."""
     catalogue = load_catalogue(remedies)
     case = load_case(path)
     return case, conclude_case(case, catalogue)

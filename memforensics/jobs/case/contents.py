@@ -1,4 +1,4 @@
-"""`case FILE`: what is in a case file, and its tables for other programs."""
+"""`case FILE`: the contents of a case file, and its tables as CSV."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ _TIMES = {"sample": "t_ns", "snapshot": "t_ns", "trace_summary": "ended_ns", "ca
 
 
 def listing(path: Path) -> Listing:
-    """Reads what is asked often, not the whole. CaseError when it is no case."""
+    """The summary of a case, without reading all of it. CaseError if it is not a case."""
     with CaseFile.open(path) as file:
         meta, counts = file.meta(), file.counts()
         spans = (file.span(table, column) for table, column in _TIMES.items() if counts[table])
@@ -40,9 +40,9 @@ def _no_formula(cell: object) -> object:
 
 
 def table_csv(path: Path, table: str) -> str:
-    """One table as CSV, by pandas, with the columns as they are stored (nested values as JSON text; addresses of
-    mappings as hexadecimal text). Whole numbers stay whole where some are missing. A text that a spreadsheet would
-    take for a formula gets an apostrophe in front. CaseError when there is none."""
+    """One table as CSV, with the columns as they are stored: nested values as JSON text, addresses of mappings as
+    hexadecimal text. Integers stay integers where some are missing. A text that a spreadsheet would take for a formula
+    gets an apostrophe in front. CaseError if there is no such table."""
     import pandas
 
     with CaseFile.open(path) as file:

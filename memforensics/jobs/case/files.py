@@ -1,19 +1,24 @@
-"""Files that a command writes for the user, and the folder for cases that nobody gave a name."""
+"""Files that commands write, and the folder for cases to which the user gave no name."""
 
 import errno
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
 
+import platformdirs
+
 from memforensics.errors import MemforensicsError, UsageError
+
+APP = "memforensics"
+ROOT_STATE = Path("/var/lib")  # for root without a home
 
 
 def write_text(text: str, path: Path) -> None:
-    """Writes the text to a file, mode 0600 when it is new: it tells about a production process. MemforensicsError when
-    it cannot be written."""
+    """Writes text to a file; a new file gets mode 0600, because it describes a production process. MemforensicsError if
+    that fails."""
     write_bytes(text.encode(), path)
 
 
@@ -27,7 +32,7 @@ def write_bytes(data: bytes, path: Path) -> None:
 
 
 def check_output(path: Path) -> None:
-    """UsageError when a file cannot be written there, as far as that shows before: nothing is made or changed."""
+    """UsageError if it is already clear that the file cannot be written. Makes and changes nothing."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -55,12 +60,12 @@ def case_path(pid: int, folder: Path | None = None) -> Path:
     return next(path for name in names if not os.path.lexists(path := folder / name))
 
 
-def state_folder(env: Mapping[str, str] = os.environ, *, root_folder: Path = Path("/var/lib")) -> Path:
-    """Where cases without a name of the user's are kept: $XDG_STATE_HOME/memforensics, else
-    ~/.local/state/memforensics, for root without a home /var/lib/memforensics; where that cannot be written, a folder
-    of this user in that of temporary files. It is made, mode 0700. MemforensicsError when none can be."""
+def state_folder() -> Path:
+    """The folder for cases without a name: $XDG_STATE_HOME/memforensics, else ~/.local/state/memforensics; for root
+    without a home /var/lib/memforensics. If that cannot be written, a folder of this user among the temporary files.
+    Makes it with mode 0700. MemforensicsError if none can be made."""
     why = ""
-    for folder in _candidates(env, root_folder):
+    for folder in _candidates():
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if {folder.lstat().st_uid, folder.stat().st_uid} != {os.geteuid()}:
@@ -76,20 +81,19 @@ def state_folder(env: Mapping[str, str] = os.environ, *, root_folder: Path = Pat
     raise MemforensicsError("there is no folder for a case", why=why, enable="--record FILE")
 
 
-def _candidates(env: Mapping[str, str], root_folder: Path) -> Iterator[Path]:
-    state, home = env.get("XDG_STATE_HOME", ""), env.get("HOME", "")
-    if os.path.isabs(state):  # the XDG base directory specification: a relative path is to be ignored
-        yield Path(state) / "memforensics"
-    elif os.path.isabs(home) and home != "/" and _is_ours(home):
-        yield Path(home) / ".local" / "state" / "memforensics"
+def _candidates() -> Iterator[Path]:
+    dirs = platformdirs.PlatformDirs(APP, appauthor=False)
+    if dirs.user_state_path.is_absolute() and (os.path.isabs(os.environ.get("XDG_STATE_HOME", "")) or _has_home()):
+        yield dirs.user_state_path
     elif os.geteuid() == 0:
-        yield root_folder / "memforensics"
-    yield Path(tempfile.gettempdir()) / f"memforensics-{os.geteuid()}"
+        yield ROOT_STATE / APP
+    yield Path(tempfile.gettempdir()) / f"{APP}-{os.geteuid()}"
 
 
-def _is_ours(folder: str) -> bool:
-    """sudo may keep the HOME of the user who called it: what root writes there could be led astray by that user."""
+def _has_home() -> bool:
+    """Whether HOME is ours. sudo may keep the HOME of its caller, who could redirect what root writes there."""
+    home = os.environ.get("HOME", "")
     try:
-        return os.stat(folder).st_uid == os.geteuid()
+        return os.path.isabs(home) and home != "/" and os.stat(home).st_uid == os.geteuid()
     except OSError:
         return False

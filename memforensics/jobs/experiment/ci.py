@@ -1,7 +1,7 @@
-"""ci: a leak gate. Runs a command, diagnoses it while it works, and says whether it passed, for a build to read.
+"""ci: a leak gate. Runs a command, diagnoses it while it runs, and says whether it passed.
 
-A command that ends before the time is over was not observed as asked, whatever its exit code: the gate does not pass,
-unless the verdict is one that fails anyway.
+A command that ends too early was not observed as asked, whatever its exit code: the gate then fails to observe, unless
+the verdict fails the gate anyway.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from memforensics.case.model import EXIT_CODES, Diagnosis, Verdict
 from memforensics.case.views import Scenario
 from memforensics.errors import Interrupted, TargetError, UsageError
 from memforensics.jobs.case.files import case_path
-from memforensics.jobs.diagnose import OnProgress, investigate
+from memforensics.jobs.diagnose import OnProgress, diagnose
 from memforensics.jobs.experiment.command import Started, started
 from memforensics.remedies.catalogue import Catalogue
 from memforensics.units import duration_text
@@ -25,11 +25,11 @@ FAILING: tuple[Verdict, ...] = ("leak", "growing", "insufficient-data")
 
 
 def parse_fail_on(text: str) -> tuple[Verdict, ...]:
-    """`leak,growing` as verdicts. UsageError when one is none."""
+    """The verdicts in a text such as `leak,growing`. UsageError if one is unknown."""
     words = tuple(word.strip() for word in text.split(",") if word.strip())
     wrong = [word for word in words if word not in EXIT_CODES]
     if wrong or not words:
-        raise UsageError(f"--fail-on {text!r} names no verdict", enable=f"of: {', '.join(EXIT_CODES)}")
+        raise UsageError(f"--fail-on {text!r} is not a list of verdicts", enable=f"use: {', '.join(EXIT_CODES)}")
     return tuple(verdict for verdict in EXIT_CODES if verdict in words)
 
 
@@ -46,9 +46,9 @@ def gate(
     catalogue: Catalogue | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Scenario:
-    """Starts the command, lets it warm up, diagnoses it for `seconds`, ends it.
+    """Starts the command, lets it warm up, diagnoses it for `seconds`, and ends it.
 
-    UsageError when it cannot be started."""
+    UsageError if it cannot be started."""
     path: Path | None = None
     with started(command, env) as run:
         began = time.monotonic()
@@ -56,8 +56,8 @@ def gate(
         case = diagnosis = None
         if run.popen.poll() is None:
             path = record or case_path(run.pid, Path.cwd())
-            with contextlib.suppress(TargetError):  # it ended while the look began
-                found = investigate(
+            with contextlib.suppress(TargetError):  # it ended as the observation started
+                found = diagnose(
                     run.pid, seconds, record=path, on_progress=on_progress, catalogue=catalogue, command="ci"
                 )
                 if found.interrupted:
@@ -90,41 +90,41 @@ def gate(
 
 
 def _warm_up(run: Started, seconds: float, sleep: Callable[[float], None]) -> None:
-    """Waits; less where the command ends."""
+    """Waits for that time, or until the command ends."""
     end = time.monotonic() + seconds
     while run.popen.poll() is None and (left := end - time.monotonic()) > 0:
         sleep(min(left, 0.2))
 
 
 def _ended(run: Started, lasted: float, warmup_s: float, seconds: float) -> str:
-    """How a command ended that should have run for longer, its last words, and what to do."""
+    """How a command ended that should have run longer, its last output, and what to do."""
     how = exit_text(run.popen.wait())
     asked = f"{duration_text(seconds)} (--duration)"
     if warmup_s:
         asked = f"{duration_text(warmup_s)} (--warmup) and {asked}"
     last = " / ".join(run.last_lines(3))
     return (
-        f"failed to observe: the command {how} after {duration_text(lasted)}, before {asked} were over"
-        f"{f'; it printed last: {last}' if last else ''}. Use a command that runs for longer, or a shorter time"
+        f"failed to observe: the command {how} after {duration_text(lasted)}, but {asked} are needed"
+        f"{f'; its last output: {last}' if last else ''}. Use a command that runs longer, or a shorter time"
     )
 
 
 def _next_step(command: Sequence[str], diagnosis: Diagnosis, seconds: float) -> str | None:
-    """The command does not run any more: the advice is never to watch its PID."""
+    """What to do next. The command has ended, so it is never to watch its PID."""
     if diagnosis.verdict not in ("growing", "insufficient-data"):
         return None
-    return f"look for longer: memforensics ci --duration {2 * seconds:g}s -- {shlex.join(command)}"
+    return f"observe longer: memforensics ci --duration {2 * seconds:g}s -- {shlex.join(command)}"
 
 
 def _message(diagnosis: Diagnosis, *, passed: bool) -> str:
-    """What a build log should say, in one sentence."""
+    """One sentence for a build log."""
     if passed:
         return f"passed, {diagnosis.verdict}: {diagnosis.headline}"
     if diagnosis.verdict == "growing":
         return (
-            f"growing: {diagnosis.headline}. A cache that is filling looks the same: look for longer (--duration), let"
+            f"growing: {diagnosis.headline}. A cache that is filling looks the same: observe longer (--duration), let"
             " it warm up first (--warmup), or accept growth with --fail-on leak"
         )
     if diagnosis.verdict == "insufficient-data":
-        return f"too little was seen to judge: {diagnosis.headline}. Look for longer (--duration)"
+        return f"too little data for a verdict: {diagnosis.headline}. Observe longer (--duration)"
     return f"{diagnosis.verdict}: {diagnosis.headline}"

@@ -1,5 +1,5 @@
-"""A command that we run, and end with all that it started. `command_guard` is its parent: it ends the command also
-when memforensics is killed."""
+"""A command that we run, and end with everything that it started. Its parent is `command_guard`, which ends it also if
+memforensics is killed."""
 
 import contextlib
 import json
@@ -25,18 +25,18 @@ _UNITS = re.compile(rb"units (\d+(?:\.\d+)?)\s*")
 
 @dataclass(slots=True)
 class Started:
-    """A command that runs. Its output is drained: the last lines are kept, and the work it reports (`units N`, a line
-    on stdout, a running total). `popen` is its guard, which ends as the command does."""
+    """A running command. Its output is read: the last lines are kept, and the total work that it reports in lines
+    `units N`. `popen` is its guard, which ends with the same status as the command."""
 
     popen: "subprocess.Popen[bytes]"
     pid: int
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=12))
     units_done: float | None = None
     drained: threading.Event = field(default_factory=threading.Event)
-    on_line: Callable[[str], None] = lambda _: None  # in the thread that reads the output
+    on_line: Callable[[str], None] = lambda _: None  # called in the thread that reads the output
 
     def last_lines(self, count: int = 3) -> list[str]:
-        """The last lines of its output. After its end: once all of it is read."""
+        """The last lines of its output; after its end, of all output."""
         if self.popen.poll() is not None:
             self.drained.wait(timeout=1.0)
         return list(self.tail)[-count:]
@@ -54,8 +54,8 @@ class Started:
         self.drained.set()
 
     def end(self, others: Sequence[Process] = ()) -> None:
-        """Ends the command and all that descends from it: SIGTERM, and SIGKILL TERM_SECONDS later. `others` are
-        processes, held by identity, that have to end though they may no longer descend from it."""
+        """Ends the command and its descendants with SIGTERM, and with SIGKILL after TERM_SECONDS. `others` are further
+        processes to end, which may have left the tree; a pidfd identifies each."""
         self.popen.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(TERM_SECONDS + KILL_SECONDS + 1.0)
@@ -71,23 +71,23 @@ class Started:
 def started(
     command: Sequence[str], env: Mapping[str, str] | None = None, *, on_line: Callable[[str], None] = lambda _: None
 ) -> Iterator[Started]:
-    """The command in a session of its own, with `env` added, ended after the block with all that it started. Each line
-    of its output goes to `on_line`. UsageError when it cannot be started."""
+    """Runs the command in a session of its own, with `env` added; ends it after the block with everything that it
+    started. Each line of its output goes to `on_line`. UsageError if it cannot be started."""
     if not command:
         raise UsageError("no command given", enable="... -- COMMAND ARGUMENTS")
-    told, tell = os.pipe()
-    guard = [sys.executable, "-I", "-S", str(Path(command_guard.__file__)), str(os.getpid()), str(tell)]
+    read_end, write_end = os.pipe()
+    guard = [sys.executable, "-I", "-S", str(Path(command_guard.__file__)), str(os.getpid()), str(write_end)]
     popen = subprocess.Popen(
         guard,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        pass_fds=[tell],
+        pass_fds=[write_end],
     )
-    os.close(tell)
+    os.close(write_end)
     try:
-        run = Started(popen, _begin(popen, told, command, dict(env or {})), on_line=on_line)
+        run = Started(popen, _begin(popen, read_end, command, dict(env or {})), on_line=on_line)
     except BaseException:
         popen.kill()
         popen.wait()
@@ -105,12 +105,15 @@ def started(
             popen.stdout.close()
 
 
-def _begin(popen: "subprocess.Popen[bytes]", told: int, command: Sequence[str], env: dict[str, str]) -> int:
-    """Tells the guard what to run; the PID of the command."""
+def _begin(popen: "subprocess.Popen[bytes]", read_end: int, command: Sequence[str], env: dict[str, str]) -> int:
+    """Sends the command to the guard; the PID of the command."""
     assert popen.stdin is not None
-    with open(told, "rb") as stream:
-        with contextlib.suppress(BrokenPipeError), popen.stdin as words:  # not arguments: --cmdline would find them
-            words.write(json.dumps({"command": list(command), "env": env}).encode())
+    with open(read_end, "rb") as stream:
+        with (
+            contextlib.suppress(BrokenPipeError),
+            popen.stdin as request,
+        ):  # arguments would match --cmdline
+            request.write(json.dumps({"command": list(command), "env": env}).encode())
         answer = int(stream.read(32) or 0)
     if answer == 0:
         raise ProbeFailed(f"cannot start {command[0]}", why="its guard process ended")

@@ -1,17 +1,17 @@
-"""Runs a command for memforensics and ends all of it. Runs as a program of its own:
+"""Runs a command for memforensics and ends it with everything that it started. It is a program of its own:
 
-    python -I -S command_guard.py PARENT TELL   < {"command": [...], "env": {...}}
+    python -I -S command_guard.py PARENT FD   < {"command": [...], "env": {...}}
 
-TELL is a descriptor: the command's PID is written there, or, negative, the errno for which it cannot be started.
-The guard ends as the command does: with its exit code, or by its signal.
+The guard writes the command's PID to the descriptor FD, or the negative errno if it cannot be started. It ends as the
+command does: with its exit code, or by its signal.
 
-The command has a session of its own. When it ends, when the guard gets a signal, or when memforensics (PARENT) is gone,
-however that came about, everything that descends from the command gets SIGTERM, and SIGKILL TERM_SECONDS later. The
-guard is a subreaper (prctl(2)), so that what was forked twice, or left the session, is still its descendant. When the
-guard itself is killed, the kernel kills the command, and its process group: that is the owner of a pipe that only
-the guard holds (F_SETOWN and F_SETSIG of fcntl(2)).
+The command has a session of its own. When it ends, when the guard gets a signal, or when memforensics (PARENT) has
+ended for any reason, all descendants of the command get SIGTERM, and SIGKILL after TERM_SECONDS. The guard is a
+subreaper (prctl(2)), so a process that was forked twice or left the session is still its descendant. If the guard is
+killed, the kernel kills the command and its process group: the group owns a pipe that only the guard holds (F_SETOWN
+and F_SETSIG of fcntl(2)).
 
-Standard library only, no import of the project: it must start fast and outlive it.
+It uses the standard library only, because it must start fast and outlive memforensics.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ import time
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 TICK_S = 0.2
 TERM_SECONDS = 3.0  # between SIGTERM and SIGKILL
-KILL_SECONDS = 5.0  # for what the kernel cannot end at once
+KILL_SECONDS = 5.0  # for processes that the kernel cannot end at once
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def start(command: list[str], env: dict[str, str]) -> tuple[int, int]:
-    """(pid of the command, 0), or (its errno negative, pid to be reaped)."""
+    """(PID of the command, 0), or (negative errno, PID to reap)."""
     guard = os.getpid()
-    failed, fails = os.pipe()  # closed by the exec, else the errno comes
+    failed, fails = os.pipe()  # closed by exec; otherwise it carries the errno
     child = os.fork()
     if child == 0:
         try:
@@ -43,7 +43,7 @@ def start(command: list[str], env: dict[str, str]) -> tuple[int, int]:
             _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
             if os.getppid() != guard:
                 os._exit(127)
-            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             os.execvpe(command[0], command, {**os.environ, **env})
@@ -58,16 +58,16 @@ def start(command: list[str], env: dict[str, str]) -> tuple[int, int]:
 
 
 def kill_with_us(group: int) -> None:
-    """The kernel kills that process group when this guard is gone."""
+    """Makes the kernel kill that process group when this guard ends."""
     with contextlib.suppress(OSError):
-        for end in os.pipe():  # not inherited by anything that is executed
+        for end in os.pipe():  # closed on exec
             fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
             fcntl.fcntl(end, fcntl.F_SETOWN, -group)
             fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def descendants() -> list[int]:
-    """All below this guard."""
+    """All descendants of this guard."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -84,7 +84,7 @@ def descendants() -> list[int]:
 
 
 def reap(statuses: dict[int, int]) -> bool:
-    """Collects whoever ended; whether any child is left."""
+    """Reaps ended children; whether any child is left."""
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -95,7 +95,7 @@ def reap(statuses: dict[int, int]) -> bool:
 
 
 def end_all(statuses: dict[int, int]) -> None:
-    """Ends everything below: what is left without parents becomes our child, so none escapes."""
+    """Ends all descendants. Orphans become our children, so none escapes."""
     for number, seconds in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         end = time.monotonic() + seconds
         signalled: set[int] = set()
@@ -109,21 +109,21 @@ def end_all(statuses: dict[int, int]) -> None:
 
 
 def main() -> int:
-    parent, tell = int(sys.argv[1]), int(sys.argv[2])
-    os.set_inheritable(tell, False)
+    parent, reply = int(sys.argv[1]), int(sys.argv[2])
+    os.set_inheritable(reply, False)
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-    wanted = json.load(sys.stdin)
+    request = json.load(sys.stdin)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    command, failed = start(wanted["command"], wanted["env"])
-    os.write(tell, str(command).encode())
-    os.close(tell)
+    command, failed = start(request["command"], request["env"])
+    os.write(reply, str(command).encode())
+    os.close(reply)
     if failed:
         return 127
     kill_with_us(command)
-    for descriptor in (1, 2):  # the command's alone from here on: its end must show as end-of-file
+    for descriptor in (1, 2):  # only the command keeps them, so that its end shows as end-of-file
         os.dup2(null, descriptor)
     statuses: dict[int, int] = {}
     while reap(statuses) and command not in statuses and os.getppid() == parent:

@@ -1,4 +1,4 @@
-"""prove: does a setting stop the growth? The command plain and under each variant, side by side."""
+"""prove: whether a setting stops the growth. Runs the command as it is and under each variant, and compares."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ __all__ = ["exit_code", "experiment", "parse_variants"]
 
 
 def exit_code(results: Sequence[VariantResult]) -> int:
-    """0 when a variant works; 1 when the command grows and none stops it; 4 when nothing could be shown."""
+    """0: a variant works; 1: the command grows and no variant stops it; 4: nothing could be shown."""
     effects = {result.effect for result in results} - {"baseline"}
     if "works" in effects:
         return 0

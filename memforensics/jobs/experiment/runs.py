@@ -1,4 +1,4 @@
-"""Running a command under variants of its environment, in turn, each run observed and ended by us."""
+"""Runs a command under variants of its environment in turn; observes and ends each run."""
 
 import contextlib
 import random
@@ -23,7 +23,7 @@ EARLY_SECONDS = 3.0  # a command that ends sooner cannot be observed
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A way to run the command: its name and what is set in the environment."""
+    """A way to run the command: its name, and what it sets in the environment."""
 
     name: str
     env: tuple[tuple[str, str], ...] = ()
@@ -31,7 +31,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where an experiment stands."""
+    """How far an experiment is."""
 
     phase: str
     seconds_left: float
@@ -42,8 +42,8 @@ OnProgress = Callable[[Progress], None]
 
 
 def parse_variants(env: Sequence[str], variants: Sequence[str]) -> tuple[Variant, ...]:
-    """The plain command, one variant for each `A=1` of `env`, one for each `A=1 B=2` of `variants` (shell quoting).
-    UsageError when one is no assignment, or none is given."""
+    """The plain command, a variant for each `A=1` of `env`, and one for each `A=1 B=2` of `variants` (shell quoting).
+    UsageError if there is no variant, or one is not an assignment."""
     found = [Variant(PLAIN)]
     for words in [*([text] for text in env), *(_split(text) for text in variants)]:
         pairs = tuple(_assignment(word) for word in words)
@@ -51,12 +51,12 @@ def parse_variants(env: Sequence[str], variants: Sequence[str]) -> tuple[Variant
         if name and name not in {v.name for v in found}:
             found.append(Variant(name, pairs))
     if len(found) == 1:
-        raise UsageError("no variant to try", enable="--env NAME=VALUE, or --variant 'A=1 B=2'")
+        raise UsageError("prove needs a variant", enable="--env NAME=VALUE, or --variant 'A=1 B=2'")
     return tuple(found)
 
 
 def run_order(variants: Sequence[Variant], rounds: int, seed: int) -> list[Variant]:
-    """Each variant once a round, in a new random order each round: what drifts with time favours none of them."""
+    """Each variant once per round, in a new random order, so that a drift over time favours none of them."""
     rng = random.Random(seed)
     return [variant for _ in range(rounds) for variant in rng.sample(list(variants), len(variants))]
 
@@ -71,10 +71,9 @@ def experiment(
     seed: int | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> tuple[Case, tuple[VariantResult, ...]]:
-    """Runs the command under each variant, `rounds` times in turn (in a new order each round, by the case's seed), each
-    for `seconds`; compares their growth.
+    """Runs the command under each variant for `seconds`, `rounds` times in `run_order`, and compares the growth.
 
-    UsageError when the command cannot be started; ProbeFailed when the plain one fails at once; Interrupted at Ctrl-C.
+    UsageError if the command cannot be started; ProbeFailed if the plain one fails at once; Interrupted at Ctrl-C.
     """
     meta = new_meta("prove", None, seed=seed)
     sequence = run_order(variants, rounds, meta.seed)
@@ -133,11 +132,11 @@ def _split(text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise UsageError(f"--variant {text!r} cannot be read", why=str(error)) from error
+        raise UsageError(f"--variant {text!r} cannot be split into words", why=str(error)) from error
 
 
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise UsageError(f"{text!r} is no assignment", enable="--env NAME=VALUE")
+        raise UsageError(f"{text!r} is not an assignment", enable="--env NAME=VALUE")
     return name, value

@@ -1,4 +1,4 @@
-"""trace-mmap and trace-faults: the sites of processes for some seconds, by a tracer of their own each."""
+"""trace-mmap and trace-faults: the allocation sites of processes for some seconds."""
 
 import contextlib
 import time
@@ -23,15 +23,15 @@ TracedFamily = Literal["mappings", "faults"]
 COMMANDS: dict[TracedFamily, str] = {"mappings": "trace-mmap", "faults": "trace-faults"}
 
 POLL_S = 0.1
-VIEW_S = 1.0  # at most between two views
-GROUPING_SHARE = 0.1  # of the time at most spent in grouping sites for the screen
+VIEW_S = 1.0  # the longest time between two views
+GROUPING_SHARE = 0.1  # of the time, at most, for grouping sites for the screen
 OPEN_TRIES = 3
-AUDITS_WAITED_S = 3.0  # at the end, for who intercepts what
+AUDIT_WAIT_S = 3.0  # at the end, for the hook audit
 
 
 @dataclass(frozen=True, slots=True)
 class TraceTick:
-    """Where it stands. `ended`: why this is the last one, None while it goes on."""
+    """How far a trace is. `ended`: why this is the last tick; None while it runs."""
 
     phase: str
     elapsed_s: float
@@ -53,16 +53,16 @@ def trace_ticks(
     overhead: float | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[TraceTick, None, None]:
-    """Traces processes; a tick each tenth of a second, the last with `ended`. About once a second the view is new.
+    """Traces processes. A tick comes every POLL_S; the last has `ended`. The view is new about once a second.
 
-    Ends when the time is over, all named processes left, `stop` says so, or by Ctrl-C: what was collected is then
-    concluded and kept. NoSuchProcess, NotATarget, PermissionNeeded, ToolMissing, ProbeFailed, CaseError, UsageError.
+    It ends when the time is over, when all given processes have left, when `stop` says so, or at Ctrl-C; it keeps what
+    it has. NoSuchProcess, NotATarget, PermissionNeeded, ToolMissing, ProbeFailed, CaseError, UsageError.
     """
     roots = _roots([pids] if isinstance(pids, int) else pids, children)
     if engine == "bpftrace" and len(roots) > 1:
-        raise UsageError("bpftrace traces one process", enable="name one PID, or --engine bcc")
+        raise UsageError("bpftrace can trace only one process", enable="name one PID, or --engine bcc")
     if engine == "bpftrace" and overhead is not None:
-        raise UsageError("bpftrace cannot bound its overhead", enable="--engine bcc")
+        raise UsageError("bpftrace cannot limit its overhead", enable="--engine bcc")
     with contextlib.ExitStack() as opened:
         trees = [opened.enter_context(TreeObserver(pid, children=children)) for pid in roots]
         recorder = opened.enter_context(Recorder(new_meta(COMMANDS[family], roots[0]), record, Limits()))
@@ -79,12 +79,12 @@ class _Run:
     children: bool
     seconds: float
     selection: Selection
-    overhead: float | None = None  # its bound, as a share of the traced CPU time
+    overhead: float | None = None  # the limit, as a share of the traced CPU time
     began: float = field(default_factory=time.monotonic)
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
     probe: Probe | None = None
     view: TraceView | None = None
-    stale: bool = False  # sites came that the view does not have
+    stale: bool = False  # sites have come since the view was made
     _audited: set[int] = field(default_factory=set)
     _next_view: float = 0.0
 
@@ -118,7 +118,7 @@ class _Run:
             ended = "interrupted"
         except (TargetError, ProbeFailed) as error:
             failed = error
-        except BaseException:  # nobody takes the ticks any more, or nothing could be opened
+        except BaseException:  # the caller stopped, or nothing could be opened
             with contextlib.suppress(MemforensicsError):
                 self._close()
             raise
@@ -128,7 +128,7 @@ class _Run:
         self._close()
         name = self.probe.name if self.probe is not None else COMMANDS[self.family]
         self.recorder.put([ProbeStatus(name=name, status="partial" if failed else "ok", why=str(failed or ""))])
-        self.background.wait(AUDITS_WAITED_S)
+        self.background.wait(AUDIT_WAIT_S)
         self.recorder.put(self.background.take())
         if isinstance(failed, ProbeFailed):
             raise failed
@@ -137,8 +137,8 @@ class _Run:
         yield TraceTick("done", took, 0.0, self.recorder.growth(), view, ended)
 
     def _open(self) -> Probe:
-        """All of the trees where the probe can, else the root. Children may leave while it opens: then it tries again
-        with those that are left."""
+        """Opens the probe on all members, or on the root if it traces one process. If a child leaves meanwhile, tries
+        again without it."""
         for tries_left in reversed(range(OPEN_TRIES)):
             self.probe = _probe(self.family, self.engine)
             members: dict[int, Process] = {}
@@ -160,8 +160,8 @@ class _Run:
             self._put(self.probe.close())
 
     def _put(self, records: Iterable[Record]) -> None:
-        """Keeps what is wanted of it: the tracer follows forks by itself. Hooks of each process that has sites are
-        looked up once, beside."""
+        """Keeps the records, without children if those are not wanted: the tracer follows forks by itself. Audits the
+        hooks of each process that has sites, once, in the background."""
         roots = {tree.pid for tree in self.trees}
         for record in records:
             if isinstance(record, AllocationSite | TraceSummary) and not self.children and record.pid not in roots:
@@ -177,8 +177,8 @@ class _Run:
             self.background.run(partial(_audit_of, pid))
 
     def _tick(self, phase: str, left: float) -> TraceTick:
-        """With the last view, or a new one where sites came or a second went by; but making views may not take more
-        than its share of the time."""
+        """A tick with the last view, or with a new one if sites came or VIEW_S has passed; making views takes at most
+        GROUPING_SHARE of the time."""
         now = time.monotonic()
         if self.view is None or now >= self._next_view + (0.0 if self.stale else VIEW_S):
             self.view, self.stale = self._view(), False
@@ -205,7 +205,7 @@ def open_all(probe: Probe, members: Sequence[Process], budget: Budget) -> None:
 
 
 def _roots(pids: Sequence[int], children: bool) -> list[int]:
-    """The processes named, each once and, where children are followed, none that is a descendant of another."""
+    """The given processes, each once; with `children` without those that descend from another."""
     named = list(dict.fromkeys(pids))
     if not children or len(named) == 1:
         return named

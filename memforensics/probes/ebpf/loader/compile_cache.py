@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import platformdirs
 
 from memforensics.probes.ebpf.loader.objects import MapSpec
 
@@ -113,7 +114,7 @@ def _folder() -> Iterator[int]:
     """A descriptor of our own folder, made when it is not there. Every step is made from the descriptor of the one
     before, follows no link, and must belong to us: another user who owns a parent cannot swap it for another place.
     OSError where there can be none."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    home = platformdirs.user_cache_dir()
     if not os.path.isabs(home):
         raise FileNotFoundError(home)
     parent, last = os.path.split(home.rstrip("/"))
