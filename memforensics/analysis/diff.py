@@ -1,12 +1,11 @@
-"""What grew, appeared, went between two snapshots, in groups that a person would name. Pure.
+"""Changes between two snapshots, in groups that people have names for. Pure.
 
-Addresses mislead: mappings that touch are merged and split, and new memory is placed below, so a growing region keeps
-its end while its start descends. Anonymous memory is therefore paired by what overlaps: all mappings of both snapshots
-that share addresses, directly or through one another, are one region (identity, growth at either end, merge and split
-are all cases of this). Regions that stay as they are, come or go are then counted by size class: 1,000 mappings of
-1 MiB are one group; regions that changed their size stand alone, by the address that they kept. Everything that has an
-owner (heaps, stacks, libraries, files) is paired by the owner.
-"""
+Addresses alone are misleading: the kernel merges and splits adjacent mappings and places new memory below, so a growing
+region keeps its end while its start moves down. Anonymous memory is therefore paired by overlap: mappings of both
+snapshots that share addresses, directly or through others, form one region. This covers identity, growth at either end,
+merge and split. Regions of unchanged size, and those that appear or go, are grouped by size class: 1,000 mappings of 1
+MiB are one group. A region that changed its size is a group of its own, named by the address that it kept. Memory with
+an owner (heaps, stacks, libraries, files) is paired by its owner."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ from memforensics.units import size_text
 
 _LIMIT = 20
 _EXAMPLES = 3
-LOOSE = (ANONYMOUS, SHARED_ANONYMOUS)  # groups whose members are told apart by region and size
+UNOWNED = (ANONYMOUS, SHARED_ANONYMOUS)  # groups that are divided by region and size
 
 What = Literal["grew", "shrank", "appeared", "went", "same"]
 
@@ -36,8 +35,8 @@ class _Group:
     after: _Side = field(default_factory=_Side)
     moved: bool = False
 
-    def take(self, other: "_Group") -> None:
-        """Of another process, the group of that name."""
+    def merge(self, other: "_Group") -> None:
+        """Adds the group of the same name of another process."""
         for own, its in ((self.before, other.before), (self.after, other.after)):
             own.bytes += its.bytes
             own.ranges.extend(its.ranges)
@@ -48,8 +47,8 @@ _Key = tuple[str, Layer]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """One process at two times; None where it was not there. `same`: whether its addresses can be paired."""
+class SnapshotPair:
+    """One process at two times. None: it did not run then. `same`: both are the same process, so addresses match."""
 
     before: Snapshot | None
     after: Snapshot | None
@@ -59,40 +58,40 @@ class Pair:
 def diff(
     before: Snapshot, after: Snapshot, *, limit: int = _LIMIT, same_process: bool | None = None
 ) -> tuple[MappingGroup, ...]:
-    """`diff_tree` of one process. `same_process`: whether addresses can be paired (default: the same pid)."""
+    """`diff_tree` of one process. `same_process`: whether addresses match (default: the PIDs are equal)."""
     same = before.pid == after.pid if same_process is None else same_process
-    return diff_tree([Pair(before, after, same)], limit=limit)
+    return diff_tree([SnapshotPair(before, after, same)], limit=limit)
 
 
-def diff_tree(pairs: Sequence[Pair], *, limit: int = _LIMIT) -> tuple[MappingGroup, ...]:
-    """Groups by size of change, the largest first; beyond `limit` the rest is summed into one last group.
+def diff_tree(pairs: Sequence[SnapshotPair], *, limit: int = _LIMIT) -> tuple[MappingGroup, ...]:
+    """Groups, largest change first; those beyond `limit` are summed into one last group.
 
-    Each process is compared with itself; groups of one name and layer are then one. The figure is resident bytes, or,
-    where a snapshot was read without them, mapped bytes. The groups' changes sum to the change over all mappings.
+    Each process is compared with itself; groups with the same name and layer are then merged. Sizes are resident bytes,
+    or mapped bytes if a snapshot lacks resident bytes. The changes of the groups sum to the change over all mappings.
     """
     resident = _all_resident(pairs)
     merged: dict[_Key, _Group] = {}
     for pair in pairs:
         for key, group in _groups_of(pair, resident).items():
             if key in merged:
-                merged[key].take(group)
+                merged[key].merge(group)
             else:
                 merged[key] = group
     return _ranked([_finished(key, group) for key, group in merged.items()], limit)
 
 
-def _groups_of(pair: Pair, resident: bool) -> dict[_Key, _Group]:
+def _groups_of(pair: SnapshotPair, resident: bool) -> dict[_Key, _Group]:
     groups: dict[_Key, _Group] = defaultdict(_Group)
-    loose: dict[str, tuple[list[Piece], list[Piece]]] = {name: ([], []) for name in LOOSE}
+    unowned: dict[str, tuple[list[Piece], list[Piece]]] = {name: ([], []) for name in UNOWNED}
     for position, snapshot in enumerate((pair.before, pair.after)):
         for piece in _counted(snapshot, resident) if snapshot is not None else ():
-            if piece.group in loose:
-                loose[piece.group][position].append(piece)
+            if piece.group in unowned:
+                unowned[piece.group][position].append(piece)
             else:
                 group = groups[piece.group, piece.layer]
                 _add(group.before if position == 0 else group.after, piece)
-    for name, (old, new) in loose.items():
-        _pair_loose(groups, name, old, new, by_address=pair.same)
+    for name, (old, new) in unowned.items():
+        _pair_unowned(groups, name, old, new, by_address=pair.same)
     if pair.same:
         for group in groups.values():
             group.moved |= _moved_only(group)
@@ -100,13 +99,13 @@ def _groups_of(pair: Pair, resident: bool) -> dict[_Key, _Group]:
 
 
 def total_change(before: Snapshot, after: Snapshot) -> int:
-    """What the groups' changes sum to."""
-    ((was, now),) = total_sizes([Pair(before, after)])
+    """The sum of the groups' changes."""
+    ((was, now),) = total_sizes([SnapshotPair(before, after)])
     return (now or 0) - (was or 0)
 
 
-def total_sizes(pairs: Sequence[Pair]) -> list[tuple[int | None, int | None]]:
-    """Of each process before and after, in the figure of `diff_tree`; None where it was not there."""
+def total_sizes(pairs: Sequence[SnapshotPair]) -> list[tuple[int | None, int | None]]:
+    """The size of each process before and after, measured as in `diff_tree`. None: it did not run then."""
     resident = _all_resident(pairs)
 
     def size(snapshot: Snapshot | None) -> int | None:
@@ -115,7 +114,7 @@ def total_sizes(pairs: Sequence[Pair]) -> list[tuple[int | None, int | None]]:
     return [(size(pair.before), size(pair.after)) for pair in pairs]
 
 
-def _all_resident(pairs: Sequence[Pair]) -> bool:
+def _all_resident(pairs: Sequence[SnapshotPair]) -> bool:
     return all(_has_rss(s) for pair in pairs for s in (pair.before, pair.after) if s is not None)
 
 
@@ -124,7 +123,8 @@ def _has_rss(snapshot: Snapshot) -> bool:
 
 
 def _counted(snapshot: Snapshot, resident: bool) -> Iterable[Piece]:
-    """Pieces with the bytes that are compared. By size, a mapping is its first piece's whole."""
+    """Pieces with the bytes to compare. If mapped bytes are compared, the first piece of a mapping has its whole
+    size."""
     if resident:
         return [piece for piece in pieces(snapshot) if piece.in_rss]
     seen: set[int] = set()
@@ -151,7 +151,7 @@ class _Region:
 
     @property
     def resized(self) -> bool:
-        """It is in both, and its ranges are not the same."""
+        """Whether it is in both snapshots with different ranges."""
         return (
             bool(self.before)
             and bool(self.after)
@@ -160,7 +160,7 @@ class _Region:
         )
 
 
-def _pair_loose(
+def _pair_unowned(
     groups: dict[_Key, _Group], name: str, old: Sequence[Piece], new: Sequence[Piece], *, by_address: bool
 ) -> None:
     if by_address:
@@ -192,8 +192,8 @@ def _pair_loose(
 
 
 def _stayed(old: Sequence[Piece], new: Sequence[Piece]) -> tuple[list[tuple[Piece, Piece]], list[Piece], list[Piece]]:
-    """Pairs of the same range, which nothing else can overlap; and the rest. Of tens of thousands of mappings, nearly
-    all are such."""
+    """Pairs with equal ranges, which no other mapping can overlap, and the rest. Nearly all mappings are in such
+    pairs."""
     at = {(piece.mapping.start, piece.mapping.end): piece for piece in old}
     stayed, rest = [], []
     for piece in new:
@@ -206,7 +206,7 @@ def _stayed(old: Sequence[Piece], new: Sequence[Piece]) -> tuple[list[tuple[Piec
 
 
 def _regions(old: Sequence[Piece], new: Sequence[Piece]) -> list[_Region]:
-    """Connected components of overlap between the two snapshots: one sweep over both in order of address."""
+    """Connected components of overlap between the two snapshots, found in one sweep by address."""
     both = [(piece, False) for piece in old] + [(piece, True) for piece in new]
     both.sort(key=lambda entry: (entry[0].mapping.start, entry[0].mapping.end, entry[1]))
     regions: list[_Region] = []
@@ -226,7 +226,8 @@ def _moved(region: _Region) -> bool:
 
 
 def _moved_only(group: _Group) -> bool:
-    """As many mappings as before, of the same bytes, and some at other addresses: mremap, or one for another."""
+    """Whether number and bytes are the same but some addresses differ: mremap, or a mapping replaced by an equal
+    one."""
     before, after = ([(m.start, m.end) for m in side.ranges] for side in (group.before, group.after))
     return group.before.bytes == group.after.bytes and len(before) == len(after) and set(before) != set(after)
 
@@ -237,20 +238,20 @@ def _end(side: Sequence[Piece]) -> int:
 
 def _region_name(region: _Region) -> str:
     if _end(region.before) == _end(region.after):
-        return f"one region that ends at {_end(region.after):x}"
+        return f"region ending at {_end(region.after):x}"
     if region.before[0].mapping.start == region.after[0].mapping.start:
-        return f"one region that starts at {region.after[0].mapping.start:x}"
-    return f"one region around {region.after[0].mapping.start:x}"
+        return f"region starting at {region.after[0].mapping.start:x}"
+    return f"region around {region.after[0].mapping.start:x}"
 
 
 def size_classes(sizes: Iterable[int]) -> dict[int, str]:
-    """Size -> how its group is called: `1.0 MiB each` for a size that is there more than once, else its octave."""
+    """Size -> name of its class: `1.0 MiB each` for a size that occurs more than once, else its power-of-two range."""
     counts = Counter(sizes)
     texts = Counter(size_text(size) for size, count in counts.items() if count > 1)
     names: dict[int, str] = {}
     for size, count in counts.items():
         if count > 1:
-            exact = texts[size_text(size)] > 1  # two sizes that read alike when rounded
+            exact = texts[size_text(size)] > 1  # two sizes that are equal when rounded
             names[size] = f"{size} bytes each" if exact else f"{size_text(size)} each"
         else:
             floor = 1 << (size.bit_length() - 1)

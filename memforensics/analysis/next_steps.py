@@ -45,7 +45,7 @@ def has_ended(target: Target) -> bool:
     return target.left_how is not None or target.exited_ns is not None
 
 
-# --- a process that ended, or too short an observation ---------------------------------------------------------
+# --- a process that ended, or too short an observation ------------------------------------------------------------
 
 
 def _ended(case: Case, target: Target) -> str:
@@ -97,7 +97,7 @@ def watched_seconds(case: Case) -> float:
     return (max(times) - min(times)) / NS_PER_S if times else 0.0
 
 
-# --- by cause, by evidence, by layer --------------------------------------------------------------------------------
+# --- by cause, by evidence, by layer ------------------------------------------------------------------------------
 
 
 def _from_remedies(case: Case, finding: Finding) -> str | None:

@@ -1,19 +1,19 @@
-"""Who owns each mapping, and the waterfall of layers that sums to the kernel's figure. Pure.
+"""The owner of each mapping, and the layers that sum to the kernel's RSS. Pure.
 
-How a resident byte finds its layer, in this order:
+The layer of a resident byte, by the first rule that applies:
 
-1. A mark (probes/proc/owners recognised the range by its content or place) owns the bytes of its range. The marks of
-   files only say more of them: `tmpfs-` that their pages are RssShmem (layer `shmem`), `weights-file` what they hold.
-2. Pages that are not the mapping's file any more (anonymous pages of a private file mapping) are private memory of the
-   program: `anon-mmap`, as the group "libraries' data" where the file is a library or program, with the .bss that
-   follows. So the layer `file` holds page cache only, and RssAnon, RssFile and RssShmem stay recognisable in the rows.
+1. A mark (a probe recognized the range by its content or place) owns the bytes of its range. Marks of files only add to
+   rule 3: `tmpfs-` means that the pages are RssShmem (layer `shmem`), `weights-file` that the file has model weights.
+2. Anonymous pages of a private file mapping are private memory of the program: layer `anon-mmap`. For libraries and the
+   program they are the group "library data", with the .bss that follows. So the layer `file` holds page cache only, and
+   RssAnon, RssFile and RssShmem can be recognized in the rows.
 3. The mapping's name: [heap], [stack], memfd, SysV and /dev/shm segments, devices, files. Shared anonymous memory
-   (`/dev/zero (deleted)`: Python's mmap.mmap(-1, n)) is private in use and belongs to `anon-mmap`.
-4. An anonymous mapping that nothing recognises is `anon-mmap`, in the group "anonymous".
-5. What the kernel counts and the mappings do not show (pages that came between the two readings, unread mappings) is
-   `unattributed`. Where the mappings show more than the kernel counts (pages that went; before Linux 6.17 status itself
-   is inexact by up to 64 pages a CPU and thread), the surplus is taken off `unattributed` first, then off the
-   largest row: no row is negative and the sum holds.
+   (`/dev/zero (deleted)`, which Python's mmap.mmap(-1, n) maps) is used privately and belongs to `anon-mmap`.
+4. Any other anonymous mapping is `anon-mmap`, in the group "anonymous".
+5. Memory that the kernel counts but the mappings do not show (pages added between the two readings, unread mappings) is
+   `unattributed`. If the mappings show more than the kernel counts (pages removed in between; before Linux 6.17 status
+   itself is inexact by up to 64 pages per CPU and thread), the surplus is subtracted from `unattributed` and then from
+   the largest row. So no row is negative, and the sum is exact.
 """
 
 from bisect import bisect_left
@@ -37,24 +37,24 @@ from memforensics.case.model import (
 )
 from memforensics.text import basename
 
-# Kind of an OwnerMark -> group of mappings, as people call it, and its layer.
+# Kind of an OwnerMark -> name of the mapping group, and its layer.
 MARK_OWNERS: dict[str, tuple[str, Layer]] = {
     "heap": ("program heap ([heap])", "native-heap"),
     "glibc-arena": ("glibc arenas", "native-heap"),
-    "malloc-mmapped": ("malloc'ed blocks with their own mapping", "native-heap"),
+    "malloc-mmapped": ("mmapped malloc blocks", "native-heap"),
     "jemalloc": ("jemalloc", "native-heap"),
     "tcmalloc": ("tcmalloc", "native-heap"),
     "mimalloc": ("mimalloc", "native-heap"),
     "pymalloc-arena": ("Python object arenas", "python-object"),
     "thread-stack": ("thread stacks", "thread-stack"),
-    "thread-stack-unused": ("thread stacks of threads that ended", "thread-stack"),
+    "thread-stack-unused": ("stacks of ended threads", "thread-stack"),
     "jvm-heap": ("Java heap", "jvm-heap"),
     "jvm-code": ("JVM code cache", "jvm-native"),
     "jvm-metaspace": ("JVM metaspace", "jvm-native"),
-    "jvm-gc": ("JVM collector's tables", "jvm-native"),
-    "jvm-native": ("JVM's own memory", "jvm-native"),
+    "jvm-gc": ("JVM GC structures", "jvm-native"),
+    "jvm-native": ("other JVM memory", "jvm-native"),
     "go-heap": ("Go heap", "native-heap"),
-    "go-runtime": ("Go runtime's records", "native-heap"),
+    "go-runtime": ("Go runtime structures", "native-heap"),
     "v8-heap": ("V8 heap (JavaScript)", "native-heap"),
 }
 # How a sentence calls a layer.
@@ -77,9 +77,9 @@ HUGETLB = "hugetlb"
 HUGE_PAGES = "huge pages (hugetlb)"
 ANONYMOUS = "anonymous"
 SHARED_ANONYMOUS = "anonymous, shared"
-LIBRARY_DATA = "libraries' data"
+LIBRARY_DATA = "library data"
 
-# What the kernel or a library writes as the name of an anonymous mapping (prctl PR_SET_VMA_ANON_NAME, Linux 5.17).
+# Names of anonymous mappings (prctl PR_SET_VMA_ANON_NAME, Linux 5.17).
 _ANON_NAMES: tuple[tuple[str, str], ...] = (
     ("glibc: malloc", "glibc-arena"),
     ("jemalloc", "jemalloc"),
@@ -92,10 +92,10 @@ _DEVICES: tuple[tuple[str, str, Layer], ...] = (
     ("/dev/dri/", "GPU mappings", "gpu"),
     ("/dev/kfd", "AMD GPU mappings", "gpu"),
     ("/dev/infiniband/", "RDMA device mappings", "device"),
-    ("anon_inode:", "kernel's buffers", "device"),  # io_uring, perf_event, bpf-map
-    ("socket:", "kernel's buffers", "device"),
-    ("/dmabuf:", "kernel's buffers", "device"),
-    ("/sys/", "device mappings", "device"),  # a PCI device's own memory: /sys/bus/pci/devices/.../resource0
+    ("anon_inode:", "kernel buffers", "device"),  # io_uring, perf_event, bpf-map
+    ("socket:", "kernel buffers", "device"),
+    ("/dmabuf:", "kernel buffers", "device"),
+    ("/sys/", "device mappings", "device"),  # memory of a PCI device: /sys/bus/pci/devices/.../resource0
     ("/proc/bus/pci/", "device mappings", "device"),
 )
 _NO_DEVICES = ("/dev/zero", "/dev/shm/", "/dev/hugepages")
@@ -105,8 +105,8 @@ Totals = MappingOf[tuple[Layer, bool], int]
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
-    """The bytes of one mapping that one owner has. `bytes` None: not read. in_rss False: mapped, but outside the
-    kernel's RSS (device memory, hugetlb). A Struct for the same reason as Mapping."""
+    """The part of a mapping that one owner has. `bytes` None: not read. `in_rss` False: outside the kernel's RSS
+    (device memory, hugetlb). A Struct for the same reason as Mapping."""
 
     mapping: Mapping
     group: str
@@ -124,7 +124,7 @@ class Owner:
 
 
 def pieces(snapshot: Snapshot) -> list[Piece]:
-    """Every mapping, split by owner. A mapping has at least one piece; the pieces with in_rss sum to its rss."""
+    """All mappings, split by owner. A mapping has at least one piece; its pieces with in_rss sum to its rss."""
     marks = sorted(snapshot.marks, key=lambda mark: mark.start)
     libraries = library_paths(snapshot)
     out: list[Piece] = []
@@ -137,7 +137,9 @@ def pieces(snapshot: Snapshot) -> list[Piece]:
             beyond = bisect_left(marks, mapping.end, first, key=lambda mark: mark.start)
             own = marks[first:beyond]
             out += _split(mapping, own, libraries, previous)
-        elif mapping.path == "" and (previous is None or previous.path == ""):  # most, where there are very many
+        elif mapping.path == "" and (
+            previous is None or previous.path == ""
+        ):  # the common case in processes with many mappings
             out.append(Piece(mapping, ANONYMOUS, "anon-mmap", mapping.rss))
         else:
             out += _by_name(mapping, mapping.rss, mapping.anonymous, libraries, previous)
@@ -146,30 +148,30 @@ def pieces(snapshot: Snapshot) -> list[Piece]:
 
 
 def owner_of(mapping_pieces: Iterable[Piece]) -> Owner:
-    """The owner of the most bytes among the pieces of one mapping."""
+    """The owner of most bytes of one mapping."""
     largest = max(mapping_pieces, key=lambda piece: piece.bytes or 0)
     return Owner(largest.group, largest.layer)
 
 
 def library_paths(snapshot: Snapshot) -> frozenset[str]:
-    """Files of which something is mapped executable: libraries and the program."""
+    """Files with an executable mapping: libraries and the program."""
     return frozenset(m.path for m in snapshot.mappings if "x" in m.perms and m.path.startswith("/"))
 
 
 def layers(before: Snapshot | None, after: Snapshot, *, heaps: Sequence[HeapState] = ()) -> tuple[LayerRow, ...]:
-    """The waterfall at `after`, with the change since `before` (None: no change told)."""
+    """The layers at `after`, with the change since `before` (None: without changes)."""
     return waterfall(totals(before) if before is not None else None, totals(after), heaps=heaps)
 
 
 def waterfall(then: Totals | None, now: Totals, *, heaps: Sequence[HeapState] = ()) -> tuple[LayerRow, ...]:
-    """The waterfall. Rows with in_rss sum to rss_anon + rss_file + rss_shmem of the rollup, exactly; without a rollup,
-    to the sum over mappings.
+    """The rows of all layers. Those with in_rss sum exactly to rss_anon + rss_file + rss_shmem of the rollup, or
+    without a rollup to the sum over mappings.
 
-    `allocator-retention` has bytes (and counts, carved out of its heap) where `heaps` tell it; else it is a row of
-    None that is in no sum: its bytes lie in the heaps' rows. Changes are of the rows before carving: what an allocator
-    retained earlier was not read.
+    `allocator-retention` is subtracted from its heap if `heaps` has it. Otherwise its row has no bytes and counts in no
+    sum; the bytes are in the rows of the heaps. Changes are computed before the subtraction, because the retention of
+    the earlier snapshot was not read.
     """
-    shown = _carved(now, heaps)
+    shown = _without_retention(now, heaps)
     found: list[LayerRow] = []
     keys = {*shown, *(then or {}), ("unattributed", True)}
     for layer in LAYERS:
@@ -187,12 +189,12 @@ def waterfall(then: Totals | None, now: Totals, *, heaps: Sequence[HeapState] = 
 
 
 def kernel_rss(rollup: Rollup) -> int:
-    """The kernel's figure: VmRSS."""
+    """VmRSS."""
     return rollup.rss_anon + rollup.rss_file + rollup.rss_shmem
 
 
 def kernel_totals(snapshots: Iterable[Snapshot]) -> KernelTotals:
-    """Of several processes, one snapshot each: the sums that are no rows. None where one of them was not read."""
+    """The totals of several processes, one snapshot each. None if a snapshot lacks the figure."""
     sums = [_kernel_sums(snapshot) for snapshot in snapshots]
     out: dict[str, int | None] = {}
     for name in KernelTotals.__dataclass_fields__:
@@ -202,7 +204,7 @@ def kernel_totals(snapshots: Iterable[Snapshot]) -> KernelTotals:
 
 
 def _kernel_sums(snapshot: Snapshot) -> dict[str, int | None]:
-    """The kernel's own sum, or that over mappings, where those were read."""
+    """The kernel's own figure, or the sum over the mappings that have it."""
     out = {}
     for name in KernelTotals.__dataclass_fields__:
         size = getattr(snapshot.rollup, name, None)
@@ -217,7 +219,7 @@ def _kernel_sums(snapshot: Snapshot) -> dict[str, int | None]:
 
 
 def totals(snapshot: Snapshot) -> Totals:
-    """Bytes by layer and in_rss, settled to the kernel's figure (rule 5 above)."""
+    """Bytes by layer and in_rss, adjusted to the kernel's RSS (rule 5 above)."""
     sums: dict[tuple[Layer, bool], int] = {}
     huge = 0
     for piece in pieces(snapshot):
@@ -226,16 +228,16 @@ def totals(snapshot: Snapshot) -> Totals:
             key = (piece.layer, piece.in_rss)
             sums[key] = sums.get(key, 0) + piece.bytes
     if snapshot.rollup is not None:
-        _settle(sums, kernel_rss(snapshot.rollup))
+        _adjust(sums, kernel_rss(snapshot.rollup))
         rest = (snapshot.rollup.hugetlb or 0) - huge
-        if rest > 0:  # of no mapping that could be told
+        if rest > 0:  # of mappings that are not known
             key = ("anon-mmap", False)
             sums[key] = sums.get(key, 0) + rest
     return sums
 
 
 def totals_of(snapshots: Iterable[Snapshot]) -> Totals:
-    """Of several processes, one snapshot each."""
+    """The sums over several processes, one snapshot each."""
     sums: dict[tuple[Layer, bool], int] = {}
     for snapshot in snapshots:
         for key, size in totals(snapshot).items():
@@ -243,8 +245,8 @@ def totals_of(snapshots: Iterable[Snapshot]) -> Totals:
     return sums
 
 
-def _settle(totals: dict[tuple[Layer, bool], int], figure: int) -> None:
-    """Makes the rows in RSS sum to the kernel's figure (rule 5 above)."""
+def _adjust(totals: dict[tuple[Layer, bool], int], figure: int) -> None:
+    """Adjusts the rows in RSS so that they sum to the kernel's RSS (rule 5 above)."""
     rest = figure - sum(size for (_, in_rss), size in totals.items() if in_rss)
     totals["unattributed", True] = totals.get(("unattributed", True), 0) + rest
     surplus = -totals["unattributed", True]
@@ -257,8 +259,10 @@ def _settle(totals: dict[tuple[Layer, bool], int], figure: int) -> None:
         surplus -= taken
 
 
-def _carved(totals: MappingOf[tuple[Layer, bool], int], heaps: Sequence[HeapState]) -> dict[tuple[Layer, bool], int]:
-    """What allocators retain, by the last reading of each, moved out of their heaps' rows."""
+def _without_retention(
+    totals: MappingOf[tuple[Layer, bool], int], heaps: Sequence[HeapState]
+) -> dict[tuple[Layer, bool], int]:
+    """The totals with the retention of each allocator, as last read, moved from its heap to `allocator-retention`."""
     out = dict(totals)
     latest = {heap.allocator: heap for heap in sorted(heaps, key=lambda h: h.t_ns) if heap.retained_bytes is not None}
     for heap in latest.values():
@@ -280,7 +284,7 @@ def _split(
     if huge is not None:
         layer: Layer = "anon-mmap" if mapping.path.startswith("/anon_hugepage") else "shmem"
         yield Piece(mapping, HUGE_PAGES, layer, huge.resident_bytes, in_rss=False)
-        return  # a reader that goes by page tables alone may count them as resident: they are not
+        return  # a page-table reader may count them as resident, but they are outside RSS
     file_mark = next((mark.kind for mark in marks if mark.kind in FILE_MARKS), None)
     if file_mark is not None:
         weights, on_tmpfs = file_mark.endswith("weights-file"), file_mark.startswith("tmpfs-")
@@ -313,7 +317,7 @@ def _by_name(
     *,
     weights: bool = False,
 ) -> Iterator[Piece]:
-    """Rules 2 to 4. `weights`: the file is known to hold a model's weights."""
+    """Rules 2 to 4. `weights`: the file has model weights."""
     path = mapping.path
     device = next(((group, layer) for prefix, group, layer in _DEVICES if path.startswith(prefix)), None)
     if device is None and path.startswith("/dev/") and not path.startswith(_NO_DEVICES):
@@ -321,7 +325,7 @@ def _by_name(
     if device is not None:
         if rss:
             yield Piece(mapping, *device, rss)
-        is_open = mapping.perms[:3] != "---"  # else address space that is reserved, for the GPU's own or for later
+        is_open = mapping.perms[:3] != "---"  # else reserved address space
         yield Piece(mapping, *device, mapping.size - (rss or 0) if is_open else 0, in_rss=False)
         return
     group, layer, copies = _named(mapping, libraries, previous, weights)
@@ -336,7 +340,7 @@ def _by_name(
 def _named(
     mapping: Mapping, libraries: frozenset[str], previous: Mapping | None, weights: bool
 ) -> tuple[str, Layer, str | None]:
-    """(group, layer, group of its anonymous pages where they are another thing than the mapping)."""
+    """Group, layer, and the group of its anonymous pages if that differs."""
     path = mapping.path
     if path == "":
         is_bss = (
@@ -358,7 +362,7 @@ def _named(
             return *MARK_OWNERS[kind], None
         return f"anonymous, named {name!r}", "anon-mmap", None
     if path.startswith("["):
-        return "kernel's pages (vdso and the like)", "file", None
+        return "kernel pages (vdso, vvar)", "file", None
     if path.startswith("/dev/zero"):
         return (SHARED_ANONYMOUS if mapping.shared else ANONYMOUS), "anon-mmap", None
     if path.startswith("/anon_hugepage"):
@@ -377,5 +381,5 @@ def _named(
         return "libraries and program", "file", LIBRARY_DATA
     name = basename(path)
     if weights:
-        return f"weights {name}", "file", f"changed pages of {name}"
-    return f"file {name}", "file", f"changed pages of {name}"
+        return f"weights {name}", "file", f"modified pages of {name}"
+    return f"file {name}", "file", f"modified pages of {name}"

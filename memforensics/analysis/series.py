@@ -1,22 +1,23 @@
-"""The series of a process tree, out of the samples of a case. Pure.
+"""The series of a process tree, from the samples of a case. Pure.
 
-Members are sampled one after another and come and go, so the tree's line is not a plain sum. Each member counts with
-its growth *since its own first sample*, and only while it lives:
+Processes are sampled one after another, start and exit, so the series of the tree is not a plain sum. Each process
+counts with its growth since its own first sample, while it lives:
 
-- a worker that joins late starts at zero: its size is no growth of the tree. One that joins after the others is counted
-  from SETTLE_SECONDS later on, because a fresh process fills its own memory first;
-- between its samples a member holds its last value; after its last one (plus a little) it has left, and what it had
-  grown goes with it, as its memory went back to the kernel.
+- a worker that starts later counts from zero, because its initial size is not growth of the tree. Its growth counts
+  from SETTLE_SECONDS after its first sample, because a new process first fills its own memory;
+- between its samples a process keeps its last value. Soon after its last sample it counts as exited, and its growth is
+  subtracted, because its memory went back to the kernel.
 
-So a pool whose workers grow and are recycled draws a saw-tooth, and a leak in one worker of eight a line. What this
-line cannot show, more and more processes, is `population_series`. File pages are a series apart.
+So a pool whose workers grow and are recycled gives a saw-tooth, and a leak in one worker of eight gives a line. Growth
+by a rising number of processes is a separate series (`population_series`). File pages are left out, because the kernel
+can reclaim them.
 
-What a PID did before the program that it runs now (an exec, or its number given out again) is another member's line,
-which ended there. Samples may be thinned: dense at the end, sparse before.
+A PID that runs a new program (exec, or PID reuse) counts as a new process. Samples may be thinned: dense at the end,
+sparse before.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -28,14 +29,14 @@ from memforensics.units import NS_PER_S
 METRIC = "RssAnon + RssShmem + swap"
 METRIC_WITH_JOINED = f"{METRIC}, processes that joined included"
 SETTLE_SECONDS = 3.0
-STALE_INTERVALS = 4.0  # without a sample for so many of its own intervals, a member has left
-NEWEST_GAPS = 24  # between samples, by which the interval is told
-MORE_PROCESSES = 4  # that joined and stayed, before their number is said to grow
+STALE_INTERVALS = 4.0  # a process without a sample for this many of its intervals has exited
+NEWEST_GAPS = 24  # between samples, whose median is the interval
+MORE_PROCESSES = 4  # than at the start: the least that counts as a rising number
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: seconds since the case's first sample, and bytes."""
+    """Seconds since the first sample of the case, and bytes."""
 
     times_s: tuple[float, ...]
     values: tuple[int, ...]
@@ -50,7 +51,7 @@ class Series:
 
     @property
     def swings(self) -> bool:
-        """Whether it both climbs and falls through more than half of its span."""
+        """Whether it both rises and falls by more than half of its span."""
         low = high = self.values[0] if self.values else 0
         climb = fall = 0
         for value in self.values:
@@ -59,15 +60,7 @@ class Series:
         return 2 * min(climb, fall) > self.span_bytes
 
 
-def growth_metric(sample: Sample) -> int:
-    return sample.growth_metric
-
-
-def file_pages(sample: Sample) -> int:
-    return sample.rss_file
-
-
-StartTimes = Mapping[int, int]  # PID -> since when it is the program it is (ns)
+StartTimes = Mapping[int, int]  # PID -> when its present program started (ns)
 
 
 def start_times(case: Case) -> StartTimes:
@@ -77,13 +70,12 @@ def start_times(case: Case) -> StartTimes:
 def member_series(
     samples: Iterable[Sample],
     *,
-    metric: Callable[[Sample], int] = growth_metric,
     pids: Collection[int] | None = None,
     start_times: StartTimes | None = None,
 ) -> dict[int, Series]:
-    """The line of each process by itself, as the program that it is now, by PID, in the order of their first samples.
-    Times count from the first sample of all."""
-    lines = _lines(samples, metric, pids, start_times or {})
+    """PID -> the series of the process since its present program started, in the order of first samples. Times count
+    from the first sample of all processes."""
+    lines = _lines(samples, pids, start_times or {})
     newest: dict[int, Series] = {}
     for (pid, is_now), line in lines.items():
         if is_now or pid not in newest:
@@ -94,31 +86,30 @@ def member_series(
 def tree_series(
     samples: Iterable[Sample],
     *,
-    metric: Callable[[Sample], int] = growth_metric,
     pids: Collection[int] | None = None,
     start_times: StartTimes | None = None,
 ) -> Series:
-    """The tree as one line: the members' first sizes that were there at the start, plus the growth of each since."""
-    ticks, parts = _parts(samples, metric, pids, start_times or {})
+    """The tree as one series: the first sizes of the processes of the start, plus the growth of each process."""
+    ticks, parts = _parts(samples, pids, start_times or {})
     base = sum(part.first for part in parts if not part.late)
     return Series(tuple(ticks), tuple(base + sum(part.grown_at(t) for part in parts) for t in ticks))
 
 
-def total_series(samples: Iterable[Sample], *, metric: Callable[[Sample], int] = growth_metric) -> Series:
-    """The plain sum over the living members, late ones included: what a limit is compared with, never a trend."""
-    ticks, parts = _parts(samples, metric, None, {})
+def total_series(samples: Iterable[Sample]) -> Series:
+    """The plain sum over living processes, including late ones. For comparison with a limit, not for a trend."""
+    ticks, parts = _parts(samples, None, {})
     return Series(tuple(ticks), tuple(sum(part.size_at(t) for part in parts) for t in ticks))
 
 
 def process_count(samples: Iterable[Sample]) -> Series:
-    """How many members there were, over time."""
-    ticks, parts = _parts(samples, growth_metric, None, {})
+    """The number of living processes over time."""
+    ticks, parts = _parts(samples, None, {})
     return Series(tuple(ticks), tuple(sum(part.first_at <= t <= part.gone_after for part in parts) for t in ticks))
 
 
 def population_series(samples: Iterable[Sample]) -> Series:
-    """What the tree holds by the number of its processes alone: each living member at the size that it settled at."""
-    ticks, parts = _parts(samples, growth_metric, None, {})
+    """Memory by the number of processes alone: each living process counts with its size after start-up."""
+    ticks, parts = _parts(samples, None, {})
     return Series(
         tuple(ticks),
         tuple(sum(part.first for part in parts if part.counted_from <= t <= part.gone_after) for t in ticks),
@@ -127,15 +118,15 @@ def population_series(samples: Iterable[Sample]) -> Series:
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """A tree that grows by more and more processes."""
+    """Growth by a rising number of processes."""
 
-    before: int  # processes
+    before: int  # processes at the start
     now: int
-    trend: Trend  # of the memory that they settled at
+    trend: Trend  # of their memory after start-up
 
 
 def population(case: Case) -> Population | None:
-    """Whether the number of processes grows, and the memory with it, in a line; None where it does not."""
+    """Growth by a rising number of processes, if their memory grows in a line; else None."""
     heads = process_count(case.samples)
     if not heads.values or heads.change_bytes < MORE_PROCESSES:
         return None
@@ -146,19 +137,23 @@ def population(case: Case) -> Population | None:
 
 @lru_cache(maxsize=4)
 def series_trend(line: Series) -> Trend:
-    """Its trend. A process without children is its own tree: the same line is asked for twice."""
+    """The trend of a series. Cached, because the tree of a process without children is the same series."""
     return fit_trend(line.times_s, line.values)
 
 
-def tree_trend(case: Case, *, pids: Collection[int] | None = None) -> Trend:
-    """The trend of the tree's growth, since its root is the program that it is."""
+def current_tree_series(case: Case) -> Series:
+    """The series of the tree since its root runs its present program."""
     since = start_times(case).get(case.meta.root_pid, 0) if case.meta.root_pid is not None else 0
-    line = tree_series((s for s in case.samples if s.t_ns >= since), pids=pids, start_times=start_times(case))
-    return series_trend(line)
+    return tree_series((s for s in case.samples if s.t_ns >= since), start_times=start_times(case))
+
+
+def tree_trend(case: Case) -> Trend:
+    """The trend of the tree since its root runs its present program."""
+    return series_trend(current_tree_series(case))
 
 
 def members(case: Case) -> tuple[MemberGrowth, ...]:
-    """Each process of the tree with its own growth, the quickest first."""
+    """The growth of each process of the tree, fastest first."""
     found = []
     for pid, line in member_series(case.samples, start_times=start_times(case)).items():
         trend = series_trend(line)
@@ -166,13 +161,8 @@ def members(case: Case) -> tuple[MemberGrowth, ...]:
     return tuple(sorted(found, key=lambda m: -(m.rate.estimate if m.rate else m.change_bytes)))
 
 
-def file_series(case: Case) -> Series:
-    """Resident pages of mapped files, of the tree: judged apart, the kernel takes them back at will."""
-    return tree_series(case.samples, metric=file_pages, start_times=start_times(case))
-
-
 def growth(case: Case) -> Growth | None:
-    """The line that the verdict is about, with the time to the limit of the root's cgroup at this rate. None without
+    """The growth that the verdict is about, with the time to the lowest cgroup limit at this rate. None without
     samples."""
     if not case.samples:
         return None
@@ -188,8 +178,8 @@ def growth(case: Case) -> Growth | None:
 
 
 def _limit(case: Case) -> tuple[int | None, int]:
-    """The lowest cgroup limit among the members, and what counts against it: the group's own figure where it was read
-    (brought up to date by what the tree grew since), else the tree's."""
+    """The lowest cgroup limit of the processes, and the memory that counts against it: the cgroup's own figure plus the
+    growth of the tree, or the memory of the tree if that is larger or the cgroup was not read."""
     total = total_series(case.samples)
     used = total.values[-1] if total.values else 0
     groups = [t.cgroup for t in case.targets if t.cgroup is not None and t.cgroup.limit_bytes is not None]
@@ -197,34 +187,34 @@ def _limit(case: Case) -> tuple[int | None, int]:
         return None, used
     tightest = min(groups, key=lambda g: g.limit_bytes or 0)
     if tightest.usage_bytes is not None:
-        # page cache in the group is given back before anything is killed: only anonymous memory counts where known
+        # The kernel reclaims a cgroup's page cache before it kills: only anonymous memory counts, if it is known.
         in_group = tightest.anon_bytes if tightest.anon_bytes is not None else tightest.usage_bytes
         used = max(used, in_group + max(total.change_bytes, 0))
     return tightest.limit_bytes, used
 
 
-# --- members --------------------------------------------------------------------------------------------------------
+# --- processes of the tree ----------------------------------------------------------------------------------------
 
 
 def _lines(
-    samples: Iterable[Sample], metric: Callable[[Sample], int], pids: Collection[int] | None, start_times: StartTimes
+    samples: Iterable[Sample], pids: Collection[int] | None, start_times: StartTimes
 ) -> dict[tuple[int, bool], Series]:
-    """(PID, whether as the program that it is now) -> its line."""
+    """(PID, whether it runs its present program) -> series."""
     ordered = sorted((s for s in samples if pids is None or s.pid in pids), key=lambda s: s.t_ns)
     lines: dict[tuple[int, bool], list[Sample]] = {}
     for sample in ordered:
         lines.setdefault((sample.pid, sample.t_ns >= start_times.get(sample.pid, 0)), []).append(sample)
     return {
-        key: Series(tuple((s.t_ns - ordered[0].t_ns) / NS_PER_S for s in line), tuple(metric(s) for s in line))
+        key: Series(tuple((s.t_ns - ordered[0].t_ns) / NS_PER_S for s in line), tuple(s.growth_metric for s in line))
         for key, line in lines.items()
     }
 
 
 def _parts(
-    samples: Iterable[Sample], metric: Callable[[Sample], int], pids: Collection[int] | None, start_times: StartTimes
+    samples: Iterable[Sample], pids: Collection[int] | None, start_times: StartTimes
 ) -> tuple[list[float], list["_Member"]]:
-    """Common times, and the members."""
-    lines = list(_lines(samples, metric, pids, start_times).values())
+    """Common times, and the processes."""
+    lines = list(_lines(samples, pids, start_times).values())
     if not lines:
         return [], []
     begin = min(line.times_s[0] for line in lines)
@@ -233,21 +223,21 @@ def _parts(
     return _ticks(lines, interval), [_Member.of(line, begin, end, interval) for line in lines]
 
 
-# --- one member in the sum ----------------------------------------------------------------------------------------
+# --- one process of the sum ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Member:
     line: Series
     first_at: float
-    counted_from: float  # growth counts from here
-    first: int  # its size there
+    counted_from: float  # its growth counts from this time on
+    first: int  # its size then
     gone_after: float
     late: bool
 
     @classmethod
     def of(cls, line: Series, begin: float, end: float, interval: float) -> "_Member":
-        """`begin`, `end`: of the whole observation; `interval`: the usual time between samples."""
+        """`begin`, `end`: of the observation. `interval`: the usual time between samples."""
         first_at, last_at = line.times_s[0], line.times_s[-1]
         late = first_at > begin + 2 * interval
         counted_from = first_at + SETTLE_SECONDS if late else first_at
@@ -268,14 +258,14 @@ class _Member:
 
 
 def _interval(line: Series) -> float:
-    """The usual time between its samples: the median of the newest gaps (older samples may be thinned)."""
+    """The usual time between samples: the median of the newest gaps, because older samples may be thinned."""
     newest = line.times_s[-NEWEST_GAPS - 1 :]
     gaps = sorted(b - a for a, b in pairwise(newest))
     return gaps[len(gaps) // 2]
 
 
 def _ticks(lines: Iterable[Series], interval: float) -> list[float]:
-    """Common times: all sample times, those closer than half an interval taken as one (the last of them)."""
+    """Common times: all sample times. Times closer than half an interval become one, the last of them."""
     out: list[float] = []
     tick_began = float("-inf")
     for t in sorted(t for line in lines for t in line.times_s):

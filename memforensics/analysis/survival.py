@@ -26,7 +26,7 @@ LEAST_RELEASES = 20  # munmap calls in a slot
 MAPPED_INSIDE = "munmap"  # the freeing call that the trace counts
 
 
-# --- confidence limits of a share -------------------------------------------------------------------------------------
+# --- confidence limits of a share ---------------------------------------------------------------------------------
 
 
 def upper_limit(hits: float, trials: float, confidence: float = CONFIDENCE) -> float:
@@ -75,7 +75,7 @@ def _beta_cdf(x: float, a: float, b: float) -> float:
     return front / fraction
 
 
-# --- deaths over births ---------------------------------------------------------------------------------------------
+# --- deaths over births -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _deaths(cohorts: Sequence[Cohort], effective_share: float | None) -> Share |
     return Share((born - left) / born, upper_limit((born - left) * scale, born * scale))
 
 
-# --- evidence for findings ------------------------------------------------------------------------------------------
+# --- evidence for findings ----------------------------------------------------------------------------------------
 
 
 def sites_to_check(findings: Iterable[Finding]) -> list[tuple[int, int]]:

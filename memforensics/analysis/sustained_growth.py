@@ -41,7 +41,7 @@ def sustained_growth(case: Case, growth: Growth, findings: Sequence[Finding]) ->
     times = [sample.t_ns for sample in case.samples]
     if not times or (max(times) - min(times)) / 1e9 < LEAST_SECONDS:
         return None
-    line = _line(case)
+    line = series.current_tree_series(case)
     rises = quarter_rises(line)
     if rises is None:
         return None
@@ -57,13 +57,6 @@ def sustained_growth(case: Case, growth: Growth, findings: Sequence[Finding]) ->
         f"{each} in the four quarters of that time{freed}",
         ref="samples",
     )
-
-
-def _line(case: Case) -> series.Series:
-    """The series of the tree since its root runs its present program."""
-    start_times = series.start_times(case)
-    since = start_times.get(case.meta.root_pid, 0) if case.meta.root_pid is not None else 0
-    return series.tree_series((sample for sample in case.samples if sample.t_ns >= since), start_times=start_times)
 
 
 def quarter_rises(line: series.Series) -> list[float] | None:

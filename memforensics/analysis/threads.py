@@ -95,7 +95,7 @@ def _more_threads(case: Case, pid: int) -> int:
     return max(0, counts[-1] - counts[0]) if counts else 0
 
 
-# --- ended threads --------------------------------------------------------------------------------------------------
+# --- ended threads ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,19 @@ What makes a growing finding a `leak`:
 
 - a cause of the catalogue that matches (it says "leak"), while the finding's own memory grows;
 - evidence that nothing will free the memory: LEAK_EVIDENCE;
-- growth that was watched for long enough (`sustained_growth.py`).
+- growth that was observed for long enough (`sustained_growth.py`).
 
-Zero deaths and a straight line alone stay `growing`: a FIFO cache looks like that until it is full.
+A straight line without any frees stays `growing`: a FIFO cache looks the same until it is full.
 
-The guard behind all words:
+Rules for all verdicts:
 
 1. Nothing is `steady` or `bounded` while the interval of the rate lies above `minimum_rate_of_tree`. If a line
    bent and its end is flat, `trend.fit_trend` gives the rate of the end. The one exception is a known cause that says
    `bounded` or `retention` and explains EXPLAINED_SHARE of the growth.
-2. A finding whose own memory grows is not dropped because the whole does not show it. It is dropped only where the
-   whole, its process and its layer all exclude it: then as much memory from before the trace was freed, as in a full
-   cache that replaces its entries.
-3. Nothing is `steady` or `bounded` while traced survivors explain more than half of a rise that goes on.
+2. A finding whose own memory grows is kept although total memory does not grow. It is dropped only if total memory, its
+   process and its layer all exclude it: then as much older memory was freed, as in a full cache that replaces its
+   entries.
+3. Nothing is `steady` or `bounded` while traced memory explains more than half of a rise that continues.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,15 +41,17 @@ from memforensics.case.model import (
 from memforensics.units import NS_PER_S
 
 NO_PROOF = "growth alone does not prove a leak: a cache that is filling looks the same"
-DROPPED = "events of the trace were dropped: which code maps a good part of the memory is not known"
-PAST_SECONDS = 60.0  # after its end a trace tells what grew, and only the line what grows
-EXPLAINED_SHARE = 0.7  # of the growth, by findings that are bounded, for the whole to be bounded
-SUSTAINED_SHARE = 0.3  # of growth that was watched for long enough, for a finding to be the leak
-MOST_SHARE = 0.5  # of a rise: more is most of it
+DROPPED = "trace events were dropped: the code that maps more than 10% of the memory is not known"
+PAST_SECONDS = 60.0  # a trace that ended earlier shows what grew, not what grows now
+EXPLAINED_SHARE = 0.7  # of the growth: findings that are bounded explain this much of bounded growth
+SUSTAINED_SHARE = 0.3  # of sustained growth: a finding with a smaller share is not the leak
+MOST_SHARE = 0.5
 LEAK_EVIDENCE: tuple[frozenset[str], ...] = (
     frozenset({"ended-threads"}),  # stacks of ended threads grow beyond what glibc keeps for new threads
     frozenset({"lost"}),  # nothing points to the memory any more
-    frozenset({"inside", "give-back-hook"}),  # mapped inside a hook of munmap, never freed, one more a release
+    frozenset(
+        {"inside", "give-back-hook"}
+    ),  # mapped inside a hook of munmap, in proportion to its calls, and not freed
 )
 
 
@@ -69,8 +71,8 @@ def decide(
     layers: LayersOf | None = None,
     members: Sequence[MemberGrowth] = (),
 ) -> Decision:
-    """The verdict of the whole and of each finding. Findings come with `cause` and, where the catalogue knows the
-    cause's nature, its verdict ("leak", "bounded", "retention"); without a cause theirs is "growing"."""
+    """The verdict of the case and of each finding. A finding with a known cause comes with the verdict of the catalogue
+    ("leak", "bounded", "retention") if that has one; any other finding comes as "growing"."""
     line = verdict_of_line(case, growth)
     doubted = [_doubted(case, finding) for finding in findings]
     judged = [_judge(finding, line, past=_is_past(case, finding)) for finding in doubted]
@@ -100,7 +102,7 @@ def decide(
 
 
 def _while_it_grows(judged: Sequence[Finding]) -> Decision:
-    """The whole grows in a straight line, and nothing says that it is a leak."""
+    """The verdict of growth in a straight line without evidence of a leak."""
     for word in ("bounded", "retention"):
         limited = tuple(f for f in judged if f.verdict == word)
         others = [f for f in judged if f.verdict == "growing" and grew(f)]
@@ -109,16 +111,16 @@ def _while_it_grows(judged: Sequence[Finding]) -> Decision:
     return Decision("growing", tuple(judged))
 
 
-# --- the guard ----------------------------------------------------------------------------------------------------
+# --- total memory -------------------------------------------------------------------------------------------------
 
 
 def minimum_rate_of_tree(case: Case, trend: Trend) -> float:
-    """The rate in bytes a minute below which growth of the whole does not matter."""
+    """The smallest rate of total memory that matters, in bytes a minute."""
     return minimum_rate(_size(case), trend.seconds)
 
 
 def verdict_of_line(case: Case, growth: Growth | None) -> Verdict:
-    """What the line of the whole allows to say. Never `steady` or `bounded` while its rate lies above what matters."""
+    """The verdict that total memory alone allows. Never `steady` or `bounded` while its rate matters."""
     if growth is None:
         return "insufficient-data"
     word = verdict_of_trend(growth.trend)
@@ -133,8 +135,8 @@ def verdict_of_line(case: Case, growth: Growth | None) -> Verdict:
 
 HIDDEN = EvidenceItem(
     kind="hidden",
-    text="this memory grows in a straight line; the whole fluctuates too much, or other memory shrinks, so that the "
-    "whole does not show it",
+    text="this memory grows in a straight line; total memory does not show it, because it fluctuates or other memory "
+    "shrinks",
 )
 
 
@@ -144,7 +146,7 @@ def _hidden(finding: Finding) -> Finding:
 
 
 def grew(finding: Finding) -> bool:
-    """Whether the finding's own memory grows in a line, by what matters."""
+    """Whether the finding's own memory grows in a line at a rate that matters."""
     own = finding.trend
     if own is None or own.rate is None or verdict_of_trend(own) != "growing":
         return False
@@ -154,8 +156,8 @@ def grew(finding: Finding) -> bool:
 def _replaces_older(
     finding: Finding, whole: Trend, layers: Sequence[LayerRow], members: Sequence[MemberGrowth]
 ) -> bool:
-    """Whether as much memory from before the trace was freed as this finding's grew: neither the whole, nor its
-    process, nor its layer leaves room for growth like that. What was traced holds only what came since."""
+    """Whether the finding's memory replaces older memory: total memory, its process and its layer all grow too little.
+    The trace counts only memory mapped since its start."""
     own = finding.trend
     assert own is not None
     assert own.rate is not None
@@ -165,14 +167,14 @@ def _replaces_older(
     if layer is not None and layer.low > enough and layer.estimate >= MOST_SHARE * own.rate.estimate:
         return False
     if extends:
-        return True  # a heap goes up and down by itself: only its layer shows that it grew
+        return True  # the size of a heap fluctuates: only its layer shows growth
     member = sum_rates([m.rate for m in members if m.pid in finding.pids])
     return not any(rate is not None and rate.high >= own.rate.estimate for rate in (whole.rate, member))
 
 
 def _explains_the_end(case: Case, finding: Finding) -> bool:
-    """Whether its own memory still grows, and explains more than half of a rise of the whole that goes on in the last
-    third of the time."""
+    """Whether the finding's memory still grows and explains more than half of a rise of total memory that continues in
+    the last third of the observation."""
     own = finding.trend
     if own is None or own.rate is None or own.rate.low <= 0 or own.shape not in ("linear", "irregular", "step"):
         return False
@@ -183,7 +185,7 @@ def _explains_the_end(case: Case, finding: Finding) -> bool:
     if len(line.values) - third < 6:
         return False
     before, after = line.values[third : third + 3], line.values[-3:]
-    rise = min(after) - max(before)  # what three readings on either side agree on
+    rise = min(after) - max(before)  # in all of three readings on either side
     minutes = (line.times_s[-1] - line.times_s[third]) / 60.0
     if rise < max(MIN_RISE, minimum_rate_of_tree(case, own) * minutes):
         return False
@@ -194,7 +196,7 @@ def _explains_the_end(case: Case, finding: Finding) -> bool:
 
 
 def _sustained(finding: Finding, item: EvidenceItem) -> Finding:
-    """The finding of growth that was watched for long enough: a leak, where it is a good part of that growth."""
+    """The finding as a leak, if it is a large enough part of sustained growth."""
     if finding.verdict != "growing" or (finding.share or 0.0) < SUSTAINED_SHARE:
         return finding
     against = tuple(text for text in finding.against if text != NO_PROOF)
@@ -203,7 +205,7 @@ def _sustained(finding: Finding, item: EvidenceItem) -> Finding:
 
 
 def _doubted(case: Case, finding: Finding) -> Finding:
-    """With DROPPED against it, where the sums of its sites may be far off."""
+    """The finding, with DROPPED against it if dropped events make its sums doubtful."""
     traces = [trace for trace in case.traces if trace.pid in finding.pids and trace.dropped_events]
     is_doubtful = any(
         trace.unknown_bytes is None
@@ -221,7 +223,7 @@ def _judge(finding: Finding, line: Verdict, *, past: bool) -> Finding:
     if word == "growing" and grows and has_leak_evidence(finding):
         word = "leak"
     if word == "leak" and not grows:
-        # The mechanism is there, but its memory does not grow now: another setting holds it, or it is flat.
+        # The cause is present, but its memory does not grow now: a setting limits it, or it is idle.
         word = "steady" if line in ("steady", "bounded") else "growing"
     if word == "growing" and NO_PROOF not in finding.against:
         finding = replace(finding, against=(*finding.against, NO_PROOF))
@@ -235,15 +237,15 @@ def has_leak_evidence(finding: Finding) -> bool:
 
 
 def _is_past(case: Case, finding: Finding) -> bool:
-    """Whether the trace that it rests on ended long before the last reading, as where a watch goes on after it."""
+    """Whether its trace ended long before the last sample, as when `watch` continues after a trace."""
     ended = max((trace.ended_ns for trace in case.traces if trace.pid == finding.pid), default=None)
     last = max((sample.t_ns for sample in case.samples), default=None)
     return ended is not None and last is not None and last - ended > PAST_SECONDS * NS_PER_S
 
 
 def _grows(finding: Finding, line: Verdict) -> bool:
-    """Whether the finding's own memory grows: by its line or, where that has too few points for a shape, as the most of
-    a tree that grows."""
+    """Whether the finding's own memory grows. If its series is too short for a shape: whether it is most of the growth
+    of a tree that grows."""
     if finding.trend is None:
         return line == "growing" and has_leak_evidence(finding)
     if finding.trend.shape == "too-short" or (finding.trend.samples < FEW_POINTS and finding.trend.shape != "falling"):
@@ -251,31 +253,29 @@ def _grows(finding: Finding, line: Verdict) -> bool:
     return verdict_of_trend(finding.trend) == "growing"
 
 
-CONFIDENCE_BASE = 0.2  # it is in this layer
-CONFIDENCE_SHARE = 0.25  # times the share of the growth that it explains
+CONFIDENCE_BASE = 0.2  # the layer
+CONFIDENCE_SHARE = 0.25  # times the share of the growth
 CONFIDENCE_GROWS = 0.1  # its own memory grows in a line
-CONFIDENCE_REQUESTED = 0.05  # code is seen that made a heap grow
-CONFIDENCE_HELD = 0.1  # code is seen whose memory it is
+CONFIDENCE_REQUESTED = 0.05  # the code that made a heap grow is known
+CONFIDENCE_HELD = 0.1  # the code that holds the memory is known
 CONFIDENCE_LEAK = 0.25  # nothing will free it
-CONFIDENCE_LEAST_KNOWN = 0.5  # at most, of a known cause whose memory does not grow now
-HIDDEN_FACTOR = 0.8  # the whole does not show it: that speaks against it
-DROPPED_FACTOR = 0.8  # the sums of its sites may be far off
-DOUBTFUL_SHARE = 0.1  # of what was traced, by code that is not known
+CONFIDENCE_IDLE_CAUSE = 0.5  # at most, for a known cause whose memory does not grow now
+HIDDEN_FACTOR = 0.8  # total memory does not show it
+DROPPED_FACTOR = 0.8  # dropped events make its sums doubtful
+DOUBTFUL_SHARE = 0.1  # of the traced memory, mapped by unknown code
 
 
 def confidence(finding: Finding, word: Verdict, *, grows: bool) -> float:
-    """How sure the title is, 0 to 1. Each piece of evidence adds to it, so more evidence never lowers it; only what
-    speaks against a finding does.
+    """The confidence in the finding's title, 0 to 1. Evidence for the finding never lowers it.
 
-    Without a known cause it is a sum: the layer, the share of the growth that is explained, that its own memory grows,
-    that its code was seen (less where the code only requested the memory), that nothing will free it. This sum ends at
-    0.65 without leak evidence, and at 0.9 with it. The catalogue sets that of a known cause (0.7 and more for a leak).
-    If the memory of a known cause does not grow now, its confidence is at most CONFIDENCE_LEAST_KNOWN; so it is where
-    the sums are doubtful (DROPPED)."""
+    Without a known cause it is a sum: the layer, the share of the growth, growth of its own memory, known code (less if
+    the code only requested the memory), evidence that nothing will free the memory. The sum is at most 0.65 without
+    leak evidence, and 0.9 with it. For a known cause the catalogue sets it (0.7 and more for a leak). It is at most
+    CONFIDENCE_IDLE_CAUSE if the memory of the cause does not grow now, or its sums are doubtful (DROPPED)."""
     is_doubtful = DROPPED in finding.against
     if finding.cause is not None and finding.confidence > 0:
         grows = (grows or word in ("bounded", "retention")) and not is_doubtful
-        return finding.confidence if grows else min(finding.confidence, CONFIDENCE_LEAST_KNOWN)
+        return finding.confidence if grows else min(finding.confidence, CONFIDENCE_IDLE_CAUSE)
     culprit = finding.culprit
     seen = 0.0 if culprit is None else CONFIDENCE_REQUESTED if culprit.extends else CONFIDENCE_HELD
     total = (
@@ -293,7 +293,7 @@ def confidence(finding: Finding, word: Verdict, *, grows: bool) -> float:
 
 
 def _size(case: Case) -> int:
-    """What the tree holds at the end."""
+    """The memory of the tree at the end."""
     return sum({sample.pid: sample.growth_metric for sample in case.samples}.values())
 
 
@@ -301,9 +301,9 @@ def _size(case: Case) -> int:
 
 
 def layer_verdict(row: LayerRow, decision: Decision, seconds: float) -> Verdict:
-    """The word of one layer, beside the verdict of the whole: that of its findings, else by its own rate. A layer that
-    grows where the whole does not is `insufficient-data`: a few snapshots do not make a trend. The size of the files
-    bounds their pages."""
+    """The verdict of one layer: that of its findings, else from its own rate. A layer that grows while total memory
+    does not is `insufficient-data`, because its rate comes from few snapshots. Growth of `file` is bounded by the size
+    of the files."""
     found = [f.verdict for f in decision.findings if f.layer == row.layer]
     for word in ("leak", "growing", "retention", "bounded"):
         if word in found:
@@ -325,17 +325,11 @@ def layer_verdict(row: LayerRow, decision: Decision, seconds: float) -> Verdict:
 
 
 def layers_differ(rows: Sequence[LayerRow], growth: Growth | None) -> tuple[Rate, Rate] | None:
-    """The rate that the layers sum to and that of the whole, where their intervals do not meet: snapshots are few, and
-    taken at other times than the samples."""
-    rates = [row.rate for row in rows if row.in_rss and row.layer != "file" and row.rate is not None]
-    if growth is None or growth.rate is None or not rates:
+    """The summed rate of the layers and the total rate, if their intervals are disjoint. They can be, because snapshots
+    are few and taken at other times than samples. None if the intervals overlap."""
+    total = sum_rates(row.rate for row in rows if row.in_rss and row.layer != "file")
+    if growth is None or growth.rate is None or total is None:
         return None
-    total = Rate(
-        estimate=sum(rate.estimate for rate in rates),
-        low=sum(rate.low for rate in rates),
-        high=sum(rate.high for rate in rates),
-        confidence=min(rate.confidence for rate in rates),
-    )
     whole, slack = growth.rate, minimum_rate(0, growth.trend.seconds)
     meet = total.low - slack <= whole.high and whole.low <= total.high + slack
     return None if meet else (total, whole)

@@ -50,7 +50,7 @@ ProbeState = Literal["ok", "partial", "unavailable"]
 RemedyKind = Literal["env", "flag", "setting", "upgrade", "code"]
 
 
-# --- evidence: identity ------------------------------------------------------------------------------------------
+# --- evidence: identity -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +143,7 @@ class Module:
     version_how: str | None = None  # where that stood: "ucp_get_version_string", ".gnu.version_d", ...
 
 
-# --- evidence: sizes ---------------------------------------------------------------------------------------------
+# --- evidence: sizes ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +259,7 @@ class Snapshot:
     read_ms: float | None = None  # how long reading took us
 
 
-# --- evidence: code ----------------------------------------------------------------------------------------------
+# --- evidence: code -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from memforensics.analysis.diff import Pair, diff_tree, total_change, total_sizes
+from memforensics.analysis.diff import SnapshotPair, diff_tree, total_change, total_sizes
 from memforensics.analysis.ownership import totals_of, waterfall
 from memforensics.case.model import Case, Loss, Snapshot, Target
 from memforensics.case.views import DiffView, ProcessChange, Side
@@ -72,21 +72,21 @@ def _merged(losses: Sequence[Loss]) -> tuple[Loss, ...]:
     )
 
 
-def _paired(left: Side, right: Side) -> list[Pair]:
+def _paired(left: Side, right: Side) -> list[SnapshotPair]:
     """Pairs each process with itself, and the two main processes with each other."""
     rest = {taken.pid: taken for taken in right.snapshots}
     pairs = []
     for taken in left.snapshots:
         now = rest.get(taken.pid)
         if now is not None and _same_process(left.target(taken.pid), right.target(taken.pid)):
-            pairs.append(Pair(taken, rest.pop(taken.pid)))
+            pairs.append(SnapshotPair(taken, rest.pop(taken.pid)))
         else:
-            pairs.append(Pair(taken, None))
-    pairs += [Pair(None, taken) for taken in rest.values()]
+            pairs.append(SnapshotPair(taken, None))
+    pairs += [SnapshotPair(None, taken) for taken in rest.values()]
     first = pairs[0]
     if first.after is None and right.snapshots[0].pid in rest:
         main = right.snapshots[0]
-        pairs = [Pair(first.before, main, same=False), *(pair for pair in pairs[1:] if pair.after is not main)]
+        pairs = [SnapshotPair(first.before, main, same=False), *(pair for pair in pairs[1:] if pair.after is not main)]
     return pairs
 
 
@@ -94,7 +94,7 @@ def _same_process(left: Target | None, right: Target | None) -> bool:
     return left is None or right is None or left.start_ticks == right.start_ticks
 
 
-def _change(pair: Pair, before: int | None, after: int | None, *sides: Side) -> ProcessChange:
+def _change(pair: SnapshotPair, before: int | None, after: int | None, *sides: Side) -> ProcessChange:
     pid = next(taken.pid for taken in (pair.after, pair.before) if taken is not None)
     target = next((found for side in reversed(sides) if (found := side.target(pid)) is not None), None)
     return ProcessChange(pid, (target.role or target.comm) if target is not None else "?", before, after)

@@ -4,7 +4,7 @@ import contextlib
 from itertools import groupby
 from pathlib import Path
 
-from memforensics.analysis.diff import LOOSE, size_classes
+from memforensics.analysis.diff import UNOWNED, size_classes
 from memforensics.analysis.ownership import Piece, kernel_totals, layers, owner_of, pieces
 from memforensics.case.model import Layer, Loss, Snapshot, Target
 from memforensics.case.views import OwnedGroup, SnapshotView
@@ -47,10 +47,10 @@ def view(taken: Snapshot, target: Target | None = None, losses: tuple[Loss, ...]
 
 def _groups(owned: list[Piece]) -> tuple[OwnedGroup, ...]:
     """Groups pieces by owner, and anonymous mappings without an owner by size."""
-    classes = size_classes(piece.mapping.size for piece in owned if piece.group in LOOSE)
+    classes = size_classes(piece.mapping.size for piece in owned if piece.group in UNOWNED)
     found: dict[tuple[str, Layer, bool], list[int]] = {}
     for piece in owned:
-        name = f"{piece.group}, {classes[piece.mapping.size]}" if piece.group in LOOSE else piece.group
+        name = f"{piece.group}, {classes[piece.mapping.size]}" if piece.group in UNOWNED else piece.group
         found.setdefault((name, piece.layer, piece.in_rss), []).append(piece.bytes or 0)
     groups = [
         OwnedGroup(name, layer, count=len(sizes), bytes=sum(sizes), in_rss=in_rss)

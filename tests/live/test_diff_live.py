@@ -67,7 +67,7 @@ def test_a_region_that_grows_downwards_keeps_its_end() -> None:
 @pytest.mark.parametrize(
     ("kind", "count", "size", "name", "layer"),
     [
-        ("malloc", 5, MIB, "malloc'ed blocks with their own mapping", "native-heap"),
+        ("malloc", 5, MIB, "mmapped malloc blocks", "native-heap"),
         ("malloc", 4000, 1000, "program heap ([heap])", "native-heap"),
         ("memfd", 3, MIB, "memfd pool", "shmem"),
         ("zero", 4, ODD, "anonymous, shared, 148 KiB each", "anon-mmap"),

@@ -60,7 +60,7 @@ def test_what_is_glibcs_is_no_other_allocators() -> None:
         assert owners_of(seen, told.maps).keys() == {None}
         assert owners_of(seen, told.blocks).keys() <= {"glibc-arena", "malloc-mmapped", None}  # None: in [heap]
         assert not kinds(seen).keys() & PRELOADED.keys()
-        heap = ("glibc arenas", "program heap ([heap])", "malloc'ed blocks with their own mapping")
+        heap = ("glibc arenas", "program heap ([heap])", "mmapped malloc blocks")
         assert (
             told.of_itself["kept"] <= sum(group(seen, name) for name in heap) <= told.of_itself["made"] * 1.1 + 8 * MIB
         )

@@ -63,7 +63,7 @@ def test_stacks_of_living_and_ended_threads() -> None:
 def test_blocks_with_their_own_mapping_and_mappings_that_are_none() -> None:
     with snapshot_of(layers_program("malloc", 11, MIB, "anon", 7, MIB)) as seen:
         assert kinds(seen) == {"malloc-mmapped": 11}
-        assert group(seen, "malloc'ed blocks with their own mapping") == 11 * (MIB + 4096)
+        assert group(seen, "mmapped malloc blocks") == 11 * (MIB + 4096)
         assert group(seen, "anonymous") >= 7 * MIB
 
 
@@ -106,6 +106,6 @@ def test_object_arenas_of_cpython(interpreter: str, allocator: str, block: int) 
 def test_objects_that_malloc_made_are_in_no_object_arena(interpreter: str, allocator: str) -> None:
     before, after = with_more_objects(interpreter, allocator)
     assert group(after, "Python object arenas") == 0
-    heap = ("program heap ([heap])", "glibc arenas", "malloc'ed blocks with their own mapping")
+    heap = ("program heap ([heap])", "glibc arenas", "mmapped malloc blocks")
     assert OBJECTS * 112 <= growth(before, after, *heap) <= OBJECTS * 160 + 8 * MIB
     assert group(after, "anonymous") < MIB

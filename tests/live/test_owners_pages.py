@@ -142,7 +142,7 @@ def test_stacks_of_threads_that_ended_and_nobody_joined() -> None:
         adds_up(process, seen)
     assert kinds(seen) == {"thread-stack-unused": 7}
     # glibc gives back all but PTHREAD_STACK_MIN, 16 KiB, when a thread ends (nptl/allocatestack.c, advise_stack_range)
-    assert 7 * 16 * KIB <= group(seen, "thread stacks of threads that ended") <= 7 * 32 * KIB
+    assert 7 * 16 * KIB <= group(seen, "stacks of ended threads") <= 7 * 32 * KIB
 
 
 def safetensors(size: int) -> bytes:

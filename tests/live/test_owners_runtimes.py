@@ -40,7 +40,7 @@ def test_heap_of_a_stripped_go_program() -> None:
     assert owners_of(seen, told.maps).keys() == {None}
     assert kinds(seen).keys() == {"go-heap", "go-runtime"}
     assert told.of_itself["in_use"] - MIB <= group(seen, "Go heap") <= told.of_itself["held"] + MIB
-    assert 0 < group(seen, "Go runtime's records") <= told.of_itself["records"]
+    assert 0 < group(seen, "Go runtime structures") <= told.of_itself["records"]
     assert 5 * MIB <= group(seen, "anonymous") <= 5 * MIB + told.of_itself["records"]
 
 
@@ -55,7 +55,7 @@ def test_heap_of_a_javascript_program() -> None:
     if not heap:
         pytest.skip("this node's V8 has another form of header")
     assert told.of_itself["resident"] * 0.85 <= heap <= told.of_itself["resident"] + 2 * MIB, "code lies elsewhere"
-    blocks = group(seen, "malloc'ed blocks with their own mapping")
+    blocks = group(seen, "mmapped malloc blocks")
     assert 32 * MIB <= blocks <= 34 * MIB, "its buffer lies outside its heap"
     assert group(seen, "anonymous") < 3 * MIB
 
@@ -97,7 +97,7 @@ def test_parts_of_a_jvm(tools: Path, collector: str) -> None:
         seen = quiet_snapshot(process)
         adds_up(process, seen)
     assert 46 * MIB <= group(seen, "Java heap") <= 48 * MIB, "touched whole; some of it is mapped from the archive"
-    for name in ("JVM code cache", "JVM metaspace", "JVM collector's tables"):
+    for name in ("JVM code cache", "JVM metaspace", "JVM GC structures"):
         assert group(seen, name) > 0, name
     assert kinds(seen)["thread-stack"] > 5
     if regions:

@@ -77,7 +77,7 @@ def test_each_kind_is_counted_to_the_byte(everything: Process, reader: str) -> N
     taken, losses = take_snapshot(everything, reader)  # type: ignore[arg-type]
     assert losses == ()
     assert [m.rss for m in taken.mappings if m.path == "" and m.size == ODD] == [ODD] * 7
-    assert group(taken, "malloc'ed blocks with their own mapping") == 11 * (MIB + 4096)  # a page for the header
+    assert group(taken, "mmapped malloc blocks") == 11 * (MIB + 4096)  # a page for the header
     assert group(taken, "memfd pool") == 2 * MIB
     assert group(taken, "POSIX shared memory (/dev/shm)") == 3 * MIB
     assert group(taken, "anonymous, shared") == 4 * MIB
@@ -127,7 +127,7 @@ def test_screen_names_the_largest_and_sums_the_rest(everything: Process) -> None
     done = memforensics("snapshot", everything.pid, "--top", "3")
     assert done.returncode == 0, done.stderr
     assert "smaller groups" in done.stdout
-    assert "malloc'ed blocks with their own mapping" in done.stdout
+    assert "mmapped malloc blocks" in done.stdout
 
 
 def test_probe_gives_one_at_the_start_and_one_at_the_end() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.console import Console
 
-from memforensics.analysis.diff import Pair, diff, diff_tree, size_classes, total_change, total_sizes
+from memforensics.analysis.diff import SnapshotPair, diff, diff_tree, size_classes, total_change, total_sizes
 from memforensics.case.model import Mapping, MappingGroup, OwnerMark, Snapshot
 from memforensics.report.terminal.snapshot import groups_table
 from memforensics.units import MIB
@@ -43,7 +43,7 @@ def changed(groups: tuple[MappingGroup, ...]) -> list[MappingGroup]:
 def test_a_region_whose_start_descends_keeps_its_end() -> None:
     (group,) = changed(diff(snapshot(anonymous(100, 50)), snapshot(anonymous(80, 70))))
     assert (group.what, group.moved, group.change_bytes) == ("grew", True, 20 * PAGE)
-    assert f"ends at {150 * PAGE:x}" in group.name
+    assert f"ending at {150 * PAGE:x}" in group.name
 
 
 def test_a_region_that_grows_upwards_has_not_moved() -> None:
@@ -99,9 +99,9 @@ def test_what_moved_as_a_whole_is_no_change() -> None:
 
 def test_a_region_is_called_by_the_address_that_it_kept() -> None:
     for after, name, moved in (
-        (anonymous(80, 70), f"one region that ends at {150 * PAGE:x}", True),
-        (anonymous(100, 70), f"one region that starts at {100 * PAGE:x}", False),
-        (anonymous(80, 90), f"one region around {80 * PAGE:x}", False),
+        (anonymous(80, 70), f"region ending at {150 * PAGE:x}", True),
+        (anonymous(100, 70), f"region starting at {100 * PAGE:x}", False),
+        (anonymous(80, 90), f"region around {80 * PAGE:x}", False),
     ):
         (group,) = changed(diff(snapshot(anonymous(100, 50)), snapshot(after)))
         assert (group.name, group.moved) == (f"anonymous, {name}", moved)
@@ -286,9 +286,11 @@ def test_two_screens() -> None:
 
 
 def test_groups_of_a_tree_sum_to_its_change_also_where_a_process_came_or_went() -> None:
-    grew = Pair(snapshot(anonymous(100, 10)), snapshot(anonymous(100, 10), anonymous(200, 30), anonymous(300, 30)))
-    came = Pair(None, snapshot(anonymous(500, 30, path="[heap]"), pid=2))
-    went = Pair(snapshot(anonymous(700, 7, path="[heap]"), pid=3), None)
+    grew = SnapshotPair(
+        snapshot(anonymous(100, 10)), snapshot(anonymous(100, 10), anonymous(200, 30), anonymous(300, 30))
+    )
+    came = SnapshotPair(None, snapshot(anonymous(500, 30, path="[heap]"), pid=2))
+    went = SnapshotPair(snapshot(anonymous(700, 7, path="[heap]"), pid=3), None)
     groups = diff_tree([grew, came, went])
     assert sum(group.change_bytes for group in groups) == (60 + 30 - 7) * PAGE
     assert total_sizes([grew, came, went]) == [(10 * PAGE, 70 * PAGE), (None, 30 * PAGE), (7 * PAGE, None)]

@@ -67,9 +67,9 @@ def test_pages_that_a_library_changed_are_no_page_cache() -> None:
     )
     assert [(p.group, (p.bytes or 0) // PAGE) for p in pieces(seen)] == [
         ("libraries and program", 8),
-        ("libraries' data", 3),
+        ("library data", 3),
         ("libraries and program", 1),
-        ("libraries' data", 2),  # its .bss, directly behind
+        ("library data", 2),  # its .bss, directly behind
         ("anonymous", 5),
     ]
     assert by_layer(layers(None, seen)) == {"file": 9, "anon-mmap": 10}
@@ -123,7 +123,7 @@ def test_mappings_of_devices_by_the_node_they_come_from() -> None:
         ("AMD GPU mappings", "gpu"): 2 * MIB,
         ("RDMA device mappings", "device"): 2 * PAGE,
         ("device mappings", "device"): MIB + 256 * 1024,
-        ("kernel's buffers", "device"): 2 * MIB + 0x81000 + 4 * MIB,
+        ("kernel buffers", "device"): 2 * MIB + 0x81000 + 4 * MIB,
     }
     named = {piece.mapping.path: piece.group for piece in pieces(unread)}
     assert named["/dev/zero"] == "anonymous, shared"
@@ -171,7 +171,7 @@ NAMES = [
     ("[anon: Go: heap]", "Go heap", "native-heap"),
     ("[anon_shmem:mimalloc]", "mimalloc", "native-heap"),
     ("[anon:stage 2]", "anonymous, named 'stage 2'", "anon-mmap"),
-    ("[vdso]", "kernel's pages (vdso and the like)", "file"),
+    ("[vdso]", "kernel pages (vdso, vvar)", "file"),
     ("/dev/zero (deleted)", "anonymous", "anon-mmap"),
     ("/anon_hugepage (deleted)", HUGE_PAGES, "anon-mmap"),
     ("/dev/hugepages/a", HUGE_PAGES, "shmem"),
@@ -195,7 +195,7 @@ def test_a_name_tells_group_and_layer(path: str, group: str, layer: str) -> None
     [
         ("/memfd:pool", "private copies of memfd pages"),
         ("/dev/shm/a", "private copies of shared memory"),
-        ("/srv/table.bin (deleted)", "changed pages of table.bin"),
+        ("/srv/table.bin (deleted)", "modified pages of table.bin"),
     ],
 )
 def test_pages_that_are_no_longer_the_files_are_the_programs(path: str, copies: str) -> None:
@@ -221,7 +221,7 @@ CODE = mapping(4, 2, LIBC, perms="r-xp")
     ],
 )
 def test_what_follows_a_librarys_data_is_its_bss(before: Mapping, what: Mapping, is_bss: bool) -> None:
-    assert owners(CODE, before, what)[-1][0] == ("libraries' data" if is_bss else "anonymous")
+    assert owners(CODE, before, what)[-1][0] == ("library data" if is_bss else "anonymous")
 
 
 def test_a_program_is_a_file_with_code_in_it() -> None:
@@ -258,7 +258,7 @@ def test_stacks_of_ended_threads_are_thread_stacks_under_their_own_name() -> Non
     marks = (marked(10, 3, "thread-stack"), marked(20, 2, "thread-stack-unused"))
     assert owners(mapping(10, 3), mapping(20, 2), marks=marks) == [
         ("thread stacks", "thread-stack", 3, True),
-        ("thread stacks of threads that ended", "thread-stack", 2, True),
+        ("stacks of ended threads", "thread-stack", 2, True),
     ]
 
 
@@ -273,7 +273,7 @@ def test_a_mark_of_an_unknown_kind_is_unattributed_under_its_name() -> None:
 
 def test_a_file_on_tmpfs_is_shared_memory_and_a_model_is_named() -> None:
     path, whole = "/models/a.safetensors", mapping(10, 8, "/models/a.safetensors", rss=5, anon=1)
-    changed = ("changed pages of a.safetensors", "anon-mmap", 1, True)
+    changed = ("modified pages of a.safetensors", "anon-mmap", 1, True)
     for kind, group, layer in (
         ("tmpfs-file", "file a.safetensors", "shmem"),
         ("weights-file", "weights a.safetensors", "file"),
