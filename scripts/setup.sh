@@ -63,6 +63,7 @@ missing_packages() {
         compgen -G '/usr/lib/*/libjemalloc.so.2' >/dev/null || echo libjemalloc2 # whose memory we recognise, and below
         compgen -G '/usr/lib/*/libtcmalloc_minimal.so.4' >/dev/null || echo libtcmalloc-minimal4
         compgen -G '/usr/lib/*/libmimalloc.so.2' >/dev/null || echo libmimalloc2.0
+        command -v musl-gcc >/dev/null || echo musl-tools
         command -v java >/dev/null || echo default-jre-headless
     fi
     if ! python=$(find_python); then

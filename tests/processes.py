@@ -111,13 +111,14 @@ def interpreters() -> dict[str, str]:
     return found
 
 
-def compiled(source: str, *flags: str) -> Path:
-    """tests/leakers/`source` (C), compiled with gcc when it is newer than its program; the program."""
-    binary = LEAKERS / "bin" / (Path(source).stem + "".join(flags).replace("/", "_").replace(" ", ""))
+def compiled(source: str, *flags: str, compiler: str = "gcc") -> Path:
+    """The program of tests/leakers/`source` (C). It is compiled when the source is newer."""
+    kind = "" if compiler == "gcc" else f"-{compiler}"
+    binary = LEAKERS / "bin" / (Path(source).stem + kind + "".join(flags).replace("/", "_").replace(" ", ""))
     origin = LEAKERS / source
     if not binary.exists() or binary.stat().st_mtime < origin.stat().st_mtime:
         binary.parent.mkdir(exist_ok=True)
         fresh = binary.with_suffix(f".{os.getpid()}")
-        subprocess.run(["gcc", "-g", "-O1", *flags, "-o", fresh, origin, "-lpthread", "-ldl"], check=True)
+        subprocess.run([compiler, "-g", "-O1", *flags, "-o", fresh, origin, "-lpthread", "-ldl"], check=True)
         fresh.rename(binary)
     return binary

@@ -45,6 +45,7 @@ MARK_OWNERS: dict[str, tuple[str, Layer]] = {
     "jemalloc": ("jemalloc", "native-heap"),
     "tcmalloc": ("tcmalloc", "native-heap"),
     "mimalloc": ("mimalloc", "native-heap"),
+    "musl": ("musl malloc", "native-heap"),
     "pymalloc-arena": ("Python object arenas", "python-object"),
     "thread-stack": ("thread stacks", "thread-stack"),
     "thread-stack-unused": ("stacks of ended threads", "thread-stack"),

@@ -422,6 +422,7 @@ def read_owners(data: bytes) -> None:
     hostile.test_tries(made)
     hostile.test_go(made)
     hostile.test_mimalloc(made)
+    hostile.test_musl(made)
     hostile.test_v8(made)
     hostile.test_hotspot(made)
     assert made.reads < 600_000

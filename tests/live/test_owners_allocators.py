@@ -1,6 +1,7 @@
 """Allocators that are not glibc's, by their own records: every block is theirs, and nothing else is."""
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from processes import compiled, running
 from memforensics.case.model import Snapshot
 from memforensics.probes.proc.snapshots import take_snapshot
 from memforensics.target import open_process
+from memforensics.target.pagemap import PAGE
 from memforensics.units import MIB
 
 pytestmark = pytest.mark.live
@@ -82,6 +84,22 @@ def test_a_small_heap(kind: str) -> None:
         adds_up(process, seen)
     assert group(seen, kind) >= 30 * 40_000
     assert group(seen, "anonymous") < MIB // 4
+
+
+@pytest.mark.skipif(shutil.which("musl-gcc") is None, reason="needs musl-gcc: make setup-test")
+@pytest.mark.parametrize("linking", ["", "-static"])
+def test_heap_of_a_program_with_musl(linking: str) -> None:
+    program = compiled("own_allocator.c", *([linking] if linking else []), compiler="musl-gcc")
+    with running([program], ready=None) as child, contextlib.closing(open_process(child.pid)) as process:
+        told = told_by(child)
+        seen = quiet_snapshot(process)
+        adds_up(process, seen)
+    unowned = [block for block in told.blocks if not owners_of(seen, [block]).get("musl")]
+    assert sum(size for _, size in unowned) < PAGE, "at the unused end of a library's data"
+    assert owners_of(seen, told.maps).keys() == {None}
+    assert kinds(seen).keys() == {"musl"}
+    assert told.of_itself["kept"] <= group(seen, "musl malloc") <= told.of_itself["made"] * 1.1 + 8 * MIB
+    assert OWN <= group(seen, "anonymous") <= OWN + 2 * MIB, "its own mappings and the stacks of threads"
 
 
 def test_an_allocator_within_a_program() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from memforensics.case.model import Mapping
-from memforensics.runtimes import hotspot
+from memforensics.runtimes import hotspot, musl
 from memforensics.runtimes.golang import find_go_heaps
 from memforensics.runtimes.hotspot import HotSpot
 from memforensics.runtimes.mimalloc import segments
@@ -115,6 +115,11 @@ def test_go(hostile: Hostile) -> None:
 def test_mimalloc(hostile: Hostile) -> None:
     data = hostile.read(DATA, DATA_SIZE) or b""
     assert fit(segments(hostile, MEMORY, lambda: iter([data])))
+
+
+def test_musl(hostile: Hostile) -> None:
+    heap = musl.read_heap(hostile, DATA, DATA + DATA_SIZE)
+    assert heap is None or (fit(heap.groups) and fit(heap.records))
 
 
 def test_v8(hostile: Hostile) -> None:

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.case.model import Mapping
+from memforensics.runtimes import musl
 from memforensics.runtimes.glibc.arenas import glibc_arenas
 from memforensics.runtimes.mimalloc import segments
 from memforensics.runtimes.reading import Run, joined
@@ -65,6 +67,32 @@ def test_arenas_of_version_3() -> None:
     run = (BASE, BASE + 64 * MIB)
     assert segments(memory, [run], lambda: iter([words(1, BASE)])) == [run]
     assert segments(memory, [run], lambda: iter([words(1, 2)])) == [], "no module lists it"
+
+
+def musl_process(*, secret: int = KEY, last_area: int = 0, group_of: int = 0) -> Buffer:
+    """A page of static data, a page of records and a group of two pages. One record is free, one is within a group."""
+    static = words(secret, 1, 0, 0, 0, 0, 0, BASE + 4096).ljust(4096, b"\0")
+    records = words(0, 0, BASE + 8192, 0, 2 << 12) + words(*[0] * 5) + words(0, 0, BASE + 8192 + 64, 0, 0)
+    area = (words(KEY, last_area, 3) + records).ljust(4096, b"\0")
+    return Buffer(static + area + words(group_of or BASE + 4096 + 24).ljust(8192, b"\0"))
+
+
+def test_groups_of_musl_by_their_records() -> None:
+    heap = musl.read_heap(musl_process(), BASE, BASE + 4096)
+    assert heap == musl.Heap([(BASE + 8192, BASE + 16384)], [(BASE + 4096, BASE + 8192)], is_whole=True)
+    cut = musl.read_heap(musl_process(last_area=BASE + 8192), BASE, BASE + 4096)
+    assert cut == replace(heap, is_whole=False), "the next page of records has another first word"
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        pytest.param(musl_process(secret=KEY + 1), id="the static data has another secret"),
+        pytest.param(musl_process(group_of=BASE + 4096 + 64), id="the group belongs to another record"),
+    ],
+)
+def test_memory_that_only_resembles_a_heap_of_musl(process: Buffer) -> None:
+    assert musl.read_heap(process, BASE, BASE + 4096) is None
 
 
 def chunk(at: int, size: int, heap: int) -> bytes:

@@ -11,7 +11,7 @@ from itertools import islice, takewhile
 from memforensics.case.model import Loss, OwnerMark, Snapshot
 from memforensics.errors import PermissionNeeded
 from memforensics.probes.proc import special_files
-from memforensics.runtimes import golang, hotspot, mimalloc, page_tries, v8
+from memforensics.runtimes import golang, hotspot, mimalloc, musl, page_tries, v8
 from memforensics.runtimes.cpython import pymalloc
 from memforensics.runtimes.glibc import arenas, mmapped_chunks, thread_stacks
 from memforensics.runtimes.reading import PageReader, Reading
@@ -23,7 +23,13 @@ from memforensics.target.pagemap import Pagemap
 from memforensics.target.realtime_priority import realtime_priority
 
 # Allocators whose code is in some mapped file. While the same files are mapped, one that found nothing is skipped.
-ALLOCATORS: tuple[Recogniser, ...] = (page_tries.recognise, golang.recognise, v8.recognise, mimalloc.recognise)
+ALLOCATORS: tuple[Recogniser, ...] = (
+    page_tries.recognise,
+    golang.recognise,
+    v8.recognise,
+    mimalloc.recognise,
+    musl.recognise,
+)
 
 # The first mark of a range counts. Owners that keep readable records come before those that are known by form.
 RECOGNISERS: tuple[Recogniser, ...] = (
