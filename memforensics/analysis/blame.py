@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from memforensics.analysis.application import package_path
-from memforensics.analysis.frames import (
-    caller_of,
-    culprit_frame,
-    extends_heap,
-    is_reserved_heap,
-    is_v8_heap,
-    layer_of,
-    mark_hooks,
-)
+from memforensics.analysis.frames import is_v8_heap
 from memforensics.analysis.ownership import LAYER_NAMES
+from memforensics.analysis.site_groups import (
+    AttributedSite,
+    attribute,
+    group_by_frame,
+    resident_bytes,
+    resident_share,
+    site_rate,
+)
 from memforensics.analysis.trend import fit_trend
 from memforensics.case.model import (
     AllocationSite,
@@ -35,8 +35,9 @@ from memforensics.case.model import (
     Stack,
     Trend,
 )
+from memforensics.case.views import GroupKey, SiteGroup
 from memforensics.text import basename
-from memforensics.units import MIB, NS_PER_MINUTE, NS_PER_S, counted_text, rate_text, size_text
+from memforensics.units import MIB, NS_PER_S, counted_text, rate_text, size_text
 
 MINIMUM_BYTES_PER_MINUTE = 1 * MIB  # a slower group of sites is not a finding
 MINIMUM_SHARE = 0.05  # of the growth: a smaller group is not a finding
@@ -50,96 +51,71 @@ HEAP_REQUEST_ONLY = "this code made the heap grow; the leak may be elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
-class SiteGroup:
-    """Sites that are fixed at one place in the code, in one process or in several that run the same code."""
+class GrowthGroup:
+    """One or more groups of sites that are fixed at one place in the code, in one process or in several that run the
+    same code."""
 
     pid: int
     layer: Layer
     inside: str | None
     culprit: Culprit | None
-    sites: tuple[AllocationSite, ...]
-    stacks: tuple[Stack, ...]  # of each site, with hook frames marked
+    sites: tuple[AllocationSite, ...]  # most growth first, with hook frames marked
     growth_bytes: int  # resident growth since the trace began
     trend: Trend | None = None
     bytes_per_minute: tuple[float | None, ...] = ()  # of each site
     pids: tuple[int, ...] = ()  # of several processes, the one with the largest site first; empty: `pid` alone
 
 
-def group_sites(case: Case) -> list[SiteGroup]:
+def growth_groups(case: Case) -> list[GrowthGroup]:
     """All anonymous sites with outstanding memory, most growth first. Sites of page faults are left out: they show who
     touches memory, not who holds it."""
-    grouped: dict[tuple[object, ...], list[_Held]] = defaultdict(list)
-    for site in case.sites:
-        if site.outstanding_bytes <= 0 or site.file_backed or site.kind == "fault":
-            continue
-        held = _held(case, site)
-        grouped[held.key].append(held)
-    groups = []
-    for members in grouped.values():
-        members.sort(key=lambda held: -_resident(held.site))
-        first = members[0]
-        groups.append(
-            SiteGroup(
-                pid=first.site.pid,
-                layer=layer_of(first.site),
-                inside=first.inside,
-                culprit=_largest_culprit(members),
-                sites=tuple(held.site for held in members),
-                stacks=tuple(held.stack for held in members),
-                growth_bytes=sum(_resident(held.site) for held in members),
-            )
-        )
-    return sorted(groups, key=lambda g: -g.growth_bytes)
+    sites = [site for site in case.sites if not site.file_backed and site.kind != "fault"]
+    joined: dict[GroupKey, list[SiteGroup]] = defaultdict(list)
+    for group in group_by_frame(sites, case.hooks, 0):
+        joined[_fixed_at(group)].append(group)
+    return sorted((_growth_group(case, groups) for groups in joined.values()), key=lambda g: -g.growth_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """One site and the code that holds its memory."""
+def _fixed_at(group: SiteGroup) -> GroupKey:
+    """Groups with equal keys are fixed at one place: a heap, whichever code requested memory; a Python function,
+    whoever called it; a library that maps memory inside a hook."""
+    named, process = group.named, (group.pid, group.layer, group.extends)
+    if group.extends or named is None:
+        return (*process, group.inside)
+    if named.kind == "python":
+        return (*process, group.inside, named.file, named.function)
+    return (*process, group.inside, named.module) if group.inside is not None else group.key
 
-    site: AllocationSite
-    stack: Stack  # hook frames marked
-    inside: str | None
-    culprit: Culprit | None
-    key: tuple[object, ...]  # sites with equal keys form a group
+
+def _growth_group(case: Case, groups: Sequence[SiteGroup]) -> GrowthGroup:
+    sites = sorted((site for group in groups for site in group.sites), key=lambda site: -resident_bytes(site))
+    largest = max(groups, key=lambda group: sum(map(resident_bytes, group.sites)))
+    top = max(largest.sites, key=resident_bytes)
+    return GrowthGroup(
+        pid=sites[0].pid,
+        layer=largest.layer,
+        inside=largest.inside,
+        culprit=_culprit_of(case, attribute(top, case.hooks)),
+        sites=tuple(sites),
+        growth_bytes=sum(map(resident_bytes, sites)),
+    )
 
 
 def stack_and_culprit(case: Case, site: AllocationSite) -> tuple[Stack, Culprit | None]:
     """The site's stack with hook frames marked, and the code that it names."""
-    held = _held(case, site)
-    return held.stack, held.culprit
+    found = attribute(site, case.hooks)
+    return found.site.stack, _culprit_of(case, found)
 
 
-def _held(case: Case, site: AllocationSite) -> _Held:
-    stack, inside = mark_hooks(site.stack, [hook for hook in case.hooks if hook.pid == site.pid])
-    named = culprit_frame(stack.frames, inside)
-    culprit = _culprit(case, site.pid, named, caller_of(stack.frames))
-    if inside is None and extends_heap(site):
-        where: tuple[object, ...] = ()  # a heap is one group, whichever code requested memory
-        if culprit is not None:
-            function = None if is_v8_heap(stack.frames) else culprit.function
-            culprit = replace(culprit, extends=True, function=function)
-    elif named is None or named.kind == "python":
-        where = (named.file, named.function) if named else (None,)
-    elif inside is not None:
-        where = (named.module,)
-    else:
-        where = (named.module, named.function, culprit.caller if culprit else None)
-    return _Held(site, stack, inside, culprit, (site.pid, layer_of(site), inside, *where))
+def _culprit_of(case: Case, found: AttributedSite) -> Culprit | None:
+    culprit = _culprit(case, found.site.pid, found.named, found.caller)
+    if culprit is None or not found.extends:
+        return culprit
+    function = None if is_v8_heap(found.site.stack.frames) else culprit.function
+    return replace(culprit, extends=True, function=function)
 
 
-def _largest_culprit(members: Sequence[_Held]) -> Culprit | None:
-    """The culprit of the most bytes, summed over the lines of a function."""
-    grown: dict[tuple[object, ...], int] = defaultdict(int)
-    first: dict[tuple[object, ...], Culprit | None] = {}
-    for held in members:
-        culprit = held.culprit
-        who = (culprit.path, culprit.function, culprit.caller and culprit.caller.function) if culprit else ()
-        grown[who] += _resident(held.site)
-        first.setdefault(who, culprit)
-    return first[max(grown, key=lambda who: grown[who])]
-
-
-def with_trends(case: Case, groups: Sequence[SiteGroup], limit: int = 8) -> list[SiteGroup]:
+def with_trends(case: Case, groups: Sequence[GrowthGroup], limit: int = 8) -> list[GrowthGroup]:
     """The first `limit` groups with the trend of their resident outstanding bytes. If a group does not grow in a line
     but some of its sites do, the group is reduced to those: one function may map both what is kept and what is
     freed."""
@@ -157,26 +133,24 @@ def with_trends(case: Case, groups: Sequence[SiteGroup], limit: int = 8) -> list
     return sorted(out, key=lambda g: -g.growth_bytes)
 
 
-def _trend(case: Case, group: SiteGroup) -> Trend | None:
+def _trend(case: Case, group: GrowthGroup) -> Trend | None:
     times, values = _timeline(case, group)
     return fit_trend(times, values) if len(times) >= 3 else None
 
 
-def _alone(group: SiteGroup, at: int) -> SiteGroup:
+def _alone(group: GrowthGroup, at: int) -> GrowthGroup:
     site = group.sites[at]
-    return replace(
-        group, pid=site.pid, pids=(site.pid,), sites=(site,), stacks=(group.stacks[at],), growth_bytes=_resident(site)
-    )
+    return replace(group, pid=site.pid, pids=(site.pid,), sites=(site,), growth_bytes=resident_bytes(site))
 
 
 Grown = Mapping[int, Mapping[Layer, int]]  # PID -> bytes that each layer grew by, by the owners of the mappings
 
 
-def by_owner(groups: Sequence[SiteGroup], grown: Grown) -> list[SiteGroup]:
+def by_owner(groups: Sequence[GrowthGroup], grown: Grown) -> list[GrowthGroup]:
     """The groups with the layer that owns their mappings. A runtime maps its heap like any other code, so a stack alone
     does not show that the memory is a heap's. If anonymous memory grew too little for a group, and a heap grew by that
     much without another group to explain it, the group belongs to the heap."""
-    found: dict[object, list[SiteGroup]] = defaultdict(list)
+    found: dict[object, list[GrowthGroup]] = defaultdict(list)
     for group in groups:
         layer = _owner(group, groups, grown.get(group.pid, {}))
         culprit = group.culprit
@@ -188,7 +162,7 @@ def by_owner(groups: Sequence[SiteGroup], grown: Grown) -> list[SiteGroup]:
     return sorted(map(_joined, found.values()), key=lambda g: -g.growth_bytes)
 
 
-def _owner(group: SiteGroup, groups: Sequence[SiteGroup], grown: Mapping[Layer, int]) -> Layer:
+def _owner(group: GrowthGroup, groups: Sequence[GrowthGroup], grown: Mapping[Layer, int]) -> Layer:
     enough = OWNED_SHARE * group.growth_bytes
     if group.layer != "anon-mmap" or group.inside is not None or not grown or grown.get("anon-mmap", 0) >= enough:
         return group.layer
@@ -200,17 +174,15 @@ def _owner(group: SiteGroup, groups: Sequence[SiteGroup], grown: Mapping[Layer, 
     return most if left[most] >= enough else group.layer
 
 
-def _joined(groups: Sequence[SiteGroup]) -> SiteGroup:
+def _joined(groups: Sequence[GrowthGroup]) -> GrowthGroup:
     """One group of several, named after the largest."""
     if len(groups) == 1:
         return groups[0]
-    pairs = [pair for group in groups for pair in zip(group.sites, group.stacks, strict=True)]
-    pairs.sort(key=lambda pair: -_resident(pair[0]))
+    sites = sorted((site for group in groups for site in group.sites), key=lambda site: -resident_bytes(site))
     return replace(
         max(groups, key=lambda group: group.growth_bytes),
-        pids=tuple(dict.fromkeys(site.pid for site, _ in pairs)),
-        sites=tuple(site for site, _ in pairs),
-        stacks=tuple(stack for _, stack in pairs),
+        pids=tuple(dict.fromkeys(site.pid for site in sites)),
+        sites=tuple(sites),
         growth_bytes=sum(group.growth_bytes for group in groups),
     )
 
@@ -220,7 +192,7 @@ def draft_findings(case: Case, growth_bytes: int, seconds: float, grown: Grown |
     `growth_bytes`: of the tree, in the observed `seconds`; groups below the minimum share or rate are left out.
     `grown`: growth by layer, from the owners of mappings."""
     findings = []
-    for group in with_trends(case, _equal_as_one(by_owner(group_sites(case), grown or {}))):
+    for group in with_trends(case, _equal_as_one(by_owner(growth_groups(case), grown or {}))):
         rate = group.trend.rate if group.trend else None
         share = group.growth_bytes / growth_bytes if growth_bytes > 0 else None
         per_minute = rate.estimate if rate else group.growth_bytes / max(seconds, 1.0) * 60.0
@@ -230,10 +202,10 @@ def draft_findings(case: Case, growth_bytes: int, seconds: float, grown: Grown |
     return findings
 
 
-def _equal_as_one(groups: Sequence[SiteGroup]) -> list[SiteGroup]:
+def _equal_as_one(groups: Sequence[GrowthGroup]) -> list[GrowthGroup]:
     """Joins groups of several processes that name the same code (file names and functions). Groups without a culprit
     stay apart, and so do two groups of one process."""
-    equal: dict[tuple[object, ...], list[SiteGroup]] = defaultdict(list)
+    equal: dict[tuple[object, ...], list[GrowthGroup]] = defaultdict(list)
     seen: Counter[tuple[object, ...]] = Counter()
     for group in sorted(groups, key=lambda g: -g.growth_bytes):
         key: tuple[object, ...] = (group.layer, group.inside, group.pid)
@@ -272,17 +244,7 @@ def sum_rates(rates: Iterable[Rate | None]) -> Rate | None:
     )
 
 
-def site_rate(site: AllocationSite) -> float | None:
-    """Growth of the site's outstanding bytes in bytes a minute. None for a timeline under 1 s, or a single mapping."""
-    points = site.timeline
-    is_one = site.outstanding_count == 1 and site.kind != "mremap"
-    if is_one or len(points) < 2 or points[-1].t_ns - points[0].t_ns < NS_PER_S:
-        return None
-    span = points[-1].t_ns - points[0].t_ns
-    return (points[-1].outstanding_bytes - points[0].outstanding_bytes) * NS_PER_MINUTE / span * _resident_share(site)
-
-
-def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | None) -> Finding:
+def _finding(case: Case, group: GrowthGroup, rate: Rate | None, share: float | None) -> Finding:
     cited = tuple(
         FindingSite(
             pid=site.pid,
@@ -290,14 +252,14 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
             bytes_per_minute=per_minute,
             count=site.outstanding_count,
             inside=group.inside,
-            stack=stack,
+            stack=site.stack,
             kind=site.kind,
             resident_bytes=site.resident_bytes,
             site_id=site.site_id,
             placed=site.placed,
             cohorts=site.cohorts,
         )
-        for site, stack, per_minute in _cited(group)
+        for site, per_minute in _cited(group)
     )
     refs = f"sites/{group.sites[0].pid}/{group.sites[0].site_id}"
     evidence = [
@@ -349,17 +311,17 @@ def _finding(case: Case, group: SiteGroup, rate: Rate | None, share: float | Non
     )
 
 
-def _cited(group: SiteGroup) -> Iterator[tuple[AllocationSite, Stack, float | None]]:
-    """The largest sites of a few processes of the group, each with its stack and rate."""
+def _cited(group: GrowthGroup) -> Iterator[tuple[AllocationSite, float | None]]:
+    """The largest sites of a few processes of the group, each with its rate."""
     rates = group.bytes_per_minute or (None,) * len(group.sites)
     left = dict.fromkeys(group.pids[:PROCESSES_CITED] or (group.pid,), SITES_CITED)
-    for site, stack, rate in zip(group.sites, group.stacks, rates, strict=True):
+    for site, rate in zip(group.sites, rates, strict=True):
         if left.get(site.pid, 0):
             left[site.pid] -= 1
-            yield site, stack, rate
+            yield site, rate
 
 
-def _title(group: SiteGroup) -> str:
+def _title(group: GrowthGroup) -> str:
     culprit, name = group.culprit, LAYER_NAMES[group.layer]
     if culprit is None:
         if group.layer in HEAPS:
@@ -417,19 +379,7 @@ def _hook_version(hooks: Iterable[Hook], path: str | None) -> str | None:
     return next((hook.owner_version for hook in hooks if hook.owner_path == path), None)
 
 
-def _resident_share(site: AllocationSite) -> float:
-    """Resident bytes over outstanding bytes, 0 to 1. If residency was not read: 0 for reserved address space, else
-    1."""
-    if site.resident_bytes is None or site.outstanding_bytes <= 0:
-        return 0.0 if is_reserved_heap(site) else 1.0
-    return min(1.0, site.resident_bytes / site.outstanding_bytes)
-
-
-def _resident(site: AllocationSite) -> int:
-    return round(site.outstanding_bytes * _resident_share(site))
-
-
-def _timeline(case: Case, group: SiteGroup) -> tuple[list[float], list[float]]:
+def _timeline(case: Case, group: GrowthGroup) -> tuple[list[float], list[float]]:
     """Resident outstanding bytes of the group: seconds since the trace began, bytes. It begins with 0 bytes."""
     pids = {site.pid for site in group.sites}
     traces = [trace for trace in case.traces if trace.pid in pids]
@@ -438,7 +388,7 @@ def _timeline(case: Case, group: SiteGroup) -> tuple[list[float], list[float]]:
     instants = sorted({point.t_ns for site in group.sites for point in site.timeline} | {began, ended})
     values = [0.0] * len(instants)
     for site in group.sites:
-        share, points = _resident_share(site), site.timeline
+        share, points = resident_share(site), site.timeline
         at, current = 0, 0
         for index, instant in enumerate(instants):
             while at < len(points) and points[at].t_ns <= instant:

@@ -7,12 +7,18 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal, TypeVar
 
-from memforensics.analysis.blame import site_rate
-from memforensics.analysis.frames import caller_of, culprit_frame, mark_hooks
-from memforensics.case.model import AllocationSite, Caller, Frame, Hook
+from memforensics.analysis.frames import (
+    caller_of,
+    culprit_frame,
+    extends_heap,
+    is_reserved_heap,
+    layer_of,
+    mark_hooks,
+)
+from memforensics.case.model import AllocationSite, Caller, Frame, Hook, Layer
 from memforensics.case.views import GroupKey, SiteGroup
 from memforensics.text import basename
-from memforensics.units import NS_PER_S
+from memforensics.units import NS_PER_MINUTE, NS_PER_S
 
 SortKey = Literal["outstanding", "rate", "count", "age"]
 FilterField = Literal["lib", "func", "file"]
@@ -24,24 +30,81 @@ SMOOTHING = 0.5  # of the way to a new value is gone at each view
 
 
 def group_by_frame(sites: Iterable[AllocationSite], hooks: Sequence[Hook], now_ns: int) -> list[SiteGroup]:
-    """Groups with outstanding memory, most first. With `hooks`, a frame in a known interposer is known as one.
+    """Groups with outstanding memory, most first. `hooks` tell which frames are those of an interposer.
 
-    The frame that matters is the one that diagnose names: the first that is neither libc, nor an allocator, nor the
-    interpreter, nor an interposer's pass-through; the interposer's own where the memory is its own. Lines do not
-    matter: a function that asks in two lines is one group with two stacks.
+    The frame that matters is the first that is neither libc, nor an allocator, nor the interpreter, nor a pass-through
+    of an interposer; it is the interposer's own if the memory is. Two lines of one function are one group. The tracing
+    commands show these groups, and diagnose joins them to findings.
     """
-    members: dict[GroupKey, list[AllocationSite]] = defaultdict(list)
-    facts: dict[GroupKey, tuple[Frame | None, Caller | None, str | None]] = {}
+    members: dict[GroupKey, list[AttributedSite]] = defaultdict(list)
     for site in sites:
-        if site.outstanding_bytes <= 0:
-            continue
-        stack, inside = mark_hooks(site.stack, [hook for hook in hooks if hook.pid == site.pid])
-        named, caller = culprit_frame(stack.frames, inside), caller_of(stack.frames)
-        key = (site.pid, site.file_backed, inside, *_frame_key(named, site), *_caller_key(caller))
-        members[key].append(_with_stack(site, stack.frames))
-        facts.setdefault(key, (named, caller, inside))
-    groups = [_group(key, found, *facts[key], now_ns) for key, found in members.items()]
+        if site.outstanding_bytes > 0:
+            found = attribute(site, hooks)
+            members[found.key].append(found)
+    groups = [_group(key, found, now_ns) for key, found in members.items()]
     return sorted(groups, key=lambda g: (-g.outstanding_bytes, g.pid, g.sites[0].site_id))
+
+
+@dataclass(frozen=True, slots=True)
+class AttributedSite:
+    """One site, with hook frames marked, and the code that requested its memory."""
+
+    site: AllocationSite
+    layer: Layer
+    extends: bool
+    inside: str | None
+    named: Frame | None
+    caller: Caller | None
+
+    @property
+    def key(self) -> GroupKey:
+        """Sites with equal keys form a group."""
+        caller = (self.caller.file, self.caller.function) if self.caller is not None else ()
+        return (self.site.pid, self.layer, self.extends, self.inside, *self._frame_key(), *caller)
+
+    def _frame_key(self) -> tuple[object, ...]:
+        named = self.named
+        if named is None:  # by the two frames that it is then named after
+            return (None, *((f.module or f.file, f.function or f.offset) for f in self.site.stack.frames[:2]))
+        if named.kind == "python":
+            return ("python", named.file, named.function)
+        return (named.module, named.function or named.offset)
+
+
+def attribute(site: AllocationSite, hooks: Sequence[Hook]) -> AttributedSite:
+    """The site's layer and the code that requested its memory, by its stack."""
+    stack, inside = mark_hooks(site.stack, [hook for hook in hooks if hook.pid == site.pid])
+    marked = site if stack.frames == site.stack.frames else replace(site, stack=stack)
+    return AttributedSite(
+        site=marked,
+        layer=layer_of(site),
+        extends=inside is None and extends_heap(site),
+        inside=inside,
+        named=culprit_frame(stack.frames, inside),
+        caller=caller_of(stack.frames),
+    )
+
+
+def site_rate(site: AllocationSite) -> float | None:
+    """Growth of the site's outstanding bytes in bytes a minute. None for a timeline under 1 s, or a single mapping."""
+    points = site.timeline
+    is_one = site.outstanding_count == 1 and site.kind != "mremap"
+    if is_one or len(points) < 2 or points[-1].t_ns - points[0].t_ns < NS_PER_S:
+        return None
+    span = points[-1].t_ns - points[0].t_ns
+    return (points[-1].outstanding_bytes - points[0].outstanding_bytes) * NS_PER_MINUTE / span * resident_share(site)
+
+
+def resident_share(site: AllocationSite) -> float:
+    """Resident bytes over outstanding bytes, 0 to 1. If residency was not read: 0 for reserved address space, else
+    1."""
+    if site.resident_bytes is None or site.outstanding_bytes <= 0:
+        return 0.0 if is_reserved_heap(site) else 1.0
+    return min(1.0, site.resident_bytes / site.outstanding_bytes)
+
+
+def resident_bytes(site: AllocationSite) -> int:
+    return round(site.outstanding_bytes * resident_share(site))
 
 
 def score(group: SiteGroup, by: SortKey) -> float:
@@ -119,42 +182,22 @@ def parse_filter(text: str) -> SiteFilter:
 # --- one group --------------------------------------------------------------------------------------------------------
 
 
-def _group(
-    key: GroupKey,
-    found: list[AllocationSite],
-    named: Frame | None,
-    caller: Caller | None,
-    inside: str | None,
-    now_ns: int,
-) -> SiteGroup:
-    found.sort(key=lambda s: (-s.outstanding_bytes, s.site_id))
-    rates = [rate for rate in map(site_rate, found) if rate is not None]
+def _group(key: GroupKey, found: list[AttributedSite], now_ns: int) -> SiteGroup:
+    found.sort(key=lambda each: (-each.site.outstanding_bytes, each.site.site_id))
+    first, sites = found[0], tuple(each.site for each in found)
+    rates = [rate for rate in map(site_rate, sites) if rate is not None]
     return SiteGroup(
         key=key,
-        pid=found[0].pid,
-        named=named,
-        caller=caller,
-        inside=inside,
-        sites=tuple(found),
+        pid=first.site.pid,
+        layer=first.layer,
+        extends=first.extends,
+        named=first.named,
+        caller=first.caller,
+        inside=first.inside,
+        sites=sites,
         bytes_per_minute=sum(rates) if rates else None,
-        age_s=_age(found, now_ns),
+        age_s=_age(sites, now_ns),
     )
-
-
-def _with_stack(site: AllocationSite, frames: tuple[Frame, ...]) -> AllocationSite:
-    return site if frames == site.stack.frames else replace(site, stack=replace(site.stack, frames=frames))
-
-
-def _frame_key(named: Frame | None, site: AllocationSite) -> tuple[object, ...]:
-    if named is None:  # by what it is then called
-        return (None, *((f.module or f.file, f.function or f.offset) for f in site.stack.frames[:2]))
-    if named.kind == "python":
-        return ("python", named.file, named.function)
-    return (named.module, named.function or named.offset)
-
-
-def _caller_key(caller: Caller | None) -> tuple[object, ...]:
-    return (caller.file, caller.function) if caller is not None else ()
 
 
 def _age(sites: Sequence[AllocationSite], now_ns: int) -> float | None:

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from memforensics.analysis.blame import site_rate
-from memforensics.analysis.site_groups import SiteFilter, SortKey, group_by_frame, score
+from memforensics.analysis.site_groups import SiteFilter, SortKey, group_by_frame, score, site_rate
 from memforensics.case.model import AllocationSite, Case
 from memforensics.case.views import FAMILIES, EngineName, Family, TraceView, family_of
 from memforensics.errors import CaseError
@@ -47,8 +46,8 @@ def view_of(
         seconds=seconds,
         sites=kept,
         rates=tuple(map(site_rate, kept)),
-        groups=tuple(group for group in shown if not group.file_backed),
-        file_groups=tuple(group for group in shown if group.file_backed),
+        groups=tuple(group for group in shown if group.layer != "file"),
+        file_groups=tuple(group for group in shown if group.layer == "file"),
         left_out=(*young, *others),
     )
 

@@ -55,15 +55,18 @@ def family_of(site: AllocationSite) -> Family:
 
 @dataclass(frozen=True, slots=True)
 class SiteGroup:
-    """Sites of one process that have the frame that matters, and the application's function, in common.
+    """Sites of one process and layer that have the frame that matters, and the application's function, in common.
 
     `sites` by outstanding bytes, most first, with hook frames marked. `inside`: the function that releases memory and
-    inside whose replacement this memory was requested. `age_s`: the median age of the outstanding blocks where ages
-    were read (they are at the end of a trace), else how long the group has held memory without a break.
+    inside whose replacement this memory was requested. `extends`: the memory made a heap larger. `age_s`: the median
+    age of the outstanding blocks where ages were read (they are at the end of a trace), else how long the group has
+    held memory without a break.
     """
 
     key: GroupKey
     pid: int
+    layer: Layer
+    extends: bool
     named: Frame | None
     caller: Caller | None
     inside: str | None
@@ -78,10 +81,6 @@ class SiteGroup:
     @property
     def outstanding_count(self) -> int:
         return sum(site.outstanding_count for site in self.sites)
-
-    @property
-    def file_backed(self) -> bool:
-        return self.sites[0].file_backed
 
     @property
     def allocated_bytes(self) -> int:

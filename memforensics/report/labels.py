@@ -86,12 +86,14 @@ LABELS: dict[Family, Labels] = {
 
 def matter_text(group: SiteGroup, *, plain: bool = False, places: bool = True) -> str:
     """ucs_mpool_grow (libucs.so.0) inside munmap <- Model.stage_tensor (service.py:101): the frame that matters, and
-    the application's innermost Python function where that is another. `plain`: without C++ parameters; `places`: with
-    files and lines."""
+    the application's innermost Python function if that is another. `plain`: without C++ parameters; `places`: with
+    files and lines, and whether the memory made a heap larger."""
     named, caller = group.named, group.caller
     parts = [_frame_text(named, plain, places)] if named is not None else []
     if parts and group.inside is not None:
         parts[0] += f" inside {group.inside}"
+    if parts and group.extends and places:
+        parts[0] += " extends the heap"
     if caller is not None and (named is None or (named.file, named.function) != (caller.file, caller.function)):
         place = f" ({source_place(basename(caller.file), caller.line)})" if places else ""
         parts.append(caller.function + place)
@@ -101,15 +103,15 @@ def matter_text(group: SiteGroup, *, plain: bool = False, places: bool = True) -
 
 
 def matter_short(group: SiteGroup, width: int) -> str:
-    """The same in so many columns: who asked matters more than with which parameters, or in which file; and last goes
-    the beginning of what was asked."""
+    """The same in `width` columns. What does not fit is left out in this order: C++ parameters, files and lines, the
+    beginning of the first function."""
     for plain, places in ((False, True), (True, True), (True, False)):
         text = matter_text(group, plain=plain, places=places)
         if len(text) <= width:
             return text
-    asked, arrow, by = text.partition(" <- ")
-    room = width - len(arrow + by)
-    return f"…{asked[1 - room :]}{arrow}{by}" if arrow and room >= 8 else text
+    first, arrow, caller = text.partition(" <- ")
+    room = width - len(arrow + caller)
+    return f"…{first[1 - room :]}{arrow}{caller}" if arrow and room >= 8 else text
 
 
 def plain_function(name: str) -> str:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from memforensics.analysis.blame import HEAP_REQUEST_ONLY, draft_findings, group_sites, of_each_process, site_rate
+from memforensics.analysis.blame import HEAP_REQUEST_ONLY, draft_findings, growth_groups, of_each_process
+from memforensics.analysis.site_groups import site_rate
 from memforensics.case.model import (
     AllocationSite,
     Anchor,
@@ -140,7 +141,7 @@ def test_sites_of_one_culprit_are_one_finding() -> None:
     hook = Hook(pid=PID, function="munmap", mechanism="inline", owner_path="/l/libhook.so", target_function="my_munmap")
     own = (*LEAF, native("/l/libhook.so", "grow"), native("/l/libhook.so", "my_munmap"))
     sites = [constructed_site(n, (*own, python(f"caller{n}", n)), MIB) for n in (1, 2, 3)]
-    groups = group_sites(constructed_case(*sites, hooks=(hook,)))
+    groups = growth_groups(constructed_case(*sites, hooks=(hook,)))
     assert len(groups) == 1
     assert groups[0].inside == "munmap"
     assert groups[0].growth_bytes == 60 * MIB
@@ -163,7 +164,7 @@ def test_the_version_is_that_of_the_mapped_file() -> None:
 
 def test_file_mappings_are_no_growth() -> None:
     site = replace(constructed_site(1, (*LEAF, python("load", 1)), 8 * MIB), file_backed=True)
-    assert group_sites(constructed_case(site)) == []
+    assert growth_groups(constructed_case(site)) == []
 
 
 MALLOC = (*LEAF, native(LIBC, "malloc"))
@@ -201,7 +202,7 @@ def test_a_block_with_a_mapping_of_its_own_extends_no_heap(
     frames: tuple[Frame, ...], block: int, extends: bool
 ) -> None:
     site = constructed_site(1, frames, block)
-    culprit = group_sites(constructed_case(site))[0].culprit
+    culprit = growth_groups(constructed_case(site))[0].culprit
     assert culprit is not None
     assert culprit.extends is extends
 
@@ -242,7 +243,7 @@ def test_a_heap_that_others_explain_is_not_taken_for_the_owner() -> None:
 def test_pages_of_v8s_heap_are_nobodys_function() -> None:
     frames = (*LEAF, native("/usr/bin/node", "v8::base::OS::Allocate(void*)"), native("/usr/bin/node", "node::Run()"))
     site = constructed_site(1, frames, MIB)
-    (group,) = group_sites(constructed_case(site))
+    (group,) = growth_groups(constructed_case(site))
     assert group.layer == "native-heap"
     assert group.culprit is not None
     assert (group.culprit.library, group.culprit.function, group.culprit.extends) == ("node", None, True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memforensics.analysis.blame import group_sites
+from memforensics.analysis.blame import growth_groups
 from memforensics.analysis.trace_view import view_of
 from memforensics.case.model import AllocationSite, Anchor, Case, CaseMeta, Frame, Stack, TraceSummary
 from memforensics.case.views import TraceView
@@ -217,7 +217,7 @@ def test_files_are_apart_and_most_comes_first() -> None:
 
 
 def test_no_culprit_rests_on_faults() -> None:
-    assert group_sites(case()) == []
+    assert growth_groups(case()) == []
 
 
 def test_the_json_says_what_it_means() -> None:

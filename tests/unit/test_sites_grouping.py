@@ -1,14 +1,17 @@
 """Groups by the frame that matters, filters, and an order that settles."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from fixtures.constructed import of_age
+from fixtures.constructed import case, of_age
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memforensics.analysis.blame import growth_groups
 from memforensics.analysis.site_groups import group_by_frame, parse_filter, score, settled, smoothed
 from memforensics.case.model import AllocationSite, Frame, Hook, SitePoint, Stack
+from memforensics.report.labels import matter_text
 
 LIBC = Frame(kind="native", function="mmap", module="/lib/x86_64-linux-gnu/libc.so.6")
 INTERPRETER = Frame(kind="native", function="_PyEval_Vector", module="/usr/lib/libpython3.11.so.1.0")
@@ -84,6 +87,45 @@ def test_memory_asked_for_inside_an_interposer_s_munmap() -> None:
         (None, "pool_grow"),
     ]
     assert [frame.kind for frame in groups[0].sites[0].stack.frames] == ["native", "native", "hook", "native", "python"]
+
+
+def test_memory_that_extends_the_heap_is_a_group_of_its_own() -> None:
+    malloc = Frame(kind="native", function="malloc", module=LIBC.module)
+    stack = (LIBC, malloc, native("fill"), python("serve", 10))
+    heap, block = site(1, *stack, kind="brk", held=2), site(2, *stack)
+    groups = group_by_frame([heap, block], (), 0)
+    assert [(group.layer, group.extends) for group in groups] == [("native-heap", False), ("native-heap", True)]
+    assert [matter_text(group) for group in groups] == [
+        "fill (libcache.so.1) <- serve (service.py:10)",
+        "fill (libcache.so.1) extends the heap <- serve (service.py:10)",
+    ]
+
+
+FRAMES = st.sampled_from(
+    [
+        LIBC,
+        INTERPRETER,
+        MAIN,
+        Frame(kind="native", function="malloc", module=LIBC.module),
+        native("grow"),
+        native("hook_munmap", "/opt/lib/libhook.so.0"),
+        python("serve", 10),
+        python("serve", 20),
+        python("get", 7, "/usr/lib/python3/dist-packages/cachetools/keys.py"),
+    ]
+)
+HOOK = Hook(pid=7, function="munmap", mechanism="inline", owner_path="/opt/lib/libhook.so.0")
+
+
+@given(st.lists(st.tuples(st.lists(FRAMES, max_size=6), st.sampled_from(["mmap", "brk"])), max_size=12))
+def test_diagnose_joins_the_groups_of_trace_mmap_and_never_splits_them(stacks: list[tuple[list[Frame], str]]) -> None:
+    sites = tuple(site(n, *frames, kind=kind) for n, (frames, kind) in enumerate(stacks))
+    joined = [
+        {each.site_id for each in group.sites} for group in growth_groups(replace(case(), sites=sites, hooks=(HOOK,)))
+    ]
+    shown = [{each.site_id for each in group.sites} for group in group_by_frame(sites, (HOOK,), 0)]
+    assert all(sum(group <= whole for whole in joined) == 1 for group in shown)
+    assert sum(map(len, joined)) == len(sites)
 
 
 def test_figures_of_a_group_are_sums() -> None:
