@@ -48,19 +48,18 @@ def ci(
     from memforensics.jobs.case.files import check_output, write_text
     from memforensics.jobs.experiment.ci import gate, parse_fail_on
     from memforensics.remedies.catalogue import load_catalogue
+    from memforensics.report.json.experiment import gate as gate_json
     from memforensics.report.junit import junit_xml
     from memforensics.report.markdown import report_markdown
     from memforensics.target.cmdline import harmless_command
 
     failing, catalogue = parse_fail_on(fail_on), load_catalogue(remedies)
-    for output in (junit, report):
-        if output is not None:
-            check_output(output)
-    label = name or " ".join(harmless_command(command))
-    with progress("looking for leaks", quiet=json) as on_progress:
+    for output in filter(None, (junit, report)):
+        check_output(output)
+    with progress("diagnosing the command", quiet=json) as on_progress:
         found = gate(
             command,
-            name=label,
+            name=name or " ".join(harmless_command(command)),
             seconds=duration,
             warmup_s=warmup,
             fail_on=failing,
@@ -76,9 +75,7 @@ def ci(
     if junit is not None:
         write_text(junit_xml([found]), junit)
     if json:
-        from memforensics.report.json.experiment import gate as shape
-
-        print_json(shape([found]))
+        print_json(gate_json([found]))
     else:
         say("\n".join(lines))
     return found.exit_code

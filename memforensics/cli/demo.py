@@ -6,11 +6,7 @@ import typer
 
 from memforensics.cli.common import JsonOption, RecordOption, say, verdict_duration_option
 
-EXAMPLES = (
-    "memforensics demo",
-    "memforensics demo --ucx-version 1.21.0",
-    "memforensics demo --record ucx.case",
-)
+EXAMPLES = ("memforensics demo", "memforensics demo --ucx-version 1.21.0", "memforensics demo --record ucx.case")
 
 
 def demo(

@@ -5,18 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from memforensics.cli.common import (
-    CmdlineOption,
-    ContainerOption,
-    JsonOption,
-    NameOption,
-    PidArgument,
-    RemediesOption,
-    ShowCmdlineOption,
-    choose_pid,
-    say,
-    verdict_duration_option,
-)
+from memforensics.cli.common import JsonOption, RemediesOption, ShowCmdlineOption, say, verdict_duration_option
+from memforensics.cli.target import TargetChoice, with_target
 
 EXAMPLES = (
     "memforensics diagnose 4242",
@@ -26,8 +16,9 @@ EXAMPLES = (
 )
 
 
+@with_target
 def diagnose(
-    pid: PidArgument = None,
+    target: TargetChoice,
     duration: Annotated[float, verdict_duration_option("How long in all. A longer time shows smaller leaks.")] = "60s",  # type: ignore[assignment]
     record: Annotated[
         Path | None,
@@ -42,9 +33,6 @@ def diagnose(
     children: Annotated[bool, typer.Option(help="Include its child processes.")] = True,
     seed: Annotated[int | None, typer.Option(hidden=True)] = None,
     remedies: RemediesOption = None,
-    name: NameOption = None,
-    cmdline: CmdlineOption = None,
-    container: ContainerOption = None,
     show_cmdline: ShowCmdlineOption = False,
 ) -> int:
     """Say whether a live process leaks, in which layer, through whose code, and what to set.
@@ -66,7 +54,7 @@ def diagnose(
     form: Format = "json" if json else format
     written = output_form(output, form if output is not None and not output.suffix else None)
     catalogue = load_catalogue(remedies)
-    chosen = choose_pid(pid, name, cmdline, container, show_cmdline=show_cmdline)
+    chosen = target.choose(show_cmdline=show_cmdline)
     with progress(f"diagnosing {chosen}", quiet=json or format != "terminal") as on_progress:
         found = job.diagnose(
             chosen, duration, record=record, on_progress=on_progress, children=children, seed=seed, catalogue=catalogue

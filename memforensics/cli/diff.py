@@ -1,22 +1,12 @@
 """`memforensics diff A B`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import (
-    CmdlineOption,
-    ContainerOption,
-    JsonOption,
-    NameOption,
-    choose_pid,
-    duration_option,
-    print_json,
-)
+from memforensics.cli.common import JsonOption, duration_option, print_json
+from memforensics.cli.target import TargetChoice, with_target_options
 from memforensics.errors import UsageError
-
-if TYPE_CHECKING:
-    from memforensics.case.views import DiffView
 
 EXAMPLES = (
     "memforensics diff 4711 --over 10s",
@@ -27,7 +17,9 @@ EXAMPLES = (
 )
 
 
+@with_target_options
 def diff(
+    target: TargetChoice,
     before: Annotated[str | None, typer.Argument(metavar="A", help="A case file or a PID.")] = None,
     after: Annotated[str | None, typer.Argument(metavar="B", help="Another case file or PID.")] = None,
     over: Annotated[
@@ -53,9 +45,6 @@ def diff(
     top: Annotated[
         int, typer.Option("--top", min=1, metavar="N", help="How many groups to show; the others are summed.")
     ] = 20,
-    name: NameOption = None,
-    cmdline: CmdlineOption = None,
-    container: ContainerOption = None,
 ) -> None:
     """Show what grew, shrank, appeared and went between two snapshots.
 
@@ -65,14 +54,10 @@ def diff(
     """
     from memforensics.jobs import diff as job
 
-    if name or cmdline or container:
-        if before is not None:
-            raise UsageError(
-                "the process is chosen in two ways", enable="use A, or --container, or --name and --cmdline"
-            )
-        before = str(choose_pid(None, name, cmdline, container))
+    if target.is_by_option and before is not None:
+        raise UsageError("the process is chosen in two ways", enable="use A, or --container, or --name and --cmdline")
     if before is None:
-        before = str(choose_pid(None, None, None))
+        before = str(target.choose())
     seen = job.compare(
         before, after, over_s=over, from_s=from_s, to_s=to_s, children=children, process=process, limit=top
     )
@@ -81,22 +66,8 @@ def diff(
 
         print_json(shape(seen))
     else:
-        _show(seen)
+        from memforensics.report.terminal.console import Console
+        from memforensics.report.terminal.snapshot import diff_screen
 
-
-def _show(seen: "DiffView") -> None:
-    from memforensics.report.terminal import snapshot as show
-    from memforensics.report.terminal.console import Console
-
-    console = Console(highlight=False)
-    console.print(
-        show.diff_title(seen.before.name, seen.after.name, seen.change_bytes, seen.seconds, len(seen.processes))
-    )
-    console.print()
-    if len(seen.processes) > 1:
-        console.print(show.processes_table(seen.processes))
-        console.print()
-    console.print(show.groups_table(seen.groups, console.width))
-    console.print()
-    console.print(show.layer_changes(seen.layers))
-    console.print(show.footnotes(seen.losses))
+        console = Console(highlight=False)
+        console.print(diff_screen(seen, console.width))

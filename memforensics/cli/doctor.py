@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import CmdlineOption, ContainerOption, JsonOption, NameOption, choose_pid, print_json
+from memforensics.cli.common import JsonOption, print_json
+from memforensics.cli.target import TargetChoice, choose_pid, with_target_options
 
 EXAMPLES = (
     "memforensics doctor",
@@ -13,14 +14,13 @@ EXAMPLES = (
 )
 
 
+@with_target_options
 def doctor(
+    target: TargetChoice,
     pid: Annotated[
         int | None, typer.Argument(metavar="PID", help="Also check whether this process can be observed.")
     ] = None,
     json: JsonOption = False,
-    name: NameOption = None,
-    cmdline: CmdlineOption = None,
-    container: ContainerOption = None,
 ) -> int:
     """Check what this host allows (kernel, capabilities, eBPF, tools), and say how to enable what is missing.
 
@@ -28,8 +28,8 @@ def doctor(
     """
     from memforensics.jobs.doctor import examine
 
-    if name or cmdline or container:
-        pid = choose_pid(pid, name, cmdline, container)
+    if target.is_by_option:
+        pid = choose_pid(pid, target.name, target.cmdline, target.container)
     examination = examine(pid)
     if json:
         from memforensics.report.json.probes import doctor as shape

@@ -5,18 +5,8 @@ from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import (
-    CmdlineOption,
-    ContainerOption,
-    JsonOption,
-    NameOption,
-    PidArgument,
-    RecordOption,
-    choose_pid,
-    duration_option,
-    print_json,
-    say,
-)
+from memforensics.cli.common import JsonOption, RecordOption, duration_option, print_json, say
+from memforensics.cli.target import TargetChoice, with_target
 from memforensics.errors import UsageError
 
 EXAMPLES = (
@@ -25,8 +15,9 @@ EXAMPLES = (
 )
 
 
+@with_target
 def heap(
-    pid: PidArgument = None,
+    target: TargetChoice,
     memray: Annotated[
         bool,
         typer.Option(
@@ -39,9 +30,6 @@ def heap(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for consent to run code in the process.")] = False,
     json: JsonOption = False,
     record: RecordOption = None,
-    name: NameOption = None,
-    cmdline: CmdlineOption = None,
-    container: ContainerOption = None,
 ) -> None:
     """Show which Python lines allocated the memory that the heap still holds, with memray attached through gdb.
 
@@ -51,7 +39,7 @@ def heap(
     """
     from memforensics.jobs import heap as job
 
-    chosen = choose_pid(pid, name, cmdline, container)
+    chosen = target.choose()
     if not memray:
         job.heap(chosen)
     job.check_memray(chosen)
@@ -66,10 +54,7 @@ def heap(
             say("memray was not attached", err=True)
             return
     view = job.heap_memray(
-        chosen,
-        duration,
-        record=record,
-        on_tracking=lambda: say(f"memray tracks process {chosen} ...", err=True),
+        chosen, duration, record=record, on_tracking=lambda: say(f"memray tracks process {chosen} ...", err=True)
     )
     if json:
         from memforensics.report.json.probes import heap as shape

@@ -1,16 +1,7 @@
 """`memforensics hooks PID`."""
 
-from memforensics.cli.common import (
-    CmdlineOption,
-    ContainerOption,
-    JsonOption,
-    NameOption,
-    PidArgument,
-    RecordOption,
-    choose_pid,
-    print_json,
-    say,
-)
+from memforensics.cli.common import JsonOption, RecordOption, print_json, say
+from memforensics.cli.target import TargetChoice, with_target
 
 EXAMPLES = (
     "memforensics hooks 4242",
@@ -18,13 +9,11 @@ EXAMPLES = (
 )
 
 
+@with_target
 def hooks(
-    pid: PidArgument = None,
+    target: TargetChoice,
     json: JsonOption = False,
     record: RecordOption = None,
-    name: NameOption = None,
-    cmdline: CmdlineOption = None,
-    container: ContainerOption = None,
 ) -> None:
     """Show which libraries intercept mmap, munmap, brk, malloc and similar functions in a live process, and how.
 
@@ -33,7 +22,7 @@ def hooks(
     """
     from memforensics.jobs.hooks import hooks as run
 
-    view = run(choose_pid(pid, name, cmdline, container), record=record)
+    view = run(target.choose(), record=record)
     if json:
         from memforensics.report.json.probes import hooks as shape
 

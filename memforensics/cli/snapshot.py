@@ -1,24 +1,12 @@
 """`memforensics snapshot PID`."""
 
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import (
-    CmdlineOption,
-    ContainerOption,
-    JsonOption,
-    NameOption,
-    PidArgument,
-    RecordOption,
-    ShowCmdlineOption,
-    choose_pid,
-    print_json,
-)
-
-if TYPE_CHECKING:
-    from memforensics.case.views import SnapshotView
+from memforensics.cli.common import JsonOption, RecordOption, ShowCmdlineOption, print_json
+from memforensics.cli.target import TargetChoice, with_target
 
 EXAMPLES = (
     "memforensics snapshot 4711",
@@ -37,11 +25,9 @@ class ReaderName(str, Enum):
     procmap = "procmap"
 
 
+@with_target
 def snapshot(
-    pid: PidArgument = None,
-    name: NameOption = None,
-    cmdline: CmdlineOption = None,
-    container: ContainerOption = None,
+    target: TargetChoice,
     show_cmdline: ShowCmdlineOption = False,
     as_json: JsonOption = False,
     record: RecordOption = None,
@@ -63,7 +49,7 @@ def snapshot(
     from memforensics.jobs import snapshot as job
 
     seen = job.snapshot(
-        choose_pid(pid, name, cmdline, container, show_cmdline=show_cmdline),
+        target.choose(show_cmdline=show_cmdline),
         reader="smaps" if full else reader.value,
         record=record,
     )
@@ -72,19 +58,9 @@ def snapshot(
 
         print_json(shape(seen))
     else:
-        _show(seen, top, show_cmdline)
+        from memforensics.jobs.targets.choose import whole_command_line
+        from memforensics.report.terminal.console import Console
+        from memforensics.report.terminal.snapshot import snapshot_screen
 
-
-def _show(seen: "SnapshotView", top: int, show_cmdline: bool) -> None:
-    from memforensics.jobs.targets.choose import whole_command_line
-    from memforensics.report.terminal import snapshot as show
-    from memforensics.report.terminal.console import Console
-
-    console = Console(highlight=False)
-    target = whole_command_line(seen.target) if show_cmdline and seen.target is not None else seen.target
-    console.print(show.title(target, seen.snapshot))
-    console.print()
-    console.print(show.waterfall(seen.layers, seen.kernel_totals))
-    console.print()
-    console.print(show.owned_table(seen.groups, top))
-    console.print(show.footnotes(seen.losses))
+        described = whole_command_line(seen.target) if show_cmdline and seen.target is not None else seen.target
+        Console(highlight=False).print(snapshot_screen(seen, described, top))

@@ -4,18 +4,8 @@ from typing import Annotated
 
 import typer
 
-from memforensics.cli.common import (
-    CmdlineOption,
-    ContainerOption,
-    JsonOption,
-    NameOption,
-    PidArgument,
-    RecordOption,
-    choose_pid,
-    duration_option,
-    print_json,
-    say,
-)
+from memforensics.cli.common import JsonOption, RecordOption, duration_option, print_json, say
+from memforensics.cli.target import TargetChoice, with_target
 
 EXAMPLES = (
     "memforensics stacks 4242 --on mmap --count 3",
@@ -24,8 +14,9 @@ EXAMPLES = (
 )
 
 
+@with_target
 def stacks(
-    pid: PidArgument = None,
+    target: TargetChoice,
     on: Annotated[str | None, typer.Option("--on", metavar="SYSCALL", help="Stop at this system call.")] = None,
     function: Annotated[
         str | None, typer.Option(metavar="[LIBRARY!]NAME", help="Stop at the entry of this function (a breakpoint).")
@@ -49,9 +40,6 @@ def stacks(
     ] = "5s",  # type: ignore[assignment]
     json: JsonOption = False,
     record: RecordOption = None,
-    name: NameOption = None,
-    cmdline: CmdlineOption = None,
-    container: ContainerOption = None,
 ) -> int:
     """Capture a few full stacks with arguments and return values, with gdb. Each pause is measured and shown.
 
@@ -63,7 +51,7 @@ def stacks(
     from memforensics.jobs.stacks import stacks as run
 
     view = run(
-        choose_pid(pid, name, cmdline, container),
+        target.choose(),
         on=on,
         function=function,
         condition=condition,

@@ -1,7 +1,8 @@
 """`memforensics trace-faults [PID]...`."""
 
 from memforensics.cli import trace_options as options
-from memforensics.cli.common import CmdlineOption, ContainerOption, JsonOption, NameOption, RecordOption
+from memforensics.cli.common import JsonOption, RecordOption
+from memforensics.cli.target import TargetChoice, with_target_options
 
 EXAMPLES = (
     "memforensics trace-faults 4711",
@@ -10,7 +11,9 @@ EXAMPLES = (
 )
 
 
+@with_target_options
 def trace_faults(
+    target: TargetChoice,
     pids: options.Pids = None,
     duration: options.Duration = "10s",  # type: ignore[assignment]
     children: options.Children = True,
@@ -24,9 +27,6 @@ def trace_faults(
     overhead: options.Overhead = None,
     as_json: JsonOption = False,
     record: RecordOption = None,
-    name: NameOption = None,
-    cmdline: CmdlineOption = None,
-    container: ContainerOption = None,
 ) -> None:
     """Show what makes RSS grow, in any layer: page faults by Python and native stack, with eBPF.
 
@@ -36,4 +36,4 @@ def trace_faults(
 
     what = trace_run.What("faults", duration, children, sort, filters, min_age, "bcc", record, overhead)
     shown = trace_run.Shown("json" if as_json else format, output, top, stacks, quiet=as_json)
-    trace_run.run(what, shown, pids, name, cmdline, container)
+    trace_run.run(what, shown, pids, target)

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 import typer
 
 from memforensics.cli import trace_options as options
-from memforensics.cli.common import CmdlineOption, ContainerOption, JsonOption, NameOption, RecordOption
+from memforensics.cli.common import JsonOption, RecordOption
+from memforensics.cli.target import TargetChoice, with_target_options
 
 EXAMPLES = (
     "memforensics trace-mmap 4711 --duration 60s --record leak.case",
@@ -14,7 +15,9 @@ EXAMPLES = (
 )
 
 
+@with_target_options
 def trace_mmap(
+    target: TargetChoice,
     pids: options.Pids = None,
     duration: options.Duration = "10s",  # type: ignore[assignment]
     children: options.Children = True,
@@ -29,9 +32,6 @@ def trace_mmap(
     overhead: options.Overhead = None,
     as_json: JsonOption = False,
     record: RecordOption = None,
-    name: NameOption = None,
-    cmdline: CmdlineOption = None,
-    container: ContainerOption = None,
 ) -> None:
     """Show outstanding mappings (mmap, mremap, brk) by Python and native stack, with eBPF.
 
@@ -41,4 +41,4 @@ def trace_mmap(
 
     what = trace_run.What("mappings", duration, children, sort, filters, min_age, engine, record, overhead)
     shown = trace_run.Shown("json" if as_json else format, output, top, stacks, quiet=as_json)
-    trace_run.run(what, shown, pids, name, cmdline, container)
+    trace_run.run(what, shown, pids, target)

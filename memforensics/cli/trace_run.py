@@ -8,8 +8,9 @@ from typing import Literal
 from memforensics.analysis.site_groups import SortKey
 from memforensics.analysis.trace_view import Selection
 from memforensics.case.views import EngineName
-from memforensics.cli.common import choose_pid, say
+from memforensics.cli.common import say
 from memforensics.cli.screen import trace_live, trace_out
+from memforensics.cli.target import TargetChoice
 from memforensics.errors import Interrupted, UsageError
 from memforensics.jobs.trace import run as job
 
@@ -40,17 +41,15 @@ class Shown:
     quiet: bool
 
 
-def run(
-    what: What, shown: Shown, pids: list[int] | None, name: str | None, cmdline: str | None, container: str | None
-) -> None:
+def run(what: What, shown: Shown, pids: list[int] | None, target: TargetChoice) -> None:
     """UsageError, and what the job raises; Interrupted after Ctrl-C, when the result so far is shown and kept."""
     trace_out.check(shown.form, shown.output)
     selection = Selection(what.sort, trace_out.filters_of(what.filters), what.min_age_s)
-    if pids and (name or cmdline or container):
+    if pids and target.is_by_option:
         raise UsageError(
             "the process is chosen in two ways", enable="use PIDs, or --container, or --name and --cmdline"
         )
-    named = pids or [choose_pid(None, name, cmdline, container)]
+    named = pids or [target.choose()]
     command = job.COMMANDS[what.family]
     with trace_live.ending() as stop:
         ticks = job.trace_ticks(

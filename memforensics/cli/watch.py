@@ -1,19 +1,8 @@
 """`memforensics watch [PID]`."""
 
-from typing import Annotated, Literal
-
-import typer
-
-from memforensics.cli.common import (
-    CmdlineOption,
-    ContainerOption,
-    NameOption,
-    PidArgument,
-    RecordOption,
-    RemediesOption,
-    choose_pid,
-    duration_option,
-)
+from memforensics.cli import watch_options as options
+from memforensics.cli.common import RecordOption, RemediesOption
+from memforensics.cli.target import TargetChoice, with_target
 
 EXAMPLES = (
     "memforensics watch 4711",
@@ -23,38 +12,20 @@ EXAMPLES = (
 )
 
 
+@with_target
 def watch(
-    pid: PidArgument = None,
-    name: NameOption = None,
-    cmdline: CmdlineOption = None,
-    container: ContainerOption = None,
-    children: Annotated[bool, typer.Option(help="Include its child processes.")] = True,
-    restarts: Annotated[
-        bool, typer.Option(help="With --name, --cmdline or --container: if it exits, wait for it to start again.")
-    ] = False,
-    interval: Annotated[float, duration_option("Time between two readings.", "--interval")] = "1s",  # type: ignore[assignment]
-    duration: Annotated[
-        float | None,
-        duration_option(
-            "How long. Without it: until q, Ctrl-C or its exit.", least=1, because="growth needs two readings"
-        ),
-    ] = None,
+    target: TargetChoice,
+    children: options.Children = True,
+    restarts: options.Restarts = False,
+    interval: options.Interval = "1s",  # type: ignore[assignment]
+    duration: options.Duration = None,
     record: RecordOption = None,
-    until: Annotated[
-        Literal["growing", "leak"] | None, typer.Option(help="End as soon as this is the verdict.")
-    ] = None,
-    on_leak: Annotated[
-        str | None,
-        typer.Option(metavar="CMD", help="Run this command once if the verdict is leak."),
-    ] = None,
-    prometheus: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Serve Prometheus metrics on this port.")
-    ] = None,
+    until: options.Until = None,
+    on_leak: options.OnLeak = None,
+    prometheus: options.Prometheus = None,
     remedies: RemediesOption = None,
-    address: Annotated[str, typer.Option(help="The address on which --prometheus listens.")] = "127.0.0.1",
-    json_lines: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per line, one line per reading.")
-    ] = False,
+    address: options.Address = "127.0.0.1",
+    json_lines: options.JsonLines = False,
 ) -> int:
     """Watch a process and its children live: RSS by layer, growth rate, time to the limit, verdict.
 
@@ -69,7 +40,7 @@ def watch(
 
     if interval <= 0:
         raise UsageError("--interval must be more than 0", enable="--interval 1s")
-    if restarts and pid is not None:
+    if restarts and target.pid is not None:
         raise UsageError(
             "--restarts does not work with a PID",
             why="a restarted process has another PID",
@@ -82,10 +53,9 @@ def watch(
     from memforensics.remedies.catalogue import load_catalogue
 
     catalogue = load_catalogue(remedies)
-    target = choose_pid(pid, name, cmdline, container)
     controls = Controls()
     ticks = job(
-        target,
+        target.choose(),
         children=children,
         interval_s=interval,
         seconds=duration,
@@ -93,7 +63,7 @@ def watch(
         until=until,
         search=until == "leak" or on_leak is not None,
         catalogue=catalogue,
-        find_restarted=(lambda: restarted_pid(name, cmdline, container)) if restarts else None,
+        find_restarted=(lambda: restarted_pid(target.name, target.cmdline, target.container)) if restarts else None,
         sleep=controls.sleep,
         stop=controls.stop,
     )

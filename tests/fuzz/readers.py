@@ -108,7 +108,7 @@ def proc_file(name: str) -> Callable[[bytes], None]:
     """Reads a recorded process, of which that file is damaged, by all that a command reads of it at first."""
 
     def read(data: bytes) -> None:
-        from memforensics.cli.common import candidates_text
+        from memforensics.cli.target import candidates_text
         from memforensics.jobs.observe.tree import TreeObserver
         from memforensics.jobs.targets import choose as targets
         from memforensics.jobs.targets import containers

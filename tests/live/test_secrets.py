@@ -9,7 +9,7 @@ import pytest
 from planted import planted
 from processes import Child, compiled, python, running
 
-from memforensics.cli.common import candidates_text
+from memforensics.cli.target import candidates_text
 from memforensics.jobs.targets import choose as targets
 
 pytestmark = pytest.mark.live

@@ -14,7 +14,7 @@ from processes import python, running
 
 from memforensics import __version__
 from memforensics.cli.app import app, run
-from memforensics.cli.common import choose_pid
+from memforensics.cli.target import choose_pid
 from memforensics.errors import NoSuchProcess, PermissionNeeded, UsageError
 from memforensics.jobs.stacks import is_library
 

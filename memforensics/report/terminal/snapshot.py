@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from memforensics.case.model import KernelTotals, LayerRow, Loss, MappingGroup, Snapshot, Target
-from memforensics.case.views import OwnedGroup, ProcessChange
+from memforensics.case.views import DiffView, OwnedGroup, ProcessChange, SnapshotView
 from memforensics.report.sentences import kernel_total_facts
 from memforensics.text import visible
 from memforensics.units import change_text, duration_text, size_text
@@ -15,6 +16,32 @@ _BAR = 24
 WIDE = 100  # columns
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _WHAT_STYLES = {"grew": "bold yellow", "appeared": "bold yellow", "shrank": "green", "went": "green", "same": "dim"}
+
+
+def snapshot_screen(view: SnapshotView, target: Target | None, top: int) -> Group:
+    """The layers and the `top` largest groups of a snapshot."""
+    return Group(
+        title(target, view.snapshot),
+        "",
+        waterfall(view.layers, view.kernel_totals),
+        "",
+        owned_table(view.groups, top),
+        footnotes(view.losses),
+    )
+
+
+def diff_screen(view: DiffView, width: int) -> Group:
+    """The groups, layers and, if there are several, the processes of a diff. `width`: columns."""
+    changed = view.change_bytes
+    return Group(
+        diff_title(view.before.name, view.after.name, changed, view.seconds, len(view.processes)),
+        "",
+        *((processes_table(view.processes), "") if len(view.processes) > 1 else ()),
+        groups_table(view.groups, width),
+        "",
+        layer_changes(view.layers),
+        footnotes(view.losses),
+    )
 
 
 def title(target: Target | None, taken: Snapshot) -> Text:
