@@ -93,17 +93,17 @@ def _entry_address(process: Process, space: AddressSpace, name: str) -> int:
     if found is None:
         raise UsageError(f"no function {name!r} in process {process.pid}", enable="--function LIBRARY!NAME")
     module, vaddr, size = found
-    state = entry_state(process, space, module, vaddr, size)
-    if state.word != "unchanged":
+    entry = entry_state(process, space, module, vaddr, size)
+    if entry.state != "unchanged":
         what = {"patched": "was patched in memory", "unread": "cannot be compared with its file"}.get(
-            state.word, "already has a breakpoint"
+            entry.state, "already has a breakpoint"
         )
         raise ProbeFailed(
             f"cannot set a breakpoint at {module.name}!{symbol_name}: its code {what}",
-            why=f"the file has {state.original.hex() or '?'}, memory has {state.live.hex() or '?'}",
+            why=f"the file has {entry.original.hex() or '?'}, memory has {entry.live.hex() or '?'}",
             enable=f"memforensics hooks {process.pid}   (shows who patched it), or stop at a system call: --on mmap",
         )
-    return state.address
+    return entry.address
 
 
 def is_library(text: str, name: str, path: str, soname: str | None) -> bool:

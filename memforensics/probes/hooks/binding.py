@@ -1,8 +1,8 @@
 """Where the dynamic linker would have bound a symbol: the link map of a live process, and the default search order.
 
-The search order (ld.so(8); glibc elf/dl-deps.c, elf/dl-lookup.c): the program, what LD_PRELOAD names, then DT_NEEDED
-breadth first. An object that was opened later finds symbols there first, then in its own dependencies (all the more
-so with RTLD_DEEPBIND or -Bsymbolic).
+The search order (ld.so(8); glibc elf/dl-deps.c, elf/dl-lookup.c) is the program, what LD_PRELOAD names, then DT_NEEDED
+breadth first. An object opened by dlopen looks there first, then in its own dependencies; with RTLD_DEEPBIND or
+-Bsymbolic it looks in its own first.
 """
 
 import struct
@@ -29,10 +29,10 @@ class Loaded:
     elf: ElfFile
     bias: int
     needed: tuple[str, ...]
-    names: frozenset[str]  # file name and soname: what DT_NEEDED may call it
+    names: frozenset[str]  # file name and soname: DT_NEEDED may have either
 
     def address_of(self, name: str) -> int | None:
-        """Run-time address of the dynamic symbol that it defines by that name."""
+        """Run-time address of the dynamic symbol of that name, if the object defines it."""
         try:
             if not self.elf.defines(name):
                 return None
@@ -46,7 +46,7 @@ class Loaded:
 
 
 def load(space: AddressSpace, module: MappedModule) -> Loaded | None:
-    """None when its file cannot be had or parsed."""
+    """None if its file cannot be opened or parsed."""
     elf, bias = space.elf(module), space.bias(module)
     if elf is None or bias is None:
         return None
@@ -59,10 +59,10 @@ def load(space: AddressSpace, module: MappedModule) -> Loaded | None:
 
 @dataclass(slots=True)
 class Scope:
-    """What the dynamic linker searches, as far as it can be told from outside.
+    """What the dynamic linker searches, as far as it is visible from outside.
 
-    `objects`: all in load order. `startup`: the program's search list. `preloaded`: those of it that nobody needs:
-    LD_PRELOAD's. Without a link map (static programs, unreadable memory) the order is that of DT_NEEDED alone."""
+    `objects`: all objects in load order. `startup`: the program's search list. `preloaded`: the objects in it that
+    LD_PRELOAD named. Without a link map (static program, unreadable memory) the order follows DT_NEEDED alone."""
 
     objects: list[Loaded]
     startup: list[Loaded] = field(default_factory=list)
@@ -71,17 +71,17 @@ class Scope:
     _homes: dict[str, tuple[Loaded, int] | None] = field(default_factory=dict)
 
     def expected(self, name: str) -> tuple[Loaded, int] | None:
-        """The first of the program's search list that defines it, and the address there."""
+        """The first object of the program's search list that defines the name, and the address there."""
         if name not in self._homes:
             self._homes[name] = self._first(self.startup, name)
         return self._homes[name]
 
     def behind_preload(self, name: str) -> tuple[Loaded, int] | None:
-        """Who would have got the call without LD_PRELOAD."""
+        """The same without LD_PRELOAD."""
         return self._first([o for o in self.startup if o not in self.preloaded], name)
 
     def closure(self, of: Loaded) -> frozenset[str]:
-        """Names of all that an object needs, directly or not, its own included."""
+        """Names of an object and of all that it needs, directly or indirectly."""
         if of.module.start not in self._closures:
             by_name = {name: o for o in self.objects for name in o.names}
             names: set[str] = set()
@@ -105,7 +105,7 @@ class Scope:
 
 
 def read_scope(space: AddressSpace, memory: Memory, auxv: bytes) -> tuple[Scope, list[MappedModule]]:
-    """The scope, and the modules whose files could not be read."""
+    """The scope, and the modules whose files cannot be read."""
     loaded, unread = [], []
     for module in space.modules:
         if not module.path.startswith("/"):
@@ -149,18 +149,18 @@ def _breadth_first(program: Loaded, objects: list[Loaded]) -> list[Loaded]:
 
 
 def _preloaded(order: list[Loaded], program: Loaded) -> list[Loaded]:
-    """elf/rtld.c maps what LD_PRELOAD names right after the program, before its first DT_NEEDED."""
+    """The objects that LD_PRELOAD names: elf/rtld.c maps them right after the program, before its first DT_NEEDED."""
     first = {basename(name) for name in program.needed}
     out: list[Loaded] = []
     for one in order[1:]:
         if one.names & first:
             return out
         out.append(one)
-    return []  # no DT_NEEDED of the program was met: the order tells nothing
+    return []  # no DT_NEEDED of the program was found: the order says nothing
 
 
 def _link_map(loaded: list[Loaded], memory: Memory, auxv: bytes) -> list[Loaded]:
-    """Objects in load order, by r_debug's chain of link_map (glibc <link.h>; musl has the same). Empty without one."""
+    """Objects in the order of r_debug's chain of link_map (glibc <link.h>; musl has the same). Empty without one."""
     try:
         head = _debug_pointer(memory, auxv)
         return _chain(loaded, memory, read_u64(memory, head + 8)) if head else []
@@ -169,8 +169,8 @@ def _link_map(loaded: list[Loaded], memory: Memory, auxv: bytes) -> list[Loaded]
 
 
 def _debug_pointer(memory: Memory, auxv: bytes) -> int | None:
-    """The value of DT_DEBUG, which the dynamic linker writes into the program's dynamic section. The program's headers
-    are found by the auxiliary vector (getauxval(3)), not by a file."""
+    """The value of DT_DEBUG, which the dynamic linker writes into the program's dynamic section. The auxiliary vector
+    (getauxval(3)) gives the address of the program headers, so no file is needed."""
     aux = dict(struct.iter_unpack("<QQ", auxv[: len(auxv) & ~15]))
     headers, count = aux.get(_AT_PHDR), aux.get(_AT_PHNUM, 0)
     if not headers or not 0 < count < 1000 or aux.get(_AT_PHENT) != 56:
@@ -193,7 +193,7 @@ def _debug_pointer(memory: Memory, auxv: bytes) -> int | None:
 
 
 def _chain(loaded: list[Loaded], memory: Memory, address: int) -> list[Loaded]:
-    """struct link_map {l_addr, l_name, l_ld, l_next, l_prev}: matched by l_ld, which lies inside the object."""
+    """The objects of struct link_map {l_addr, l_name, l_ld, l_next, l_prev}, found by l_ld, which lies inside each."""
     order: list[Loaded] = []
     for _ in range(_MAX_OBJECTS):
         if not address:

@@ -1,6 +1,6 @@
-"""Code at a function's entry that differs from the file: what it is, and where its jumps lead. x86-64.
+"""Code at a function's entry that differs from the file: what it is, and where its jumps lead. x86-64 only.
 
-Pure but for reading memory through the door it is given.
+Pure, except for reads through the Memory argument.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,8 +19,8 @@ MAX_PATCH_INSTRUCTIONS = 4
 
 @dataclass(frozen=True, slots=True)
 class Landing:
-    """Where changed code leads. `hops`: run-time addresses, the patched entry first. `address`: the last of them.
-    `in_progress`: a jump to itself, which a patcher leaves while it writes the rest (UCX: EB FE)."""
+    """Where changed code leads. `hops`: run-time addresses, the patched entry first. `address`: the last hop.
+    `in_progress`: a jump to itself, which a patcher puts there while it writes the rest (UCX: EB FE)."""
 
     address: int
     hops: tuple[int, ...]
@@ -28,7 +28,7 @@ class Landing:
 
 
 def is_breakpoint(original: bytes, live: bytes) -> bool:
-    """A debugger's or uprobe's int3 at the entry, the rest as in the file."""
+    """Whether only the first byte differs, and is the int3 of a debugger or uprobe."""
     return live[:1] == b"\xcc" != original[:1] and original[1:] == live[1:]
 
 
@@ -39,9 +39,9 @@ def _disassembler() -> Any:
 
 
 def next_hop(memory: Memory, address: int) -> int | None:
-    """Where control goes from `address` when it leads away unconditionally within a few instructions that only load
-    the address: jmp rel8/rel32, jmp [rip+x], mov reg, imm64; jmp reg, push imm32; ret, and kin. endbr64 and nops are
-    passed over. None when it does not. Unreadable when the code (or the pointer it uses) cannot be read."""
+    """The target of the code at `address` if it is an unconditional jump, after at most a few instructions that load
+    the target: jmp rel8/rel32, jmp [rip+x], mov reg, imm64; jmp reg, push imm32; ret, and similar. endbr64 and nop are
+    skipped. None for other code. Unreadable when the code or a pointer that it uses cannot be read."""
     code = _read_code(memory, address)
     registers: dict[int, int] = {}
     pushed: int | None = None
@@ -71,8 +71,8 @@ def next_hop(memory: Memory, address: int) -> int | None:
 
 
 def follow(memory: Memory, entry: int, is_end: Callable[[int], bool]) -> Landing | None:
-    """Follows jumps from a changed entry until `is_end` says that an address is the final owner's, or the code there
-    does something else than jump. None when the entry does not jump at all."""
+    """Follows jumps from a changed entry until `is_end` accepts an address, or the code there does not jump. None if
+    the entry does not jump."""
     hops = [entry]
     while len(hops) <= MAX_HOPS:
         try:
@@ -92,7 +92,7 @@ def follow(memory: Memory, entry: int, is_end: Callable[[int], bool]) -> Landing
 
 
 def _read_code(memory: Memory, address: int) -> bytes:
-    """Up to four instructions' bytes; fewer where the mapping ends."""
+    """The bytes of up to four instructions; fewer at the end of a mapping."""
     for size in (MAX_INSTRUCTION_BYTES * MAX_PATCH_INSTRUCTIONS, MAX_INSTRUCTION_BYTES, 2):
         try:
             return memory.read(address, size)
@@ -106,7 +106,7 @@ def _decode(code: bytes, address: int) -> Iterable[Any]:
 
 
 def _loaded(memory: Memory, instruction: Any) -> int | None:
-    """The value that mov reg, imm / mov reg, [rip+x] / lea reg, [rip+x] puts into the register."""
+    """The value that mov reg, imm, mov reg, [rip+x] or lea reg, [rip+x] loads."""
     source = instruction.operands[1]
     if source.type == x86.X86_OP_IMM:
         return int(source.imm) & (1 << 64) - 1
@@ -130,7 +130,7 @@ def _jump_target(memory: Memory, instruction: Any, registers: dict[int, int]) ->
 
 
 def _whole(register: int) -> int:
-    """The 64-bit register of a 32-bit one (a mov to eax clears rax's upper half)."""
+    """The 64-bit register that holds a 32-bit one (mov to eax clears the upper half of rax)."""
     return int(_WHOLE.get(register, register))
 
 

@@ -1,6 +1,6 @@
-"""The functions that are watched: those through which memory is obtained and given back, and the dynamic linker's."""
+"""The watched functions: those that obtain and release memory, and those of the dynamic linker."""
 
-# mmap64 is mmap's large-file name; on 64-bit glibc both are one address (misc/mmap64.c, weak_alias).
+# mmap64 is the large-file name of mmap; on 64-bit glibc both have one address (misc/mmap64.c, weak_alias).
 ALIASES = {
     "mmap64": "mmap",
     "__mmap": "mmap",
@@ -19,8 +19,8 @@ _KERNEL = ("mmap", "munmap", "mremap", "brk", "sbrk", "madvise", "shmat", "shmdt
 _MALLOC = ("malloc", "calloc", "realloc", "free", "posix_memalign", "aligned_alloc", "memalign")
 _LINKER = ("dlsym", "dlclose")
 
-# CUDA's driver (libcuda) and runtime (libcudart): what allocates, frees and maps.
-_CUDA_WORDS = """
+# The CUDA driver (libcuda) and runtime (libcudart): functions that allocate, free and map.
+_CUDA_NAMES = """
     cuMemAlloc cuMemAlloc_v2 cuMemAllocManaged cuMemAllocPitch cuMemAllocPitch_v2 cuMemAllocAsync
     cuMemAllocFromPoolAsync cuMemAllocHost cuMemAllocHost_v2 cuMemHostAlloc cuMemHostRegister
     cuMemHostRegister_v2 cuMemHostUnregister cuMemFree cuMemFree_v2 cuMemFreeAsync cuMemFreeHost
@@ -28,13 +28,13 @@ _CUDA_WORDS = """
     cudaMalloc cudaMallocManaged cudaMallocPitch cudaMallocAsync cudaMallocHost cudaHostAlloc cudaFree
     cudaFreeAsync cudaFreeHost cudaHostUnregister
 """
-_CUDA = tuple(_CUDA_WORDS.split())
+_CUDA = tuple(_CUDA_NAMES.split())
 
 WATCHED: tuple[str, ...] = (*_KERNEL, *_MALLOC, *_LINKER, *_CUDA)
-"""One name a function."""
+"""One name for each function."""
 
 NAMES: tuple[str, ...] = (*WATCHED, *ALIASES)
-"""All the names they go by in symbol tables."""
+"""All their names in symbol tables."""
 
 
 def canonical(name: str) -> str:
