@@ -36,6 +36,7 @@ ADDITIONAL_TESTS = {
     "analysis/series.py": ["test_series_recorded.py"],
     "probes/ebpf/mmap/pending_unmaps.py": ["test_trace_ledger.py"],
     "remedies/conditions.py": ["test_remedies.py"],
+    "remedies/evidence.py": ["test_conditions.py", "test_remedies.py"],
 }
 
 

@@ -1,20 +1,20 @@
-"""The catalogue of causes: one TOML file each, checked strictly, read into frozen values.
+"""The catalogue of known causes: one TOML file per cause, checked strictly.
 
 id            the file's name without .toml
 title         one line
 layer         where the memory is
-certainty     "V": the cited text was read and says so. "P": plausible; such an entry never becomes a firm cause
-role          "cause" (default), or "conflict": settings that do not go together; only mentioned
-verdict       what a finding that grows becomes when the cause matches: leak, bounded or retention; none: no change
-strength      0 to 1: how sure the required signs alone make it
-explanation   why it grows, in about three sentences
-sources       where that is written
+certainty     "V": verified in the cited sources. "P": plausible; such an entry is never reported as a cause
+role          "cause" (default), or "conflict": settings that do not work together, which are only mentioned
+verdict       the verdict of a growing finding with this cause: leak, bounded or retention; without it: no change
+strength      0 to 1: confidence from the required signs alone
+explanation   why memory grows, in about three sentences
+sources       URLs that describe it
 
 [[signs]]     need = "required" | "adds", weight (adds), when_unknown = "possible" | "lower" (required), says, when
-[[remedies]]  the ladder, in the order to try: kind, name, value, text, scope, caveats, source
-              satisfied_by (a regular expression for the whole value) or satisfied_up_to (a size as UCX writes it):
-              values of the variable with which this remedy is already in place
-  [[remedies.needs]]    a version condition: the remedy is offered only where the mapped library has such a version
+[[remedies]]  in the order to try: kind, name, value, text, scope, caveats, source
+              satisfied_by (a regular expression for the whole value) or satisfied_up_to (a size in UCX's spelling):
+              values of the variable with which the remedy is already in place
+  [[remedies.needs]]    a version condition: the remedy is offered only if the mapped library has such a version
   [[remedies.vetoes]]   effect = "last" | "drop", text, when
 """
 
@@ -29,7 +29,7 @@ import msgspec.toml
 
 from memforensics.case.model import Layer, Remedy, RemedyKind
 from memforensics.errors import UsageError
-from memforensics.remedies.conditions import Condition, VersionCondition, check_patterns
+from memforensics.remedies.conditions import Condition, VersionCondition
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -37,8 +37,8 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Sign(_Part, frozen=True, kw_only=True):
-    """One thing that speaks for the cause. A required sign that is unmet rules the entry out; one that is unknown makes
-    it merely possible or, where the rest is proof enough, lowers the confidence."""
+    """A condition that indicates the cause. An unmet required sign excludes the entry. An unknown required sign makes
+    the entry only possible, or with `when_unknown = "lower"` lowers the confidence."""
 
     when: Condition
     need: Literal["required", "adds"] = "required"
@@ -48,15 +48,15 @@ class Sign(_Part, frozen=True, kw_only=True):
 
 
 class Veto(_Part, frozen=True, kw_only=True):
-    """What speaks against one remedy in this process."""
+    """A condition that makes a remedy unsuitable for this process."""
 
     when: Condition
     effect: Literal["last", "drop"]
     text: str
 
 
-class Rung(_Part, frozen=True, kw_only=True):
-    """One remedy of the ladder."""
+class RemedyEntry(_Part, frozen=True, kw_only=True):
+    """One remedy of an entry."""
 
     kind: RemedyKind
     name: str
@@ -72,11 +72,11 @@ class Rung(_Part, frozen=True, kw_only=True):
 
     @property
     def setting(self) -> str:
-        """UCX_RCACHE_MAX_UNRELEASED=1024, UCX >= 1.21.0."""
+        """E.g. `UCX_RCACHE_MAX_UNRELEASED=1024`, `UCX >= 1.21.0`."""
         return f"{self.name}={self.value}" if self.kind == "env" else f"{self.name} {self.value}".strip()
 
     def is_in_place(self, value: str) -> bool:
-        """Whether the variable with this value has the effect of the remedy already."""
+        """Whether this value of the variable already has the effect of the remedy."""
         if self.satisfied_up_to is not None:
             size, limit = parse_memunits(value), parse_memunits(self.satisfied_up_to)
             return size is not None and limit is not None and size <= limit
@@ -95,7 +95,7 @@ class Rung(_Part, frozen=True, kw_only=True):
 
 
 class Entry(_Part, frozen=True, kw_only=True):
-    """One cause."""
+    """One cause of the catalogue."""
 
     id: str
     title: str
@@ -104,7 +104,7 @@ class Entry(_Part, frozen=True, kw_only=True):
     explanation: str
     sources: tuple[str, ...]
     signs: tuple[Sign, ...]
-    remedies: tuple[Rung, ...] = ()
+    remedies: tuple[RemedyEntry, ...] = ()
     role: Literal["cause", "conflict"] = "cause"
     verdict: Literal["leak", "bounded", "retention"] | None = None
     strength: float = 0.6
@@ -122,7 +122,8 @@ _MEMUNITS_FACTORS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t
 
 
 def parse_memunits(text: str) -> int | None:
-    """A size as UCX reads it (1024, 64k, 8MB), in bytes. None for `inf`, `auto`, and what UCX refuses (1.5G)."""
+    """A size in UCX's spelling (1024, 64k, 8MB), in bytes. None for `inf`, `auto`, and sizes that UCX rejects
+    (1.5G)."""
     found = _MEMUNITS.fullmatch(text)
     return int(found[1]) * _MEMUNITS_FACTORS[(found[2] or "").lower()] if found else None
 
@@ -135,8 +136,8 @@ MAX_ENTRIES = 1000  # of one folder
 
 
 def load_catalogue(extra: Path | None = None) -> Catalogue:
-    """The packaged entries and those of the folder `extra`, by id; one of `extra` with the same id replaces the
-    packaged one. UsageError names the file and what is wrong with it."""
+    """The packaged entries and those of the folder `extra`, sorted by id. An entry of `extra` replaces a packaged entry
+    with the same id. UsageError names the file and the error."""
     entries = {entry.id: entry for entry in _entries(PACKAGED)}
     if extra is not None:
         if not extra.is_dir():
@@ -146,7 +147,7 @@ def load_catalogue(extra: Path | None = None) -> Catalogue:
 
 
 def parse_entry(text: str, name: str) -> Entry:
-    """One file's text. UsageError names `name` (the file) and what is wrong."""
+    """The entry in the text of one file. UsageError names the file (`name`) and the error."""
     try:
         if max(map(len, text.split("\n"))) > MAX_LINE:
             raise ValueError(f"a line has more than {MAX_LINE} characters")
@@ -189,21 +190,18 @@ def _text(file: Path) -> str:
 
 
 def _check(entry: Entry) -> None:
-    """What types do not say. ValueError."""
+    """ValueError for errors that the types do not exclude."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", entry.id):
         raise ValueError(f"id {entry.id!r}: lower case letters, digits and hyphens only")
     if not any(sign.need == "required" for sign in entry.signs):
-        raise ValueError("no sign is required: the entry would match everything")
+        raise ValueError("no sign is required, so the entry would match every finding")
     if not 0 <= entry.strength <= 1 or any(not 0 <= sign.weight <= 1 for sign in entry.signs):
-        raise ValueError("strength and weight are shares, 0 to 1")
+        raise ValueError("strength and weight must be 0 to 1")
     if entry.certainty == "V" and not entry.sources:
         raise ValueError('certainty "V" needs a source')
-    for rung in entry.remedies:
-        if not rung.source:
-            raise ValueError(f"the remedy {rung.name} has no source")
-        re.compile(rung.satisfied_by or "")
-        if rung.satisfied_up_to is not None and parse_memunits(rung.satisfied_up_to) is None:
-            raise ValueError(f"satisfied_up_to {rung.satisfied_up_to!r} is not a size")
-    check_patterns([sign.when for sign in entry.signs])
-    check_patterns([condition for rung in entry.remedies for condition in rung.needs])
-    check_patterns([veto.when for rung in entry.remedies for veto in rung.vetoes])
+    for remedy in entry.remedies:
+        if not remedy.source:
+            raise ValueError(f"the remedy {remedy.name} has no source")
+        re.compile(remedy.satisfied_by or "")
+        if remedy.satisfied_up_to is not None and parse_memunits(remedy.satisfied_up_to) is None:
+            raise ValueError(f"satisfied_up_to {remedy.satisfied_up_to!r} is not a size")

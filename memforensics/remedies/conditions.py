@@ -1,75 +1,37 @@
-"""What a catalogue entry can ask of the evidence. Each condition answers met, unmet or unknown, and says what it saw.
+"""The conditions of catalogue entries. Each evaluates to met, unmet or unknown, and says what the evidence shows.
 
-Unknown is an answer of its own: a version that could not be read is not a wrong version, and a variable that is not in
-the block of exec time is not unset (programs set variables later). Patterns are shell patterns (`libucm*`) on the file
-name of a mapped object, and on functions; version ranges are PEP 440 specifiers on the mapped file's own version.
-"""
+Patterns are shell patterns (`libucm*`) for file names of mapped objects and for functions; alternatives are separated
+by ` | `. Version ranges are PEP 440 specifiers. To add a condition: add a class here and to `Condition`."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from memforensics.case.model import (
-    Case,
-    EvidenceItem,
-    Finding,
-    FindingSite,
-    Frame,
-    Hook,
-    Layer,
-    Module,
-    Snapshot,
-    Target,
+from memforensics.case.model import EvidenceItem, FindingSite, Frame, Layer, Snapshot
+from memforensics.remedies.evidence import (
+    MatchContext,
+    Outcome,
+    alternatives,
+    environment,
+    file_name_matches,
+    frame_matches,
 )
 from memforensics.text import basename
 
-State = Literal["met", "unmet", "unknown"]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The answer of one condition: what the evidence says, and where it stands."""
-
-    state: State
-    text: str
-    ref: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What the conditions look at: one finding, and the evidence of its process."""
-
-    finding: Finding
-    case: Case
-
-    @property
-    def pid(self) -> int:
-        return self.finding.pid
-
-    @property
-    def target(self) -> Target | None:
-        return self.case.target(self.pid)
-
-    @property
-    def hooks(self) -> list[Hook]:
-        return [hook for hook in self.case.hooks if hook.pid == self.pid]
-
-    def modules(self, pattern: str) -> list[Module]:
-        return [m for m in self.case.modules if m.pid == self.pid and named(m.path, pattern)]
-
-    def frames(self) -> Iterator[Frame]:
-        for site in self.finding.sites:
-            yield from site.stack.frames
-
 
 class _Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", kw_only=True):
-    def judge(self, scene: Scene) -> Outcome:
+    """One thing that a sign, a need or a veto asks of the evidence. ValueError or re.error at construction if a pattern
+    does not parse."""
+
+    def evaluate(self, context: MatchContext) -> Outcome:
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """The condition in words, for the catalogue page."""
         raise NotImplementedError
 
     @property
@@ -78,92 +40,118 @@ class _Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 
 
 class SiteCondition(_Condition, frozen=True, tag="stack", kw_only=True):
-    """The growing sites whose stacks fit hold at least `share` of the outstanding bytes of the finding's sites.
+    """The sites whose stacks match hold at least `share` of the outstanding bytes of the finding's sites.
 
-    `frames`: patterns `file!function`, each of which some frame of the stack must fit (a Python frame's file is its
-    source file); alternatives are separated by ` | `. `inside`: the call was made inside a hook of one of these
-    functions. `kinds`: only sites of these kinds say anything (a page fault's stack is no allocation's)."""
+    `frames`: patterns `file!function`; each must match a frame of the stack. `inside`: the call was made inside a hook
+    of one of these functions. `kinds`: the kinds of sites that count (the stack of a page fault is not an
+    allocation)."""
 
     frames: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ("mmap", "mremap", "brk", "malloc")
     share: float = 0.5
 
-    def judge(self, scene: Scene) -> Outcome:
-        sites = [s for s in scene.finding.sites if s.kind in self.kinds and s.outstanding_bytes > 0]
+    def __post_init__(self) -> None:
+        for frame in self.frames:
+            if any("!" not in part for part in alternatives(frame)):
+                raise ValueError(f"frame pattern {frame!r} is not file!function")
+
+    def describe(self) -> str:
+        inside = f", inside a hook of {_any(self.inside)}" if self.inside else ""
+        through = f" through {' and '.join(map(_code, self.frames))}" if self.frames else ""
+        return f"at least {self.share:.0%} of the outstanding {_any(self.kinds)} memory comes{through}{inside}"
+
+    def evaluate(self, context: MatchContext) -> Outcome:
+        sites = [s for s in context.finding.sites if s.kind in self.kinds and s.outstanding_bytes > 0]
         total = sum(site.outstanding_bytes for site in sites)
         if not total:
-            return Outcome("unknown", f"no stacks of {' or '.join(self.kinds)} calls were seen")
-        fitting = [site for site in sites if self.fits(site)]
-        share = sum(site.outstanding_bytes for site in fitting) / total
-        if not fitting or share < self.share:
+            return Outcome("unknown", f"no stacks of {' or '.join(self.kinds)} calls were captured")
+        matching = [site for site in sites if self.matches(site)]
+        share = sum(site.outstanding_bytes for site in matching) / total
+        if not matching or share < self.share:
             return Outcome(
                 "unmet", f"only {share:.0%} of the outstanding bytes come through {' and '.join(self.frames)}"
             )
-        most = max(fitting, key=lambda site: site.outstanding_bytes)
-        through = ", ".join(f"{f.function or '?'} ({basename(f.module or f.file or '?')})" for f in self.seen(most))
+        most = max(matching, key=lambda site: site.outstanding_bytes)
+        through = ", ".join(
+            f"{f.function or '?'} ({basename(f.module or f.file or '?')})" for f in self.matching_frames(most)
+        )
         inside = f", inside {most.inside}" if self.inside else ""
         return Outcome(
             "met", f"{share:.0%} of the outstanding bytes come through {through}{inside}", f"sites/{most.pid}"
         )
 
-    def fits(self, site: FindingSite) -> bool:
+    def matches(self, site: FindingSite) -> bool:
         if self.inside and site.inside not in self.inside:
             return False
-        return all(any(_frame_fits(f, wanted) for f in site.stack.frames) for wanted in self.frames)
+        return all(any(frame_matches(f, pattern) for f in site.stack.frames) for pattern in self.frames)
 
-    def seen(self, site: FindingSite) -> list[Frame]:
-        """The frames that fit, the outermost for each pattern."""
-        return [[f for f in site.stack.frames if _frame_fits(f, wanted)][-1] for wanted in self.frames]
+    def matching_frames(self, site: FindingSite) -> list[Frame]:
+        """The outermost matching frame for each pattern."""
+        return [[f for f in site.stack.frames if frame_matches(f, pattern)][-1] for pattern in self.frames]
 
 
 class HookCondition(_Condition, frozen=True, tag="hook", kw_only=True):
-    """One of `functions` is hooked by a library whose file name fits `owner`."""
+    """One of `functions` is hooked by a library whose file name matches `owner`."""
 
     functions: tuple[str, ...]
     owner: str
 
-    def judge(self, scene: Scene) -> Outcome:
-        audited = any(audit.pid == scene.pid for audit in scene.case.hook_audits)
-        for hook in scene.hooks:
-            if hook.function in self.functions and named(hook.owner_path or "", self.owner):
+    def describe(self) -> str:
+        return f"{_any(self.functions)} is hooked by {_code(self.owner)}"
+
+    def evaluate(self, context: MatchContext) -> Outcome:
+        audited = any(audit.pid == context.pid for audit in context.case.hook_audits)
+        for hook in context.hooks:
+            if hook.function in self.functions and file_name_matches(hook.owner_path or "", self.owner):
                 return Outcome(
                     "met",
                     f"{hook.function} is hooked ({hook.mechanism}) by {basename(hook.owner_path or '')}",
                     f"hooks/{hook.pid}/{hook.function}",
                 )
-        wanted = f"{' or '.join(self.functions)} hooked by {self.owner}"
-        return Outcome("unmet" if audited else "unknown", f"not seen: {wanted}")
+        text = f"no hook of {' or '.join(self.functions)} by {self.owner} was found"
+        return Outcome("unmet" if audited else "unknown", text)
 
 
 class ModuleCondition(_Condition, frozen=True, tag="module", kw_only=True):
-    """A file whose name fits `name` is mapped."""
+    """A file whose name matches `name` is mapped."""
 
     name: str
 
-    def judge(self, scene: Scene) -> Outcome:
-        found = scene.modules(self.name)
+    def describe(self) -> str:
+        return f"{_code(self.name)} is mapped"
+
+    def evaluate(self, context: MatchContext) -> Outcome:
+        found = context.modules(self.name)
         if found:
-            return Outcome("met", f"{basename(found[0].path)} is mapped", f"modules/{scene.pid}/{found[0].path}")
-        on_stack = next((f.module for f in scene.frames() if f.module and named(f.module, self.name)), None)
+            return Outcome("met", f"{basename(found[0].path)} is mapped", f"modules/{context.pid}/{found[0].path}")
+        on_stack = next(
+            (f.module for f in context.frames() if f.module and file_name_matches(f.module, self.name)), None
+        )
         if on_stack:
             return Outcome("met", f"{basename(on_stack)} is mapped")
-        known = any(m.pid == scene.pid for m in scene.case.modules)
+        known = any(m.pid == context.pid for m in context.case.modules)
         return Outcome("unmet" if known else "unknown", f"no {self.name} is mapped")
 
 
 class VersionCondition(_Condition, frozen=True, tag="version", kw_only=True):
-    """The mapped file's own version is in `range`. Copies can coexist: the copy that is on the finding's stacks counts
-    (a copy is what lies in one folder and its subfolders); the others are named. Where the files that count disagree,
-    or no copy is on a stack and the copies disagree, the version is unknown."""
+    """The mapped file's own version is in `range`. A process can map several copies of a library; a copy is the files
+    of one folder and its subfolders. The copy on the finding's stacks counts, and others are only mentioned. If the
+    files that count have different versions, or no copy is on a stack and the copies differ, the version is unknown."""
 
     name: str
     range: str
     product: str
 
-    def judge(self, scene: Scene) -> Outcome:
-        known = self._read(scene)
-        stacked = {f.module for f in scene.frames() if f.module and named(f.module, self.name)}
+    def __post_init__(self) -> None:
+        SpecifierSet(self.range)
+
+    def describe(self) -> str:
+        return f"the mapped {self.product} ({_code(self.name)}) has a version {self.range}"
+
+    def evaluate(self, context: MatchContext) -> Outcome:
+        known = self._read(context)
+        stacked = {f.module for f in context.frames() if f.module and file_name_matches(f.module, self.name)}
         here = [k for k in known if k.path in stacked] or [k for k in known if _is_same_copy(k.path, stacked)]
         others = [k for k in known if not any(_is_same_copy(k.path, [counted]) for counted in stacked)]
         if not stacked:
@@ -178,20 +166,26 @@ class VersionCondition(_Condition, frozen=True, tag="version", kw_only=True):
         try:
             inside = SpecifierSet(self.range).contains(Version(first.version), prereleases=True)
         except InvalidVersion:
-            return Outcome("unknown", f"{self.product} calls itself {first.version!r}, which is no version")
+            return Outcome(
+                "unknown", f"the version of {self.product} is {first.version!r}, which is not a version number"
+            )
         how = f", by {first.how}" if first.how else ""
         loaded = f"{self.product} {first.version} is loaded ({first.path if others else basename(first.path)}{how})"
-        text = f"{loaded}, and is on the stacks; {elsewhere}, and is not" if others else loaded
-        return Outcome("met" if inside else "unmet", text, f"modules/{scene.pid}/{first.path}")
+        text = f"{loaded} and is on the stacks; {elsewhere}, which is not on the stacks" if others else loaded
+        return Outcome("met" if inside else "unmet", text, f"modules/{context.pid}/{first.path}")
 
-    def _read(self, scene: Scene) -> list["_MappedVersion"]:
-        """Every mapped file of that name with a version."""
-        culprit = scene.finding.culprit
+    def _read(self, context: MatchContext) -> list["_MappedVersion"]:
+        """Each mapped file of that name whose version was read."""
+        culprit = context.finding.culprit
         read: list[tuple[str | None, str | None, str | None]]
-        read = [(m.version, m.path, m.version_how) for m in scene.modules(self.name)]
+        read = [(m.version, m.path, m.version_how) for m in context.modules(self.name)]
         read += [(culprit.version, culprit.path, None)] if culprit else []
-        read += [(h.owner_version, h.owner_path, h.owner_version_how) for h in scene.hooks]
-        return [_MappedVersion(v, path, how or "") for v, path, how in read if v and path and named(path, self.name)]
+        read += [(h.owner_version, h.owner_path, h.owner_version_how) for h in context.hooks]
+        return [
+            _MappedVersion(v, path, how or "")
+            for v, path, how in read
+            if v and path and file_name_matches(path, self.name)
+        ]
 
 
 class _MappedVersion(NamedTuple):
@@ -201,13 +195,13 @@ class _MappedVersion(NamedTuple):
 
 
 def _versions(found: Iterable[_MappedVersion]) -> str:
-    """1.19.0 (/a/libucs.so.0), 1.21.0 (/b/libucs.so.0): one file of each version."""
+    """E.g. `1.19.0 (/a/libucs.so.0), 1.21.0 (/b/libucs.so.0)`: one file of each version."""
     by_version = {each.version: each.path for each in reversed([*found])}
     return ", ".join(f"{version} ({by_version[version]})" for version in sorted(by_version))
 
 
 def _is_same_copy(path: str, others: Iterable[str]) -> bool:
-    """Whether the file is in the folder of one of `others`, or one of the two folders is in the other (UCX loads its
+    """Whether the file is in the folder of one of `others`, or one of the two folders contains the other (UCX loads its
     transports from lib/ucx)."""
     folder = path.rpartition("/")[0]
     folders = [other.rpartition("/")[0] for other in others]
@@ -215,44 +209,62 @@ def _is_same_copy(path: str, others: Iterable[str]) -> bool:
 
 
 class EnvCondition(_Condition, frozen=True, tag="env", kw_only=True):
-    """The variable (one of the ` | `-separated names) has a value that `value` (a regular expression, whole value)
-    fits. Only the live environment can say that it has not."""
+    """The variable (or one of the alternatives) has a value that matches `value`, a regular expression for the whole
+    value. Only the live environment can show that it does not."""
 
     name: str
     value: str
 
-    def judge(self, scene: Scene) -> Outcome:
-        read = [(name, *environment(scene.target, name)) for name in _alternatives(self.name)]
+    def __post_init__(self) -> None:
+        re.compile(self.value)
+
+    def describe(self) -> str:
+        return f"the environment has {_code(self.name)} matching `{self.value}`"
+
+    def evaluate(self, context: MatchContext) -> Outcome:
+        read = [(name, *environment(context.target, name)) for name in alternatives(self.name)]
         for name, found, source in read:
             if found is not None and re.fullmatch(self.value, found):
                 return Outcome("met", f"{name}={found} ({source})")
         for name, found, source in read:
             if found is not None:
                 return Outcome("unmet", f"{name}={found} ({source})")
-        live = scene.target is not None and any(v.source == "live" for v in scene.target.environment)
-        return Outcome("unmet" if live else "unknown", f"{self.name} is not in the environment that could be read")
+        live = context.target is not None and any(v.source == "live" for v in context.target.environment)
+        return Outcome("unmet" if live else "unknown", f"{self.name} is not in the environment that was read")
 
 
 class RoleCondition(_Condition, frozen=True, tag="role", kw_only=True):
-    """The command line tells this role."""
+    """The command line shows this role."""
 
     role: str
 
-    def judge(self, scene: Scene) -> Outcome:
-        role = scene.target.role if scene.target else None
-        return Outcome("met" if role == self.role else "unmet", f"the process is {role or 'of no known role'}")
+    def describe(self) -> str:
+        return f"the process is {self.role}"
+
+    def evaluate(self, context: MatchContext) -> Outcome:
+        role = context.target.role if context.target else None
+        return Outcome(
+            "met" if role == self.role else "unmet",
+            f"the process is {role}" if role else "the role of the process is not known",
+        )
 
 
 class CmdlineCondition(_Condition, frozen=True, tag="cmdline", kw_only=True):
-    """The words of the command line, joined by one space, hold `pattern` (a regular expression) or, with
-    `absent = true`, do not. `says`: what that means, in words."""
+    """The words of the command line, joined by one space, contain `pattern` (a regular expression), or with
+    `absent = true` do not. `says`: what this means."""
 
     pattern: str
     says: str
     absent: bool = False
 
-    def judge(self, scene: Scene) -> Outcome:
-        words = scene.target.cmdline if scene.target else ()
+    def __post_init__(self) -> None:
+        re.compile(self.pattern)
+
+    def describe(self) -> str:
+        return self.says
+
+    def evaluate(self, context: MatchContext) -> Outcome:
+        words = context.target.cmdline if context.target else ()
         if not words:
             return Outcome("unknown", "the command line could not be read")
         there = re.search(self.pattern, " ".join(words)) is not None
@@ -264,25 +276,32 @@ class LayerCondition(_Condition, frozen=True, tag="layer", kw_only=True):
 
     layers: tuple[Layer, ...]
 
-    def judge(self, scene: Scene) -> Outcome:
-        layer = scene.finding.layer
+    def describe(self) -> str:
+        return f"the growth is in the layer {_any(self.layers)}"
+
+    def evaluate(self, context: MatchContext) -> Outcome:
+        layer = context.finding.layer
         return Outcome("met" if layer in self.layers else "unmet", f"the growth is in the layer {layer}")
 
 
 class HeapCondition(_Condition, frozen=True, tag="heap", kw_only=True):
-    """Read from outside, the allocator keeps at least this share of what it obtained, in at least so many arenas."""
+    """The allocator retains at least this share of its memory, in at least this many arenas."""
 
     allocator: str
     retained_share: float = 0.0
     arenas: int = 0
 
-    def judge(self, scene: Scene) -> Outcome:
-        states = [h for h in scene.case.heaps if h.pid == scene.pid and h.allocator == self.allocator]
+    def describe(self) -> str:
+        arenas = f", in {self.arenas} arenas or more" if self.arenas else ""
+        return f"{self.allocator} keeps at least {self.retained_share:.0%} of its memory free{arenas}"
+
+    def evaluate(self, context: MatchContext) -> Outcome:
+        states = [h for h in context.case.heaps if h.pid == context.pid and h.allocator == self.allocator]
         if not states:
             return Outcome("unknown", f"the {self.allocator} heap was not read")
         last = max(states, key=lambda h: h.t_ns)
         if last.retained_bytes is None or not last.system_bytes or (self.arenas and last.arenas is None):
-            return Outcome("unknown", f"the {self.allocator} heap was read in part only")
+            return Outcome("unknown", f"the {self.allocator} heap was read only in part")
         share = last.retained_bytes / last.system_bytes
         text = f"{self.allocator} keeps {share:.0%} of its memory free and resident"
         if self.arenas:
@@ -292,13 +311,16 @@ class HeapCondition(_Condition, frozen=True, tag="heap", kw_only=True):
 
 
 class HugePagesCondition(_Condition, frozen=True, tag="huge-pages", kw_only=True):
-    """Between the first and the last reading, transparent huge pages grew by at least `share` of what the anonymous
-    mappings' resident bytes grew by, while their size did not grow as much."""
+    """From the first to the last reading, transparent huge pages make up at least `share` of the growth of resident
+    anonymous memory, while the size of the mappings grew by less than half of it."""
 
     share: float = 0.8
 
-    def judge(self, scene: Scene) -> Outcome:
-        taken = [snapshot for snapshot in scene.case.snapshots if snapshot.pid == scene.pid]
+    def describe(self) -> str:
+        return f"huge pages make at least {self.share:.0%} of the growth, and the mappings grow less than half as much"
+
+    def evaluate(self, context: MatchContext) -> Outcome:
+        taken = [snapshot for snapshot in context.case.snapshots if snapshot.pid == context.pid]
         first = next(((at, sums) for at, each in enumerate(taken) if (sums := _huge_pages(each))), None)
         last = next(((at, sums) for at, each in reversed([*enumerate(taken)]) if (sums := _huge_pages(each))), None)
         if first is None or last is None or first[0] == last[0]:  # pragma: no mutate (there are both or neither)
@@ -311,7 +333,7 @@ class HugePagesCondition(_Condition, frozen=True, tag="huge-pages", kw_only=True
 
 
 def _huge_pages(snapshot: Snapshot) -> tuple[int, int, int] | None:
-    """In huge pages, resident, and mapped, of the anonymous mappings; None where not all of it was read."""
+    """Bytes of the anonymous mappings: in huge pages, resident, and mapped. None if one of them was not read."""
     huge = resident = size = 0
     for m in snapshot.mappings:
         if not m.path or m.path == "[heap]" or m.path.startswith("[anon"):
@@ -322,11 +344,14 @@ def _huge_pages(snapshot: Snapshot) -> tuple[int, int, int] | None:
 
 
 class UnreadCondition(_Condition, frozen=True, tag="unread", kw_only=True):
-    """Something that decides and that this version cannot read: always unknown, so the entry is never firm."""
+    """A required fact that this version cannot read. Always unknown, so the entry never becomes a cause."""
 
     what: str
 
-    def judge(self, scene: Scene) -> Outcome:
+    def describe(self) -> str:
+        return f"{self.what}, which is not read yet"
+
+    def evaluate(self, context: MatchContext) -> Outcome:
         return Outcome("unknown", f"not read: {self.what}")
 
 
@@ -346,49 +371,14 @@ Condition = (
 
 
 def evidence_of(condition: Condition, outcome: Outcome, says: str | None) -> EvidenceItem:
-    """An outcome as evidence of a finding; `says` is the entry's own wording of what it means."""
+    """An outcome as evidence of a finding. `says`: what it means, in the entry's words."""
     text = f"{says}: {outcome.text}" if says else outcome.text
     return EvidenceItem(kind=condition.evidence_kind, text=text, ref=outcome.ref)
 
 
-def environment(target: Target | None, name: str) -> tuple[str | None, str]:
-    """(value, where it stands) of a variable of the target; the live environment is believed over that of exec."""
-    variables = [v for v in target.environment if v.name == name] if target else []
-    for source, words in (("live", "live environment"), ("exec", "environment at exec")):
-        for variable in variables:
-            if variable.source == source:
-                return variable.value, words
-    return None, ""
+def _any(names: Sequence[str]) -> str:
+    return " or ".join(names)
 
 
-def named(path: str, pattern: str) -> bool:
-    """Whether the file name of `path` fits one of the ` | `-separated shell patterns."""
-    return any(fnmatchcase(basename(path), p) for p in _alternatives(pattern))
-
-
-def check_patterns(conditions: Iterable[Condition]) -> None:
-    """ValueError when a regular expression or a version range of a condition does not parse."""
-    for condition in conditions:
-        if isinstance(condition, VersionCondition):
-            SpecifierSet(condition.range)
-        if isinstance(condition, EnvCondition):
-            re.compile(condition.value)
-        if isinstance(condition, CmdlineCondition):
-            re.compile(condition.pattern)
-        if isinstance(condition, SiteCondition):
-            bad = [f for f in condition.frames if any("!" not in part for part in _alternatives(f))]
-            if bad:
-                raise ValueError(f"frame pattern {bad[0]!r} is not file!function")
-
-
-def _alternatives(pattern: str) -> Sequence[str]:
-    return [part.strip() for part in pattern.split(" | ")]
-
-
-def _frame_fits(frame: Frame, wanted: str) -> bool:
-    place = frame.file if frame.kind == "python" else frame.module
-    for alternative in _alternatives(wanted):
-        file, _, function = alternative.partition("!")
-        if fnmatchcase(basename(place or ""), file) and fnmatchcase(frame.function or "", function):
-            return True
-    return False
+def _code(pattern: str) -> str:
+    return " or ".join(f"`{part}`" for part in alternatives(pattern))

@@ -1,31 +1,31 @@
-"""From a finding to its cause and its ladder of remedies. Pure.
+"""From a finding to its cause and its remedies. Pure.
 
-An entry matches when no required sign is unmet. With one of them unknown it is *possible* and only mentioned, where the
-growth is in the entry's own layer, unless the entry says that the rest is proof enough (`when_unknown = "lower"`). Only
-entries whose text was read (certainty V) become a cause. Remedies come in the entry's order; what speaks against one
-here is said, and moves it to the end. A remedy that this process cannot use is not offered, and that is said too.
-"""
+An entry matches if no required sign is unmet. If a required sign is unknown, the entry is *possible*: the report
+mentions it if the growth is in the entry's layer. With `when_unknown = "lower"` it is a cause with lower confidence
+instead. Only verified entries (certainty V) become a cause. Remedies keep the order of the entry; a remedy with a veto
+moves to the end or is not offered, with the reason."""
 
 from dataclasses import dataclass, replace
 
 from memforensics.case.model import Case, EvidenceItem, Finding, Remedy
 from memforensics.remedies.catalogue import Catalogue, Entry
-from memforensics.remedies.conditions import Outcome, Scene, environment, evidence_of
+from memforensics.remedies.conditions import evidence_of
+from memforensics.remedies.evidence import MatchContext, Outcome, environment
 
 _GROWS = ("growing", "leak", "retention", "bounded")
-_SET_ALREADY_COST = 0.6  # a remedy that is in place, with the growth going on, is doubt about the cause
+_ALREADY_SET_FACTOR = 0.6  # factor on the confidence: memory grows although a remedy is in place
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One entry, held against one finding."""
+    """One entry, evaluated for one finding."""
 
     entry: Entry
-    outcomes: tuple[Outcome, ...]  # one a sign, in order
+    outcomes: tuple[Outcome, ...]  # of its signs, in order
 
     @property
     def firm(self) -> bool:
-        """A cause, not a mere possibility."""
+        """Whether it is a cause rather than a possibility."""
         return self.entry.certainty == "V" and all(
             outcome.state == "met" or (outcome.state == "unknown" and sign.when_unknown == "lower")
             for sign, outcome in zip(self.entry.signs, self.outcomes, strict=True)
@@ -34,7 +34,7 @@ class Match:
 
     @property
     def strength(self) -> float:
-        """0 to 1: how sure the signs that are met make the cause."""
+        """0 to 1: the confidence from the signs that are met."""
         strength = self.entry.strength
         for sign, outcome in zip(self.entry.signs, self.outcomes, strict=True):
             if outcome.state == "met":
@@ -56,13 +56,13 @@ class Match:
         )
 
 
-def match(draft: Finding, case: Case, catalogue: Catalogue) -> Finding:
-    """The finding with its cause, remedies, further evidence and what speaks against, where an entry fits; else as it
-    was, with what is possible mentioned. A finding that does not grow is left alone: no growth, no remedy."""
-    if draft.verdict not in _GROWS:
-        return draft
-    scene = Scene(draft, case)
-    matches = candidates(scene, catalogue)
+def match(finding: Finding, case: Case, catalogue: Catalogue) -> Finding:
+    """The finding with cause, remedies, evidence and counter-evidence if an entry matches; else with possible entries
+    mentioned. A finding that does not grow stays as it is."""
+    if finding.verdict not in _GROWS:
+        return finding
+    context = MatchContext(finding, case)
+    matches = candidates(context, catalogue)
     conflicts = [m for m in matches if m.entry.role == "conflict" and m.firm]
     causes = [m for m in matches if m.entry.role == "cause"]
     firm = sorted((m for m in causes if m.firm), key=lambda m: -m.strength)
@@ -73,107 +73,108 @@ def match(draft: Finding, case: Case, catalogue: Catalogue) -> Finding:
         for m in conflicts
     )
     if firm:
-        return _explained(scene, firm[0], mentions)
+        return _explained(context, firm[0], mentions)
     possible = tuple(
         EvidenceItem(
             kind="possible-cause",
-            text=f"possibly {m.entry.id} ({m.entry.title}), not shown: {'; '.join(m.unknowns()) or 'not certain'}",
+            text=f"possible cause {m.entry.id} ({m.entry.title}); not confirmed: "
+            f"{'; '.join(m.unknowns()) or 'not verified'}",
             ref=f"remedies/{m.entry.id}",
         )
         for m in causes
-        if draft.layer in (m.entry.layer, "unattributed")
+        if finding.layer in (m.entry.layer, "unattributed")
     )
-    return replace(draft, evidence=draft.evidence + possible + mentions)
+    return replace(finding, evidence=finding.evidence + possible + mentions)
 
 
-def candidates(scene: Scene, catalogue: Catalogue) -> list[Match]:
-    """Every entry that the evidence does not rule out and for which at least one required sign speaks."""
+def candidates(context: MatchContext, catalogue: Catalogue) -> list[Match]:
+    """The entries without an unmet required sign and with at least one required sign met."""
     out = []
     for entry in catalogue:
-        outcomes = tuple(sign.when.judge(scene) for sign in entry.signs)
+        outcomes = tuple(sign.when.evaluate(context) for sign in entry.signs)
         required = [o.state for s, o in zip(entry.signs, outcomes, strict=True) if s.need == "required"]
         if "unmet" not in required and "met" in required:
             out.append(Match(entry, outcomes))
     return out
 
 
-def _explained(scene: Scene, found: Match, mentions: tuple[EvidenceItem, ...]) -> Finding:
-    draft, entry = scene.finding, found.entry
-    verdict = entry.verdict if entry.verdict is not None and draft.verdict == "growing" else draft.verdict
-    ladder = _ladder(scene, entry)
+def _explained(context: MatchContext, found: Match, mentions: tuple[EvidenceItem, ...]) -> Finding:
+    finding, entry = context.finding, found.entry
+    verdict = entry.verdict if entry.verdict is not None and finding.verdict == "growing" else finding.verdict
+    remedies = _remedies(context, entry)
     confidence = found.strength
-    against = [f"{text}: the confidence is lower for it" for text in found.unknowns()]
-    for doubt, cost in _doubts(scene):
+    against = [f"{text}; this lowers the confidence" for text in found.unknowns()]
+    for doubt, cost in _doubts(context):
         against.append(doubt)
         confidence *= cost
-    if ladder.set_already:
-        against += ladder.set_already
-        confidence *= _SET_ALREADY_COST
+    if remedies.already_set:
+        against += remedies.already_set
+        confidence *= _ALREADY_SET_FACTOR
     explanation = EvidenceItem(kind="cause", text=entry.why, ref=f"remedies/{entry.id}")
     useless = tuple(
         EvidenceItem(kind="does-not-help", text=text, ref=f"remedies/{entry.id}") for text in entry.does_not_help
     )
     unusable = tuple(
-        EvidenceItem(kind="not-offered", text=text, ref=f"remedies/{entry.id}") for text in ladder.not_offered
+        EvidenceItem(kind="not-offered", text=text, ref=f"remedies/{entry.id}") for text in remedies.not_offered
     )
     return replace(
-        draft,
+        finding,
         title=entry.title,
         cause=entry.id,
         verdict=verdict,
         confidence=round(min(confidence, 0.99), 3),
-        evidence=(*draft.evidence, *found.evidence(), explanation, *useless, *unusable, *mentions),
-        against=(*draft.against, *against),
-        remedies=ladder.offered,
+        evidence=(*finding.evidence, *found.evidence(), explanation, *useless, *unusable, *mentions),
+        against=(*finding.against, *against),
+        remedies=remedies.offered,
     )
 
 
-def _doubts(scene: Scene) -> list[tuple[str, float]]:
-    """What makes the stacks, on which the cause stands, less sure: (a sentence, the factor on the confidence)."""
-    stacks = [site.stack for site in scene.finding.sites]
+def _doubts(context: MatchContext) -> list[tuple[str, float]]:
+    """Doubts about the stacks that the cause rests on: (sentence, factor on the confidence)."""
+    stacks = [site.stack for site in context.finding.sites]
     doubts = []
     if any(stack.doubtful for stack in stacks):
-        doubts.append(("on some stacks Python and native frames did not splice one to one", 0.95))
+        doubts.append(("in some stacks Python and native frames did not match one to one", 0.95))
     if any(frame.guessed for stack in stacks for frame in stack.frames):
         doubts.append(("some frames were found without unwind tables", 0.95))
-    if any(loss.count for loss in scene.case.losses if "trace" in loss.probe):
+    if any(loss.count for loss in context.case.losses if "trace" in loss.probe):
         doubts.append(("the trace lost events", 0.95))
     return doubts
 
 
 @dataclass(frozen=True, slots=True)
-class _Ladder:
+class _Remedies:
     """The remedies of an entry for one process."""
 
     offered: tuple[Remedy, ...]  # in the order to try
-    set_already: tuple[str, ...]  # a sentence for each that is in place
+    already_set: tuple[str, ...]  # a sentence for each that is in place
     not_offered: tuple[str, ...]  # a sentence for each that cannot be used here
 
 
-def _ladder(scene: Scene, entry: Entry) -> _Ladder:
+def _remedies(context: MatchContext, entry: Entry) -> _Remedies:
     first: list[Remedy] = []
     last: list[Remedy] = []
-    set_already: list[str] = []
+    already_set: list[str] = []
     not_offered: list[str] = []
-    for rung in entry.remedies:
-        value, where = environment(scene.target, rung.name) if rung.kind == "env" else (None, "")
-        if value is not None and rung.is_in_place(value):
-            set_already.append(
-                f"{rung.name}={value} is set already ({where}), and the memory still grows: either it was set after "
-                "the library read it, or this is not the cause"
+    for remedy in entry.remedies:
+        value, where = environment(context.target, remedy.name) if remedy.kind == "env" else (None, "")
+        if value is not None and remedy.is_in_place(value):
+            already_set.append(
+                f"{remedy.name}={value} is already set ({where}), but memory still grows: it was set after the library "
+                "read it, or this is not the cause"
             )
             continue
-        needs = [(f"it needs {need.product} {need.range}", need.judge(scene)) for need in rung.needs]
-        unmet = [f"{text}, and {seen.text}" for text, seen in needs if seen.state == "unmet"]
-        vetoes = [veto for veto in rung.vetoes if veto.when.judge(scene).state == "met"]
+        needs = [(f"it needs {need.product} {need.range}", need.evaluate(context)) for need in remedy.needs]
+        unmet = [f"{text}, but {seen.text}" for text, seen in needs if seen.state == "unmet"]
+        vetoes = [veto for veto in remedy.vetoes if veto.when.evaluate(context).state == "met"]
         unmet += [veto.text for veto in vetoes if veto.effect == "drop"]
         if unmet:
-            not_offered.append(f"{rung.setting} is not offered: {'; '.join(unmet)}")
+            not_offered.append(f"{remedy.setting} is not offered: {'; '.join(unmet)}")
             continue
         caveats = [veto.text for veto in vetoes]
         caveats += [f"{text[0].upper()}{text[1:]}; {seen.text}." for text, seen in needs if seen.state == "unknown"]
         if value is not None:
-            limit = f"; only a value up to {rung.satisfied_up_to} limits the growth" if rung.satisfied_up_to else ""
-            caveats.append(f"now {rung.name}={value} ({where}){limit}")
-        (last if vetoes else first).append(rung.remedy(*caveats))
-    return _Ladder((*first, *last), tuple(set_already), tuple(not_offered))
+            limit = f"; only values up to {remedy.satisfied_up_to} limit the growth" if remedy.satisfied_up_to else ""
+            caveats.append(f"current value: {remedy.name}={value} ({where}){limit}")
+        (last if vetoes else first).append(remedy.remedy(*caveats))
+    return _Remedies((*first, *last), tuple(already_set), tuple(not_offered))

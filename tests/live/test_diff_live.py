@@ -61,7 +61,7 @@ def test_a_region_that_grows_downwards_keeps_its_end() -> None:
         first = grown(diff(before, after))
         assert (first.before_bytes, first.after_bytes, first.moved) == (10 * MIB, 20 * MIB, True)
         assert (first.count_before, first.count_after, first.what) == (1, 1, "grew")
-        assert "ends at" in first.name
+        assert "ending at" in first.name
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from fixtures.constructed import (
     UCM,
     UCS,
     case,
-    draft,
     finding_site,
+    growing_finding,
     native,
     python,
     snapshot,
@@ -33,13 +33,12 @@ from memforensics.remedies.conditions import (
     LayerCondition,
     ModuleCondition,
     RoleCondition,
-    Scene,
     SiteCondition,
     UnreadCondition,
     VersionCondition,
-    environment,
     evidence_of,
 )
+from memforensics.remedies.evidence import MatchContext, environment
 from memforensics.units import MIB
 
 OTHER = 77  # another process of the case, which says nothing about this one
@@ -47,7 +46,7 @@ OTHER = 77  # another process of the case, which says nothing about this one
 
 def judged(condition: Condition, finding: Finding | None = None, seen: Case | None = None) -> tuple[str, str, str]:
     """State, text and reference."""
-    outcome = condition.judge(Scene(finding or draft(), seen or case()))
+    outcome = condition.evaluate(MatchContext(finding or growing_finding(), seen or case()))
     return outcome.state, outcome.text, outcome.ref
 
 
@@ -63,7 +62,7 @@ POOL = SiteCondition(frames=("libucs*!ucs_mpool_grow | libucs*!ucs_mpool_get",),
 
 @pytest.mark.parametrize(("mib", "state"), [(49, "unmet"), (50, "met"), (51, "met")])
 def test_sites_that_fit_hold_the_share_or_more(mib: int, state: str) -> None:
-    finding = draft(weighing(mib, finding_site().stack), weighing(100 - mib))
+    finding = growing_finding(weighing(mib, finding_site().stack), weighing(100 - mib))
     told = judged(POOL, finding)
     assert told[0] == state
     assert f"{mib}% of the outstanding bytes come through" in told[1]
@@ -76,33 +75,35 @@ def test_sites_that_fit_hold_the_share_or_more(mib: int, state: str) -> None:
 
 def test_of_the_sites_that_fit_the_largest_is_cited() -> None:
     frames = (native("ucs_mpool_get", UCS), *LIST_STACK.frames)
-    finding = draft(weighing(10, finding_site().stack), weighing(30, Stack(frames=frames)))
+    finding = growing_finding(weighing(10, finding_site().stack), weighing(30, Stack(frames=frames)))
     assert "ucs_mpool_get (libucs.so.0.0.0)" in judged(POOL, finding)[1]
 
 
 def test_sites_of_other_kinds_and_without_bytes_say_nothing() -> None:
     fitting = finding_site().stack
-    finding = draft(weighing(40, fitting), weighing(60, kind="fault"), weighing(0))
+    finding = growing_finding(weighing(40, fitting), weighing(60, kind="fault"), weighing(0))
     assert judged(POOL, finding)[0] == "met"
-    told = judged(POOL, draft(weighing(60, fitting, kind="fault"), weighing(0, fitting)))
-    assert told == ("unknown", "no stacks of mmap or mremap or brk or malloc calls were seen", "")
+    told = judged(POOL, growing_finding(weighing(60, fitting, kind="fault"), weighing(0, fitting)))
+    assert told == ("unknown", "no stacks of mmap or mremap or brk or malloc calls were captured", "")
 
 
 def test_each_pattern_fits_some_frame_and_a_python_frame_by_its_file() -> None:
     both = SiteCondition(frames=("libc.so*!mmap", "archive.py!Archive.keep"))
-    told = judged(both, draft(weighing(1)))
+    told = judged(both, growing_finding(weighing(1)))
     assert told[1].endswith("mmap (libc.so.6), Archive.keep (archive.py)")
-    assert judged(SiteCondition(frames=("libc.so*!mmap", "archive.py!drop")), draft(weighing(1)))[0] == "unmet"
-    assert judged(SiteCondition(frames=("libc.so*!Archive.keep",)), draft(weighing(1)))[0] == "unmet"
-    told = judged(SiteCondition(frames=("libx*!f", "liby*!g")), draft(weighing(1)))
+    assert (
+        judged(SiteCondition(frames=("libc.so*!mmap", "archive.py!drop")), growing_finding(weighing(1)))[0] == "unmet"
+    )
+    assert judged(SiteCondition(frames=("libc.so*!Archive.keep",)), growing_finding(weighing(1)))[0] == "unmet"
+    told = judged(SiteCondition(frames=("libx*!f", "liby*!g")), growing_finding(weighing(1)))
     assert told[1] == "only 0% of the outstanding bytes come through libx*!f and liby*!g"
 
 
 def test_of_the_frames_that_fit_the_outermost_is_named() -> None:
     nested = Stack(frames=(native("ucs_mpool_get", UCS), python("f", "/a.py", 1), native("ucs_mpool_grow", UCS)))
-    assert judged(POOL, draft(weighing(1, nested)))[1].endswith("through ucs_mpool_grow (libucs.so.0.0.0)")
+    assert judged(POOL, growing_finding(weighing(1, nested)))[1].endswith("through ucs_mpool_grow (libucs.so.0.0.0)")
     bare = Stack(frames=(native(None, ""),))
-    assert judged(SiteCondition(frames=("*!*",)), draft(weighing(1, bare)))[1].endswith("through ? (?)")
+    assert judged(SiteCondition(frames=("*!*",)), growing_finding(weighing(1, bare)))[1].endswith("through ? (?)")
 
 
 def test_a_call_inside_another_function_does_not_fit() -> None:
@@ -110,8 +111,8 @@ def test_a_call_inside_another_function_does_not_fit() -> None:
     told = judged(inside)
     assert told[0] == "met"
     assert told[1].endswith(", inside munmap")
-    assert judged(inside, draft(finding_site(inside="mmap")))[0] == "unmet"
-    assert judged(inside, draft(finding_site(inside=None)))[0] == "unmet"
+    assert judged(inside, growing_finding(finding_site(inside="mmap")))[0] == "unmet"
+    assert judged(inside, growing_finding(finding_site(inside=None)))[0] == "unmet"
     assert "inside" not in judged(POOL)[1]
 
 
@@ -127,7 +128,7 @@ def test_a_hook_of_that_function_by_that_library() -> None:
 
 def test_without_an_audit_of_this_process_hooks_are_unknown() -> None:
     only_mmap = case(hooks=(ucx_hook("mmap"),))
-    assert judged(HOOKED, seen=only_mmap) == ("unmet", "not seen: munmap or free hooked by libucm*", "")
+    assert judged(HOOKED, seen=only_mmap) == ("unmet", "no hook of munmap or free by libucm* was found", "")
     elsewhere = tuple(replace(audit, pid=OTHER) for audit in only_mmap.hook_audits)
     assert isinstance(elsewhere[0], HookAudit)
     assert judged(HOOKED, seen=replace(only_mmap, hook_audits=elsewhere))[0] == "unknown"
@@ -141,47 +142,51 @@ def test_a_hook_without_a_known_owner_is_not_it() -> None:
 
 
 def test_a_module_is_mapped_or_seen_on_a_stack() -> None:
-    wanted = ModuleCondition(name="libfoo* | libucs*")
-    assert judged(wanted) == ("met", "libucs.so.0.0.0 is mapped", f"modules/{PID}/{UCS}")
-    assert judged(wanted, seen=case(modules=())) == ("met", "libucs.so.0.0.0 is mapped", "")
-    elsewhere = draft(finding_site(LIST_STACK))
+    pattern = ModuleCondition(name="libfoo* | libucs*")
+    assert judged(pattern) == ("met", "libucs.so.0.0.0 is mapped", f"modules/{PID}/{UCS}")
+    assert judged(pattern, seen=case(modules=())) == ("met", "libucs.so.0.0.0 is mapped", "")
+    elsewhere = growing_finding(finding_site(LIST_STACK))
     of_another = tuple(replace(module, pid=OTHER) for module in ucx_modules())
-    assert judged(wanted, elsewhere, case(modules=of_another)) == ("unknown", "no libfoo* | libucs* is mapped", "")
+    assert judged(pattern, elsewhere, case(modules=of_another)) == ("unknown", "no libfoo* | libucs* is mapped", "")
     others = (Module(pid=PID, path=LIBC, start=1),)
-    assert judged(wanted, elsewhere, case(modules=others))[0] == "unmet"
-    assert judged(wanted, elsewhere, case(modules=(*of_another, *others)))[0] == "unmet"
+    assert judged(pattern, elsewhere, case(modules=others))[0] == "unmet"
+    assert judged(pattern, elsewhere, case(modules=(*of_another, *others)))[0] == "unmet"
 
 
 UCX = VersionCondition(name="libuc[ms].so*", range=">=1.17.0,<1.21.0", product="UCX")
 
 
 def test_a_version_says_where_and_how_it_was_read() -> None:
-    told = judged(UCX, replace(draft(), culprit=None))
+    told = judged(UCX, replace(growing_finding(), culprit=None))
     text = "UCX 1.19.0 is loaded (libucm.so.0.0.0, by ucp_get_version_string)"
     assert told == ("met", text, f"modules/{PID}/{UCM}")
 
 
 def test_the_culprit_and_a_hooks_owner_have_versions_too() -> None:
     unread = case(modules=ucx_modules(None), hooks=())
-    told = judged(UCX, draft(), unread)
+    told = judged(UCX, growing_finding(), unread)
     assert told == ("met", "UCX 1.19.0 is loaded (libucs.so.0.0.0)", f"modules/{PID}/{UCS}")
-    nobody = replace(draft(), culprit=None)
+    nobody = replace(growing_finding(), culprit=None)
     told = judged(UCX, nobody, case(modules=(), hooks=(replace(ucx_hook(), owner_version_how="symbol"),)))
     assert told == ("met", "UCX 1.19.0 is loaded (libucm.so.0.0.0, by symbol)", f"modules/{PID}/{UCM}")
-    other = replace(draft(), culprit=Culprit(library="libz.so.1", path="/usr/lib/libz.so.1", version="1.18.0"))
+    other = replace(
+        growing_finding(), culprit=Culprit(library="libz.so.1", path="/usr/lib/libz.so.1", version="1.18.0")
+    )
     assert judged(UCX, other, unread)[0] == "unknown"
 
 
 def test_a_version_of_another_process_is_not_this_ones() -> None:
     of_another = tuple(replace(module, pid=OTHER) for module in ucx_modules())
-    told = judged(UCX, replace(draft(), culprit=None), case(modules=of_another, hooks=()))
+    told = judged(UCX, replace(growing_finding(), culprit=None), case(modules=of_another, hooks=()))
     assert told == ("unknown", "the version of UCX could not be read", "")
 
 
 def test_what_is_no_version_is_unknown() -> None:
-    told = judged(UCX, replace(draft(), culprit=None), case(modules=ucx_modules("master"), hooks=()))
-    assert told == ("unknown", "UCX calls itself 'master', which is no version", "")
-    before_release = judged(UCX, replace(draft(), culprit=None), case(modules=ucx_modules("1.20.0rc1"), hooks=()))
+    told = judged(UCX, replace(growing_finding(), culprit=None), case(modules=ucx_modules("master"), hooks=()))
+    assert told == ("unknown", "the version of UCX is 'master', which is not a version number", "")
+    before_release = judged(
+        UCX, replace(growing_finding(), culprit=None), case(modules=ucx_modules("1.20.0rc1"), hooks=())
+    )
     assert before_release[0] == "met"
 
 
@@ -204,7 +209,7 @@ def test_a_variable_by_either_name() -> None:
 
 
 def test_only_the_live_environment_lacks_a_variable() -> None:
-    text = "CUDA_MODULE_LOADING | CML is not in the environment that could be read"
+    text = "CUDA_MODULE_LOADING | CML is not in the environment that was read"
     assert judged(LAZY, seen=with_env(EnvVar(name="A", value="1"))) == ("unknown", text, "")
     assert judged(LAZY, seen=with_env(EnvVar(name="A", value="1", source="live"))) == ("unmet", text, "")
     assert judged(LAZY, seen=case(targets=())) == ("unknown", text, "")
@@ -221,7 +226,7 @@ def test_a_role() -> None:
     engine = case(targets=(target(role="vLLM engine"),))
     assert judged(RoleCondition(role="vLLM engine"), seen=engine) == ("met", "the process is vLLM engine", "")
     assert judged(RoleCondition(role="llama-server"), seen=engine)[0] == "unmet"
-    assert judged(RoleCondition(role="llama-server"))[:2] == ("unmet", "the process is of no known role")
+    assert judged(RoleCondition(role="llama-server"))[:2] == ("unmet", "the role of the process is not known")
     assert judged(RoleCondition(role="llama-server"), seen=case(targets=()))[0] == "unmet"
 
 
@@ -277,7 +282,7 @@ def test_a_heap_that_was_not_read_or_in_part_is_unknown() -> None:
         assert judged(RETAINS, seen=case(heaps=heaps)) == ("unknown", "the glibc heap was not read", "")
     for part in (heap(retained=None, arenas=9), heap(system=0, arenas=9), heap(system=None, arenas=9), heap()):
         told = judged(ARENAS, seen=case(heaps=(part,)))
-        assert told == ("unknown", "the glibc heap was read in part only", "")
+        assert told == ("unknown", "the glibc heap was read only in part", "")
     assert judged(RETAINS, seen=case(heaps=(heap(),)))[0] == "met", "arenas were not asked for"
 
 
@@ -331,7 +336,7 @@ def test_huge_pages_of_another_process_are_not_read() -> None:
 
 def test_an_outcome_is_evidence_in_the_entrys_words() -> None:
     condition = RoleCondition(role="vLLM engine")
-    outcome = HOOKED.judge(Scene(draft(), case()))
+    outcome = HOOKED.evaluate(MatchContext(growing_finding(), case()))
     plain, said = evidence_of(HOOKED, outcome, None), evidence_of(HOOKED, outcome, "UCX sees munmap")
     assert (plain.kind, plain.text, plain.ref) == ("hook", outcome.text, outcome.ref)
     assert said.text == f"UCX sees munmap: {outcome.text}"

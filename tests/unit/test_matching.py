@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from fixtures.constructed import LIST_STACK, case, draft, finding_site, native, target, ucx_modules
+from fixtures.constructed import LIST_STACK, case, finding_site, growing_finding, native, target, ucx_modules
 
 from memforensics.case.model import EnvVar, EvidenceItem, Finding, Loss, Stack
 from memforensics.errors import UsageError
 from memforensics.remedies.catalogue import Entry, load_catalogue, parse_entry
-from memforensics.remedies.conditions import LayerCondition, Scene
+from memforensics.remedies.conditions import LayerCondition
+from memforensics.remedies.evidence import MatchContext
 from memforensics.remedies.match import candidates, match
 
 HEAD = """
@@ -37,7 +38,7 @@ def sign(when: str, **more: Any) -> str:
     return f"[[signs]]\nwhen = {when}\n{fields}"
 
 
-def rung(name: str = "A_SIZE", value: str = "1024", extra: str = "", **more: Any) -> str:
+def remedy(name: str = "A_SIZE", value: str = "1024", extra: str = "", **more: Any) -> str:
     about = {"kind": "env", "text": "Set it.", "scope": "restart", "source": "https://example.org/a", **more}
     fields = "".join(f"{key} = {text!r}\n" for key, text in {"name": name, "value": value, **about}.items())
     return f"[[remedies]]\n{fields}{extra}"
@@ -52,11 +53,11 @@ def entry(*parts: str, head: str = HEAD) -> Entry:
 
 
 def matched(*parts: str, head: str = HEAD, finding: Finding | None = None, **more: Any) -> Finding:
-    return match(finding or draft(), case(**{"losses": (), **more}), (entry(*parts, head=head),))
+    return match(finding or growing_finding(), case(**{"losses": (), **more}), (entry(*parts, head=head),))
 
 
 def kinds(finding: Finding) -> dict[str, str]:
-    return {item.kind: item.text for item in finding.evidence if item not in draft().evidence}
+    return {item.kind: item.text for item in finding.evidence if item not in growing_finding().evidence}
 
 
 # --- from signs to a cause
@@ -65,39 +66,39 @@ def kinds(finding: Finding) -> dict[str, str]:
 def test_a_required_sign_that_is_met_makes_the_cause() -> None:
     found = matched(sign(MET, says="It grows there"))
     assert (found.cause, found.title, found.verdict, found.confidence) == ("made", "A made cause", "leak", 0.5)
-    assert found.evidence[len(draft().evidence) :] == (
+    assert found.evidence[len(growing_finding().evidence) :] == (
         EvidenceItem(kind="layer", text="It grows there: the growth is in the layer anon-mmap", ref=""),
         EvidenceItem(kind="cause", text="Two lines of words.", ref="remedies/made"),
     )
 
 
 def test_a_required_sign_that_is_unmet_rules_it_out() -> None:
-    assert matched(sign(MET), sign(UNMET)) == draft()
-    assert matched(sign(UNMET)) == draft()
+    assert matched(sign(MET), sign(UNMET)) == growing_finding()
+    assert matched(sign(UNMET)) == growing_finding()
 
 
 def test_a_cause_needs_one_required_sign_that_speaks_for_it() -> None:
-    assert matched(sign(UNKNOWN)) == draft()
-    assert matched(sign(UNKNOWN), sign(MET, need="adds", weight=0.5)) == draft()
+    assert matched(sign(UNKNOWN)) == growing_finding()
+    assert matched(sign(UNKNOWN), sign(MET, need="adds", weight=0.5)) == growing_finding()
 
 
 def test_an_unknown_required_sign_makes_it_possible_in_its_own_layer() -> None:
     found = matched(sign(MET), sign(UNKNOWN))
-    text = "possibly made (A made cause), not shown: not read: the moon"
+    text = "possible cause made (A made cause); not confirmed: not read: the moon"
     assert kinds(found) == {"possible-cause": text}
     assert found.evidence[-1].ref == "remedies/made"
     assert (found.cause, found.verdict, found.remedies) == (None, "growing", ())
     anywhere = '{ kind = "layer", layers = ["anon-mmap", "gpu", "unattributed"] }'
-    unattributed = replace(draft(), layer="unattributed")
+    unattributed = replace(growing_finding(), layer="unattributed")
     assert "possible-cause" in kinds(matched(sign(anywhere), sign(UNKNOWN), finding=unattributed))
-    gpu = replace(draft(), layer="gpu")
+    gpu = replace(growing_finding(), layer="gpu")
     assert kinds(matched(sign(anywhere), sign(UNKNOWN), finding=gpu)) == {}
 
 
 def test_where_the_rest_is_proof_enough_an_unknown_sign_is_said() -> None:
     found = matched(sign(MET), sign(UNKNOWN, when_unknown="lower"))
     assert found.cause == "made"
-    assert found.against == ("not read: the moon: the confidence is lower for it",)
+    assert found.against == ("not read: the moon; this lowers the confidence",)
 
 
 def test_an_unknown_sign_that_only_adds_is_not_said() -> None:
@@ -108,13 +109,13 @@ def test_an_unknown_sign_that_only_adds_is_not_said() -> None:
 def test_an_entry_that_is_only_plausible_is_no_cause() -> None:
     plausible = HEAD.replace('"V"', '"P"')
     assert kinds(matched(sign(MET), head=plausible)) == {
-        "possible-cause": "possibly made (A made cause), not shown: not certain"
+        "possible-cause": "possible cause made (A made cause); not confirmed: not verified"
     }
 
 
 @pytest.mark.parametrize("verdict", ["growing", "leak", "retention", "bounded"])
 def test_only_a_finding_that_grows_takes_the_entrys_verdict(verdict: str) -> None:
-    found = matched(sign(MET), finding=replace(draft(), verdict=verdict))  # type: ignore[arg-type]
+    found = matched(sign(MET), finding=replace(growing_finding(), verdict=verdict))  # type: ignore[arg-type]
     assert (found.cause, found.verdict) == ("made", "leak" if verdict == "growing" else verdict)
     without = HEAD.replace('verdict = "leak"\n', "")
     assert matched(sign(MET), head=without).verdict == "growing"
@@ -123,7 +124,7 @@ def test_only_a_finding_that_grows_takes_the_entrys_verdict(verdict: str) -> Non
 def test_of_two_causes_the_surer_is_named() -> None:
     weak, strong = entry(sign(MET)), replace_id(entry(sign(MET), head=HEAD.replace("0.5", "0.6")), "strong")
     for catalogue in ((weak, strong), (strong, weak)):
-        found = match(draft(), case(), catalogue)
+        found = match(growing_finding(), case(), catalogue)
         assert found.cause == "strong"
         assert [item.ref for item in found.evidence if item.kind == "cause"] == ["remedies/strong"]
 
@@ -138,13 +139,13 @@ def test_a_conflict_is_mentioned_whatever_the_cause() -> None:
     assert found.cause is None
     assert kinds(found) == {"conflict": "A made cause. Two lines\nof words."}
     assert found.evidence[-1].ref == "remedies/made"
-    assert matched(sign(MET), sign(UNKNOWN), head=conflict) == draft(), "a possible one is not mentioned"
+    assert matched(sign(MET), sign(UNKNOWN), head=conflict) == growing_finding(), "a possible one is not mentioned"
 
 
 def test_candidates_keep_the_order_of_the_catalogue_and_of_the_signs() -> None:
     first = entry(sign(MET), sign(UNKNOWN, need="adds"), sign(UNMET, need="adds"))
     second = replace_id(first, "second")
-    found = candidates(Scene(draft(), case()), (first, entry(sign(UNMET)), second))
+    found = candidates(MatchContext(growing_finding(), case()), (first, entry(sign(UNMET)), second))
     assert [each.entry.id for each in found] == ["made", "second"]
     assert [outcome.state for outcome in found[0].outcomes] == ["met", "unknown", "unmet"]
     assert isinstance(first.signs[0].when, LayerCondition)
@@ -166,18 +167,18 @@ def test_no_cause_is_certain() -> None:
 
 def spliced(*, doubtful: bool = False, guessed: bool = False) -> Finding:
     frames = (*LIST_STACK.frames, replace(native("f", "/a/b.so"), guessed=guessed))
-    return draft(finding_site(), finding_site(Stack(frames=frames, doubtful=doubtful)))
+    return growing_finding(finding_site(), finding_site(Stack(frames=frames, doubtful=doubtful)))
 
 
 @pytest.mark.parametrize(
     ("finding", "losses", "against"),
     [
-        (draft(), (), ()),
-        (spliced(doubtful=True), (), ("on some stacks Python and native frames did not splice one to one",)),
+        (growing_finding(), (), ()),
+        (spliced(doubtful=True), (), ("in some stacks Python and native frames did not match one to one",)),
         (spliced(guessed=True), (), ("some frames were found without unwind tables",)),
-        (draft(), (Loss(probe="trace-mmap", what="w", count=1, reduce="r"),), ("the trace lost events",)),
-        (draft(), (Loss(probe="trace-mmap", what="w", count=0, reduce="r"),), ()),
-        (draft(), (Loss(probe="observe", what="w", count=9, reduce="r"),), ()),
+        (growing_finding(), (Loss(probe="trace-mmap", what="w", count=1, reduce="r"),), ("the trace lost events",)),
+        (growing_finding(), (Loss(probe="trace-mmap", what="w", count=0, reduce="r"),), ()),
+        (growing_finding(), (Loss(probe="observe", what="w", count=9, reduce="r"),), ()),
     ],
 )
 def test_what_makes_the_stacks_less_sure_lowers_it(
@@ -213,9 +214,9 @@ def offered(found: Finding) -> list[str]:
 
 def test_remedies_come_in_the_entrys_order_and_a_veto_moves_one_to_the_end() -> None:
     ladder = (
-        rung("A", extra=veto(MET, "last", "it is slow")),
-        rung("B"),
-        rung("C", extra=veto(UNMET, "drop", "it breaks") + veto(UNKNOWN, "last", "it is slow")),
+        remedy("A", extra=veto(MET, "last", "it is slow")),
+        remedy("B"),
+        remedy("C", extra=veto(UNMET, "drop", "it breaks") + veto(UNKNOWN, "last", "it is slow")),
     )
     found = matched(sign(MET), *ladder)
     assert offered(found) == ["B=1024", "C=1024", "A=1024"]
@@ -230,28 +231,28 @@ def test_remedies_come_in_the_entrys_order_and_a_veto_moves_one_to_the_end() -> 
 
 def test_a_veto_that_drops_a_remedy_is_told() -> None:
     both = veto(MET, "drop", "it breaks here") + veto(MET, "drop", "and there") + veto(MET, "last", "it is slow")
-    found = matched(sign(MET), rung("A", extra=both), rung("B"))
+    found = matched(sign(MET), remedy("A", extra=both), remedy("B"))
     assert offered(found) == ["B=1024"]
     assert kinds(found)["not-offered"] == "A=1024 is not offered: it breaks here; and there"
     assert found.confidence == 0.5
 
 
 def test_a_remedy_in_place_is_doubt_about_the_cause() -> None:
-    found = matched(sign(MET), rung(), rung("B"), **with_env("1024"))
+    found = matched(sign(MET), remedy(), remedy("B"), **with_env("1024"))
     assert offered(found) == ["B=1024"]
     assert found.confidence == 0.3
     (text,) = found.against
-    assert text.startswith("A_SIZE=1024 is set already (live environment), and the memory still grows")
+    assert text.startswith("A_SIZE=1024 is already set (live environment), but memory still grows")
 
 
 def test_another_value_is_a_caveat() -> None:
-    found = matched(sign(MET), rung(caveats=["Mind."]), **with_env("4096"))
-    assert found.remedies[0].caveats == ("Mind.", "now A_SIZE=4096 (live environment)")
-    limited = rung(satisfied_up_to="1G")
+    found = matched(sign(MET), remedy(caveats=["Mind."]), **with_env("4096"))
+    assert found.remedies[0].caveats == ("Mind.", "current value: A_SIZE=4096 (live environment)")
+    limited = remedy(satisfied_up_to="1G")
     found = matched(sign(MET), limited, **with_env("inf"))
-    assert found.remedies[0].caveats == ("now A_SIZE=inf (live environment); only a value up to 1G limits the growth",)
+    assert found.remedies[0].caveats == ("current value: A_SIZE=inf (live environment); only values up to 1G limit the growth",)
     assert matched(sign(MET), limited, **with_env("1024M")).remedies == ()
-    other_kind = rung(kind="upgrade", name="A_SIZE", value="")
+    other_kind = remedy(kind="upgrade", name="A_SIZE", value="")
     assert matched(sign(MET), other_kind, **with_env("4096")).remedies[0].caveats == ()
 
 
@@ -264,19 +265,19 @@ product = "UCX"
 
 
 def test_a_remedy_that_the_mapped_version_lacks_is_not_offered() -> None:
-    nobody = replace(draft(), culprit=None)
-    found = matched(sign(MET), rung(extra=NEEDS), finding=nobody, hooks=())
+    nobody = replace(growing_finding(), culprit=None)
+    found = matched(sign(MET), remedy(extra=NEEDS), finding=nobody, hooks=())
     assert offered(found) == []
     assert kinds(found)["not-offered"].startswith(
-        "A_SIZE=1024 is not offered: it needs UCX >=1.20, and UCX 1.19.0 is loaded"
+        "A_SIZE=1024 is not offered: it needs UCX >=1.20, but UCX 1.19.0 is loaded"
     )
-    newer = matched(sign(MET), rung(extra=NEEDS), finding=nobody, hooks=(), modules=ucx_modules("1.20.0"))
+    newer = matched(sign(MET), remedy(extra=NEEDS), finding=nobody, hooks=(), modules=ucx_modules("1.20.0"))
     assert (offered(newer), newer.remedies[0].caveats) == (["A_SIZE=1024"], ())
 
 
 def test_a_remedy_whose_need_is_unknown_is_offered_with_that_said() -> None:
-    nobody = replace(draft(), culprit=None)
-    unread = matched(sign(MET), rung(extra=NEEDS), finding=nobody, hooks=(), modules=ucx_modules(None))
+    nobody = replace(growing_finding(), culprit=None)
+    unread = matched(sign(MET), remedy(extra=NEEDS), finding=nobody, hooks=(), modules=ucx_modules(None))
     assert unread.remedies[0].caveats == ("It needs UCX >=1.20; the version of UCX could not be read.",)
 
 
@@ -301,7 +302,7 @@ def test_a_remedy_whose_need_is_unknown_is_offered_with_that_said() -> None:
     ],
 )
 def test_a_file_that_is_no_entry(old: str, new: str, fault: str) -> None:
-    text = HEAD + sign(MET) + rung(extra=NEEDS + veto(UNMET, "drop", "it breaks"))
+    text = HEAD + sign(MET) + remedy(extra=NEEDS + veto(UNMET, "drop", "it breaks"))
     assert parse_entry(text, "made.toml").id == "made"
     assert old in text
     with pytest.raises(UsageError, match=r"^made\.toml is not a catalogue entry") as raised:

@@ -5,7 +5,7 @@ import shlex
 from dataclasses import replace
 
 import pytest
-from fixtures.constructed import INVQ_STACK, PID, case, draft, finding_site, target, ucx_modules
+from fixtures.constructed import INVQ_STACK, PID, case, finding_site, growing_finding, target, ucx_modules
 
 from memforensics.analysis.next_steps import LEFT_OUT, next_step_for_finding, next_step_for_report
 from memforensics.case.model import (
@@ -29,7 +29,7 @@ from memforensics.units import MIB
 RATE = Rate(estimate=60 * MIB, low=50 * MIB, high=70 * MIB)
 SHORT = Growth(metric="m", trend=Trend(shape="too-short", rate=None, p=None, samples=3, seconds=2.0), rate=None)
 RISING = Growth(metric="m", trend=Trend(shape="linear", rate=RATE, p=0.0, samples=60, seconds=60.0), rate=RATE)
-UNKNOWN = replace(draft(), cause=None, sites=(), culprit=None, evidence=())
+UNKNOWN = replace(growing_finding(), cause=None, sites=(), culprit=None, evidence=())
 UNTRACED = case(traces=(), sites=())
 
 
@@ -93,7 +93,7 @@ def test_a_step_that_came_with_the_evidence_is_taken() -> None:
 
 
 def test_a_known_cause_is_measured_with_its_first_variable() -> None:
-    found = match(draft(finding_site(INVQ_STACK)), case(modules=ucx_modules()), load_catalogue())
+    found = match(growing_finding(finding_site(INVQ_STACK)), case(modules=ucx_modules()), load_catalogue())
     words = parses(next_step_for_finding(case(), found))
     assert words[:3] == ["prove", "--env", "UCX_RCACHE_MAX_UNRELEASED=1024"]
     assert words[words.index("--") + 1 :] == list(target().cmdline)

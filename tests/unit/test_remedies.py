@@ -15,8 +15,8 @@ from fixtures.constructed import (
     UCM,
     UCS,
     case,
-    draft,
     finding_site,
+    growing_finding,
     native,
     target,
     ucx_modules,
@@ -25,7 +25,8 @@ from fixtures.constructed import (
 from memforensics.case.model import EnvVar, Finding, HeapState, Module, Stack
 from memforensics.errors import UsageError
 from memforensics.remedies.catalogue import PACKAGED, load_catalogue, parse_entry, parse_memunits
-from memforensics.remedies.conditions import EnvCondition, Scene, VersionCondition
+from memforensics.remedies.conditions import EnvCondition, VersionCondition
+from memforensics.remedies.evidence import MatchContext
 from memforensics.remedies.match import match
 
 CATALOGUE = load_catalogue()
@@ -37,7 +38,7 @@ def names(finding: Finding) -> list[str]:
 
 
 def test_the_queue_is_named_with_its_ladder_in_order() -> None:
-    found = match(draft(), case(), CATALOGUE)
+    found = match(growing_finding(), case(), CATALOGUE)
     assert (found.cause, found.verdict) == ("ucx-invq", "leak")
     assert names(found) == ["UCX >= 1.21.0", "UCX_RCACHE_MAX_UNRELEASED 1024", "UCX_MEM_MMAP_HOOK_MODE none"]
     assert all(remedy.source.startswith("https://github.com/") for remedy in found.remedies)
@@ -49,7 +50,7 @@ def test_the_queue_is_named_with_its_ladder_in_order() -> None:
 
 
 def test_the_draft_is_kept() -> None:
-    before = draft()
+    before = growing_finding()
     found = match(before, case(), CATALOGUE)
     assert found.evidence[: len(before.evidence)] == before.evidence
     assert (found.sites, found.culprit, found.share, found.layer) == (
@@ -62,19 +63,19 @@ def test_the_draft_is_kept() -> None:
 
 @pytest.mark.parametrize("version", ["1.17.0", "1.18.1", "1.20.1"])
 def test_affected_versions(version: str) -> None:
-    found = match(replace(draft(), culprit=None), case(modules=ucx_modules(version), hooks=()), CATALOGUE)
+    found = match(replace(growing_finding(), culprit=None), case(modules=ucx_modules(version), hooks=()), CATALOGUE)
     assert found.cause == "ucx-invq"
 
 
 @pytest.mark.parametrize("version", ["1.16.0", "1.21.0", "1.22.0"])
 def test_other_versions_are_not_it(version: str) -> None:
-    found = match(replace(draft(), culprit=None), case(modules=ucx_modules(version), hooks=()), CATALOGUE)
+    found = match(replace(growing_finding(), culprit=None), case(modules=ucx_modules(version), hooks=()), CATALOGUE)
     assert found.cause is None
     assert found.remedies == ()
 
 
 def test_an_unknown_version_lowers_the_confidence_and_is_said() -> None:
-    anonymous = replace(draft(), culprit=None)
+    anonymous = replace(growing_finding(), culprit=None)
     sure = match(anonymous, case(), CATALOGUE)
     unsure = match(anonymous, case(modules=ucx_modules(None), hooks=()), CATALOGUE)
     assert unsure.cause == "ucx-invq"
@@ -94,7 +95,7 @@ def test_of_two_copies_the_one_on_the_stack_counts(
 ) -> None:
     copies = [ucx_modules(on_stack), bundled_ucx(other)]
     modules = tuple(module for copy in (copies if is_first else reversed(copies)) for module in copy)
-    found = match(replace(draft(), culprit=None), case(modules=modules, hooks=()), CATALOGUE)
+    found = match(replace(growing_finding(), culprit=None), case(modules=modules, hooks=()), CATALOGUE)
     assert found.cause == cause
     if cause:
         (version,) = [item for item in found.evidence if item.kind == "version"]
@@ -105,7 +106,7 @@ def test_of_two_copies_the_one_on_the_stack_counts(
 
 def test_another_copy_does_not_stand_for_one_whose_version_is_unread() -> None:
     modules = (*ucx_modules(None), *bundled_ucx("1.21.0"))
-    found = match(replace(draft(), culprit=None), case(modules=modules, hooks=()), CATALOGUE)
+    found = match(replace(growing_finding(), culprit=None), case(modules=modules, hooks=()), CATALOGUE)
     assert found.cause == "ucx-invq"
     assert any(
         "could not be read of the copy on the stacks; another copy is mapped: 1.21.0" in t for t in found.against
@@ -114,8 +115,8 @@ def test_another_copy_does_not_stand_for_one_whose_version_is_unread() -> None:
 
 def test_without_stacks_two_versions_are_unknown_and_both_named() -> None:
     condition = VersionCondition(name="libuc[mpst]*.so*", range=">=1.17.0,<1.21.0", product="UCX")
-    bare = replace(draft(finding_site(Stack(frames=()))), culprit=None)
-    outcome = condition.judge(Scene(bare, case(modules=(*ucx_modules(), *bundled_ucx("1.21.0")), hooks=())))
+    bare = replace(growing_finding(finding_site(Stack(frames=()))), culprit=None)
+    outcome = condition.evaluate(MatchContext(bare, case(modules=(*ucx_modules(), *bundled_ucx("1.21.0")), hooks=())))
     assert outcome.state == "unknown"
     assert re.search(r"1\.19\.0 \(.*/libucx/lib/.*1\.21\.0 \(.*/nixl\.libs/", outcome.text)
 
@@ -125,7 +126,7 @@ CUDA_IPC = f"{LIBS}/ucx/libuct_cuda.so.0.0.0"
 
 def cuda_ipc_finding() -> Finding:
     opened = Stack(frames=(native("mmap", "/usr/lib/libc.so.6"), native("uct_cuda_ipc_map_memhandle", CUDA_IPC)))
-    return replace(draft(finding_site(opened, inside=None)), layer="device", culprit=None)
+    return replace(growing_finding(finding_site(opened, inside=None)), layer="device", culprit=None)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_only_options_of_the_mapped_version_are_offered(version: str | None, off
     assert len(left_out) == 2 - len(offered)
     if version == "1.20.1":
         assert left_out[0].startswith(
-            "UCX_CUDA_IPC_CACHE_MAX_REGIONS=1024 is not offered: it needs UCX >=1.21.0, and UCX 1.20.1 is loaded"
+            "UCX_CUDA_IPC_CACHE_MAX_REGIONS=1024 is not offered: it needs UCX >=1.21.0, but UCX 1.20.1 is loaded"
         )
     if version is None:
         assert all("could not be read" in remedy.caveats[-1] for remedy in found.remedies)
@@ -177,9 +178,9 @@ def test_sizes_are_read_as_ucx_reads_them(value: str, size: int | None) -> None:
 )
 def test_only_a_small_finite_value_of_max_unreleased_is_in_place(value: str, is_in_place: bool) -> None:
     variable = EnvVar(name="UCX_RCACHE_MAX_UNRELEASED", value=value, source="live")
-    found = match(draft(), case(targets=(target(variable),)), CATALOGUE)
+    found = match(growing_finding(), case(targets=(target(variable),)), CATALOGUE)
     assert ("UCX_RCACHE_MAX_UNRELEASED 1024" not in names(found)) is is_in_place
-    assert any("is set already" in text for text in found.against) is is_in_place
+    assert any("is already set" in text for text in found.against) is is_in_place
 
 
 @pytest.mark.parametrize(
@@ -187,34 +188,34 @@ def test_only_a_small_finite_value_of_max_unreleased_is_in_place(value: str, is_
 )
 def test_satisfied_by_fits_the_whole_value(value: str, is_in_place: bool) -> None:
     variable = EnvVar(name="UCX_MEM_MMAP_HOOK_MODE", value=value, source="live")
-    found = match(draft(), case(targets=(target(variable),)), CATALOGUE)
+    found = match(growing_finding(), case(targets=(target(variable),)), CATALOGUE)
     assert ("UCX_MEM_MMAP_HOOK_MODE none" not in names(found)) is is_in_place
 
 
 def test_a_veto_that_drops_takes_the_remedy_away_and_says_why() -> None:
     dropping = parse_entry(UCX_TEXT.replace('effect = "last"', 'effect = "drop"'), "ucx-invq.toml")
     rocm = Module(pid=PID, path="/opt/rocm/lib/libamdhip64.so.6", start=0x7F1000000000)
-    found = match(draft(), case(modules=(*ucx_modules(), rocm)), (dropping,))
+    found = match(growing_finding(), case(modules=(*ucx_modules(), rocm)), (dropping,))
     assert names(found) == ["UCX >= 1.21.0", "UCX_RCACHE_MAX_UNRELEASED 1024"]
     (left_out,) = [item.text for item in found.evidence if item.kind == "not-offered"]
-    assert left_out.startswith("UCX_MEM_MMAP_HOOK_MODE=none is not offered: ROCm libraries are mapped")
-    assert len(names(match(draft(), case(), (dropping,)))) == 3
+    assert left_out.startswith("UCX_MEM_MMAP_HOOK_MODE=none is not offered: The process maps ROCm libraries")
+    assert len(names(match(growing_finding(), case(), (dropping,)))) == 3
 
 
 def test_the_same_pool_outside_the_hooks_is_not_it() -> None:
     pool = Stack(frames=(native("mmap", "/usr/lib/libc.so.6"), native("ucs_mpool_grow", UCS)))
-    assert match(draft(finding_site(pool, inside=None)), case(), CATALOGUE).cause is None
+    assert match(growing_finding(finding_site(pool, inside=None)), case(), CATALOGUE).cause is None
 
 
 def test_growth_of_another_program_with_ucx_loaded_is_not_it() -> None:
-    found = match(draft(finding_site(LIST_STACK, inside=None)), case(), CATALOGUE)
+    found = match(growing_finding(finding_site(LIST_STACK, inside=None)), case(), CATALOGUE)
     assert (found.cause, found.remedies) == (None, ())
     assert "ucx" not in repr(found.evidence).lower()
 
 
 def test_growth_without_stacks_in_another_layer_is_not_possibly_it() -> None:
     """A heap that grows while UCX is loaded: no mapping was made, so no stack excludes it, but its layer does."""
-    unseen = replace(draft(), sites=(), culprit=None)
+    unseen = replace(growing_finding(), sites=(), culprit=None)
     found = match(replace(unseen, layer="native-heap"), case(), CATALOGUE)
     assert "ucx-invq" not in repr(found.evidence)
     assert any("ucx-invq" in item.text for item in match(unseen, case(), CATALOGUE).evidence)
@@ -222,40 +223,40 @@ def test_growth_without_stacks_in_another_layer_is_not_possibly_it() -> None:
 
 def test_a_pass_through_the_mmap_hook_is_not_it() -> None:
     through = Stack(frames=(native("ucm_mmap", UCM, hook=True), *LIST_STACK.frames))
-    assert match(draft(finding_site(through, inside="mmap")), case(), CATALOGUE).cause is None
+    assert match(growing_finding(finding_site(through, inside="mmap")), case(), CATALOGUE).cause is None
 
 
 def test_most_of_the_memory_must_come_that_way() -> None:
     list_site = replace(finding_site(LIST_STACK, inside=None), outstanding_bytes=4 * 1024**3)
-    assert match(draft(finding_site(), list_site), case(), CATALOGUE).cause is None
+    assert match(growing_finding(finding_site(), list_site), case(), CATALOGUE).cause is None
 
 
 @pytest.mark.parametrize("verdict", ["steady", "insufficient-data"])
 def test_what_does_not_grow_gets_no_remedy(verdict: str) -> None:
-    still = replace(draft(), verdict=verdict)  # type: ignore[arg-type]
+    still = replace(growing_finding(), verdict=verdict)  # type: ignore[arg-type]
     assert match(still, case(), CATALOGUE) == still
 
 
 @pytest.mark.parametrize("source", ["live", "exec"])
 def test_a_remedy_in_place_is_not_offered_again(source: str) -> None:
     variable = EnvVar(name="UCX_RCACHE_MAX_UNRELEASED", value="64k", source=source)  # type: ignore[arg-type]
-    found = match(draft(), case(targets=(target(variable),)), CATALOGUE)
+    found = match(growing_finding(), case(targets=(target(variable),)), CATALOGUE)
     assert names(found) == ["UCX >= 1.21.0", "UCX_MEM_MMAP_HOOK_MODE none"]
-    assert any("UCX_RCACHE_MAX_UNRELEASED=64k is set already" in text for text in found.against)
-    assert found.confidence < match(draft(), case(), CATALOGUE).confidence
+    assert any("UCX_RCACHE_MAX_UNRELEASED=64k is already set" in text for text in found.against)
+    assert found.confidence < match(growing_finding(), case(), CATALOGUE).confidence
 
 
 def test_another_value_of_the_variable_is_named() -> None:
     variable = EnvVar(name="UCX_RCACHE_MAX_UNRELEASED", value="inf", source="live")
-    found = match(draft(), case(targets=(target(variable),)), CATALOGUE)
-    assert found.remedies[1].caveats[-1].startswith("now UCX_RCACHE_MAX_UNRELEASED=inf (live environment); ")
+    found = match(growing_finding(), case(targets=(target(variable),)), CATALOGUE)
+    assert found.remedies[1].caveats[-1].startswith("current value: UCX_RCACHE_MAX_UNRELEASED=inf (live environment); ")
 
 
 def test_rocm_moves_the_hook_mode_to_the_end_and_warns() -> None:
     rocm = Module(pid=PID, path="/opt/rocm/lib/libamdhip64.so.6", start=0x7F1000000000)
-    found = match(draft(), case(modules=(*ucx_modules(), rocm)), CATALOGUE)
+    found = match(growing_finding(), case(modules=(*ucx_modules(), rocm)), CATALOGUE)
     assert found.remedies[-1].name == "UCX_MEM_MMAP_HOOK_MODE"
-    assert any("ROCm libraries are mapped" in caveat for caveat in found.remedies[-1].caveats)
+    assert any("maps ROCm libraries" in caveat for caveat in found.remedies[-1].caveats)
 
 
 def test_hashed_names_of_bundled_copies_fit() -> None:
@@ -264,16 +265,19 @@ def test_hashed_names_of_bundled_copies_fit() -> None:
 
     frames = tuple(
         replace(frame, module=hashed(frame.module)) if frame.module else frame
-        for frame in draft().sites[0].stack.frames
+        for frame in growing_finding().sites[0].stack.frames
     )
     modules = tuple(replace(m, path=hashed(m.path)) for m in ucx_modules())
-    found = match(draft(finding_site(Stack(frames=frames))), case(modules=modules), CATALOGUE)
+    found = match(growing_finding(finding_site(Stack(frames=frames))), case(modules=modules), CATALOGUE)
     assert found.cause == "ucx-invq"
 
 
 def test_retention_needs_the_heap_to_have_been_read() -> None:
     retained = replace(
-        draft(finding_site(LIST_STACK, inside=None)), layer="allocator-retention", verdict="retention", culprit=None
+        growing_finding(finding_site(LIST_STACK, inside=None)),
+        layer="allocator-retention",
+        verdict="retention",
+        culprit=None,
     )
     assert match(retained, case(), CATALOGUE).cause is None
     heap = HeapState(
@@ -291,7 +295,7 @@ def test_llama_server_prompt_cache_is_bounded() -> None:
             native("server_prompt_cache::alloc(server_prompt const&, unsigned long)", "/opt/llama/llama-server"),
         )
     )
-    growing = replace(draft(finding_site(cached, inside=None)), layer="native-heap", culprit=None)
+    growing = replace(growing_finding(finding_site(cached, inside=None)), layer="native-heap", culprit=None)
     server = target(role="llama-server", cmdline=("llama-server", "-m", "model.gguf"))
     found = match(growing, case(targets=(server,)), CATALOGUE)
     assert (found.cause, found.verdict) == ("llama-cacheram", "bounded")
@@ -301,7 +305,7 @@ def test_llama_server_prompt_cache_is_bounded() -> None:
 
 def test_nothing_is_firm_without_its_evidence() -> None:
     """No entry becomes a cause on a process of which nothing is known."""
-    bare = replace(draft(finding_site(Stack(frames=()), inside=None)), culprit=None)
+    bare = replace(growing_finding(finding_site(Stack(frames=()), inside=None)), culprit=None)
     empty = case(targets=(), modules=(), hooks=(), hook_audits=(), sites=(), heaps=())
     for layer in ("anon-mmap", "native-heap", "allocator-retention", "python-object", "unattributed"):
         found = match(replace(bare, layer=layer), empty, CATALOGUE)
@@ -310,7 +314,7 @@ def test_nothing_is_firm_without_its_evidence() -> None:
 
 def test_a_plausible_entry_is_mentioned_never_firm() -> None:
     plausible = parse_entry(UCX_TEXT.replace('certainty = "V"', 'certainty = "P"'), "ucx-invq.toml")
-    found = match(draft(), case(), (plausible,))
+    found = match(growing_finding(), case(), (plausible,))
     assert (found.cause, found.remedies, found.verdict) == (None, (), "growing")
     assert any(item.kind == "possible-cause" for item in found.evidence)
 
@@ -320,7 +324,7 @@ def test_a_plausible_entry_is_mentioned_never_firm() -> None:
     [
         ('id = "ucx-invq"', 'id = "UCX invq"', "lower case"),
         ("strength = 0.7", "strenght = 0.7", "strenght"),
-        ("strength = 0.7", "strength = 7", "shares"),
+        ("strength = 0.7", "strength = 7", "0 to 1"),
         ('layer = "anon-mmap"', 'layer = "anon"', "anon"),
         ('range = ">=1.17.0,<1.21.0"', 'range = "from 1.17"', "from 1.17"),
         ("libucm*!*", "libucm*", "file!function"),
@@ -424,7 +428,7 @@ def test_env_remedies_need_a_restart() -> None:
 def test_the_hooked_path_is_needed_on_the_same_stack() -> None:
     only_ucm = Stack(frames=(native("ucm_munmap", UCM, hook=True),))
     only_ucs = Stack(frames=(native("ucs_mpool_grow", UCS),))
-    split = draft(finding_site(only_ucm), finding_site(only_ucs))
+    split = growing_finding(finding_site(only_ucm), finding_site(only_ucs))
     assert match(split, case(), CATALOGUE).cause is None
 
 
@@ -437,11 +441,11 @@ def test_settings_that_do_not_go_together_are_mentioned_beside_the_cause(name: s
     nixl = Module(pid=PID, path="/srv/nixl/libnixl.so", start=0x7F1000000000)
     modules = (*ucx_modules(), nixl)
     variable = EnvVar(name=name, value="max_split_size_mb:64,expandable_segments:True", source="live")
-    found = match(draft(), case(modules=modules, targets=(target(variable),)), CATALOGUE)
+    found = match(growing_finding(), case(modules=modules, targets=(target(variable),)), CATALOGUE)
     assert found.cause == "ucx-invq"
     assert conflicts(found) == ["remedies/nixl-expandable"]
     off = EnvVar(name=name, value="expandable_segments:False", source="live")
-    assert conflicts(match(draft(), case(modules=modules, targets=(target(off),)), CATALOGUE)) == []
+    assert conflicts(match(growing_finding(), case(modules=modules, targets=(target(off),)), CATALOGUE)) == []
 
 
 def test_a_variable_that_exec_did_not_have_is_unknown_not_unset() -> None:
@@ -449,7 +453,7 @@ def test_a_variable_that_exec_did_not_have_is_unknown_not_unset() -> None:
     condition = EnvCondition(name="UCX_TLS", value=".*")
     other = EnvVar(name="UCX_LOG_LEVEL", value="info", source="exec")
     seen = [
-        condition.judge(Scene(draft(), case(targets=(target(*variables),)))).state
+        condition.evaluate(MatchContext(growing_finding(), case(targets=(target(*variables),)))).state
         for variables in ((), (other,), (replace(other, source="live"),))
     ]
     assert seen == ["unknown", "unknown", "unmet"]
@@ -459,20 +463,20 @@ def test_growth_of_the_heap_is_never_called_retention_by_the_arenas_alone() -> N
     heap = HeapState(
         pid=PID, t_ns=BASE, allocator="glibc", retained_bytes=600, system_bytes=1000, in_use_bytes=400, arenas=28
     )
-    growing = replace(draft(finding_site(LIST_STACK, inside=None)), layer="native-heap", culprit=None)
+    growing = replace(growing_finding(finding_site(LIST_STACK, inside=None)), layer="native-heap", culprit=None)
     found = match(growing, case(heaps=(heap,)), CATALOGUE)
     assert (found.cause, found.verdict) == (None, "growing")
 
 
 def test_a_limit_of_one_mebibyte_is_a_limit() -> None:
     cached = Stack(frames=(native("server_prompt_cache::alloc()", "/opt/llama/llama-server"),))
-    growing = replace(draft(finding_site(cached, inside=None)), layer="native-heap", culprit=None)
+    growing = replace(growing_finding(finding_site(cached, inside=None)), layer="native-heap", culprit=None)
     for value, cause in (("1", "llama-cacheram"), ("0", None), ("-1", None), ("10", "llama-cacheram")):
         server = target(role="llama-server", cmdline=("llama-server", "--cache-ram", value))
         assert match(growing, case(targets=(server,)), CATALOGUE).cause == cause, value
 
 
 def test_losses_of_the_trace_lower_the_confidence() -> None:
-    lossless = match(draft(), case(losses=()), CATALOGUE)
+    lossless = match(growing_finding(), case(losses=()), CATALOGUE)
     assert lossless.against == ()
-    assert lossless.confidence > match(draft(), case(), CATALOGUE).confidence
+    assert lossless.confidence > match(growing_finding(), case(), CATALOGUE).confidence

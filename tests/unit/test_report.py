@@ -17,8 +17,8 @@ from fixtures.constructed import (
     SECOND,
     case,
     diagnosis,
-    draft,
     finding_site,
+    growing_finding,
     native,
     python,
     snapshot,
@@ -65,7 +65,7 @@ HOSTILE = "\x1b[31m]0;x\x07\n```\n# a|b <script>\u202e\udc80"
 
 def leak() -> tuple[Case, Diagnosis]:
     minute = case()
-    return minute, diagnosis(match(draft(), minute, CATALOGUE))
+    return minute, diagnosis(match(growing_finding(), minute, CATALOGUE))
 
 
 def hostile() -> tuple[Case, Diagnosis]:
@@ -73,7 +73,7 @@ def hostile() -> tuple[Case, Diagnosis]:
     caller = Caller(function=HOSTILE, file=HOSTILE, line=1)
     stack = Stack(frames=(native(HOSTILE, HOSTILE, hook=True), python(HOSTILE, HOSTILE, 1)))
     finding = replace(
-        draft(finding_site(stack)),
+        growing_finding(finding_site(stack)),
         title=HOSTILE,
         culprit=Culprit(library=HOSTILE, path=HOSTILE, version=HOSTILE, function=HOSTILE, caller=caller),
         evidence=(EvidenceItem(kind="stack", text=HOSTILE, ref=HOSTILE),),
@@ -218,7 +218,7 @@ def test_deep_stacks_are_cut_behind_the_application() -> None:
         *(python(f"outer_{n}", "/srv/app/deep.py", n) for n in range(100)),
     )
     deep = replace(
-        draft(finding_site(Stack(frames=frames), inside=None)),
+        growing_finding(finding_site(Stack(frames=frames), inside=None)),
         culprit=Culprit(
             library="archive.py", caller=Caller(function="Archive.keep", file="/srv/app/archive.py", line=17)
         ),
@@ -242,7 +242,9 @@ def test_hooks_that_mean_the_same_are_one_sentence() -> None:
 
 
 def test_without_remedies_none_are_promised() -> None:
-    plain = diagnosis(replace(draft(finding_site(LIST_STACK, inside=None)), verdict="growing"), verdict="growing")
+    plain = diagnosis(
+        replace(growing_finding(finding_site(LIST_STACK, inside=None)), verdict="growing"), verdict="growing"
+    )
     quiet = case(hooks=(), losses=())
     for text in (report_text(quiet, plain), report_markdown(quiet, plain)):
         assert "What to do" not in text
@@ -251,7 +253,7 @@ def test_without_remedies_none_are_promised() -> None:
 
 def test_the_same_leak_in_two_workers_has_one_ladder() -> None:
     minute = case()
-    first = match(draft(), minute, CATALOGUE)
+    first = match(growing_finding(), minute, CATALOGUE)
     pair = (minute, diagnosis(first, replace(first, share=0.01)))
     for text in (report_text(*pair), report_markdown(*pair)):
         assert text.count("pull/11248") == 1

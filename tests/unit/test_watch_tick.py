@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fixtures.constructed import BASE, PID, SECOND, case, diagnosis, draft, snapshot, target
+from fixtures.constructed import BASE, PID, SECOND, case, diagnosis, growing_finding, snapshot, target
 from rich.text import Text
 
 from memforensics.case.model import Case, Diagnosis, KernelTotals, Layer, LayerRow, Sample
@@ -207,7 +207,7 @@ SIZES = [(80, 24), (100, 30), (120, 40)]
 
 def crowded(**more: Any) -> WatchTick:
     """Several processes, layers, mappings that grow, losses, events, and a leak with its remedies."""
-    found = match(draft(), case(), load_catalogue())
+    found = match(growing_finding(), case(), load_catalogue())
     rows = tuple(
         LayerRow(layer=layer, in_rss=True, bytes=(90 - n) * MIB, change_bytes=n * MIB, verdict="steady")
         for n, layer in enumerate(LAYER_NAMES)
