@@ -250,7 +250,9 @@ def test_another_value_is_a_caveat() -> None:
     assert found.remedies[0].caveats == ("Mind.", "current value: A_SIZE=4096 (live environment)")
     limited = remedy(satisfied_up_to="1G")
     found = matched(sign(MET), limited, **with_env("inf"))
-    assert found.remedies[0].caveats == ("current value: A_SIZE=inf (live environment); only values up to 1G limit the growth",)
+    assert found.remedies[0].caveats == (
+        "current value: A_SIZE=inf (live environment); only values up to 1G limit the growth",
+    )
     assert matched(sign(MET), limited, **with_env("1024M")).remedies == ()
     other_kind = remedy(kind="upgrade", name="A_SIZE", value="")
     assert matched(sign(MET), other_kind, **with_env("4096")).remedies[0].caveats == ()
