@@ -1,4 +1,4 @@
-"""A process whose name is no UTF-8 and looks like the end of a name: every command works, and its JSON is valid."""
+"""A process whose name is not UTF-8 and looks like the end of a name: every command works, and its JSON is valid."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def target() -> Iterator[Child]:
     ["snapshot {pid}", "watch {pid} --duration 1s", "doctor {pid}", "hooks {pid}", "watch --name {name} --duration 1s"],
 )
 @pytest.mark.parametrize("form", ["", "--json"])
-def test_every_command(command: str, form: str, target: Child) -> None:
+def test_every_command_accepts_a_process_with_a_hostile_name(command: str, form: str, target: Child) -> None:
     name = os.fsdecode((Path("/proc") / str(target.pid) / "comm").read_bytes()[:-1])
     words = [word.format(pid=target.pid, name=name) for word in command.split()]
     done = memforensics(*words, *form.split())

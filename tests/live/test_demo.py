@@ -1,4 +1,4 @@
-"""demo: the fixed version is told from the faulty one, and nothing stays behind. (test_wheel has 1.19.0.)"""
+"""demo on the fixed version (test_wheel has the leaking one), and that it leaves no process."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.live
 
 @pytest.mark.needs_ucx
 @pytest.mark.needs_bpf
-def test_the_fixed_version_does_not_leak(tmp_path: Path) -> None:
+def test_fixed_version_does_not_leak(tmp_path: Path) -> None:
     started: list[int] = []
     outcome = demo("1.21.0", 15, record=tmp_path / "demo.case", on_start=started.append)
     assert outcome.diagnosis.verdict in ("steady", "bounded")
@@ -30,7 +30,7 @@ def test_the_fixed_version_does_not_leak(tmp_path: Path) -> None:
 
 @pytest.mark.needs_ucx
 @pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT])
-def test_nothing_stays_of_a_demo_that_was_ended(way: signal.Signals) -> None:
+def test_ended_demo_leaves_no_process(way: signal.Signals) -> None:
     command = [sys.executable, "-m", "memforensics", "demo", "--duration", "60s"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as popen:
         assert popen.stderr is not None
@@ -42,7 +42,7 @@ def test_nothing_stays_of_a_demo_that_was_ended(way: signal.Signals) -> None:
         assert popen.returncode == (-way if way == signal.SIGKILL else 130)
 
 
-def test_an_example_that_does_not_start_is_one_clear_error(tmp_path: Path) -> None:
+def test_example_that_does_not_start_gives_one_error(tmp_path: Path) -> None:
     broken = tmp_path / "run.py"
     broken.write_text("print('nothing ready here'); raise SystemExit(3)\n")
     with (
@@ -64,10 +64,10 @@ def test_an_example_that_does_not_start_is_one_clear_error(tmp_path: Path) -> No
         ("1.19.0", {"UCX_RCACHE_MAX_UNRELEASED": "1024"}, False),
     ],
 )
-def test_what_is_expected_of_a_version(version: str, environment: dict[str, str], expected: bool) -> None:
+def test_expected_verdict_of_a_version(version: str, environment: dict[str, str], expected: bool) -> None:
     assert leaks(version, environment) is expected
 
 
-def test_a_version_that_is_none() -> None:
+def test_invalid_version_is_refused() -> None:
     with pytest.raises(UsageError, match="not a version"):
         leaks("newest", os.environ)

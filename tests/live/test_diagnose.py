@@ -1,4 +1,4 @@
-"""The main job on real leaks and on healthy programs, through the command line, as an operator runs it."""
+"""diagnose on real leaks and on healthy programs, through the command line."""
 
 import json
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ BYTES_PER_MINUTE = 7 * 262144 * 60
 
 
 @pytest.mark.parametrize("kind", ["private", "shared"])
-def test_a_list_of_mappings_names_the_programs_line(reports: dict[str, dict[str, Any]], kind: str) -> None:
+def test_kept_mappings_name_the_line_of_the_program(reports: dict[str, dict[str, Any]], kind: str) -> None:
     report = reports[kind]
     assert report["verdict"] in ("growing", "leak")
     finding = report["findings"][0]
@@ -67,21 +67,21 @@ def test_a_list_of_mappings_names_the_programs_line(reports: dict[str, dict[str,
     assert "ucx" not in report["_text"].lower()
 
 
-def test_a_cache_that_fills_for_the_whole_time_is_no_leak(reports: dict[str, dict[str, Any]]) -> None:
+def test_filling_cache_is_not_a_leak(reports: dict[str, dict[str, Any]]) -> None:
     report = reports["lru"]
     assert report["verdict"] == "growing"
     assert report["exit_code"] == 4
     assert ("cache_result", LEAKER, line_of("cache_result")) in python_frames(report["findings"][0]["sites"][0])
 
 
-def test_a_healthy_program_has_no_finding(reports: dict[str, dict[str, Any]]) -> None:
+def test_healthy_program_has_no_finding(reports: dict[str, dict[str, Any]]) -> None:
     report = reports["healthy"]
     assert report["verdict"] in ("steady", "bounded")
     assert report["exit_code"] == 0
     assert report["findings"] == []
 
 
-def test_the_leak_of_a_child_is_found_and_the_child_named(reports: dict[str, dict[str, Any]]) -> None:
+def test_leak_in_a_child_names_the_child(reports: dict[str, dict[str, Any]]) -> None:
     report = reports["child"]
     assert report["verdict"] in ("growing", "leak")
     children = report["target"]["children"]
@@ -92,20 +92,20 @@ def test_the_leak_of_a_child_is_found_and_the_child_named(reports: dict[str, dic
 
 
 @pytest.mark.parametrize("kind", ["private", "shared", "lru", "healthy", "child"])
-def test_the_layers_sum_to_the_kernels_figure(reports: dict[str, dict[str, Any]], kind: str) -> None:
+def test_layers_sum_to_the_kernels_figure(reports: dict[str, dict[str, Any]], kind: str) -> None:
     report = reports[kind]
     assert {row["layer"] for row in report["layers"]} >= {"anon-mmap", "native-heap", "file", "unattributed"}
     assert sum(row["bytes"] for row in report["layers"] if row["in_rss"] and row["bytes"] is not None) > 0
 
 
 @pytest.mark.parametrize("kind", ["private", "healthy", "child"])
-def test_report_on_the_saved_case_gives_the_same_report(reports: dict[str, dict[str, Any]], kind: str) -> None:
+def test_report_on_the_case_equals_the_report_of_diagnose(reports: dict[str, dict[str, Any]], kind: str) -> None:
     again = memforensics("report", reports[kind]["_case"], "--format", "json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == {k: v for k, v in reports[kind].items() if not k.startswith("_")}
 
 
-def test_a_heap_that_grows_within_its_arena_names_who_touches_it(reports: dict[str, dict[str, Any]]) -> None:
+def test_heap_growing_inside_its_arena_names_the_first_touch(reports: dict[str, dict[str, Any]]) -> None:
     """No mapping is made: glibc takes what it reserved before. So page faults are traced in the second half."""
     report = reports["threads"]
     assert report["verdict"] == "growing"

@@ -1,4 +1,4 @@
-"""Where diagnose leaves its case and its report, on a full disk, at Ctrl-C, and as somebody without a home."""
+"""Where diagnose writes its case and report: on a full disk, at Ctrl-C, and without a home."""
 
 import contextlib
 import json
@@ -54,7 +54,7 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_runs_of_one_second_keep_a_case_each_in_the_state_folder(leaker: Child, tmp_path: Path) -> None:
+def test_runs_of_the_same_second_keep_separate_cases_in_the_state_folder(leaker: Child, tmp_path: Path) -> None:
     home, here = tmp_path / "home", tmp_path / "here"
     home.mkdir()
     here.mkdir()
@@ -75,7 +75,7 @@ def test_runs_of_one_second_keep_a_case_each_in_the_state_folder(leaker: Child, 
 
 @pytest.mark.needs_root
 @pytest.mark.parametrize("size", ["4k", "256k"], ids=["full-at-once", "full-in-the-middle"])
-def test_on_a_full_disk_it_works_without_a_case_and_says_so(leaker: Child, tmp_path: Path, size: str) -> None:
+def test_full_disk_is_reported_and_diagnose_goes_on(leaker: Child, tmp_path: Path, size: str) -> None:
     with small_disk(tmp_path / "home", size) as home:
         done = run("diagnose", leaker.pid, "--duration", "12s", "--json", home=home)
     report = json.loads(done.stdout)
@@ -103,7 +103,7 @@ says = "it is our service"
 
 
 @pytest.mark.needs_root
-def test_an_output_that_fails_at_the_end_goes_to_stdout(leaker: Child, tmp_path: Path) -> None:
+def test_report_goes_to_stdout_if_its_file_fails(leaker: Child, tmp_path: Path) -> None:
     """On the way: a catalogue entry of one's own is matched."""
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "our-buffers.toml").write_text(OWN_ENTRY)
@@ -122,7 +122,7 @@ def test_an_output_that_fails_at_the_end_goes_to_stdout(leaker: Child, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["none/report.md", ".", "report.html"])
-def test_an_output_that_cannot_be_written_is_refused_before_the_look(leaker: Child, tmp_path: Path, name: str) -> None:
+def test_unwritable_output_is_refused_before_observing(leaker: Child, tmp_path: Path, name: str) -> None:
     began = time.monotonic()
     done = run("diagnose", leaker.pid, "--duration", "60s", "--output", tmp_path / name, home=tmp_path)
     assert time.monotonic() - began < 30  # it did not observe for 60 s
@@ -134,7 +134,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_look(leaker: Chi
 
 
 @pytest.mark.parametrize("seconds", [2, 14])
-def test_an_interrupt_prints_the_verdict_where_enough_was_seen(leaker: Child, tmp_path: Path, seconds: int) -> None:
+def test_interrupt_prints_the_verdict_if_there_is_one(leaker: Child, tmp_path: Path, seconds: int) -> None:
     case = tmp_path / "interrupted.case"
     with subprocess.Popen(
         [*PYTHON, "diagnose", str(leaker.pid), "--duration", "90s", "--record", case],

@@ -1,4 +1,4 @@
-"""The main job on the real UCX: the leak found and explained, and nothing found where it is fixed or set away."""
+"""diagnose on the real UCX: it finds and explains the leak, and finds nothing in a fixed version."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ LEAKING = ["leak", "got", "shell", "worker"]
 
 
 @pytest.mark.parametrize("variant", LEAKING)
-def test_the_leak_is_found_and_explained(reports: dict[str, dict[str, Any]], variant: str) -> None:
+def test_leak_is_found_and_explained(reports: dict[str, dict[str, Any]], variant: str) -> None:
     report = reports[variant]
     assert (report["verdict"], report["exit_code"]) == ("leak", 1)
     finding = report["findings"][0]
@@ -67,7 +67,7 @@ def test_the_leak_is_found_and_explained(reports: dict[str, dict[str, Any]], var
 
 
 @pytest.mark.parametrize("variant", LEAKING)
-def test_the_stack_goes_from_the_application_to_the_system_call(
+def test_stack_reaches_from_the_application_to_the_system_call(
     reports: dict[str, dict[str, Any]], variant: str
 ) -> None:
     site = reports[variant]["findings"][0]["sites"][0]
@@ -86,7 +86,7 @@ def test_the_stack_goes_from_the_application_to_the_system_call(
 
 
 @pytest.mark.parametrize(("variant", "mechanism"), [("leak", "inline"), ("shell", "inline"), ("got", "got")])
-def test_who_hooked_what_and_how(reports: dict[str, dict[str, Any]], variant: str, mechanism: str) -> None:
+def test_hooks_name_library_and_mechanism(reports: dict[str, dict[str, Any]], variant: str, mechanism: str) -> None:
     hooks = {hook["function"]: hook for hook in reports[variant]["hooks"]}
     for function in ("mmap", "munmap"):
         assert hooks[function]["mechanism"] == mechanism
@@ -97,7 +97,7 @@ def test_who_hooked_what_and_how(reports: dict[str, dict[str, Any]], variant: st
         assert "GOT" in hooks["munmap"]["meaning"]
 
 
-def test_the_remedies_come_in_the_order_to_try_them(reports: dict[str, dict[str, Any]]) -> None:
+def test_remedies_come_in_the_order_to_try_them(reports: dict[str, dict[str, Any]]) -> None:
     finding = reports["leak"]["findings"][0]
     assert [(r["name"], r["value"]) for r in finding["remedies"]] == [
         ("UCX", ">= 1.21.0"), ("UCX_RCACHE_MAX_UNRELEASED", "1024"), ("UCX_MEM_MMAP_HOOK_MODE", "none"),
@@ -110,9 +110,7 @@ def test_the_remedies_come_in_the_order_to_try_them(reports: dict[str, dict[str,
 
 
 @pytest.mark.parametrize("variant", ["fixed", "limited", "unhooked"])
-def test_where_it_is_fixed_or_set_away_nothing_leaks_and_nothing_is_offered(
-    reports: dict[str, dict[str, Any]], variant: str
-) -> None:
+def test_fixed_version_offers_no_remedy(reports: dict[str, dict[str, Any]], variant: str) -> None:
     report = reports[variant]
     assert report["verdict"] in ("steady", "bounded"), report["headline"]
     assert report["exit_code"] == 0
@@ -120,7 +118,7 @@ def test_where_it_is_fixed_or_set_away_nothing_leaks_and_nothing_is_offered(
 
 
 @pytest.mark.parametrize("variant", ["shell", "worker"])
-def test_the_child_that_grows_is_named(reports: dict[str, dict[str, Any]], variant: str) -> None:
+def test_growing_child_is_named(reports: dict[str, dict[str, Any]], variant: str) -> None:
     report = reports[variant]
     pids = [child["pid"] for child in report["target"]["children"]]
     assert report["findings"][0]["pid"] in pids
@@ -128,13 +126,13 @@ def test_the_child_that_grows_is_named(reports: dict[str, dict[str, Any]], varia
     assert str(report["findings"][0]["pid"]) in report["headline"]
 
 
-def test_the_traces_account_for_the_growth(reports: dict[str, dict[str, Any]]) -> None:
+def test_traced_mappings_explain_the_growth(reports: dict[str, dict[str, Any]]) -> None:
     coverage = reports["leak"]["observed"]["coverage"][0]["coverage"]
     assert 0.9 < coverage < 1.1
 
 
 @pytest.mark.parametrize("variant", ["leak", "fixed"])
-def test_the_markdown_of_the_saved_case_says_the_same(reports: dict[str, dict[str, Any]], variant: str) -> None:
+def test_markdown_of_the_saved_case_names_the_same_cause(reports: dict[str, dict[str, Any]], variant: str) -> None:
     done = memforensics("report", reports[variant]["_case"], "--format", "md")
     assert done.returncode == 0
     assert done.stdout.startswith(f"# {reports[variant]['verdict']}: ")

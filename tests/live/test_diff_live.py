@@ -1,4 +1,4 @@
-"""What grew between two looks at programs that grow by exactly known amounts."""
+"""diff on programs that grow by exactly known amounts."""
 
 import contextlib
 import dataclasses
@@ -48,7 +48,7 @@ def run(*words: object) -> Any:
     return json.loads(done.stdout) if "--json" in words else done.stdout
 
 
-def test_new_mappings_are_counted_by_their_size() -> None:
+def test_new_mappings_are_grouped_by_size() -> None:
     with twice("anon", 13, ODD) as (before, after):
         first = grown(diff(before, after))
         assert (first.count_before, first.count_after, first.change_bytes) == (13, 26, 13 * ODD)
@@ -56,7 +56,7 @@ def test_new_mappings_are_counted_by_their_size() -> None:
         assert total_change(before, after) >= 13 * ODD
 
 
-def test_a_region_that_grows_downwards_keeps_its_end() -> None:
+def test_region_that_grows_downwards_is_one_mapping() -> None:
     with twice("merged", 5, 2 * MIB) as (before, after):
         first = grown(diff(before, after))
         assert (first.before_bytes, first.after_bytes, first.moved) == (10 * MIB, 20 * MIB, True)
@@ -73,7 +73,7 @@ def test_a_region_that_grows_downwards_keeps_its_end() -> None:
         ("zero", 4, ODD, "anonymous, shared, 148 KiB each", "anon-mmap"),
     ],
 )
-def test_growth_is_put_to_its_owner(kind: str, count: int, size: int, name: str, layer: str) -> None:
+def test_growth_belongs_to_its_owner(kind: str, count: int, size: int, name: str, layer: str) -> None:
     with twice(kind, count, size) as (before, after):
         first = grown(diff(before, after))
         assert (first.name, first.layer) == (name, layer)
@@ -89,7 +89,7 @@ def test_two_workers_are_compared_by_owner_and_size() -> None:
     assert sum(group["change_bytes"] for group in seen["groups"]) == seen["change_bytes"]
 
 
-def test_two_case_files_and_the_screen(tmp_path: Path) -> None:
+def test_two_case_files_on_the_screen(tmp_path: Path) -> None:
     one, two = tmp_path / "one.case", tmp_path / "two.case"
     with running([compiled("own_layers.c"), "anon", "13", str(ODD)]) as child:
         run("snapshot", child.pid, "--record", one)
@@ -129,7 +129,7 @@ def test_options_that_do_not_fit_the_arguments_are_refused(words: tuple[str, ...
     assert "exactly one" in done.stderr
 
 
-def test_words_that_cannot_be_compared_are_said_so() -> None:
+def test_arguments_that_cannot_be_compared_are_refused() -> None:
     done = subprocess.run([str(MEMFORENSICS), "diff", "1"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "--over" in done.stderr
@@ -143,7 +143,7 @@ def shell_with_a_child(*words: object) -> Iterator[Any]:
         yield shell
 
 
-def test_growth_of_a_child_is_growth_of_the_tree(tmp_path: Path) -> None:
+def test_growth_of_a_child_counts_for_the_tree(tmp_path: Path) -> None:
     """A shell around a server: the case, and two looks at the live tree."""
     file = tmp_path / "tree.case"
     with shell_with_a_child("anon", "13", str(ODD)) as shell, TreeObserver(shell.pid) as observer:
@@ -170,7 +170,7 @@ def test_growth_of_a_child_is_growth_of_the_tree(tmp_path: Path) -> None:
     assert "own_layers" in run("diff", file)
 
 
-def test_a_live_tree_is_compared_as_one() -> None:
+def test_live_tree_is_summed() -> None:
     with shell_with_a_child("anon", "13", str(ODD)) as shell:
         words = [str(MEMFORENSICS), "diff", str(shell.pid), "--over", "3s", "--json"]
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as looking:
@@ -182,7 +182,7 @@ def test_a_live_tree_is_compared_as_one() -> None:
     assert len(root["processes"]) == 1
 
 
-def test_a_process_that_is_not_in_the_case_is_said_so(tmp_path: Path) -> None:
+def test_process_missing_from_the_case_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "one.case"
     with running([compiled("own_layers.c"), "anon", "1", str(ODD)]) as child:
         run("snapshot", child.pid, "--record", file)

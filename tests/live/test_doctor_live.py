@@ -1,4 +1,4 @@
-"""doctor on this very host: what it says must be so."""
+"""doctor on this host: its statements must be true."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def named(checks: tuple[Check, ...]) -> dict[str, Check]:
     return {check.name: check for check in checks}
 
 
-def test_every_check_says_what_it_found_and_what_helps() -> None:
+def test_every_check_has_a_result_and_a_remedy() -> None:
     checks = examine().checks
     assert len(named(checks)) == len(checks), "names are unique"
     assert all(check.why for check in checks)
@@ -31,7 +31,7 @@ def test_every_check_says_what_it_found_and_what_helps() -> None:
 @pytest.mark.needs_bpf
 @pytest.mark.needs_bpftrace
 @pytest.mark.needs_gdb
-def test_what_works_here_is_said_to_work() -> None:
+def test_working_features_are_reported_as_working() -> None:
     checks = named(examine().checks)
     for name in ("BPF program: tracepoint", "BPF ring buffer", "tracefs", "tracepoints", "attach to a tracepoint"):
         assert checks[name].ok, name
@@ -41,7 +41,7 @@ def test_what_works_here_is_said_to_work() -> None:
     assert examine().exit_code == 0
 
 
-def test_without_tools_on_path_it_names_the_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_tools_name_their_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     checks = named(examine().checks)
     for tool in ("gdb", "bpftrace"):
@@ -49,7 +49,7 @@ def test_without_tools_on_path_it_names_the_packages(monkeypatch: pytest.MonkeyP
         assert checks[tool].enable == f"sudo apt-get install {tool}"
 
 
-def test_the_wrong_bcc_is_named(tmp_path: Path) -> None:
+def test_wrong_bcc_package_is_named(tmp_path: Path) -> None:
     (tmp_path / "bcc").mkdir()
     (tmp_path / "bcc" / "__init__.py").write_text("")
     command = [sys.executable, "-m", "memforensics", "doctor", "--json"]
@@ -63,7 +63,7 @@ def test_the_wrong_bcc_is_named(tmp_path: Path) -> None:
     assert done.returncode == 3
 
 
-def test_one_process() -> None:
+def test_checks_of_one_process() -> None:
     with running(python("ex_python_heap.py")) as child:
         checks = named(examine(child.pid).checks)
     assert checks[f"process {child.pid}"].ok
@@ -78,7 +78,7 @@ def test_no_such_process() -> None:
 
 
 @pytest.mark.needs_root
-def test_without_privileges_it_says_so_and_exits_3() -> None:
+def test_missing_privileges_are_reported_and_exit_3() -> None:
     """Everything is imported before the rights go: another user may not be able to read this checkout."""
     with running(python("ex_python_heap.py")) as child:
         code = (

@@ -1,4 +1,4 @@
-"""The example: a service that answers every request, and leaks 144 bytes a munmap exactly where UCX does."""
+"""The example answers every request, and leaks 144 bytes per munmap exactly with the UCX versions that leak."""
 
 import os
 import signal
@@ -53,7 +53,7 @@ def growth_per_munmap(child: Child, requests: int) -> tuple[float, int]:
         ("1.21.0", [], {}, 0),
     ],
 )
-def test_it_leaks_where_ucx_does(
+def test_example_leaks_exactly_in_leaking_versions(
     ucx_example: Command, version: str, options: list[str], env: dict[str, str], expected: int
 ) -> None:
     command = ucx_example(version, "--rate", "max", "--report-every", "600", *options)
@@ -63,7 +63,7 @@ def test_it_leaks_where_ucx_does(
     assert shmem < 1 << 20, "staging buffers stay"
 
 
-def test_as_workers_of_a_parent(ucx_example: Command) -> None:
+def test_example_leaks_in_workers_of_a_parent(ucx_example: Command) -> None:
     with running(ucx_example("1.19.0", "--workers", "2", "--report-every", "0.2"), ready=None, timeout=300) as parent:
         ready = parent.wait_for("ready", timeout=300)
         workers = [int(pid) for pid in ready.split("workers=")[1].split(",")]
@@ -77,7 +77,7 @@ def test_as_workers_of_a_parent(ucx_example: Command) -> None:
         assert parent.popen.wait(timeout=20) == 0
 
 
-def test_it_stops_growing_at_the_cap(ucx_example: Command) -> None:
+def test_growth_stops_at_the_limit(ucx_example: Command) -> None:
     with running(ucx_example("1.19.0", "--rate", "max", "--max-rss", "110M", "--report-every", "600")) as child:
         child.wait_for("capped", timeout=60)
         process = open_process(child.pid)
@@ -90,7 +90,7 @@ def test_it_stops_growing_at_the_cap(ucx_example: Command) -> None:
         assert child.popen.wait(timeout=20) == 0
 
 
-def test_the_environment_is_made_once_and_then_used_again(ucx_example: Command) -> None:
+def test_environment_is_made_once_and_reused(ucx_example: Command) -> None:
     made = subprocess.run([sys.executable, EXAMPLE, "--prepare"], capture_output=True, text=True, check=True)
     again = subprocess.run([sys.executable, EXAMPLE, "--prepare"], capture_output=True, text=True, check=True)
     assert again.stdout == made.stdout

@@ -1,4 +1,4 @@
-"""The example runs a program from its cache: only from where nobody else could have put one."""
+"""The example runs a program from its cache only if nobody else could have put it there."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ def chosen_cache(**environment: str) -> Path:
     return Path(done.stdout.decode().strip())
 
 
-def test_a_program_of_another_user_is_not_run(tmp_path: Path) -> None:
+def test_program_of_another_user_is_not_run(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     cache = tmp_path / "home" / "memforensics"
     cache.mkdir(parents=True)
@@ -53,7 +53,7 @@ def test_a_program_of_another_user_is_not_run(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_a_cache_that_others_can_write_is_passed_over(tmp_path: Path) -> None:
+def test_cache_writable_by_others_is_skipped(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / "memforensics").mkdir(parents=True)
     assert chosen_cache(XDG_CACHE_HOME=str(home)) == home / "memforensics"
@@ -64,7 +64,7 @@ def test_a_cache_that_others_can_write_is_passed_over(tmp_path: Path) -> None:
     assert chosen_cache(XDG_CACHE_HOME=str(home)) == Path("/var/cache/memforensics")
 
 
-def test_without_any_cache_the_name_cannot_be_guessed(tmp_path: Path) -> None:
+def test_temporary_cache_has_an_unpredictable_name(tmp_path: Path) -> None:
     """As a user whose home is read-only."""
     code = (
         f"import os, sys; os.setuid(12345); os.environ['HOME'] = '/proc'; sys.path.insert(0, {str(EXAMPLE.parent)!r});"

@@ -1,4 +1,4 @@
-"""prove and ci on a program whose growth is set from outside."""
+"""prove and ci on a program whose growth its environment sets."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_each_variant_has_its_own_effect(tmp_path: Path) -> None:
     assert {r.name: r.effect for r in again} == {name: v["effect"] for name, v in found.items()}
 
 
-def test_nothing_is_shown_where_the_plain_command_does_not_grow() -> None:
+def test_no_effect_is_shown_if_the_plain_command_does_not_grow() -> None:
     done = memforensics(
         "prove", "--env", "OTHER=1", "--duration", "10s", "--rounds", "1", "--json", "--", *COMMAND, env={"GROW": "0"}
     )
@@ -79,7 +79,7 @@ def test_nothing_is_shown_where_the_plain_command_does_not_grow() -> None:
     assert done.returncode == 4
 
 
-def test_what_was_started_is_ended_with_its_children_in_other_sessions(tmp_path: Path) -> None:
+def test_command_is_ended_with_children_in_other_sessions(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     variants = (Variant("plain", (("IN_CHILD", "1"), ("PID_FILE", str(file)))),)
     case, _ = experiment(COMMAND, variants, seconds=3.0, rounds=1)
@@ -88,7 +88,7 @@ def test_what_was_started_is_ended_with_its_children_in_other_sessions(tmp_path:
     assert case.runs[0].exit_code is None
 
 
-def test_a_command_that_fails_is_told_with_its_last_words() -> None:
+def test_failing_command_is_reported_with_its_last_output() -> None:
     command = [sys.executable, "-c", "raise SystemExit('no such model')"]
     with pytest.raises(ProbeFailed) as caught:
         experiment(command, (Variant("plain"),), seconds=5, rounds=1)
@@ -96,23 +96,23 @@ def test_a_command_that_fails_is_told_with_its_last_words() -> None:
     assert "no such model" in caught.value.why
 
 
-def test_a_command_that_is_not_there() -> None:
+def test_missing_command_is_refused() -> None:
     with pytest.raises(UsageError), started(["/nowhere/at/all"]):
         pass
 
 
 @pytest.mark.parametrize("env", [["A"], ["=1"], ["A B=1"], []])
-def test_what_is_no_variant(env: list[str]) -> None:
+def test_invalid_variants_are_refused(env: list[str]) -> None:
     with pytest.raises(UsageError):
         parse_variants(env, [])
 
 
-def test_variants_of_several_assignments() -> None:
+def test_variant_with_several_assignments() -> None:
     found = parse_variants(["A=1,2"], ["A=1 B='x y'"])
     assert [v.env for v in found] == [(), (("A", "1,2"),), (("A", "1"), ("B", "x y"))]
 
 
-def test_a_chatty_command_is_not_held_up() -> None:
+def test_command_with_much_output_is_not_blocked() -> None:
     program = "import time\nfor i in range(200000): print('x' * 60)\nprint('units 7', flush=True)\ntime.sleep(60)"
     with started([sys.executable, "-c", program]) as run:
         end = time.monotonic() + 30
@@ -123,7 +123,7 @@ def test_a_chatty_command_is_not_held_up() -> None:
 
 
 @pytest.mark.parametrize(("rate", "code", "verdict"), [("240", 4, "growing"), ("0", 0, "steady")])
-def test_the_gate(tmp_path: Path, rate: str, code: int, verdict: str) -> None:
+def test_gate_fails_on_growth_and_passes_without(tmp_path: Path, rate: str, code: int, verdict: str) -> None:
     # of 20 s, readying the probes takes a few
     words = ["--duration", "20s", "--warmup", "1s", "--junit", "out.xml", "--json", "--name", "soak"]
     done = memforensics("ci", *words, "--record", "gate.case", "--", *COMMAND, cwd=tmp_path, env={"GROW": rate})
@@ -140,7 +140,7 @@ def test_the_gate(tmp_path: Path, rate: str, code: int, verdict: str) -> None:
         assert failure.get("message").startswith("growing: ")
 
 
-def test_a_leak_that_begins_late_does_not_pass_the_gate(tmp_path: Path) -> None:
+def test_late_leak_does_not_pass_the_gate(tmp_path: Path) -> None:
     def gate(share: float) -> tuple[int, dict[str, Any]]:
         late = [sys.executable, str(LEAKERS / "watch_grower.py"), "late", "240", str(40 * share)]
         done = memforensics("ci", "--duration", "40s", "--json", "--record", f"{share}.case", "--", *late, cwd=tmp_path)
@@ -164,9 +164,7 @@ ENDS = "import signal, sys, time; print('no such model', flush=True); time.sleep
         (5, "signal.raise_signal(signal.SIGKILL)", ["--duration", "20s"], "was killed by SIGKILL"),
     ],
 )
-def test_a_command_that_ends_early_failed_to_be_observed(
-    tmp_path: Path, seconds: int, last: str, words: list[str], how: str
-) -> None:
+def test_command_that_ends_early_exits_3(tmp_path: Path, seconds: int, last: str, words: list[str], how: str) -> None:
     command = [sys.executable, "-c", ENDS.format(seconds, last)]
     done = memforensics("ci", *words, "--junit", "out.xml", "--record", "gate.case", "--", *command, cwd=tmp_path)
     assert done.returncode == 3, done.stdout
@@ -180,6 +178,6 @@ def test_a_command_that_ends_early_failed_to_be_observed(
     assert how in suite.find("testcase/error").get("message")
 
 
-def test_a_plain_command_that_ends_at_once_failed_to_be_observed() -> None:
+def test_plain_command_that_ends_at_once_exits_3() -> None:
     with pytest.raises(ProbeFailed, match="failed to observe: the command ended with exit code 0"):
         experiment([sys.executable, "-c", ""], (Variant("plain"),), seconds=5, rounds=1)

@@ -1,4 +1,4 @@
-"""prove and ci on the real UCX: which setting works, which does not, and a gate that closes on the leak."""
+"""prove and ci on the real UCX: the setting that works, and a gate that fails on the leak."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Example = Callable[..., list[str | Path]]
 SETTINGS = ["UCX_RCACHE_MAX_UNRELEASED=1024", "UCX_MEM_MMAP_HOOK_MODE=none", "UCX_MEM_MMAP_HOOK_MODE=reloc"]
 
 
-def test_prove_says_which_setting_works(ucx_example: Example) -> None:
+def test_prove_names_the_setting_that_works(ucx_example: Example) -> None:
     variants = [word for setting in SETTINGS for word in ("--env", setting)]
     command = ucx_example("1.19.0", "--rate", "150")
     done = memforensics("prove", *variants, "--duration", "14s", "--rounds", "1", "--json", "--", *command, timeout=240)
@@ -33,7 +33,7 @@ def test_prove_says_which_setting_works(ucx_example: Example) -> None:
 
 
 @pytest.mark.parametrize(("version", "verdict", "code"), [("1.19.0", "leak", 1), ("1.21.0", "steady", 0)])
-def test_the_gate_closes_on_the_leak_and_opens_for_the_fix(
+def test_gate_fails_on_the_leak_and_passes_the_fixed_version(
     ucx_example: Example, tmp_path: Path, version: str, verdict: str, code: int
 ) -> None:
     junit, page = tmp_path / "gate.xml", tmp_path / "gate.md"

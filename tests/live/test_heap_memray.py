@@ -1,4 +1,4 @@
-"""heap --memray: on a program that keeps blocks of a known size on one line. And what stands in its way."""
+"""heap --memray on a program that keeps blocks of a known size on one line, and its refusals."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def memforensics(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
-def test_the_line_that_keeps_memory(tmp_path: Path) -> None:
+def test_line_that_holds_memory_is_named(tmp_path: Path) -> None:
     case_path = tmp_path / "heap.case"
     with running(python("ex_python_heap.py")) as child:
         said = memforensics(
@@ -49,7 +49,7 @@ def test_the_line_that_keeps_memory(tmp_path: Path) -> None:
     assert case.pauses[0].probe == "memray"
 
 
-def test_it_asks_first() -> None:
+def test_consent_is_required() -> None:
     with running(python("ex_python_heap.py")) as child:
         said = memforensics("heap", str(child.pid), "--memray")
     assert said.returncode == 2
@@ -57,18 +57,18 @@ def test_it_asks_first() -> None:
     assert "runs code inside the process" in said.stderr
 
 
-def test_without_memray_it_says_what_there_is() -> None:
+def test_heap_without_the_option_names_memray() -> None:
     said = memforensics("heap", str(os.getpid()))
     assert said.returncode == 3
     assert "--memray" in said.stderr
 
 
-def test_not_a_python_process() -> None:
+def test_other_process_than_python_is_refused() -> None:
     with running([compiled("bt_maps.c"), "1", "4096", "0"]) as child, pytest.raises(NotATarget, match="no Python"):
         check_memray(child.pid)
 
 
-def test_a_python_without_memray(tmp_path: Path) -> None:
+def test_python_without_memray_is_refused(tmp_path: Path) -> None:
     script = tmp_path / "bare.py"
     script.write_text("print('ready', flush=True)\nwhile True: bytes(100_000)\n")
     with running([sys.executable, "-S", "-u", script]) as child:  # -S: no site-packages
@@ -78,7 +78,7 @@ def test_a_python_without_memray(tmp_path: Path) -> None:
         assert child.alive
 
 
-def test_a_process_that_has_a_debugger(tmp_path: Path) -> None:
+def test_process_with_a_debugger_is_refused(tmp_path: Path) -> None:
     with running(python("ex_python_heap.py")) as child:
         options = ["-nx", "-q", "-iex", "set auto-solib-add off", "-iex", "set may-insert-breakpoints off"]
         gdb = subprocess.Popen(
@@ -101,7 +101,7 @@ def test_a_process_that_has_a_debugger(tmp_path: Path) -> None:
             gdb.communicate()
 
 
-def test_a_stopped_process_is_refused_and_stays_stopped() -> None:
+def test_stopped_process_is_refused_and_stays_stopped() -> None:
     with running(python("ex_python_heap.py")) as child:
         child.popen.send_signal(signal.SIGSTOP)
         assert until(lambda: status_of(child.pid)["State"][0] == "T")
@@ -115,7 +115,7 @@ def test_short_form_of_the_attacks(attempt: Callable[[int], str | None]) -> None
     assert attempt(0) is None
 
 
-def test_no_gdb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_gdb_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolMissing, match="gdb is not installed"):
         check_memray(os.getpid())

@@ -1,5 +1,5 @@
-"""Examples of --help, run as they are printed, on a real process and a real case. What observes for long (diagnose,
-watch, ci, prove, demo) is run by its own tests; that those examples are understood, tests/unit/test_cli.py checks."""
+"""The examples of --help, run as printed on a real process and a real case. Other tests run the commands that observe
+for long (diagnose, watch, ci, prove, demo); tests/unit/test_cli.py checks that their examples parse."""
 
 import json
 import os
@@ -74,7 +74,7 @@ RUN = ("hooks", "stacks", "snapshot", "trace-mmap", "case", "report", "remedies"
 
 
 @pytest.mark.parametrize("line", [e for e in examples(*RUN) if "--function" not in e and "--name" not in e])
-def test_an_example_runs(line: str, place: Path) -> None:
+def test_example_runs(line: str, place: Path) -> None:
     here = shutil.copytree(place, place.with_name("run"), dirs_exist_ok=True)
     for recorded in re.findall(r"--record (\S+)", line):
         (here / recorded).unlink(missing_ok=True)
@@ -90,7 +90,7 @@ def test_an_example_runs(line: str, place: Path) -> None:
         json.loads(done.stdout)
 
 
-def test_the_comparisons_run(place: Path) -> None:
+def test_diff_examples_run(place: Path) -> None:
     pid = int((place / "pid").read_text())
     for line in examples("diff"):
         if "watch.case" not in line:
@@ -105,7 +105,7 @@ def chain() -> Iterator[Child]:
 
 
 @pytest.mark.needs_gdb
-def test_nothing_captured_exits_4_and_says_why(chain: Child, place: Path) -> None:
+def test_no_capture_exits_4_with_the_reason(chain: Child, place: Path) -> None:
     done = run("memforensics stacks 4242 --on mmap --if 'length == 1' --timeout 2s --json", place, chain.pid)
     assert done.returncode == 4
     assert json.loads(done.stdout)["captures"] == []
@@ -114,7 +114,7 @@ def test_nothing_captured_exits_4_and_says_why(chain: Child, place: Path) -> Non
 
 @pytest.mark.needs_gdb
 @pytest.mark.needs_ucx
-def test_the_function_of_the_example_is_found_in_the_real_ucx(ucx_example: Any, place: Path) -> None:
+def test_function_of_the_example_exists_in_ucx(ucx_example: Any, place: Path) -> None:
     (line,) = [line for line in examples("stacks") if "--function" in line]
     with running(ucx_example("1.19.0", "--rate", "max"), timeout=120) as child:
         done = run(f"{line} --timeout 40s", place, child.pid)

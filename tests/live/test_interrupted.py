@@ -16,7 +16,7 @@ pytestmark = pytest.mark.live
 
 
 @pytest.mark.parametrize("way", ["SIGHUP", "SIGQUIT", "SIGKILL", "terminal", "guard"])
-def test_nothing_stays_of_a_command(way: str) -> None:
+def test_killed_memforensics_leaves_no_command(way: str) -> None:
     assert command_left(WAYS.index(way)) is None
 
 
@@ -36,7 +36,7 @@ def uses_bpf(pid: int) -> bool:
 
 
 @pytest.mark.needs_bpf
-def test_sigterm_of_a_trace_is_an_interrupt() -> None:
+def test_sigterm_ends_a_trace_like_ctrl_c() -> None:
     with running([compiled("gdb_chain.c")]) as target:
         command = [sys.executable, "-m", "memforensics", "trace-mmap", str(target.pid), "--duration", "60s"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as popen:

@@ -1,4 +1,4 @@
-"""The metrics server of a watch under clients that mean harm."""
+"""The metrics server of a watch with hostile clients."""
 
 import contextlib
 import socket
@@ -56,7 +56,7 @@ def half_sent(port: int, count: int) -> list[socket.socket]:
     return out
 
 
-def test_half_sent_requests_do_not_end_the_watch(watched: tuple[subprocess.Popen[str], int]) -> None:
+def test_incomplete_requests_do_not_end_the_watch(watched: tuple[subprocess.Popen[str], int]) -> None:
     watch, port = watched
     assert "memforensics_rss_bytes" in scrape(port)
     before = threads(watch.pid)
@@ -72,7 +72,7 @@ def test_half_sent_requests_do_not_end_the_watch(watched: tuple[subprocess.Popen
     assert watch.poll() is None
 
 
-def test_slow_clients_are_cut_off_and_others_served(watched: tuple[subprocess.Popen[str], int]) -> None:
+def test_slow_clients_are_disconnected_and_others_served(watched: tuple[subprocess.Popen[str], int]) -> None:
     _watch, port = watched
     held = half_sent(port, 40)
     try:
@@ -97,7 +97,7 @@ def test_slow_clients_are_cut_off_and_others_served(watched: tuple[subprocess.Po
 
 
 @pytest.mark.parametrize("request_", [b"\0" * 20000, b"POST / HTTP/1.1\r\n\r\n", b"GET /etc/passwd HTTP/1.1\r\n\r\n"])
-def test_other_requests_get_nothing(watched: tuple[subprocess.Popen[str], int], request_: bytes) -> None:
+def test_other_requests_get_an_error(watched: tuple[subprocess.Popen[str], int], request_: bytes) -> None:
     _watch, port = watched
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         try:

@@ -1,4 +1,4 @@
-"""Every command on the real UCX example while it serves, one after another: not one request fails, and it lives on."""
+"""Every command in turn on the serving UCX example: no request fails, and the example survives."""
 
 import os
 import re
@@ -27,7 +27,7 @@ COMMANDS = [
 ]
 
 
-def test_no_request_fails(ucx_example: Callable[..., list[str | Path]], tmp_path: Path) -> None:
+def test_no_request_fails_during_any_command(ucx_example: Callable[..., list[str | Path]], tmp_path: Path) -> None:
     with running(ucx_example("1.19.0", "--rate", "100"), timeout=60) as child:
         served_before = 0
         for words in COMMANDS:

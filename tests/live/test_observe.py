@@ -1,4 +1,4 @@
-"""The observer of a tree: members that join, leave and exec; the recorder beside it."""
+"""The observer of a process tree: members that join, leave and exec, and the recorder."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ def observed(command: Sequence[str | Path], interval_s: float) -> Iterator[tuple
         yield child, observer, recorder
 
 
-def test_a_process_that_execs_itself_is_followed() -> None:
+def test_exec_is_followed() -> None:
     with observed(["/bin/sh", "-c", "echo ready; read line; exec sleep 60"], 0.05) as (child, observer, _):
         child.tell("go")
         for records in observer.ticks(20):
@@ -54,7 +54,7 @@ def test_children_join_and_leave() -> None:
         assert observer.root_left is None
 
 
-def test_the_root_leaves() -> None:
+def test_exit_of_the_root_ends_the_ticks() -> None:
     with observed(python("watch_grower.py", "short", "0"), 0.1) as (_, observer, recorder):
         for records in observer.ticks(None):
             recorder.put(records)
@@ -64,7 +64,7 @@ def test_the_root_leaves() -> None:
     assert all(isinstance(sample, Sample) for sample in case.samples)
 
 
-def test_exec_into_a_leak_is_growth() -> None:
+def test_growth_after_exec_is_seen() -> None:
     with observed(python("watch_grower.py", "exec", "120"), 0.25) as (_, observer, recorder):
         for records in observer.ticks(11):
             recorder.put(records)
@@ -76,7 +76,7 @@ def test_no_such_process() -> None:
         TreeObserver(1 << 22).open()
 
 
-def test_nothing_is_left_open() -> None:
+def test_no_descriptor_stays_open() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with observed(python("watch_grower.py", "parent", "0"), 0.1) as (_, observer, _recorder):
         for _records in observer.ticks(0.5):
@@ -84,7 +84,7 @@ def test_nothing_is_left_open() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_who_observes_is_no_part_of_what_is_observed() -> None:
+def test_observer_is_not_a_member_of_the_tree() -> None:
     """A shell that is looked at from within: the one who looks is its child."""
     script = (
         "import os; from memforensics.jobs.observe.tree import TreeObserver\n"

@@ -1,4 +1,4 @@
-"""What the system refuses: a full disk, no standard output, few descriptors, little memory. One clear line, exit 3."""
+"""Refused resources: a full disk, no standard output, few descriptors, little memory. One clear line, exit 3."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ def words(name: str, target: Child, folder: Path) -> str:
 
 @pytest.mark.needs_bpf
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_full_standard_output(name: str, target: Child, folder: Path) -> None:
+def test_full_standard_output(name: str, target: Child, folder: Path) -> None:
     done = sh(words(name, target, folder), after="> /dev/full")
     assert (done.returncode, "cannot write to standard output" in done.stderr) == (3, True), done.stderr
     assert "bug" not in done.stderr
@@ -65,13 +65,13 @@ def test_a_full_standard_output(name: str, target: Child, folder: Path) -> None:
 
 @pytest.mark.needs_bpf
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_closed_standard_output(name: str, target: Child, folder: Path) -> None:
+def test_closed_standard_output(name: str, target: Child, folder: Path) -> None:
     done = sh(words(name, target, folder), after=">&-")
     assert (done.returncode, done.stderr) == (3, "memforensics: standard output is closed\n")
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
-def test_other_closed_files(closed: str, target: Child, folder: Path) -> None:
+def test_closed_standard_input_or_error(closed: str, target: Child, folder: Path) -> None:
     done = sh(f"snapshot {target.pid} --json --record {folder}/s.case", after=closed)
     assert done.returncode == 0
     assert json.loads(done.stdout)["pid"] == target.pid
@@ -89,7 +89,7 @@ def test_other_closed_files(closed: str, target: Child, folder: Path) -> None:
         *((name, "ulimit -v 120000;") for name in ("report", "snapshot")),
     ],
 )
-def test_few_descriptors_and_little_memory(name: str, limit: str, target: Child, folder: Path) -> None:
+def test_low_limits_of_descriptors_and_memory(name: str, limit: str, target: Child, folder: Path) -> None:
     """It works, or says what is missing."""
     done = sh(words(name, target, folder), before=limit)
     assert done.returncode in (0, 3, 4), (done.returncode, done.stderr[-600:])
@@ -99,13 +99,13 @@ def test_few_descriptors_and_little_memory(name: str, limit: str, target: Child,
 
 
 @pytest.mark.parametrize("name", ["watch", "snapshot", "report"])
-def test_a_closed_pipe_is_quiet(name: str, target: Child, folder: Path) -> None:
+def test_closed_pipe_gives_no_error(name: str, target: Child, folder: Path) -> None:
     done = sh(words(name, target, folder), before="set -o pipefail; (", after=") | head -c 1")
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.needs_root
-def test_a_watch_goes_on_when_the_disk_of_its_record_is_full(target: Child, tmp_path: Path) -> None:
+def test_watch_goes_on_if_the_disk_of_its_case_is_full(target: Child, tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", place], check=True)

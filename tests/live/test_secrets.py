@@ -1,4 +1,4 @@
-"""200 secrets in command lines and environments of a tree, and none of them in anything that memforensics writes."""
+"""200 secrets in command lines and environments of a tree: memforensics writes none of them."""
 
 import subprocess
 import sys
@@ -47,14 +47,14 @@ def case(tree: Child, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_secrets_are_there(tree: Child) -> None:
+def test_secrets_are_visible_in_proc(tree: Child) -> None:
     """Else the others prove nothing."""
     workers = [c.pid for c in targets.find(name="own_pause") if c.ppid == tree.pid]
     read = b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for pid in workers for name in ("cmdline", "environ"))
     assert found_in(read) == SECRETS
 
 
-def test_none_is_in_the_case_file(case: Path) -> None:
+def test_case_file_has_no_secret(case: Path) -> None:
     assert found_in(case.read_bytes()) == []
     assert case.stat().st_mode & 0o777 == 0o600
 
@@ -63,20 +63,20 @@ def test_none_is_in_the_case_file(case: Path) -> None:
     "words",
     ["report {}", "report {} --format md", "report {} --format json", "case {}", "case list {} --json"],
 )
-def test_none_is_in_a_report(case: Path, words: str) -> None:
+def test_reports_have_no_secret(case: Path, words: str) -> None:
     done = memforensics(*words.format(case).split())
     assert len(done.stdout) > 100, done.stderr
     assert found_in(done.stdout + done.stderr) == []
 
 
-def test_none_is_in_the_process_list(tree: Child) -> None:
+def test_process_list_has_no_secret(tree: Child) -> None:
     listed = candidates_text(targets.find(name="own_pause"), width=100_000)
     assert len(listed.splitlines()) == len(SECRETS) + 1
     assert found_in(listed) == []
     assert len(found_in(candidates_text(targets.find(name="own_pause"), show_cmdline=True))) > 100
 
 
-def test_none_is_in_what_ci_writes(tmp_path: Path) -> None:
+def test_files_of_ci_have_no_secret(tmp_path: Path) -> None:
     junit, case = tmp_path / "leak.xml", tmp_path / "ci.case"
     words = [
         "--api-key",

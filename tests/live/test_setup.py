@@ -1,4 +1,4 @@
-"""Set-up: a second run does none, and without root it says what is missing. (The first run is `make test`'s own.)"""
+"""Set-up: a second run does nothing, and without root it says what is missing. (The first run is `make test`'s own.)"""
 
 import os
 import subprocess
@@ -11,13 +11,13 @@ ROOT = Path(__file__).parent.parent.parent
 SETUP = ROOT / "scripts" / "setup.sh"
 
 
-def test_the_scripts_are_bash() -> None:
+def test_scripts_are_valid_bash() -> None:
     for script in (SETUP, ROOT / ".ci" / "run"):
         subprocess.run(["bash", "-n", script], check=True)
         assert os.access(script, os.X_OK)
 
 
-def test_a_second_run_does_nothing() -> None:
+def test_second_setup_does_nothing() -> None:
     if not (ROOT / ".make" / "stamp-test").exists():
         pytest.skip("this checkout was not set up by make")
     done = subprocess.run([SETUP, "test"], capture_output=True, text=True, check=True)
@@ -25,6 +25,6 @@ def test_a_second_run_does_nothing() -> None:
     assert done.stderr == ""
 
 
-def test_make_knows_its_words() -> None:
+def test_make_has_the_documented_targets() -> None:
     for word in ("demo", "test", "lint", "setup", "calibrate"):
         subprocess.run(["make", "-n", word], cwd=ROOT, check=True, capture_output=True)

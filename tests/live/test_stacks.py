@@ -1,4 +1,4 @@
-"""stacks on a real process: exact arguments, frames and return values; the target lives on whatever happens to gdb."""
+"""stacks on a real process: exact arguments, frames and return values; the target survives the kill of gdb."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_catchpoint_gives_exact_arguments_frames_and_return_value(chain: Child) 
     assert_lives_and_loads(chain)
 
 
-def test_python_frames_stand_in_their_places() -> None:
+def test_python_frames_are_in_their_places() -> None:
     script = LEAKERS / "gdb_python.py"
     lines = {word.strip(): number for number, word in enumerate(script.read_text().splitlines(), 1)}
     with running(python("gdb_python.py")) as child:
@@ -117,13 +117,13 @@ def test_python_frames_stand_in_their_places() -> None:
     assert dict(capture.arguments)["flags"] == 0x21  # Python's mmap is shared
 
 
-def test_without_a_condition_the_decoy_is_seen_too(chain: Child) -> None:
+def test_without_a_condition_other_calls_are_captured_too(chain: Child) -> None:
     view = stacks(chain.pid, on="mmap", count=6, timeout_s=20)
     lengths = [dict(capture.arguments)["length"] for capture in view.captures]
     assert lengths.count(PRIME) == lengths.count(4096) == 3
 
 
-def test_a_condition_that_never_holds_ends_in_time_with_what_was_missed(chain: Child) -> None:
+def test_condition_that_is_never_true_ends_in_time_with_a_loss(chain: Child) -> None:
     view = stacks(chain.pid, on="mmap", condition="length == 1", timeout_s=1.0)
     assert view.captures == ()
     assert {loss.what.split(":")[0] for loss in view.losses} == {
@@ -147,7 +147,7 @@ def test_function_entry_by_hardware_breakpoint_changes_no_code(chain: Child) -> 
     assert_lives_and_loads(chain)
 
 
-def test_many_threads_all_go_on() -> None:
+def test_all_of_many_threads_go_on() -> None:
     with running([compiled("gdb_chain.c"), "7"]) as child:
         view = stacks(child.pid, on="mmap", condition=f"length == {PRIME}", count=10, timeout_s=30)
         assert len(view.captures) == 10
@@ -156,7 +156,7 @@ def test_many_threads_all_go_on() -> None:
         assert not re.match("[tT]", status_of(child.pid)["State"])
 
 
-def test_a_traced_target_names_its_tracer(chain: Child) -> None:
+def test_target_with_a_tracer_is_refused_with_its_name(chain: Child) -> None:
     with ExitStack() as stack:
         gdb = stack.enter_context(
             running(
@@ -168,7 +168,7 @@ def test_a_traced_target_names_its_tracer(chain: Child) -> None:
             stacks(chain.pid, on="mmap")
 
 
-def test_words_that_are_off_are_refused_before_anything_stops(chain: Child) -> None:
+def test_wrong_options_are_refused_before_the_target_stops(chain: Child) -> None:
     for words in (
         {"on": "mmap", "function": "malloc"},
         {},
@@ -212,7 +212,7 @@ QUIET = ("--on", "mmap", "--if", "length == 1", "--timeout", "60s")
 
 @pytest.mark.parametrize("words", [ENDLESS, QUIET], ids=["capturing", "waiting"])
 @pytest.mark.parametrize("victim", ["gdb", "memforensics", "guard", "ctrl-c", "ctrl-z"])
-def test_the_target_survives_whoever_is_killed(chain: Child, victim: str, words: tuple[str, ...]) -> None:
+def test_target_survives_the_kill_of_any_part(chain: Child, victim: str, words: tuple[str, ...]) -> None:
     with Command(chain.pid, *words) as command:
         wait_until(lambda: tracer_of(chain.pid), "gdb did not attach")
         gdb = tracer_of(chain.pid)
@@ -237,7 +237,7 @@ def test_the_target_survives_whoever_is_killed(chain: Child, victim: str, words:
 
 
 @pytest.mark.parametrize("victim", ["gdb", "memforensics"])
-def test_no_breakpoint_stays_in_the_threads_when_its_owner_is_killed(chain: Child, victim: str) -> None:
+def test_kill_of_the_owner_leaves_no_breakpoint_in_threads(chain: Child, victim: str) -> None:
     with Command(chain.pid, "--function", "libc.so.6!dlopen", "--timeout", "60s") as command:
         wait_until(lambda: tracer_of(chain.pid) and "S" in status_of(chain.pid)["State"], "gdb did not attach")
         gdb = tracer_of(chain.pid)
@@ -250,7 +250,7 @@ def test_no_breakpoint_stays_in_the_threads_when_its_owner_is_killed(chain: Chil
         assert_lives_and_loads(chain)  # it calls dlopen, where the breakpoint was
 
 
-def test_the_target_exits_while_watched(chain: Child) -> None:
+def test_exit_of_the_target_is_reported(chain: Child) -> None:
     with Command(chain.pid, *QUIET) as command:
         wait_until(lambda: tracer_of(chain.pid), "gdb did not attach")
         chain.popen.kill()
@@ -259,7 +259,7 @@ def test_the_target_exits_while_watched(chain: Child) -> None:
         assert b"is gone" in errors
 
 
-def test_json_has_the_shapes(chain: Child) -> None:
+def test_json_has_the_documented_keys(chain: Child) -> None:
     with Command(chain.pid, "--on", "mmap", "--if", f"length == {PRIME}", "--json") as command:
         output, errors = command.popen.communicate(timeout=30)
     assert command.popen.returncode == 0, errors.decode()

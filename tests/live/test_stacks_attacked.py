@@ -1,5 +1,5 @@
-"""stacks is killed, damaged and interfered with: the target is never left stopped, nor continued against an operator's
-will. `make attack` repeats the kills fifty times."""
+"""stacks is killed, damaged and interfered with: the target is never left stopped, and never continued against an
+operator's will. `make attack` repeats the kills fifty times."""
 
 import os
 import signal
@@ -55,7 +55,7 @@ def runs_under_gdb(pid: int) -> bool:
     return tracer_of(pid) != 0 and status_of(pid)["State"][0] in "SR"
 
 
-def test_a_target_whose_tracers_were_killed_is_not_called_gone() -> None:
+def test_target_is_alive_after_its_tracers_were_killed() -> None:
     with running([compiled("gdb_chain.c")]) as child, run_stacks(child.pid, *QUIET) as command:
         gdb, guard = attached(child.pid)
         assert until(lambda: runs_under_gdb(child.pid))
@@ -68,7 +68,7 @@ def test_a_target_whose_tracers_were_killed_is_not_called_gone() -> None:
         assert left_wrong(child) is None
 
 
-def test_a_target_whose_gdb_detached_early_is_not_called_gone() -> None:
+def test_target_is_alive_after_an_early_detach() -> None:
     with running([compiled("gdb_chain.c")]) as child, run_stacks(child.pid, *QUIET) as command:
         gdb, _ = attached(child.pid)
         assert until(lambda: runs_under_gdb(child.pid))
@@ -79,7 +79,7 @@ def test_a_target_whose_gdb_detached_early_is_not_called_gone() -> None:
         assert left_wrong(child) is None
 
 
-def test_a_stop_by_an_operator_while_gdb_is_attached_stays() -> None:
+def test_stop_by_an_operator_during_the_capture_stays() -> None:
     with (
         running([compiled("gdb_chain.c")]) as child,
         run_stacks(child.pid, "--on", "brk", "--timeout", "6s") as command,
@@ -95,7 +95,7 @@ def test_a_stop_by_an_operator_while_gdb_is_attached_stays() -> None:
         assert left_wrong(child) is None
 
 
-def test_a_target_that_an_operator_stopped_is_refused_and_stays_stopped() -> None:
+def test_stopped_target_is_refused_and_stays_stopped() -> None:
     with running([compiled("gdb_chain.c")]) as child:
         child.popen.send_signal(signal.SIGSTOP)
         assert until(lambda: status_of(child.pid)["State"][0] == "T")

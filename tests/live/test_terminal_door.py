@@ -1,4 +1,4 @@
-"""No name that a target chooses acts on the terminal: its comm, arguments, file names and mapped files are hostile."""
+"""Hostile names of a target (comm, arguments, file names, mapped files) do not act on the terminal."""
 
 import os
 import pty
@@ -86,13 +86,13 @@ def test_only_our_own_escapes_reach_the_terminal(hostile: Child, words: str) -> 
     assert found is None, rest[max(0, found.start() - 60) : found.end() + 60]
 
 
-def test_an_error_that_names_a_file_is_one_line(tmp_path: Path) -> None:
+def test_error_with_a_hostile_file_name_is_one_line(tmp_path: Path) -> None:
     missing = tmp_path / HOSTILE.replace("/", "_")
     out = on_terminal("report", missing)
     assert CONTROL.search(OURS.sub(b"", out)) is None
     assert b"there is no case file" in out
 
 
-def test_the_program_of_this_test_is_hostile() -> None:
-    """The pattern sees what it is to see."""
+def test_pattern_detects_the_hostile_program() -> None:
+    """Otherwise the tests above could not fail."""
     assert CONTROL.search(OURS.sub(b"", HOSTILE.encode())) is not None

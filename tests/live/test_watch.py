@@ -1,4 +1,4 @@
-"""watch on programs whose growth is known: the words, the rate, the member, the end."""
+"""watch on programs whose growth is known: verdict, rate, growing member, and how it ends."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ def lines_of(*words: str) -> Iterator[Iterator[dict[str, Any]]]:
             watcher.kill()
 
 
-def test_a_leak_is_growing_at_its_rate() -> None:
+def test_leak_is_growing_at_its_true_rate() -> None:
     with running(python("watch_grower.py", "leak", "60")) as child:
         code, lines = watch(child.pid, "--duration", "10s")
     last = lines[-1]
@@ -61,7 +61,7 @@ def test_a_leak_is_growing_at_its_rate() -> None:
     assert [row["layer"] for row in last["layers"] if row["verdict"] == "growing"] == ["anon-mmap"]
 
 
-def test_what_does_not_go_on_growing_is_healthy() -> None:
+def test_bounded_growth_is_healthy() -> None:
     kinds = ("flat", "saw", "fill")
     with contextlib.ExitStack() as stack:
         pids = [stack.enter_context(running(python("watch_grower.py", kind, "120"))).pid for kind in kinds]
@@ -71,7 +71,7 @@ def test_what_does_not_go_on_growing_is_healthy() -> None:
             assert next(healthy)["exit_code"] == 0
 
 
-def test_until_ends_as_soon_as_it_is_said() -> None:
+def test_until_ends_at_the_verdict() -> None:
     with running(python("watch_grower.py", "leak", "120")) as child:
         code, lines = watch(child.pid, "--duration", "50s", "--until", "growing")
     assert code == 4
@@ -79,7 +79,7 @@ def test_until_ends_as_soon_as_it_is_said() -> None:
     assert [line["verdict"] for line in lines[:-1]].count("growing") == 0
 
 
-def test_a_leak_in_a_child_is_the_trees_and_the_child_is_named() -> None:
+def test_leak_in_a_child_counts_for_the_tree_and_names_the_child() -> None:
     with running(python("watch_grower.py", "parent", "60"), ready=None) as parent:
         child = int(parent.wait_for("ready").split()[1])
         with ThreadPoolExecutor() as pool:
@@ -93,7 +93,7 @@ def test_a_leak_in_a_child_is_the_trees_and_the_child_is_named() -> None:
     assert [m["pid"] for m in without[-1]["members"]] == [parent.pid]
 
 
-def test_a_target_that_leaves_is_said_and_what_was_seen_is_kept(tmp_path: Path) -> None:
+def test_exit_of_the_target_is_reported_and_the_case_is_kept(tmp_path: Path) -> None:
     case = tmp_path / "left.case"
     words = ("--interval", "250ms", "--record", str(case))
     with running(python("watch_grower.py", "told", "0")) as child, lines_of(*words, str(child.pid)) as told:
@@ -108,7 +108,7 @@ def test_a_target_that_leaves_is_said_and_what_was_seen_is_kept(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_case_is_readable_however_the_watch_ends(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_case_is_readable_however_the_watch_ends(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Killed while it writes: what another could read of the case before is there still."""
     case = tmp_path / "cut.case"
     command = [*WATCH, "PID", "--json", "--interval", "100ms", "--record", str(case)]
@@ -134,7 +134,7 @@ def test_a_case_is_readable_however_the_watch_ends(tmp_path: Path, number: signa
     assert tree_trend(kept).samples > 1
 
 
-def test_on_a_terminal_it_draws_and_the_last_screen_stays() -> None:
+def test_terminal_shows_a_live_screen_and_keeps_the_last_one() -> None:
     with running(python("watch_grower.py", "leak", "120")) as child:
         done = subprocess.run(
             ["script", "-qec", f"stty cols 100 rows 40; {' '.join(WATCH)} {child.pid} --duration 3s", "/dev/null"],
@@ -150,7 +150,7 @@ def test_on_a_terminal_it_draws_and_the_last_screen_stays() -> None:
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
-def test_keys_open_the_help_and_end_it_with_the_result(tmp_path: Path) -> None:
+def test_keys_open_the_help_and_end_the_watch(tmp_path: Path) -> None:
     case = tmp_path / "kept.case"
     with running(python("watch_grower.py", "leak", "120")) as child:
         terminal = Terminal(
@@ -168,7 +168,7 @@ def test_keys_open_the_help_and_end_it_with_the_result(tmp_path: Path) -> None:
         assert file.load().samples
 
 
-def test_on_a_pipe_each_line_has_the_time_and_no_trailing_blanks() -> None:
+def test_pipe_gets_lines_with_time_and_no_trailing_blanks() -> None:
     with running(python("watch_grower.py", "flat", "0")) as child:
         words = [*WATCH, str(child.pid), "--duration", "2s", "--interval", "500ms"]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
@@ -178,7 +178,7 @@ def test_on_a_pipe_each_line_has_the_time_and_no_trailing_blanks() -> None:
     assert [line.rstrip() for line in lines] == lines
 
 
-def test_a_leak_that_begins_late_is_growing_soon_after() -> None:
+def test_late_leak_is_growing_soon_after_it_starts() -> None:
     with running(python("watch_grower.py", "late", "120", "30")) as child:
         code, lines = watch(child.pid, "--duration", "85s", "--until", "growing", timeout=120)
     assert (code, lines[-1]["verdict"]) == (4, "growing")
@@ -196,7 +196,7 @@ def test_a_leak_that_begins_late_is_growing_soon_after() -> None:
         (["1", "--duration", "soon"], 2, "duration"),
     ],
 )
-def test_what_cannot_be_watched_is_said_in_a_line(words: list[str], code: int, said: str) -> None:
+def test_process_that_cannot_be_watched_gives_one_line(words: list[str], code: int, said: str) -> None:
     done = subprocess.run([*WATCH, *words], capture_output=True, timeout=30, check=False)
     assert done.returncode == code
     assert said in done.stderr.decode()

@@ -1,4 +1,4 @@
-"""watch on the real leak, to the end: the cause is looked for, the alarm rings once, metrics tell it; exit code 1."""
+"""watch on the real leak until the verdict: the search for the cause, the alarm, the metrics, exit code 1."""
 
 import json
 import signal
@@ -31,7 +31,7 @@ def scraped(port: int) -> str:
 
 @pytest.mark.needs_bpf
 @pytest.mark.needs_ucx
-def test_a_leak_is_said_when_it_is_sure(ucx_example: Callable[..., list[str | Path]], tmp_path: Path) -> None:
+def test_verdict_is_leak_once_the_cause_is_found(ucx_example: Callable[..., list[str | Path]], tmp_path: Path) -> None:
     case, rung = tmp_path / "leak.case", tmp_path / "rung"
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -64,7 +64,7 @@ def test_a_leak_is_said_when_it_is_sure(ucx_example: Callable[..., list[str | Pa
     assert (kept.verdict, kept.findings[0].cause) == ("leak", "ucx-invq")
 
 
-def test_a_watch_that_is_ended_ends_its_search(tmp_path: Path) -> None:
+def test_ending_the_watch_ends_its_search(tmp_path: Path) -> None:
     with running(python("watch_grower.py", "leak", "300")) as child:
         words = ["--until", "leak", "--interval", "250ms", "--json"]
         with subprocess.Popen([*WATCH, str(child.pid), *words], stdout=subprocess.PIPE) as watcher:

@@ -1,4 +1,4 @@
-"""watch that is left running: metrics, restarts under the same name, containers, page cache, being stopped."""
+"""Options of a long watch: metrics, restarts, containers; page cache, and pauses of memforensics."""
 
 import contextlib
 import json
@@ -70,7 +70,7 @@ def scrape(port: int) -> dict[str, dict[tuple[str, ...], float]]:
     return found
 
 
-def test_what_is_scraped_is_what_the_lines_say() -> None:
+def test_metrics_equal_the_json_lines() -> None:
     port = free_port()
     with running(python("watch_grower.py", "leak", "240")) as child:
         words = (child.pid, "--interval", "200ms", "--prometheus", port, "--duration", "60s")
@@ -92,7 +92,7 @@ def test_what_is_scraped_is_what_the_lines_say() -> None:
     assert sorted(verdicts.values()) == [0, 0, 0, 0, 0, 1]
 
 
-def test_metrics_are_for_this_machine_only_unless_asked_and_a_taken_port_is_said() -> None:
+def test_metrics_listen_on_loopback_and_a_used_port_is_reported() -> None:
     with socket.socket() as taken, running(python("watch_grower.py", "flat", "0")) as child:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -109,7 +109,7 @@ def test_metrics_are_for_this_machine_only_unless_asked_and_a_taken_port_is_said
                 assert b"memforensics_rss_bytes" in answer.read()
 
 
-def test_a_target_that_comes_back_is_a_new_target_and_a_new_case(tmp_path: Path) -> None:
+def test_restarted_target_is_a_new_target_with_a_new_case(tmp_path: Path) -> None:
     name, case = f"mf-{os.getpid()}", tmp_path / "lives.case"
     program = tmp_path / name  # its own comm, so that no other process has it
     program.symlink_to(shutil.which("sleep") or "/bin/sleep")
@@ -138,7 +138,7 @@ def test_a_target_that_comes_back_is_a_new_target_and_a_new_case(tmp_path: Path)
         assert {sample.pid for sample in kept.samples} == {pid}
 
 
-def test_page_cache_of_a_mapped_file_is_no_growth(tmp_path: Path) -> None:
+def test_page_cache_of_a_mapped_file_is_not_growth(tmp_path: Path) -> None:
     """RssFile grows by 24 MiB in a line, RssAnon stands still."""
     weights = tmp_path / "weights.bin"
     with weights.open("wb") as file:
@@ -166,7 +166,7 @@ def test_page_cache_of_a_mapped_file_is_no_growth(tmp_path: Path) -> None:
     assert next(row for row in last["layers"] if row["layer"] == "file")["change_bytes"] > 5 * MIB
 
 
-def test_stopped_for_a_while_it_goes_on_and_the_gap_is_no_step() -> None:
+def test_gap_while_memforensics_is_stopped_is_not_a_step() -> None:
     with running(python("watch_grower.py", "leak", "120")) as child:
         with watching(child.pid, "--interval", "200ms", "--duration", "10s") as watcher:
             told = lines(watcher)
@@ -192,7 +192,7 @@ UNIFIED = next(
 
 @pytest.mark.needs_root
 @pytest.mark.skipif(UNIFIED is None, reason="needs cgroup v2 mounted")
-def test_a_container_is_found_by_the_id_in_its_cgroup() -> None:
+def test_container_is_found_by_the_id_in_its_cgroup() -> None:
     """A cgroup as docker makes it, with a process tree moved into it."""
     assert UNIFIED is not None
     name = os.urandom(32).hex()

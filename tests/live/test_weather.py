@@ -1,5 +1,4 @@
-"""Bad input and bad weather: one clear line that says what is wrong and what to do, the exit code, the target unharmed,
-what was collected kept."""
+"""Wrong input and failures: one clear line with the remedy, the exit code, an unharmed target, a kept case."""
 
 import json
 import os
@@ -58,20 +57,20 @@ def words_for(command: str, pid: object) -> list[object]:
 
 
 @pytest.mark.parametrize("command", PER_PID)
-def test_no_such_pid(command: str) -> None:
+def test_unknown_pid(command: str) -> None:
     pid = int(Path("/proc/sys/kernel/pid_max").read_text())  # the kernel gives lower numbers only
     says_clearly(run(*words_for(command, pid)), 3, f"no process has PID {pid}")
 
 
 @pytest.mark.parametrize("command", PER_PID)
-def test_a_kernel_thread(command: str) -> None:
+def test_kernel_thread(command: str) -> None:
     if not Path("/proc/2/comm").exists() or Path("/proc/2/comm").read_text() != "kthreadd\n":
         pytest.skip("in a PID namespace: no kernel threads to be seen")
     says_clearly(run(*words_for(command, 2)), 3, "kernel thread")
 
 
 @pytest.mark.parametrize("command", PER_PID)
-def test_a_zombie(command: str) -> None:
+def test_zombie(command: str) -> None:
     with subprocess.Popen(["/bin/true"]) as child:
         while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
             time.sleep(0.01)
@@ -79,7 +78,7 @@ def test_a_zombie(command: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["abc", "-5", "0", "99999999999999999999"])
-def test_no_pid_at_all(word: str) -> None:
+def test_missing_pid(word: str) -> None:
     done = run("diagnose", word)
     assert done.returncode in (2, 3), done.stderr
     assert "Traceback" not in done.stderr
@@ -93,7 +92,7 @@ def test_without_a_pid_likely_targets_are_listed(command: str, leaker: Child) ->
     assert "PID" in done.stderr
 
 
-def test_a_bad_duration() -> None:
+def test_bad_duration() -> None:
     done = run("diagnose", os.getpid(), "--duration", "soon")
     assert done.returncode == 2
     assert "60s" in done.stderr
@@ -101,7 +100,7 @@ def test_a_bad_duration() -> None:
 
 @pytest.mark.needs_root
 @pytest.mark.parametrize("command", PER_PID)
-def test_a_process_of_another_user(command: str) -> None:
+def test_process_of_another_user(command: str) -> None:
     """A user without any capability looks at a process of another user."""
     nobody = [SETPRIV, "--reuid=65534", "--regid=65534", "--clear-groups"]
     with running([*nobody, "/bin/sh", "-c", "echo ready; exec sleep 60"]) as child:
@@ -112,7 +111,7 @@ def test_a_process_of_another_user(command: str) -> None:
 
 
 @pytest.mark.needs_bpf
-def test_a_target_that_exits_leaves_a_case_and_a_report(tmp_path: Path) -> None:
+def test_exit_of_the_target_leaves_a_case_and_a_report(tmp_path: Path) -> None:
     case = tmp_path / "exits.case"
     with running(LEAKER) as child:
         with subprocess.Popen(
@@ -129,7 +128,7 @@ def test_a_target_that_exits_leaves_a_case_and_a_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_bpf
-def test_a_target_that_execs_is_told(tmp_path: Path) -> None:
+def test_exec_of_the_target_is_reported(tmp_path: Path) -> None:
     case = tmp_path / "execs.case"
     program = "import sys,os; print('ready',flush=True); sys.stdin.readline(); os.execv('/bin/sleep',['sleep','60'])"
     with running([sys.executable, "-c", program]) as child:
@@ -146,7 +145,7 @@ def test_a_target_that_execs_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.needs_bpf
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_keeps_the_case(leaker: Child, tmp_path: Path, sig: signal.Signals) -> None:
+def test_interrupt_keeps_the_case(leaker: Child, tmp_path: Path, sig: signal.Signals) -> None:
     case = tmp_path / "interrupted.case"
     with subprocess.Popen(
         [*PYTHON, "diagnose", str(leaker.pid), "--duration", "60s", "--record", case],
@@ -165,7 +164,7 @@ def test_an_interrupt_keeps_the_case(leaker: Child, tmp_path: Path, sig: signal.
 
 @pytest.mark.needs_bpf
 @pytest.mark.parametrize("delay", [0.0, 0.15, 0.4, 0.8, 1.5])
-def test_an_interrupt_at_any_moment_is_one_clear_line(leaker: Child, tmp_path: Path, delay: float) -> None:
+def test_interrupt_at_any_moment_gives_one_line(leaker: Child, tmp_path: Path, delay: float) -> None:
     """The delays are the input here: they put the signal at different places of the start."""
     with subprocess.Popen(
         [*PYTHON, "diagnose", str(leaker.pid), "--duration", "60s", "--record", tmp_path / "a.case"],
@@ -181,7 +180,7 @@ def test_an_interrupt_at_any_moment_is_one_clear_line(leaker: Child, tmp_path: P
 
 
 @pytest.mark.needs_bpf
-def test_killing_memforensics_keeps_the_case_and_the_target(leaker: Child, tmp_path: Path) -> None:
+def test_sigkill_keeps_the_case_and_the_target(leaker: Child, tmp_path: Path) -> None:
     case = tmp_path / "killed.case"
     with subprocess.Popen([*PYTHON, "diagnose", str(leaker.pid), "--duration", "60s", "--record", case]) as observer:
         _wait_for_samples(case, 6)
@@ -196,7 +195,7 @@ def test_killing_memforensics_keeps_the_case_and_the_target(leaker: Child, tmp_p
 
 
 @pytest.mark.needs_root
-def test_without_ebpf_what_proc_tells_is_still_told(tmp_path: Path) -> None:
+def test_without_ebpf_the_figures_of_proc_are_reported(tmp_path: Path) -> None:
     """Both sides without any capability: the kernel lets us read /proc, and refuses eBPF."""
     case = tmp_path / "bare.case"
     with running([*BARE, *LEAKER]) as child:
@@ -215,7 +214,7 @@ def test_without_ebpf_what_proc_tells_is_still_told(tmp_path: Path) -> None:
     assert any(item["enable"] for item in report["not_seen"])
 
 
-def test_a_case_is_never_overwritten(leaker: Child, tmp_path: Path) -> None:
+def test_existing_case_is_not_overwritten(leaker: Child, tmp_path: Path) -> None:
     case = tmp_path / "there.case"
     case.write_text("something of mine")
     says_clearly(run("diagnose", leaker.pid, "--duration", "10s", "--record", case), 3, "exists already")

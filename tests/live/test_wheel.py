@@ -1,4 +1,4 @@
-"""The built wheel, installed into a fresh environment: it works there, with all its data."""
+"""The built wheel works in a fresh environment, with all its data."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "venv" / "bin"
 
 
-def test_what_is_no_python_is_inside_too(checkout: Path, wheel: Path) -> None:
+def test_wheel_has_all_data_files(checkout: Path, wheel: Path) -> None:
     inside = {name.split("/", 1)[1] for name in zipfile.ZipFile(wheel).namelist() if name.startswith("memforensics/")}
     suffixes = (".c", ".h", ".toml", ".json", ".bt", ".gdb", ".typed")
     files = [path.relative_to(checkout / "memforensics") for path in (checkout / "memforensics").rglob("*")]
@@ -69,7 +69,7 @@ def test_what_is_no_python_is_inside_too(checkout: Path, wheel: Path) -> None:
         assert {f"shipped/{shipped}/{name}" for name in names} <= inside
 
 
-def test_it_runs_there(fresh: Path, tmp_path: Path) -> None:
+def test_installed_wheel_runs(fresh: Path, tmp_path: Path) -> None:
     command = fresh / "memforensics"
     assert "diagnose" in run(command, "--help", cwd=tmp_path)
     done = subprocess.run([command, "doctor", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -79,7 +79,7 @@ def test_it_runs_there(fresh: Path, tmp_path: Path) -> None:
     assert {"id", "title", "layer"} <= set(json.loads(catalogue)[0])
 
 
-def test_its_parts_are_found_from_there(fresh: Path, tmp_path: Path) -> None:
+def test_installed_wheel_finds_its_data(fresh: Path, tmp_path: Path) -> None:
     code = (
         "from memforensics.jobs.demo import LAUNCHER\n"
         "from memforensics.probes.ebpf.bpftrace import SCRIPTS\n"
@@ -93,7 +93,7 @@ def test_its_parts_are_found_from_there(fresh: Path, tmp_path: Path) -> None:
 
 @pytest.mark.needs_ucx
 @pytest.mark.needs_bpf
-def test_the_demo_runs_there(fresh: Path, tmp_path: Path) -> None:
+def test_demo_runs_from_the_wheel(fresh: Path, tmp_path: Path) -> None:
     """The main job from the wheel: the leak is found, its cause named."""
     report = json.loads(run(fresh / "memforensics", "demo", "--duration", "20s", "--json", cwd=tmp_path))
     assert report["verdict"] == "leak"

@@ -1,4 +1,4 @@
-"""--on-leak: run once, on a leak only, told by the environment, and never by a shell."""
+"""--on-leak runs its command once, only on a leak, with the facts in its environment, and without a shell."""
 
 import json
 from dataclasses import replace
@@ -31,7 +31,7 @@ def told(path: Path) -> list[tuple[list[str], dict[str, str]]]:
     return [(words, env) for words, env in map(json.loads, path.read_text().splitlines())]
 
 
-def test_it_rings_once_a_target_and_says_what_it_knows(tmp_path: Path) -> None:
+def test_command_runs_once_per_target_with_the_facts_in_its_environment(tmp_path: Path) -> None:
     out = tmp_path / "out"
     alarm = Alarm(f"python3 -c \"{TELL}\" {out} 'two words' $HOME", tmp_path / "a.case")
     alarm.notice(CASE, replace(LEAK, verdict="growing"))
@@ -52,7 +52,7 @@ def test_it_rings_once_a_target_and_says_what_it_knows(tmp_path: Path) -> None:
     assert "MEMFORENSICS_LAYER" not in env
 
 
-def test_a_command_that_is_not_there_is_said_and_the_watch_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+def test_missing_command_is_reported_and_the_watch_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     alarm = Alarm("no-such-command-anywhere")
     alarm.notice(CASE, LEAK)
     alarm.close()
@@ -60,6 +60,6 @@ def test_a_command_that_is_not_there_is_said_and_the_watch_goes_on(capfd: pytest
 
 
 @pytest.mark.parametrize("command", ["", "   ", "echo 'unfinished"])
-def test_what_is_no_command(command: str) -> None:
+def test_invalid_command_is_refused(command: str) -> None:
     with pytest.raises(UsageError):
         Alarm(command)

@@ -1,4 +1,4 @@
-"""`case` and `report` by the command line, on real files."""
+"""`case` and `report` on real files, through the command line."""
 
 import csv
 import io
@@ -37,38 +37,38 @@ def out(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> st
     return captured.out if code == 0 else captured.err
 
 
-def test_the_listing_says_what_is_in_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_listing_shows_the_contents(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = out(capsys, "case", file)
     for wanted in ("diagnose on node-1", "1 m", f"{PID}  (named)  python3 -m kvstore.server", "61  sample", "2  hook"):
         assert wanted in text, wanted
 
 
-def test_the_listing_as_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_listing_as_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(out(capsys, "case", file, "--json"))
     assert (listed["command"], listed["seconds"], listed["schema"]) == ("diagnose", 60.0, SCHEMA_VERSION)
     assert listed["tables"]["sample"] == 61
     assert listed["targets"][0]["pid"] == PID
 
 
-def test_a_table_as_csv(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_as_csv(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = list(csv.DictReader(io.StringIO(out(capsys, "case", file, "--format", "csv", "--table", "sample"))))
     assert len(rows) == 61
     assert [int(row["rss_anon"]) for row in rows] == [s.rss_anon for s in case().samples]
     assert {row["hugetlb"] for row in rows} == {""}  # not read: empty, not 0
 
 
-def test_whole_numbers_stay_whole_beside_missing_ones(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_integers_stay_integers_next_to_missing_values(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = list(csv.DictReader(io.StringIO(out(capsys, "case", file, "--format", "csv", "--table", "mapping"))))
     assert [row["rss"] for row in rows] == [str(1024**2), ""]
     assert [row["start"] for row in rows] == ["7f3000000000", "ffffffffff600000"]
 
 
-def test_every_table_goes_to_csv(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_table_exports_to_csv(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for table in json.loads(out(capsys, "case", file, "--json"))["tables"]:
         assert out(capsys, "case", file, "--format", "csv", "--table", table).count("\n") >= 1
 
 
-def test_output_goes_to_a_private_file(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_file_is_private(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "samples.csv"
     assert out(capsys, "case", file, "--format", "csv", "--table", "sample", "--output", target) == ""
     assert target.read_text().count("\n") == 62
@@ -84,7 +84,7 @@ def test_output_goes_to_a_private_file(file: Path, tmp_path: Path, capsys: pytes
         (("--format", "csv", "--table", "sample", "--output", "/nowhere/x.csv"), 3, "cannot write"),
     ],
 )
-def test_wrong_words_are_one_clear_block(
+def test_wrong_options_give_one_clear_error(
     file: Path, capsys: pytest.CaptureFixture[str], words: Sequence[str], code: int, says: str
 ) -> None:
     text = out(capsys, "case", file, *words, code=code)
@@ -93,14 +93,14 @@ def test_wrong_words_are_one_clear_block(
 
 
 @pytest.mark.parametrize("command", ["case", "report"])
-def test_no_case_exits_3(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_missing_case_exits_3(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("not a case\n" * 100)
     assert "not a case file" in out(capsys, command, text, code=3)
     assert "there is no case file" in out(capsys, command, tmp_path / "none", code=3)
 
 
-def test_a_report_needs_no_process_and_exits_0(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_needs_no_process_and_exits_0(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same answer in each form, from the file alone."""
     report = json.loads(out(capsys, "report", file, "--format", "json"))
     jsonschema.Draft202012Validator(json.loads(FILE.read_text())).validate(report)
@@ -109,13 +109,15 @@ def test_a_report_needs_no_process_and_exits_0(file: Path, capsys: pytest.Captur
     assert json.loads(out(capsys, "report", file, "--json")) == report
 
 
-def test_a_report_to_a_file_is_the_report(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_in_a_file_equals_the_printed_one(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shown = out(capsys, "report", file, "--format", "md")
     assert out(capsys, "report", file, "--format", "md", "--output", tmp_path / "r.md") == ""
     assert (tmp_path / "r.md").read_text() == shown
 
 
-def test_a_report_takes_entries_of_one_s_own(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_uses_user_catalogue_entries(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packaged = PACKAGED / "ucx-invq.toml"
     (tmp_path / "ucx-invq.toml").write_text(packaged.read_text().replace('value = "1024"', 'value = "4096"'))
     assert "UCX_RCACHE_MAX_UNRELEASED=4096" in out(capsys, "report", file, "--remedies", tmp_path)
@@ -123,7 +125,7 @@ def test_a_report_takes_entries_of_one_s_own(file: Path, tmp_path: Path, capsys:
     assert "bad.toml" in out(capsys, "report", file, "--remedies", tmp_path, code=2)
 
 
-def test_the_remedies_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_remedies_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(out(capsys, "remedies", "list", "--json"))
     assert all(set(entry) == {"id", "title", "layer"} for entry in listed)
     assert "ucx-invq" in {entry["id"] for entry in listed}
@@ -135,7 +137,7 @@ def test_the_remedies_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "ours.toml" in out(capsys, "remedies", "test", "--folder", tmp_path, code=2)
 
 
-def test_a_closed_pipe_is_quiet(file: Path) -> None:
+def test_closed_pipe_gives_no_error(file: Path) -> None:
     """case FILE | head -0"""
     command = [sys.executable, "-m", "memforensics", "case", str(file), "--format", "csv", "--table", "sample"]
     reading, writing = os.pipe()
@@ -150,5 +152,5 @@ def test_a_closed_pipe_is_quiet(file: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "kept"), [("=1+1", "'=1+1"), ("@x", "'@x"), ("-cmd", "'-cmd"), ("---p", "---p"), (-5, -5)]
 )
-def test_cells_that_a_spreadsheet_would_run(cell: object, kept: object) -> None:
+def test_spreadsheet_formulas_are_escaped(cell: object, kept: object) -> None:
     assert job._no_formula(cell) == kept

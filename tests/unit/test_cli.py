@@ -1,4 +1,4 @@
-"""The command line itself: its help, its examples, what it refuses, and which process it takes."""
+"""The command line: help, examples, refused arguments, and the choice of a process."""
 
 import os
 import shlex
@@ -62,7 +62,7 @@ def test_version_prints_the_version_and_exits_0() -> None:
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_root_help_shows_each_command_s_first_sentence_whole(columns: int) -> None:
+def test_root_help_shows_the_whole_first_sentence_of_each_command(columns: int) -> None:
     text = help_of([], columns)
     assert "..." not in text.replace("[ARGS]...", "")
     lines = text.splitlines()
@@ -77,7 +77,7 @@ def test_root_help_shows_each_command_s_first_sentence_whole(columns: int) -> No
         assert command.help.startswith(whole[:20])
 
 
-def test_wide_terminals_are_used() -> None:
+def test_help_uses_wide_terminals() -> None:
     assert max(map(len, help_of([], 120).splitlines())) > 100
     assert max(map(len, help_of(["diagnose"], 120).splitlines())) > 90
 
@@ -90,7 +90,7 @@ def test_every_help_has_examples(words: tuple[str, ...], command: Any) -> None:
 
 
 @pytest.mark.parametrize(("words", "line"), examples(), ids=lambda value: value if isinstance(value, str) else None)
-def test_every_example_is_understood(words: tuple[str, ...], line: str) -> None:
+def test_every_example_parses(words: tuple[str, ...], line: str) -> None:
     first, *rest = shlex.split(line, comments=True)
     assert first == "memforensics"
     assert tuple(rest[: len(words)]) == words or words[-1] in ("list",)  # `case FILE` is `case list FILE`
@@ -99,7 +99,7 @@ def test_every_example_is_understood(words: tuple[str, ...], line: str) -> None:
 
 
 @pytest.mark.parametrize("line", [line for _, line in examples()])
-def test_an_interactive_shell_takes_every_example_as_it_is_printed(line: str) -> None:
+def test_every_example_is_one_command_in_an_interactive_shell(line: str) -> None:
     """bash expands ! and others outside of single quotes: the words must arrive as shlex reads them."""
     script = f"set -o history; set -o histexpand; memforensics() {{ printf '%s\\0' \"$@\"; }}\n{line}\n"
     done = subprocess.run(["bash", "--norc", "-i"], input=script, capture_output=True, text=True, timeout=20)
@@ -125,7 +125,7 @@ def test_an_interactive_shell_takes_every_example_as_it_is_printed(line: str) ->
     ],
     ids=" ".join,
 )
-def test_a_duration_too_short_to_tell_anything_is_refused(
+def test_too_short_duration_is_refused_with_the_reason(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(list(words)) == 2
@@ -145,14 +145,14 @@ def named(tmp_path: Path) -> str:
     return name
 
 
-def test_a_name_that_a_server_and_its_workers_share_means_the_server(tmp_path: Path) -> None:
+def test_name_shared_by_server_and_workers_selects_the_server(tmp_path: Path) -> None:
     name = named(tmp_path)
     with running([tmp_path / name, "-c", TREE], env={"PYTHONHOME": sys.base_prefix}) as child:
         assert choose_pid(None, name, None) == child.pid
         assert choose_pid(None, None, f"{name} -c") == child.pid
 
 
-def test_a_name_of_two_trees_lists_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_name_of_two_process_trees_lists_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = named(tmp_path)
     command, env = [str(tmp_path / name), "-c", TREE], {"PYTHONHOME": sys.base_prefix}
     with running(command, env=env) as one, running(command, env=env) as other:
@@ -163,14 +163,14 @@ def test_a_name_of_two_trees_lists_them(tmp_path: Path, capsys: pytest.CaptureFi
         assert str(other.pid) in said
 
 
-def test_a_process_named_in_two_ways_is_refused() -> None:
+def test_process_chosen_in_two_ways_is_refused() -> None:
     with pytest.raises(UsageError, match="two ways"):
         choose_pid(1, "init", None)
     with pytest.raises(UsageError, match="two ways"):
         choose_pid(1, None, None, "0123456789ab")
 
 
-def test_what_starts_us_is_not_what_a_command_line_matches() -> None:
+def test_cmdline_does_not_match_our_own_launchers() -> None:
     word = f"nothing-else-has-this-{os.getpid()}"
     done = subprocess.run(
         ["timeout", "60", sys.executable, "-m", "memforensics", "hooks", "--cmdline", word],
@@ -190,7 +190,7 @@ def test_every_command_that_takes_a_pid_takes_a_container(command: str) -> None:
 
 
 @pytest.mark.parametrize("words", [("diagnose", "1"), ("watch", "1"), ("ci", "--", "true"), ("report", "a.case")])
-def test_a_bad_catalogue_entry_of_one_s_own_is_told_before_the_look(
+def test_bad_user_catalogue_entry_is_reported_before_observing(
     words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "ours.toml").write_text("id = 1")
@@ -202,7 +202,7 @@ def test_a_bad_catalogue_entry_of_one_s_own_is_told_before_the_look(
 
 
 @pytest.mark.parametrize("command", ["watch", "diagnose"])
-def test_what_helps_is_never_the_command_that_just_failed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_suggested_command_is_never_the_one_that_failed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["4194301"], [], ["--name", "no-such-name"]):
         assert run([command, *words]) in (2, 3)
         assert f"memforensics {command}" not in capsys.readouterr().err
@@ -210,7 +210,7 @@ def test_what_helps_is_never_the_command_that_just_failed(command: str, capsys: 
 
 @pytest.mark.needs_root
 @pytest.mark.parametrize("words", [("hooks",), ("diagnose", "--duration", "10s")])
-def test_another_user_is_told_the_same_command_under_sudo(words: tuple[str, ...]) -> None:
+def test_other_user_gets_the_same_command_with_sudo(words: tuple[str, ...]) -> None:
     """With the full path: sudo's own PATH does not have a virtual environment."""
     with running(python("diag_keep_mappings.py", "--rate", "1")) as child:
         nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
@@ -224,7 +224,7 @@ def test_another_user_is_told_the_same_command_under_sudo(words: tuple[str, ...]
     assert "mount" not in done.stderr
 
 
-def test_root_without_the_capability_is_not_told_to_use_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_without_the_capability_gets_no_sudo_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert "sudo" not in PermissionNeeded("x", privilege="CAP_BPF").enable
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -245,5 +245,5 @@ def test_root_without_the_capability_is_not_told_to_use_sudo(monkeypatch: pytest
         ("libuc", "libucs.so.0", False),
     ],
 )
-def test_a_library_by_its_soname_or_the_beginning_of_its_name(wanted: str, name: str, is_it: bool) -> None:
+def test_library_matches_by_soname_or_start_of_its_name(wanted: str, name: str, is_it: bool) -> None:
     assert is_library(wanted, name, f"/lib/{name}", None) is is_it

@@ -1,4 +1,4 @@
-"""Ticks on a clock of our own, on a recorded /proc; what the recorder keeps."""
+"""The ticks of the observer on a recorded /proc and a clock of the test, and the records that the recorder keeps."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -62,7 +62,7 @@ def test_ticks_come_at_the_interval(tmp_path: Path) -> None:
     assert tree.losses() == []
 
 
-def test_ticks_that_are_missed_are_counted(tmp_path: Path) -> None:
+def test_missed_ticks_are_counted(tmp_path: Path) -> None:
     recorded(tmp_path, 10, 1, 2048)
     tree = observer(tmp_path, Clock(cost_s=0.4))
     tree.open()
@@ -71,7 +71,7 @@ def test_ticks_that_are_missed_are_counted(tmp_path: Path) -> None:
     assert tree.missed_ticks > 0
 
 
-def test_a_pid_that_became_another_process_ends_it(tmp_path: Path) -> None:
+def test_reused_pid_ends_the_observation(tmp_path: Path) -> None:
     recorded(tmp_path, 10, 1, 2048)
     tree = observer(tmp_path, Clock())
     tree.open()
@@ -114,7 +114,7 @@ def test_memory_and_file_hold_the_same_case(tmp_path: Path) -> None:
     assert [probe.name for probe in in_memory.probes] == ["b", "a"]
 
 
-def test_it_commits_about_once_a_second(tmp_path: Path) -> None:
+def test_file_is_committed_about_once_a_second(tmp_path: Path) -> None:
     clock = Clock()
     recorder = Recorder(new_meta("test", 1), tmp_path / "b.case", clock=clock)
 
@@ -131,14 +131,14 @@ def test_it_commits_about_once_a_second(tmp_path: Path) -> None:
     recorder.close()
 
 
-def test_a_newer_record_with_the_same_key_replaces(tmp_path: Path) -> None:
+def test_newer_record_replaces_the_one_with_its_key(tmp_path: Path) -> None:
     recorder = Recorder(new_meta("test", 1))
     target = Target(pid=1, start_ticks=1, start_wall_ns=0)
     recorder.put([target, Target(pid=1, start_ticks=1, start_wall_ns=0, left_how="it exited")])
     assert [t.left_how for t in recorder.case().targets] == ["it exited"]
 
 
-def test_a_case_is_never_overwritten(tmp_path: Path) -> None:
+def test_existing_case_is_not_overwritten(tmp_path: Path) -> None:
     Recorder(new_meta("test", 1), tmp_path / "c.case").close()
     with pytest.raises(CaseError):
         Recorder(new_meta("test", 1), tmp_path / "c.case")
@@ -149,7 +149,7 @@ def mapped(t_ns: int, count: int) -> Snapshot:
     return Snapshot(pid=1, t_ns=t_ns, reader="maps", mappings=(one,) * count)
 
 
-def test_a_bounded_file_stops_growing(tmp_path: Path) -> None:
+def test_limited_file_stops_growing(tmp_path: Path) -> None:
     """Half a day at a second, in which a snapshot each minute: the file has thinned samples and the few snapshots."""
     path, clock = tmp_path / "days.case", Clock()
     limits = Limits(samples=96, snapshots=8, file_samples=600)
@@ -175,7 +175,7 @@ def test_a_bounded_file_stops_growing(tmp_path: Path) -> None:
     assert all(len(snapshot.mappings) == 20 for snapshot in kept.snapshots)
 
 
-def test_snapshots_of_a_large_process_are_fewer_and_spread_over_the_time() -> None:
+def test_large_process_keeps_fewer_snapshots_over_the_whole_time() -> None:
     recorder = Recorder(new_meta("test", 1), limits=Limits(snapshots=8, mappings=1000))
     recorder.put([mapped(at, 10) for at in range(500)])
     few = [snapshot.t_ns for snapshot in recorder.case().snapshots]
@@ -187,7 +187,7 @@ def test_snapshots_of_a_large_process_are_fewer_and_spread_over_the_time() -> No
     assert [snapshot.t_ns for snapshot in large.case().snapshots] == [0, 49]
 
 
-def test_processes_that_left_long_ago_make_room(tmp_path: Path) -> None:
+def test_processes_that_left_first_are_dropped(tmp_path: Path) -> None:
     """A server that forks a worker a minute for days."""
     with Recorder(
         new_meta("test", 1), tmp_path / "forks.case", Limits(left_processes=20, file_samples=600)

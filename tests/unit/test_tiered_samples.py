@@ -1,4 +1,4 @@
-"""A line of weeks in a few hundred readings: what is kept, and that the trend is."""
+"""A series of weeks in a few hundred readings: what is kept, and whether its trend stays the same."""
 
 import random
 
@@ -16,7 +16,7 @@ KEPT = 96
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 20_000), st.integers(2 * ONE_OF, 200), st.integers(0, 1 << 31))
-def test_it_stays_small_in_order_and_loses_nothing_unsaid(count: int, most: int, seed: int) -> None:
+def test_series_stays_small_and_ordered_and_returns_what_it_drops(count: int, most: int, seed: int) -> None:
     line: TieredSamples[int] = TieredSamples(most, seed=seed)
     gone = [old for number in range(count) for old in line.add(number)]
     kept = list(line)
@@ -32,7 +32,7 @@ def test_it_stays_small_in_order_and_loses_nothing_unsaid(count: int, most: int,
     assert len(kept) <= 1 + (levels + 1) * most
 
 
-def test_the_newest_level_may_keep_more() -> None:
+def test_newest_tier_may_keep_more() -> None:
     line: TieredSamples[int] = TieredSamples(KEPT, newest=192)
     for second in range(20_000):
         line.add(second)
@@ -40,14 +40,14 @@ def test_the_newest_level_may_keep_more() -> None:
     assert len(line) < 1000
 
 
-def test_two_days_at_a_second_are_some_hundred_readings() -> None:
+def test_two_days_at_one_second_are_under_a_thousand_readings() -> None:
     line: TieredSamples[int] = TieredSamples(KEPT)
     for second in range(200_000):
         line.add(second)
     assert len(line) < 1000
 
 
-def test_the_oldest_part_is_still_there() -> None:
+def test_oldest_half_is_still_present() -> None:
     line: TieredSamples[int] = TieredSamples(KEPT)
     for second in range(100_000):
         line.add(second)
@@ -76,7 +76,7 @@ def both(values: list[float], interval: float, seed: int) -> tuple[Trend, Trend]
     st.integers(1200, 12_000),
     st.integers(0, 1 << 31),
 )
-def test_a_thinned_leak_is_the_same_leak(rate: float, noise: float, teeth: float, count: int, seed: int) -> None:
+def test_leak_has_the_same_verdict_in_tiers(rate: float, noise: float, teeth: float, count: int, seed: int) -> None:
     """MiB a minute, noise and saw-teeth in MiB, readings a second."""
     rng = random.Random(seed)
     height = min(teeth, rate * count / 60 / 4)
@@ -101,7 +101,7 @@ def test_a_thinned_leak_is_the_same_leak(rate: float, noise: float, teeth: float
     st.integers(1200, 12_000),
     st.integers(0, 1 << 31),
 )
-def test_thinned_healthy_memory_is_healthy(noise: float, height: float, period: float, count: int, seed: int) -> None:
+def test_healthy_memory_is_healthy_in_tiers(noise: float, height: float, period: float, count: int, seed: int) -> None:
     """Saw-teeth whose period may be near the stride of the thinning, under noise (both in MiB)."""
     rng = random.Random(seed)
     values = [
@@ -111,7 +111,7 @@ def test_thinned_healthy_memory_is_healthy(noise: float, height: float, period: 
         assert verdict_of_trend(trend) in ("steady", "bounded")
 
 
-def test_a_leak_that_began_on_the_third_day_is_seen_within_the_hour() -> None:
+def test_leak_that_starts_on_the_third_day_shows_within_the_hour() -> None:
     """Known answer: 200,000 s level at 2 GiB with a wobble of 3 MiB, then 3 MiB a minute."""
     rng, line = random.Random(3), TieredSamples[tuple[float, float]](KEPT)
     for t in range(203_600):

@@ -1,4 +1,4 @@
-"""A leak that begins while a watch has run for long: said within three minutes, from as few readings as before."""
+"""A leak that starts after a long watch is growing within three minutes."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ def watched(level: Level, begin: float, end: float) -> Iterator[WatchTick]:
 
 
 @pytest.mark.parametrize(("minutes", "rate"), [(10, 20.0), (20, 200.0), (60, 20.0), (240, 200.0), (720, 20.0)])
-def test_a_leak_is_said_within_three_minutes_of_its_onset(minutes: int, rate: float) -> None:
+def test_late_leak_is_growing_within_three_minutes(minutes: int, rate: float) -> None:
     onset = minutes * 60.0
     told: list[float] = []
     for tick in watched(leak_from(onset, rate, seed=minutes), onset - 60, onset + 180):
@@ -94,7 +94,7 @@ def test_a_leak_is_said_within_three_minutes_of_its_onset(minutes: int, rate: fl
 
 
 @pytest.mark.parametrize("minutes", [10, 120])
-def test_the_same_without_a_leak_is_never_growing(minutes: int) -> None:
+def test_same_series_without_a_leak_is_never_growing(minutes: int) -> None:
     end = minutes * 60.0
     words = {tick.diagnosis.verdict for tick in watched(leak_from(2 * end, 200, seed=minutes), end - 60, end + 180)}
     assert words <= {"steady", "bounded"}
