@@ -26,7 +26,7 @@ from memforensics.analysis.frames import layer_of  # noqa: E402
 from memforensics.analysis.survival import LEAST_TESTED, lower_limit  # noqa: E402
 from memforensics.case.model import AllocationSite  # noqa: E402
 from memforensics.probes.base import Budget  # noqa: E402
-from memforensics.probes.ebpf.mmap.probe import MmapTrace  # noqa: E402
+from memforensics.probes.ebpf.mmap.probe import mmap_trace  # noqa: E402
 from memforensics.probes.heap.references import old_blocks, search  # noqa: E402
 from memforensics.target import open_process  # noqa: E402
 
@@ -69,7 +69,7 @@ def programs(folder: Path) -> Iterator[tuple[str, list[str | Path]]]:
 
 
 def measure(program: str, child: Child, seconds: float) -> Iterator[Result]:
-    trace = MmapTrace()
+    trace = mmap_trace()
     with closing(open_process(child.pid)) as process:
         trace.open(process, Budget(seconds=seconds))
         try:
@@ -78,14 +78,16 @@ def measure(program: str, child: Child, seconds: float) -> Iterator[Result]:
                 list(trace.poll())
                 time.sleep(0.1)
             now, chance = time.monotonic_ns(), random.Random(1)
-            sampled = {s.site_id: old_blocks(s.blocks, s.cohorts, now, chance) for s in trace.blocks(child.pid)}
+            sampled = {
+                s.site_id: old_blocks(s.blocks, s.cohorts, now, chance) for s in trace.accounting.blocks(child.pid)
+            }
             sampled = {number: blocks for number, blocks in sampled.items() if len(blocks) >= LEAST_TESTED}
             began = time.monotonic()
             first = search(process, [block for blocks in sampled.values() for block in blocks])
             took = time.monotonic() - began
             time.sleep(2)
             list(trace.poll())
-            standing = {block for site in trace.blocks(child.pid) for block in site.blocks}
+            standing = {block for site in trace.accounting.blocks(child.pid) for block in site.blocks}
             second = search(process, first.unfound & standing)
         finally:
             sites = {site.site_id: site for site in trace.close() if isinstance(site, AllocationSite)}

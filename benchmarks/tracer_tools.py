@@ -208,7 +208,7 @@ def floor(tracepoints: dict[str, str]) -> Attach:
         engine = ebpf.Engine(str(HERE / "tracer_floor.bpf.c"), {})
         try:
             engine.attach(dict.fromkeys(tracepoints, "on_event"))
-            engine.stop_stats()
+            engine.stop_run_counts()
             time.sleep(0.3)
             yield Session(None, folder)
         finally:

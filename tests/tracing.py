@@ -73,9 +73,9 @@ class Traced:
     def poll(self) -> None:
         list(self.trace.poll())
 
-    def look(self) -> list[AllocationSite]:
-        """What is told of after a look that is taken now."""
-        self.trace._next_look_ns = 0
+    def sample(self) -> list[AllocationSite]:
+        """The sites that changed, by a sample that is taken now."""
+        self.trace._next_sample_ns = 0
         return [e for e in self.trace.poll() if isinstance(e, AllocationSite)]
 
     def result(self) -> Result:

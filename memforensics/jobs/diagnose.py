@@ -31,8 +31,8 @@ from memforensics.jobs.observe.tree import TreeObserver
 from memforensics.jobs.references import References
 from memforensics.jobs.targets.identity import identify
 from memforensics.probes.base import Budget, Evidence
-from memforensics.probes.ebpf.faults.probe import FaultTrace
-from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.faults.probe import FaultTrace, fault_trace
+from memforensics.probes.ebpf.mmap.probe import mmap_trace
 from memforensics.remedies.catalogue import Catalogue
 from memforensics.target import Process, open_process
 from memforensics.units import NS_PER_S
@@ -136,7 +136,7 @@ class _Run:
         self.recorder, self.observer, self.on_progress = recorder, observer, on_progress
         self.began = time.monotonic()
         self.seconds = max(1.0, seconds - min(CLOSING_S, 0.1 * seconds))
-        self.mappings = BackgroundTrace(MmapTrace, lambda found: found)
+        self.mappings = BackgroundTrace(mmap_trace, lambda found: found)
         self.faults: BackgroundTrace[FaultTrace] | None = None
         self.background = BackgroundTasks()
         self.references = References(self.background, self.seconds, recorder.meta.seed)
@@ -227,7 +227,7 @@ class _Run:
 
 def _faults_if_needed(case: Case) -> FaultTrace | None:
     """None if the evidence so far does not call for it."""
-    return FaultTrace() if any(is_heap_without_stack(finding) for finding in analyze(case).findings) else None
+    return fault_trace() if any(is_heap_without_stack(finding) for finding in analyze(case).findings) else None
 
 
 def _fault_records(found: Iterable[Evidence]) -> Iterable[Record]:

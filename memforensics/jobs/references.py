@@ -72,7 +72,7 @@ class References:
             return
         self._ended = True
         for pid, first in self._first.items():
-            mapped = {block for site in trace.blocks(pid) for block in site.blocks}
+            mapped = {block for site in trace.accounting.blocks(pid) for block in site.blocks}
             self._background.run(partial(self._second_search, pid, first, mapped))
 
     def missed(self) -> list[Record]:
@@ -94,7 +94,7 @@ class References:
             now = time.monotonic_ns()
             sampled = {
                 site.site_id: old_blocks(site.blocks, site.cohorts, now, self._rng)
-                for site in trace.blocks(pid)
+                for site in trace.accounting.blocks(pid)
                 if site.site_id in site_ids
             }
             sampled = {site_id: blocks for site_id, blocks in sampled.items() if len(blocks) >= LEAST_TESTED}

@@ -17,7 +17,7 @@ from test_cpython_stacks import interpreters
 
 from memforensics.case.model import AllocationSite, Loss
 from memforensics.probes.base import Budget
-from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.mmap.probe import MmapTrace, mmap_trace
 from memforensics.probes.ebpf.stacks.python_frames import DISAGREE, NAMELESS, SEVERAL
 from memforensics.target import open_process
 
@@ -32,7 +32,7 @@ def traced(commands: list[list[Any]]) -> Iterator[tuple[list[Child], MmapTrace]]
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(running(command)) for command in commands]
         processes = [stack.enter_context(contextlib.closing(open_process(child.pid))) for child in children]
-        trace = MmapTrace()
+        trace = mmap_trace()
         stack.callback(trace.close)
         trace.open(processes, Budget(seconds=4))
         yield children, trace
@@ -50,7 +50,7 @@ def played(child: Child, trace: MmapTrace, scene: str, forks: int = 0) -> Expect
             frames = tuple((name, file, line) for name, file, line in said["frames"])
             expected[said["pid"], frames] += said["size"]
     engine = trace.programs.engine
-    until = engine.told_until()
+    until = engine.written_until()
     while not engine.has_read(until):  # a poll takes a part of the events, and the end of a trace does not wait for all
         list(trace.poll())
     return expected
@@ -123,7 +123,7 @@ def test_python_inside_of_another_program(library: Path) -> None:
     with contextlib.ExitStack() as stack:
         child = stack.enter_context(running([compiled("cpy_embed.c"), library], env={"PYTHONHOME": home}))
         process = stack.enter_context(contextlib.closing(open_process(child.pid)))
-        trace = MmapTrace()
+        trace = mmap_trace()
         stack.callback(trace.close)
         trace.open(process, Budget(seconds=4))
 
@@ -135,7 +135,7 @@ def test_python_inside_of_another_program(library: Path) -> None:
 
         do("init", setup)
         for _ in range(200):  # until it is noticed that there is a CPython now
-            if trace.members[child.pid].space.python.found:
+            if trace.processes[child.pid].space.stacks.python.found:
                 break
             do("run outer(4096)")
             time.sleep(0.05)

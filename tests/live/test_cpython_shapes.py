@@ -20,7 +20,7 @@ from test_cpython_stacks import interpreters, label
 
 from memforensics.case.model import AllocationSite, Frame, Loss
 from memforensics.probes.base import Budget
-from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.mmap.probe import mmap_trace
 from memforensics.probes.ebpf.stacks.python_frames import DISAGREE, NAMELESS, SEVERAL
 from memforensics.target import open_process
 
@@ -77,7 +77,7 @@ def all_seen() -> dict[str, Seen]:
         }
         processes = [stack.enter_context(contextlib.closing(open_process(c.pid))) for c in children.values()]
         start(children, seen, every=1)
-        trace = MmapTrace()
+        trace = mmap_trace()
         stack.callback(trace.close)
         trace.open(processes, Budget(seconds=4))
         start(children, seen, every=3)

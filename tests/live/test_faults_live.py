@@ -12,7 +12,10 @@ from terminal import terminal
 from tracing import PAGE, execs, functions, line_of, pythons, traced, tracer
 
 from memforensics.case.store import CaseFile
-from memforensics.probes.ebpf.faults.probe import FaultTrace
+from memforensics.probes.ebpf.faults.accounting import FaultAccounting
+from memforensics.probes.ebpf.faults.probe import fault_trace
+from memforensics.probes.ebpf.faults.space import FaultSpace
+from memforensics.probes.ebpf.trace_loop import TraceLoop
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
 
@@ -24,7 +27,7 @@ def toucher() -> list[str | Path]:
 
 
 def test_pages_by_who_touched_them_last() -> None:
-    with traced(toucher(), FaultTrace()) as it:
+    with traced(toucher(), fault_trace()) as it:
         for command in ("own 997", "again 53", "churn 307", "kernel 101", "shared 41"):
             it.do(command)
         result = it.result()
@@ -43,7 +46,7 @@ def test_pages_by_who_touched_them_last() -> None:
 
 
 def test_reading_untouched_memory_makes_nothing_resident() -> None:
-    with traced(toucher(), FaultTrace()) as it:
+    with traced(toucher(), fault_trace()) as it:
         it.do("zero 211")
         it.do("cow 29")
         result = it.result()
@@ -55,7 +58,7 @@ def test_reading_untouched_memory_makes_nothing_resident() -> None:
     not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(), reason="needs transparent huge pages"
 )
 def test_huge_pages_weigh_what_they_are() -> None:
-    with traced(toucher(), FaultTrace()) as it:
+    with traced(toucher(), fault_trace()) as it:
         it.do("huge 3")
         result = it.result()
     assert result.pages("touch_huge") == (3 * 512, 3 * 512)
@@ -64,7 +67,7 @@ def test_huge_pages_weigh_what_they_are() -> None:
 
 def test_an_innocent_temporary_takes_the_faults_of_a_leak() -> None:
     """16 pages leak in each of 61 rounds, and the leaker touches none of them first."""
-    with traced(toucher(), FaultTrace()) as it:
+    with traced(toucher(), fault_trace()) as it:
         it.do("innocent 61")
         result = it.result()
     assert result.pages("leak")[0] == 0
@@ -73,7 +76,7 @@ def test_an_innocent_temporary_takes_the_faults_of_a_leak() -> None:
 
 
 def test_system_calls_that_populate() -> None:
-    with traced(toucher(), FaultTrace()) as it:
+    with traced(toucher(), fault_trace()) as it:
         it.do("populate 71")
         result = it.result()
     for function in ("by_mmap", "by_madvise", "by_mlock"):
@@ -82,7 +85,7 @@ def test_system_calls_that_populate() -> None:
 
 
 def test_threads_that_touch_at_the_same_time() -> None:
-    with traced(toucher(), FaultTrace()) as it:
+    with traced(toucher(), fault_trace()) as it:
         it.do("threads 3001")
         result = it.result()
     assert result.pages("touch_own") == (4 * 3001, 4 * 3001)
@@ -90,7 +93,7 @@ def test_threads_that_touch_at_the_same_time() -> None:
 
 def test_the_stack_itself() -> None:
     """What lies between the stack pointer and the frames above was never touched: it cannot be read, nor need it be."""
-    with traced(toucher(), FaultTrace()) as it:
+    with traced(toucher(), fault_trace()) as it:
         it.do("stack 3")
         result = it.result()
     sites = result.through("touch_stack")
@@ -99,7 +102,7 @@ def test_the_stack_itself() -> None:
 
 
 def test_files_apart() -> None:
-    with traced(toucher(), FaultTrace()) as it:
+    with traced(toucher(), fault_trace()) as it:
         pages = int(it.do("file 0").split()[1])
         result = it.result()
     files = [s for s in result.sites if s.file_backed and functions(s)[0] == "read_file"]  # not libc's own, below it
@@ -112,7 +115,7 @@ def test_files_apart() -> None:
 
 @pytest.mark.parametrize("interpreter", pythons(("3.9", "3.12", "3.13")), ids=lambda path: Path(path).parts[-3])
 def test_python_functions_and_lines(interpreter: str) -> None:
-    with traced(python("fault_python.py", interpreter=interpreter), FaultTrace()) as it:
+    with traced(python("fault_python.py", interpreter=interpreter), fault_trace()) as it:
         it.do("own 97")
         it.do("kernel 31")
         it.do("innocent 61")
@@ -132,7 +135,7 @@ def test_python_functions_and_lines(interpreter: str) -> None:
 
 
 def test_a_forked_child_has_an_account_of_its_own() -> None:
-    with traced([compiled("trace_leaker.c", "-fomit-frame-pointer")], FaultTrace()) as it:
+    with traced([compiled("trace_leaker.c", "-fomit-frame-pointer")], fault_trace()) as it:
         it.do("leak 13 12288")
         it.child.tell("fork 17 8192")
         child = int(it.child.wait_for("child").split()[1])
@@ -157,7 +160,7 @@ keep_{name}({pages})
 
 
 def test_exec_ends_one_account_and_begins_another() -> None:
-    with traced(execs(KEEP.format(name="before", pages=59), KEEP.format(name="after", pages=43)), FaultTrace()) as it:
+    with traced(execs(KEEP.format(name="before", pages=59), KEEP.format(name="after", pages=43)), fault_trace()) as it:
         it.do("")
         it.child.tell("")
         it.child.wait_for("again")
@@ -170,34 +173,34 @@ def test_exec_ends_one_account_and_begins_another() -> None:
 
 
 def test_what_was_collected_outlives_the_target() -> None:
-    with traced(toucher(), FaultTrace()) as it:
+    with traced(toucher(), fault_trace()) as it:
         it.do("own 997")
-        it.look()
+        it.sample()
         it.child.popen.kill()
         it.child.popen.wait()
         result = it.result()
     assert result.pages("touch_own") == (997, 997)
 
 
-class _GrowsInALook(FaultTrace):
+class _GrowsWhileSampled(TraceLoop[FaultSpace, FaultAccounting]):
     """Its target grows after the events were handled and the counters were read, and before its size is."""
 
     child: Child
     grow = ""
 
-    def _look_at_members(self, now: int) -> None:
+    def _sample_processes(self, now: int) -> None:
         if self.grow:
             self.child.tell(self.grow)
             self.child.wait_for("done")
         self.grow = ""
-        super()._look_at_members(now)
+        super()._sample_processes(now)
 
 
-def test_growth_while_a_look_is_taken_is_seen() -> None:
-    trace = _GrowsInALook()
+def test_growth_during_a_sample_is_seen() -> None:
+    trace = _GrowsWhileSampled(FaultAccounting())
     with traced(toucher(), trace) as it:
         trace.child, trace.grow = it.child, "shared 3001"
-        it.look()
+        it.sample()
         result = it.result()
     assert result.pages("touch_shared") == (3001, 3001)
 

@@ -17,8 +17,9 @@ from tracing import PAGE, Traced, traced
 from memforensics.case.store import CaseFile
 from memforensics.errors import PermissionNeeded
 from memforensics.jobs.case.conclude import conclude_case
-from memforensics.probes.ebpf.mmap.probe import MmapTrace
-from memforensics.probes.ebpf.mmap.reconcile import Account
+from memforensics.probes.ebpf.mmap.accounting import MmapAccounting
+from memforensics.probes.ebpf.mmap.probe import mmap_trace
+from memforensics.probes.ebpf.mmap.reconcile import Reconciler
 from memforensics.probes.heap.references import Block, old_blocks, search
 from memforensics.remedies.catalogue import Catalogue
 from memforensics.target import open_process
@@ -28,20 +29,20 @@ pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
 
 def _next_slot(run: Traced) -> None:
     """Polls until the slot of time that is open has ended."""
-    slots = run.trace._slots  # type: ignore[union-attr]
-    before = len(slots.bounds) if slots else 0
+    slots = run.trace.accounting._slots  # type: ignore[union-attr]
+    before = len(slots.bounds)
     end = time.monotonic() + 10
     while time.monotonic() < end:
         run.poll()
-        slots = run.trace._slots  # type: ignore[union-attr]
-        if slots is not None and len(slots.bounds) > before:
+        slots = run.trace.accounting._slots  # type: ignore[union-attr]
+        if len(slots.bounds) > before:
             return
         time.sleep(0.02)
     raise AssertionError("no slot ended")
 
 
 def test_births_by_time_and_what_is_left_of_them() -> None:
-    with traced([compiled("trace_leaker.c")], MmapTrace()) as run:
+    with traced([compiled("trace_leaker.c")], mmap_trace()) as run:
         run.do(f"leak 7 {2 * PAGE}")
         run.do(f"churn 13 {3 * PAGE}")
         _next_slot(run)
@@ -64,8 +65,8 @@ def test_a_comparison_with_proc_that_fails_is_counted(monkeypatch: pytest.Monkey
     def refuse(*_: object) -> None:
         raise PermissionNeeded("not allowed to read maps", privilege="CAP_SYS_PTRACE")
 
-    with traced([compiled("trace_leaker.c")], MmapTrace()) as run:
-        monkeypatch.setattr(Account, "reconcile", refuse)
+    with traced([compiled("trace_leaker.c")], mmap_trace()) as run:
+        monkeypatch.setattr(Reconciler, "reconcile", refuse)
         losses = run.result().losses
     (loss,) = [loss for loss in losses if "that failed" in loss.what]
     assert loss.count == 1
@@ -77,13 +78,13 @@ def test_a_comparison_with_proc_that_fails_is_counted(monkeypatch: pytest.Monkey
 
 def _unfound(run: Traced) -> tuple[int, int]:
     """Sampled blocks of the largest site, and those that neither of two searches found a pointer to."""
-    trace, pid = run.trace, run.child.pid
-    assert isinstance(trace, MmapTrace)
+    accounting, pid = run.trace.accounting, run.child.pid
+    assert isinstance(accounting, MmapAccounting)
     end = time.monotonic() + 20
     while time.monotonic() < end:
         run.poll()
         now = time.monotonic_ns()
-        site = max(trace.blocks(pid), key=lambda site: len(site.blocks), default=None)
+        site = max(accounting.blocks(pid), key=lambda site: len(site.blocks), default=None)
         blocks = old_blocks(site.blocks, site.cohorts, now, random.Random(1)) if site else ()
         if len(blocks) >= 24:
             break
@@ -91,7 +92,7 @@ def _unfound(run: Traced) -> tuple[int, int]:
     with closing(open_process(pid)) as process:
         first = search(process, blocks)
         time.sleep(1)
-        standing = {block for site in trace.blocks(pid) for block in site.blocks}
+        standing = {block for site in accounting.blocks(pid) for block in site.blocks}
         second = search(process, first.unfound & standing)
     assert not first.why
     assert not second.why
@@ -100,12 +101,12 @@ def _unfound(run: Traced) -> tuple[int, int]:
 
 @pytest.mark.parametrize("how", ["packed", "file", "guarded", "epoll"])
 def test_a_block_whose_address_is_kept_is_never_lost(how: str) -> None:
-    with traced([compiled("keep_pointers.c"), how, "400"], MmapTrace()) as run:
+    with traced([compiled("keep_pointers.c"), how, "400"], mmap_trace()) as run:
         assert _unfound(run)[1] == 0
 
 
 def test_an_address_that_python_keeps_as_an_integer_is_a_pointer() -> None:
-    with traced(python("keep_mappings.py", "addresses"), MmapTrace()) as run:
+    with traced(python("keep_mappings.py", "addresses"), mmap_trace()) as run:
         assert _unfound(run)[1] == 0
 
 
@@ -113,25 +114,25 @@ def test_an_address_that_python_keeps_as_an_integer_is_a_pointer() -> None:
 def test_blocks_whose_address_is_nowhere_are_lost(language: str) -> None:
     in_c: list[str | Path] = [compiled("keep_pointers.c"), "lost", "400"]
     in_python = python("keep_mappings.py", "forgotten")
-    with traced(in_c if language == "C" else in_python, MmapTrace()) as run:
+    with traced(in_c if language == "C" else in_python, mmap_trace()) as run:
         tested, lost = _unfound(run)
         assert tested >= 24
         assert lost >= 0.9 * tested
 
 
 def test_blocks_whose_address_the_program_chose_are_known_as_such() -> None:
-    with traced([compiled("keep_pointers.c"), "placed", "400"], MmapTrace()) as run:
+    with traced([compiled("keep_pointers.c"), "placed", "400"], mmap_trace()) as run:
         _next_slot(run)
         placed = run.result().only("map_block")
     assert placed.placed
-    with traced([compiled("keep_pointers.c"), "array", "400"], MmapTrace()) as run:
+    with traced([compiled("keep_pointers.c"), "array", "400"], mmap_trace()) as run:
         _next_slot(run)
         chosen_by_kernel = run.result().only("map_block")
     assert not chosen_by_kernel.placed
 
 
 def test_every_other_block_is_lost() -> None:
-    with traced([compiled("keep_pointers.c"), "half", "400"], MmapTrace()) as run:
+    with traced([compiled("keep_pointers.c"), "half", "400"], mmap_trace()) as run:
         tested, lost = _unfound(run)
         assert tested * 0.2 < lost < tested * 0.8
 

@@ -10,8 +10,9 @@ from tracing import PAGE, execs, functions, traced
 
 from memforensics.probes.base import Budget
 from memforensics.probes.ebpf.loader.program_set import Sizes
-from memforensics.probes.ebpf.mmap.probe import MmapTrace
-from memforensics.probes.ebpf.mmap.programs import MmapPrograms
+from memforensics.probes.ebpf.mmap.accounting import MmapAccounting
+from memforensics.probes.ebpf.mmap.probe import MmapTrace, mmap_trace
+from memforensics.probes.ebpf.trace_loop import TraceLoop
 from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
@@ -46,10 +47,10 @@ def test_faults_of_many_processes_at_once_end_in_time_too() -> None:
     assert {"churn"} <= {frame["function"] for site in told["sites"] for frame in site["stack"]}
 
 
-def test_one_reading_of_events_is_bounded_and_the_rest_waits() -> None:
+def test_one_read_of_events_is_bounded() -> None:
     with running([compiled("trace_flood.c")]) as child:
         process = open_process(child.pid)
-        trace = MmapTrace()
+        trace = mmap_trace()
         trace.open(process, Budget(seconds=4))
         try:
             child.tell("0 2")
@@ -66,18 +67,15 @@ def test_one_reading_of_events_is_bounded_and_the_rest_waits() -> None:
             process.close()
 
 
-class _SmallRing(MmapTrace):
-    pages = 16
-
-    def _load(self) -> MmapPrograms:
-        return MmapPrograms(files=False, python=False, sizes=Sizes(event_pages=self.pages))
+def small_ring(*, python: bool = False) -> MmapTrace:
+    return TraceLoop(MmapAccounting(python=python, sizes=Sizes(event_pages=16)))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("stands_still", [True, False])
-def test_sum_is_that_of_proc_after_events_were_dropped(threads: int, stands_still: bool) -> None:
+def test_sums_agree_with_proc_after_events_were_dropped(threads: int, stands_still: bool) -> None:
     """What is outstanding is never more than what is mapped; what is mapped and not known is said."""
-    with traced([compiled("trace_flood.c")], _SmallRing()) as run:
+    with traced([compiled("trace_flood.c")], small_ring()) as run:
         run.child.tell(f"0 {threads}")
         run.child.wait_for("going")
         while run.trace.programs.dropped() < 5000:
@@ -121,14 +119,9 @@ kept = [keep_after() for _ in range(5)]
 """
 
 
-class _SmallRingWithPython(_SmallRing):
-    def _load(self) -> MmapPrograms:
-        return MmapPrograms(files=False, python=True, sizes=Sizes(event_pages=self.pages))
-
-
-@pytest.mark.parametrize("noticed", ["by a look", "by an event", "at the end"])
-def test_an_exec_is_noticed_whose_event_was_dropped(noticed: str) -> None:
-    with traced(execs(CUTS, KEEP_AFTER), _SmallRingWithPython()) as run:
+@pytest.mark.parametrize("noticed", ["by a sample", "by an event", "at the end"])
+def test_an_exec_is_found_whose_event_was_dropped(noticed: str) -> None:
+    with traced(execs(CUTS, KEEP_AFTER), small_ring(python=True)) as run:
         trace, child = run.trace, run.child
         child.tell("")
         child.wait_for("done")
@@ -137,17 +130,17 @@ def test_an_exec_is_noticed_whose_event_was_dropped(noticed: str) -> None:
         child.tell("")
         child.wait_for("again")
         assert trace.programs.dropped() > dropped
-        if noticed == "by a look":
-            run.look()
+        if noticed == "by a sample":
+            run.sample()
         elif noticed == "by an event":
-            while not trace._take_in():
+            while not trace.handle_events():
                 pass
         child.tell("")
         child.wait_for("done")
         if noticed == "by an event":
-            while not trace._take_in():
+            while not trace.handle_events():
                 pass
-            assert trace.members[child.pid].former
+            assert trace.processes[child.pid].former
         result = run.result()
     assert sum(site.outstanding_bytes for site in result.sites if "keep_before" in functions(site)) == 0
     if noticed != "at the end":

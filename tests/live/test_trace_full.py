@@ -1,15 +1,18 @@
-"""Tables of the kernel that are full: counted, told with what reduces it, and the traced process goes on."""
+"""Full tables of the kernel: each loss is counted, with what reduces it, and the traced process goes on."""
+
+from collections.abc import Callable
 
 import pytest
 from processes import compiled, running
 
 from memforensics.case.model import AllocationSite, Loss
 from memforensics.probes.base import Budget
+from memforensics.probes.ebpf.faults.accounting import FaultAccounting
 from memforensics.probes.ebpf.faults.probe import FaultTrace
-from memforensics.probes.ebpf.faults.programs import FaultPrograms
 from memforensics.probes.ebpf.loader.program_set import Sizes
+from memforensics.probes.ebpf.mmap.accounting import MmapAccounting
 from memforensics.probes.ebpf.mmap.probe import MmapTrace
-from memforensics.probes.ebpf.mmap.programs import MmapPrograms
+from memforensics.probes.ebpf.trace_loop import TraceLoop
 from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
@@ -18,18 +21,12 @@ COMMANDS = ("leak 300 4096", "churn 100 8192", "partial 5", "failing 5", "fixed 
 FEW_STACKS = Sizes(sites=2, rules=3, rules_preallocated=3, misses=64, event_pages=1, miss_pages=16)
 
 
-class SmallMmapTrace(MmapTrace):
-    sizes, most = Sizes(), 64
-
-    def _load(self) -> MmapPrograms:
-        return MmapPrograms(files=False, python=self.python, sizes=self.sizes, max_live=self.most)
+def small_mmap_trace(sizes: Sizes | None = None, most: int = 64) -> MmapTrace:
+    return TraceLoop(MmapAccounting(sizes=sizes, max_live=most))
 
 
-class SmallFaultTrace(FaultTrace):
-    sizes, most = Sizes(), 64
-
-    def _load(self) -> FaultPrograms:
-        return FaultPrograms(python=self.python, sizes=self.sizes, max_pages=self.most)
+def small_fault_trace(sizes: Sizes | None = None, most: int = 64) -> FaultTrace:
+    return TraceLoop(FaultAccounting(sizes=sizes, max_pages=most))
 
 
 def losses(probe: MmapTrace | FaultTrace) -> dict[str, Loss]:
@@ -53,31 +50,29 @@ def losses(probe: MmapTrace | FaultTrace) -> dict[str, Loss]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "what"),
+    ("make", "what"),
     [
-        (SmallMmapTrace, "mappings dropped: the table of live mappings is full"),
-        (SmallFaultTrace, "pages not kept: the table of touched pages was full"),
+        (small_mmap_trace, "mappings dropped: the table of live mappings is full"),
+        (small_fault_trace, "pages not kept: the table of touched pages was full"),
     ],
     ids=["mappings", "faults"],
 )
-def test_more_memory_than_fits(kind: type[SmallMmapTrace | SmallFaultTrace], what: str) -> None:
-    lost = losses(kind())
+def test_more_memory_than_fits(make: Callable[..., MmapTrace | FaultTrace], what: str) -> None:
+    lost = losses(make())
     assert lost[what].count > 200
     assert lost[what].reduce
 
 
 @pytest.mark.parametrize(
-    ("kind", "what"),
+    ("make", "what"),
     [
-        (SmallMmapTrace, "mappings dropped: the stack table is full"),
-        (SmallFaultTrace, "faults not booked: too many different stacks"),
+        (small_mmap_trace, "mappings dropped: the stack table is full"),
+        (small_fault_trace, "faults not booked: too many different stacks"),
     ],
     ids=["mappings", "faults"],
 )
-def test_more_stacks_and_rules_than_fit(kind: type[SmallMmapTrace | SmallFaultTrace], what: str) -> None:
-    probe = kind()
-    probe.sizes, probe.most = FEW_STACKS, 1 << 16
-    lost = losses(probe)
+def test_more_stacks_and_rules_than_fit(make: Callable[..., MmapTrace | FaultTrace], what: str) -> None:
+    lost = losses(make(FEW_STACKS, 1 << 16))
     assert lost[what].count > 0
     assert lost[what].reduce
     rules = lost["unwind rules not stored: the table was full"]

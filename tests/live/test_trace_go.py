@@ -7,7 +7,7 @@ from owned import go_program
 from tracing import functions, traced
 
 from memforensics.case.model import AllocationSite
-from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.mmap.probe import mmap_trace
 
 pytestmark = [
     pytest.mark.live,
@@ -23,10 +23,10 @@ def by_whom(site: AllocationSite) -> bool:
 
 
 def test_the_heap_grows_for_a_goroutine() -> None:
-    with traced([go_program("trace_goheap.go", ldflags="")], MmapTrace()) as it:
+    with traced([go_program("trace_goheap.go", ldflags="")], mmap_trace()) as it:
         for _ in range(TURNS):
             it.do("grow 6")
-            if any(by_whom(site) and site.outstanding_count >= 12 for site in it.look()):
+            if any(by_whom(site) and site.outstanding_count >= 12 for site in it.sample()):
                 break
         result = it.result()
     found = [site for site in result.sites if by_whom(site)]

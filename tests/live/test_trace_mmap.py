@@ -16,7 +16,7 @@ from tracing import PAGE, Traced, execs, functions, line_of, pythons, traced, tr
 from memforensics.analysis.frames import layer_of
 from memforensics.case.model import AllocationSite
 from memforensics.probes.base import Budget
-from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.mmap.probe import mmap_trace
 from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
@@ -33,7 +33,7 @@ def sizes(site: AllocationSite) -> tuple[int, int, int]:
 
 
 def test_kept_unmapped_and_cut_mappings_in_c() -> None:
-    with traced(leaker(), MmapTrace()) as it:
+    with traced(leaker(), mmap_trace()) as it:
         for command in ("leak 13 12288", "churn 997 8192", "partial 7", "failing 11", "heap 1000001"):
             it.do(command)
         result = it.result()
@@ -58,7 +58,7 @@ def test_kept_unmapped_and_cut_mappings_in_c() -> None:
 
 
 def test_replaced_and_remapped_mappings_in_c() -> None:
-    with traced(leaker(), MmapTrace()) as it:
+    with traced(leaker(), mmap_trace()) as it:
         it.do("fixed 5")
         it.do("grow 3")
         result = it.result()
@@ -71,7 +71,7 @@ def test_replaced_and_remapped_mappings_in_c() -> None:
 
 
 def test_a_busy_balanced_size_is_sampled_and_what_stays_beside_it_is_not() -> None:
-    with traced(leaker(), MmapTrace()) as it:
+    with traced(leaker(), mmap_trace()) as it:
         for _ in range(4):
             it.do("churn 20000 8192")
             it.do("leak 13 12288")
@@ -90,7 +90,7 @@ def test_a_busy_balanced_size_is_sampled_and_what_stays_beside_it_is_not() -> No
 
 
 def test_threads_and_a_forked_child() -> None:
-    with traced(leaker(), MmapTrace()) as it:
+    with traced(leaker(), mmap_trace()) as it:
         it.do("threads 19 4096")
         it.child.tell("fork 17 8192")
         child = int(it.child.wait_for("child").split()[1])
@@ -112,7 +112,7 @@ def test_the_heap_of_a_forked_worker_begins_at_its_program_break() -> None:
         pid = int(child.wait_for("worker").split()[1])
         child.wait_for("done")
         assert Path(f"/proc/{pid}/maps").read_text().count("[heap]") == 2
-        trace = MmapTrace()
+        trace = mmap_trace()
         with contextlib.closing(open_process(pid)) as process:
             trace.open(process, Budget(seconds=4))
             try:
@@ -127,7 +127,7 @@ def test_the_heap_of_a_forked_worker_begins_at_its_program_break() -> None:
 
 
 def test_a_file_in_memory_is_memory_and_a_file_on_a_disk_is_not() -> None:
-    with traced(python("trace_python.py"), MmapTrace()) as it:
+    with traced(python("trace_python.py"), mmap_trace()) as it:
         it.do("memfd 7 65536")
         it.do("disk 5 131072")
         result = it.result()
@@ -141,7 +141,7 @@ def test_a_file_in_memory_is_memory_and_a_file_on_a_disk_is_not() -> None:
 
 @pytest.mark.parametrize("interpreter", pythons(("3.11", "3.12", "3.13")), ids=lambda path: Path(path).parts[-3])
 def test_python_functions_and_lines(interpreter: str) -> None:
-    with traced(python("trace_python.py", interpreter=interpreter), MmapTrace()) as it:
+    with traced(python("trace_python.py", interpreter=interpreter), mmap_trace()) as it:
         it.do("private 7 65536")
         it.do("shared 5 131072")
         it.do("churn 101 8192")
@@ -169,7 +169,7 @@ def test_python_functions_and_lines(interpreter: str) -> None:
 
 
 def test_what_was_collected_outlives_the_target() -> None:
-    with traced(leaker(), MmapTrace()) as it:
+    with traced(leaker(), mmap_trace()) as it:
         it.do("leak 13 12288")
         os.kill(it.child.pid, signal.SIGKILL)
         it.child.popen.wait()
@@ -189,12 +189,12 @@ kept = [keep_{name}() for _ in range({count})]
 
 def test_exec_ends_one_account_and_begins_another() -> None:
     before = KEEP.format(name="before", size=65536, count=7)
-    with traced(execs(before, KEEP.format(name="after", size=131072, count=5)), MmapTrace()) as it:
+    with traced(execs(before, KEEP.format(name="after", size=131072, count=5)), mmap_trace()) as it:
         it.do("")
-        assert (7 * 65536, 7, 7) in [sizes(s) for s in it.look() if "keep_before" in functions(s)]
+        assert (7 * 65536, 7, 7) in [sizes(s) for s in it.sample() if "keep_before" in functions(s)]
         it.child.tell("")
         it.child.wait_for("again")
-        assert (0, 0, 7) in [sizes(s) for s in it.look() if "keep_before" in functions(s)]
+        assert (0, 0, 7) in [sizes(s) for s in it.sample() if "keep_before" in functions(s)]
         it.do("")
         result = it.result()
     assert sizes(result.only("keep_after")) == (5 * 131072, 5, 5)
@@ -230,7 +230,7 @@ while input():
 
 @pytest.mark.parametrize("interpreter", pythons(("3.8", "3.11", "3.12", "3.13")), ids=lambda path: Path(path).parts[-3])
 def test_the_main_thread_among_many_has_its_python_frames(interpreter: str) -> None:
-    with traced([interpreter, "-c", MANY_THREADS], MmapTrace()) as it:
+    with traced([interpreter, "-c", MANY_THREADS], mmap_trace()) as it:
         it.do("keep")
         result = it.result()
     kept = result.only("keep")
@@ -239,7 +239,7 @@ def test_the_main_thread_among_many_has_its_python_frames(interpreter: str) -> N
 
 
 def test_runs_for_other_processes_are_not_the_targets() -> None:
-    with running(leaker()) as other, traced(leaker(), MmapTrace()) as it:
+    with running(leaker()) as other, traced(leaker(), mmap_trace()) as it:
         other.tell("churn 100000 8192")
         for _ in range(20):
             it.do("churn 97 8192")
@@ -272,7 +272,7 @@ input()
 
 
 def test_sites_that_hold_more_than_rss_grew_by_are_a_loss() -> None:
-    with traced([sys.executable, "-c", REPLACE], MmapTrace()) as it:
+    with traced([sys.executable, "-c", REPLACE], mmap_trace()) as it:
         it.do("")
         result = it.result()
     coverage = result.summaries[it.child.pid].coverage

@@ -10,8 +10,8 @@ from processes import compiled, running
 from memforensics.case.model import Loss
 from memforensics.probes.base import Budget
 from memforensics.probes.ebpf.mmap.ledger import Span, subtract
-from memforensics.probes.ebpf.mmap.probe import MmapTrace
-from memforensics.probes.ebpf.mmap.reconcile import mapped
+from memforensics.probes.ebpf.mmap.probe import mmap_trace
+from memforensics.probes.ebpf.mmap.proc_maps import mapped
 from memforensics.target import open_process
 from memforensics.target.process import Process
 
@@ -34,7 +34,7 @@ def test_the_ledger_is_what_the_kernel_has_mapped(run: int, threads: int) -> Non
     print(f"MEMFORENSICS_LEDGER_SEED={seed} threads={threads}")
     with running([compiled("trace_random.c")]) as child:
         process = open_process(child.pid)
-        trace = MmapTrace()
+        trace = mmap_trace()
         trace.open(process, Budget(seconds=4))
         try:
             before = anonymous(process)
@@ -42,7 +42,7 @@ def test_the_ledger_is_what_the_kernel_has_mapped(run: int, threads: int) -> Non
             while not child.said("done"):
                 list(trace.poll())
             now = subtract(anonymous(process), before)
-            assert trace.outstanding(child.pid) == now
+            assert trace.accounting.outstanding(child.pid) == now
             told = list(trace.close())
         finally:
             trace.close()

@@ -5,8 +5,8 @@ from processes import compiled, running
 
 from memforensics.case.model import AllocationSite, Loss
 from memforensics.probes.base import Budget
-from memforensics.probes.ebpf.faults.probe import FaultTrace
-from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.faults.probe import FaultTrace, fault_trace
+from memforensics.probes.ebpf.mmap.probe import MmapTrace, mmap_trace
 from memforensics.target import open_process
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]
@@ -38,14 +38,14 @@ def outstanding(sites: list[AllocationSite], function: str) -> tuple[int, int]:
 
 def test_different_stacks_that_begin_alike_are_different_sites() -> None:
     """Both callers stand at the same depth, and no rule above the leaf is known when the second comes."""
-    sites, losses = observed(MmapTrace(), "leak 7 8192", "partial 5")
+    sites, losses = observed(mmap_trace(), "leak 7 8192", "partial 5")
     assert outstanding(sites, "leak_many") == (7 * 8192, 7)
     assert outstanding(sites, "partial_many") == (5 * 4 * PAGE, 5)
     assert not losses
 
 
 def test_faults_of_different_stacks_that_begin_alike_are_different_sites() -> None:
-    sites, losses = observed(FaultTrace(), "leak 7 8192", "partial 5")
+    sites, losses = observed(fault_trace(), "leak 7 8192", "partial 5")
     assert outstanding(sites, "leak_many") == (7 * 8192, 7 * 2)
     assert outstanding(sites, "partial_many") == (5 * 4 * PAGE, 5 * 4)
     assert not losses

@@ -19,7 +19,7 @@ from memforensics.analysis.application import package_path
 from memforensics.analysis.frames import caller_of, layer_of
 from memforensics.case.model import AllocationSite, Caller
 from memforensics.probes.base import Budget
-from memforensics.probes.ebpf.mmap.probe import MmapTrace
+from memforensics.probes.ebpf.mmap.probe import mmap_trace
 from memforensics.target import open_process
 from memforensics.target.tree import descendants
 
@@ -61,7 +61,7 @@ def serving(name: str, *arguments: str) -> Iterator[Server]:
 def traced_sites(server: Server, paths: list[str], pids: list[int]) -> list[AllocationSite]:
     with contextlib.ExitStack() as opened:
         processes = [opened.enter_context(contextlib.closing(open_process(pid))) for pid in pids]
-        trace = MmapTrace()
+        trace = mmap_trace()
         trace.open(processes, Budget(seconds=4))
         try:
             it = Traced(server.child, trace)

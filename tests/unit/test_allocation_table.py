@@ -1,19 +1,15 @@
-"""The account of one address space: what a site says of itself, and what each event does to it."""
+"""The allocations of one address space: what a site reports, and what each event does to the ledger."""
 
 import itertools
 
 import pytest
+from stack_events import add_site, decoded
 
 from memforensics.case.model import SitePoint, Stack
 from memforensics.probes.ebpf.loader.layout import EventType, Kind, LiveRange, RangeEvent
-from memforensics.probes.ebpf.mmap.allocation_table import (
-    ALL_POINTS,
-    MAX_POINTS,
-    MAX_RECENT,
-    AllocationTable,
-    Counts,
-    SiteRecord,
-)
+from memforensics.probes.ebpf.mmap.allocation_table import MAX_RECENT, AllocationTable, Counts, MmapSite
+from memforensics.probes.ebpf.mmap.cohorts import Slots
+from memforensics.probes.ebpf.stacks.sites import ALL_POINTS, MAX_POINTS, DecodedStack
 
 EMPTY = Stack(frames=())
 
@@ -24,12 +20,18 @@ def event(kind: EventType, start: int, end: int, **more: int) -> RangeEvent:
 
 
 def a_table(*ranges: LiveRange) -> AllocationTable:
-    """With the sites 11 and 12, over a kernel that has these mappings."""
+    """Has the sites 11 and 12. The kernel has these mappings."""
     kernel = {entry.start: entry for entry in ranges}
     table = AllocationTable(lambda start: kernel.pop(start, None), itertools.count(1))
     for site in (11, 12):
-        table.add_site(site, (site,), Kind.mmap, False, False, True, lambda: EMPTY)
+        add_site(table, site)
     return table
+
+
+def site_of(table: AllocationTable, kernel_site: int) -> MmapSite:
+    site = table.sites.get(kernel_site)
+    assert site is not None
+    return site
 
 
 def spans(table: AllocationTable) -> list[tuple[int, int]]:
@@ -37,11 +39,9 @@ def spans(table: AllocationTable) -> list[tuple[int, int]]:
 
 
 def traffic(table: AllocationTable, site: int) -> tuple[int, int, int, int]:
-    """Bytes and mappings allocated, bytes and mappings freed, of what was booked in user space."""
-    table.update([])
-    record = table.record(site)
-    assert record is not None
-    now = record.now
+    """Bytes and mappings allocated, bytes and mappings freed, that user space counted."""
+    table.update_counts([])
+    now = site_of(table, site).counts
     return now.allocated_bytes, now.allocated_count, now.freed_bytes, now.freed_count
 
 
@@ -56,20 +56,18 @@ def test_counts_are_summed_and_their_times_span_both() -> None:
     assert counts == Counts(16, 4, 5, 1, first_ns=30, last_ns=60)
 
 
-def a_site(**more: int) -> SiteRecord:
-    record = SiteRecord(
-        3, Kind.shm, shared=True, file_backed=False, complete=True, make_stack=lambda: EMPTY, tmpfs=True
-    )
-    record.now = Counts(**{"allocated_bytes": 100, "allocated_count": 5, "freed_bytes": 40, "freed_count": 2, **more})
-    return record
+def a_site(**more: int) -> MmapSite:
+    site = MmapSite(3, Kind.shm.name, decoded(), shared=True, tmpfs=True)
+    site.counts = Counts(**{"allocated_bytes": 100, "allocated_count": 5, "freed_bytes": 40, "freed_count": 2, **more})
+    return site
 
 
-def test_a_site_tells_all_that_is_known_of_it() -> None:
+def test_a_site_reports_all_that_is_known_of_it() -> None:
     record = a_site(first_ns=7, last_ns=9)
     record.resident_bytes = 20
-    assert record.note(8)
-    site = record.site(pid=42, ended_ns=10)
-    assert (site.pid, site.site_id, site.kind, site.stack) == (42, 3, "shm", EMPTY)
+    assert record.note(8, MAX_POINTS)
+    site = record.report(pid=42, ended_ns=10, slots=Slots(0))
+    assert (site.pid, site.site_id, site.kind, site.stack.frames) == (42, 3, "shm", ())
     assert (site.outstanding_bytes, site.outstanding_count) == (60, 3)
     assert (site.allocated_bytes, site.allocated_count, site.freed_bytes, site.freed_count) == (100, 5, 40, 2)
     assert (site.first_ns, site.last_ns, site.resident_bytes) == (7, 9, 20)
@@ -78,99 +76,109 @@ def test_a_site_tells_all_that_is_known_of_it() -> None:
     assert site.cohorts == ()
 
 
-def test_more_freed_than_seen_is_nothing_outstanding() -> None:
+def test_more_freed_than_allocated_means_nothing_outstanding() -> None:
     record = a_site(freed_bytes=101, freed_count=6)
     assert (record.outstanding_bytes, record.outstanding_count) == (0, 0)
 
 
-def test_births_of_unequal_weight_are_worth_fewer() -> None:
-    for squares, worth in ((5, None), (4, None), (6, 4), (25, 1)):
-        assert a_site(squares=squares).site(1, 0).effective_births == worth
+def test_births_of_unequal_weight_are_fewer_effective_births() -> None:
+    for squares, effective in ((5, None), (4, None), (6, 4), (25, 1)):
+        assert a_site(squares=squares).report(1, 0, Slots(0)).effective_births == effective
 
 
-def test_a_stack_is_made_once_when_it_is_asked_for() -> None:
-    made = []
-    record = SiteRecord(1, Kind.mmap, False, False, True, make_stack=lambda: made.append(1) or EMPTY)  # type: ignore[func-returns-value]
-    assert not record.symbolized
-    assert record.stack is record.stack
-    assert record.symbolized
-    assert made == [1]
+def test_names_are_found_once_when_the_stack_is_first_read() -> None:
+    found: list[Stack] = []
+
+    def find_names() -> Stack:
+        found.append(EMPTY)
+        return EMPTY
+
+    stack = DecodedStack((), (), True, find_names)
+    assert not stack.is_named
+    assert stack.stack is stack.stack
+    assert stack.is_named
+    assert len(found) == 1
 
 
-def test_a_point_is_a_change_where_bytes_or_mappings_differ() -> None:
-    record = a_site()
-    assert record.note(1)
-    assert not record.note(2)
-    record.now.freed_bytes += 1
-    assert record.note(3)
-    record.now.freed_count += 1
-    assert record.note(4)
-    assert [point.t_ns for point in record.points] == [1, 2, 3, 4]
+def test_a_point_says_whether_bytes_or_mappings_changed() -> None:
+    site = a_site()
+    assert site.note(1, MAX_POINTS)
+    assert not site.note(2, MAX_POINTS)
+    site.counts.freed_bytes += 1
+    assert site.note(3, MAX_POINTS)
+    site.counts.freed_count += 1
+    assert site.note(4, MAX_POINTS)
+    assert [point.t_ns for point in site.timeline] == [1, 2, 3, 4]
 
 
-def test_beyond_the_most_points_every_second_one_goes() -> None:
-    record = a_site()
+def test_a_full_timeline_drops_every_second_point() -> None:
+    site = a_site()
     for second in range(6):
-        record.note(second, most=5)
-    assert [point.t_ns for point in record.points] == [0, 2, 4, 5]
-    record = a_site()
+        site.note(second, 5)
+    assert [point.t_ns for point in site.timeline] == [0, 2, 4, 5]
+    site = a_site()
     for second in range(5):
-        record.note(second, most=5)
-    assert len(record.points) == 5
+        site.note(second, 5)
+    assert len(site.timeline) == 5
 
 
 # --- sites of a table
 
 
-def test_sites_with_the_same_stack_are_one_record() -> None:
+def test_kernel_sites_with_the_same_stack_are_one_site() -> None:
     table = a_table()
-    table.add_site(13, (11,), Kind.brk, True, True, True, lambda: EMPTY)
-    assert table.record(13) is table.record(11)
-    assert table.record(99) is None
-    assert [record.number for record in table.sites.values()] == [1, 2]
-    table.update([(11, Counts(allocated_bytes=5)), (13, Counts(allocated_bytes=7)), (99, Counts(allocated_bytes=9))])
-    assert [record.now.allocated_bytes for record in table.sites.values()] == [12, 0]
-    table.update([(12, Counts(allocated_bytes=1))])
-    assert [record.now.allocated_bytes for record in table.sites.values()] == [0, 1], "the kernel's counts are sums"
+    add_site(table, 13, 11)
+    assert site_of(table, 13) is site_of(table, 11)
+    assert table.sites.get(99) is None
+    assert [site.number for site in table.sites] == [1, 2]
+    table.update_counts([(n, Counts(allocated_bytes=size)) for n, size in ((11, 5), (13, 7), (99, 9))])
+    assert [site.counts.allocated_bytes for site in table.sites] == [12, 0]
+    table.update_counts([(12, Counts(allocated_bytes=1))])
+    assert [site.counts.allocated_bytes for site in table.sites] == [0, 1], "the kernel's counts are sums"
 
 
-def test_a_complete_stack_is_not_replaced_by_another() -> None:
+def test_another_kind_of_memory_is_another_site() -> None:
     table = a_table()
-    table.add_site(11, ("other",), Kind.mmap, False, False, True, lambda: EMPTY)
-    assert table.record(11) is table.sites[(11,)]
+    add_site(table, 13, 11, kind=Kind.brk)
+    add_site(table, 14, 11, tmpfs=True)
+    assert len({id(site_of(table, number)) for number in (11, 13, 14)}) == 3
 
 
-def test_a_new_site_keeps_what_it_is_told() -> None:
+def test_a_complete_stack_is_not_replaced() -> None:
     table = a_table()
-    table.add_site(14, ("x",), Kind.shm, True, False, False, lambda: EMPTY, tmpfs=True)
-    record = table.record(14)
-    assert record is not None
-    assert (record.kind, record.shared, record.file_backed, record.complete) == (Kind.shm, True, False, False)
-    assert (record.tmpfs, record.number) == (True, 3)
-    table.add_site(15, ("y",), Kind.mmap, False, True, True, lambda: EMPTY)
-    record = table.record(15)
-    assert record is not None
-    assert (record.shared, record.file_backed, record.complete, record.tmpfs) == (False, True, True, False)
+    before = site_of(table, 11)
+    add_site(table, 11, 99)
+    assert site_of(table, 11) is before
+
+
+def test_a_new_site_keeps_its_kind_and_flags() -> None:
+    table = a_table()
+    add_site(table, 14, kind=Kind.shm, shared=True, tmpfs=True, complete=False)
+    site = site_of(table, 14)
+    assert (site.kind, site.shared, site.file_backed, site.decoded.complete) == ("shm", True, False, False)
+    assert (site.tmpfs, site.number) == (True, 3)
+    add_site(table, 15, file_backed=True)
+    site = site_of(table, 15)
+    assert (site.shared, site.file_backed, site.decoded.complete, site.tmpfs) == (False, True, True, False)
 
 
 @pytest.mark.parametrize(
-    ("sites", "most"), [(0, MAX_POINTS), (1, MAX_POINTS), (1024, ALL_POINTS // 1024), (1 << 17, 16)]
+    ("sites", "points"), [(0, MAX_POINTS), (1, MAX_POINTS), (1024, ALL_POINTS // 1024), (1 << 15, 16)]
 )
-def test_sites_share_the_points_that_a_process_may_have(sites: int, most: int) -> None:
+def test_the_sites_of_a_process_share_its_points(sites: int, points: int) -> None:
     table = AllocationTable(lambda _start: None, itertools.count(1))
-    record = a_site()
-    table.sites = {(number,): record for number in range(sites)}
-    assert table.max_points == most
+    for number in range(sites):
+        add_site(table, number)
+    assert table.sites.max_points == points
 
 
-def test_after_an_exec_nothing_is_outstanding() -> None:
+def test_nothing_is_outstanding_after_an_exec() -> None:
     table = a_table()
-    table.update([(11, Counts(allocated_bytes=5, allocated_count=2, freed_bytes=1, freed_count=1))])
+    table.update_counts([(11, Counts(allocated_bytes=5, allocated_count=2, freed_bytes=1, freed_count=1))])
     table.release_all()
-    record = table.record(11)
-    assert record is not None
-    assert (record.outstanding_bytes, record.outstanding_count) == (0, 0)
-    assert (record.now.allocated_bytes, record.now.allocated_count) == (5, 2)
+    site = site_of(table, 11)
+    assert (site.outstanding_bytes, site.outstanding_count) == (0, 0)
+    assert (site.counts.allocated_bytes, site.counts.allocated_count) == (5, 2)
 
 
 # --- events
@@ -232,8 +240,8 @@ def test_a_removal_takes_only_what_is_older() -> None:
     table.handle(event(EventType.BRK, 100, 200, site=11, born_ns=500))
     table.handle(event(EventType.UNMAP, 100, 200, t_ns=400))
     assert spans(table) == [(100, 200)]
-    assert table.repair(100, 200, before_ns=500) is False
-    assert table.repair(100, 150, before_ns=501) is True
+    assert table.remove_unmapped(100, 200, before_ns=500) is False
+    assert table.remove_unmapped(100, 150, before_ns=501) is True
     assert spans(table) == [(150, 200)]
     assert traffic(table, 11) == (0, 0, 50, 0)
 
@@ -241,7 +249,7 @@ def test_a_removal_takes_only_what_is_older() -> None:
 def test_a_mapping_of_unknown_origin_stands_for_nobody() -> None:
     table = a_table()
     table.handle(event(EventType.BRK, 100, 200, site=11, born_ns=5))
-    table.adopt(150, 250, now_ns=50)
+    table.add_unknown(150, 250, now_ns=50)
     assert spans(table) == [(100, 150), (150, 250)]
     assert [piece.block.weight for piece in table.ledger] == [1, 0]
     assert traffic(table, 11) == (0, 0, 50, 0)

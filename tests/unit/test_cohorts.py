@@ -4,9 +4,9 @@ import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
+from stack_events import add_site
 
 from memforensics.case.model import AllocationSite, Cohort, Stack
-from memforensics.probes.ebpf.loader.layout import Kind
 from memforensics.probes.ebpf.mmap.allocation_table import AllocationTable, Counts
 from memforensics.probes.ebpf.mmap.cohorts import MAX_SLOTS, CounterReading, OutstandingBlock, Slots, cohorts
 
@@ -55,16 +55,16 @@ def test_sums_are_those_of_the_counters(
 def test_merging_slots_keeps_what_was_born_in_them(seconds: int, each: int) -> None:
     """A block a second; each slot has as many births as it has seconds."""
     table = AllocationTable(lambda _start: None, itertools.count(1))
-    table.add_site(1, ("one",), Kind.mmap, False, False, True, lambda: Stack(frames=()))
-    (record,) = table.sites.values()
+    add_site(table, 1)
+    (site,) = table.sites
     slots = Slots(0)
     for second in range(1, seconds + 1):
-        table.update([(1, Counts(allocated_bytes=4096 * each * second, allocated_count=each * second))])
+        table.update_counts([(1, Counts(allocated_bytes=4096 * each * second, allocated_count=each * second))])
         if slots.due(second * SECOND):
             slots.close(second * SECOND)
-            record.end_slot(slots)
-    assert len(record.readings) <= MAX_SLOTS
-    found = record.cohorts(slots, seconds * SECOND, [])
+            site.end_slot(slots)
+    assert len(site.readings) <= MAX_SLOTS
+    found = site.cohorts(slots, seconds * SECOND, [])
     assert len(found) <= MAX_SLOTS
     for cohort in found:
         assert cohort.born_count == each * (cohort.born_to_ns - cohort.born_from_ns) / SECOND
@@ -124,10 +124,10 @@ def test_ages_come_from_the_cohorts() -> None:
 def test_weights_leave_fewer_effective_births() -> None:
     table = AllocationTable(lambda _start: None, itertools.count(1))
     for kernel_site in (1, 2):
-        table.add_site(kernel_site, ("one",), Kind.mmap, False, False, True, lambda: Stack(frames=()))
-    (record,) = table.sites.values()
+        add_site(table, kernel_site, 1)
+    (site,) = table.sites
     exact = Counts(allocated_bytes=10, allocated_count=10, squares=10)
-    table.update([(1, exact)])
-    assert record.site(1, 0).effective_births is None
-    table.update([(1, exact), (2, Counts(allocated_bytes=256, allocated_count=256, squares=256 * 256))])
-    assert record.site(1, 0).effective_births == 266 * 266 // (10 + 256 * 256)
+    table.update_counts([(1, exact)])
+    assert site.report(1, 0, Slots(0)).effective_births is None
+    table.update_counts([(1, exact), (2, Counts(allocated_bytes=256, allocated_count=256, squares=256 * 256))])
+    assert site.report(1, 0, Slots(0)).effective_births == 266 * 266 // (10 + 256 * 256)

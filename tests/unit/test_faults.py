@@ -12,7 +12,7 @@ from memforensics.analysis.blame import growth_groups
 from memforensics.analysis.trace_view import view_of
 from memforensics.case.model import AllocationSite, Anchor, Case, CaseMeta, Frame, Stack, TraceSummary
 from memforensics.case.views import TraceView
-from memforensics.probes.ebpf.faults.pages import PAGE, Touched, spans, still_there, touched
+from memforensics.probes.ebpf.faults.pages import PAGE, Touched, resident_by_site, spans, touched
 from memforensics.probes.ebpf.faults.programs import anonymous_orders, why_not_exact
 from memforensics.report.export import export_view
 from memforensics.report.json.trace import trace
@@ -64,7 +64,8 @@ def test_where_the_pages_of_a_fault_are(touch: Touch, start: int, end: int) -> N
 
 
 def test_the_last_toucher_has_the_page() -> None:
-    there, gone = still_there(places(Touch(0, 8, 1, 10), Touch(20, 1, 3, 5), Touch(3, 1, 2, 20)), runs({0, 1, 2, 3, 4}))
+    found = places(Touch(0, 8, 1, 10), Touch(20, 1, 3, 5), Touch(3, 1, 2, 20))
+    there, gone = resident_by_site(found, runs({0, 1, 2, 3, 4}))
     assert {site: (one.bytes // PAGE, one.touches) for site, one in there.items()} == {1: (4, 1), 2: (1, 1)}
     assert gone["site"].tolist() == [3]
 
@@ -72,14 +73,14 @@ def test_the_last_toucher_has_the_page() -> None:
 def test_of_a_file_no_more_than_came() -> None:
     """Two faults in one window brought three pages and one; five are resident, one of them since before."""
     found = places(Touch(17, 3, 1, 10, anonymous=False), Touch(30, 1, 2, 20, anonymous=False))
-    there, gone = still_there(found, runs({16, 17, 18, 19, 30}))
+    there, gone = resident_by_site(found, runs({16, 17, 18, 19, 30}))
     assert {site: one.bytes // PAGE for site, one in there.items()} == {1: 3, 2: 1}
     assert len(gone) == 0
 
 
 def test_pages_of_a_mapping_that_begins_late_in_the_window() -> None:
     """The window then begins with the mapping and is no shorter for that."""
-    there, gone = still_there(places(Touch(31, 8, 1, 10, anonymous=False)), runs(set(range(31, 39))))
+    there, gone = resident_by_site(places(Touch(31, 8, 1, 10, anonymous=False)), runs(set(range(31, 39))))
     assert there[1].bytes == 8 * PAGE
     assert len(gone) == 0
 
@@ -88,13 +89,13 @@ def test_a_page_that_one_fault_left_out() -> None:
     """The first page was locked when its neighbours came, or came alone and they later: each fault has its own."""
     for first, later in ((Touch(16, 1, 1, 10), Touch(17, 7, 2, 20)), (Touch(16, 7, 2, 10), Touch(16, 1, 1, 20))):
         later.anonymous = first.anonymous = False
-        there, _ = still_there(places(first, later), runs(set(range(16, 24))))
+        there, _ = resident_by_site(places(first, later), runs(set(range(16, 24))))
         assert {site: one.bytes // PAGE for site, one in there.items()} == {1: 1, 2: 7}
 
 
 def test_nothing_touched_and_nothing_there() -> None:
-    assert still_there(places(), runs({1, 2}))[0] == {}
-    there, gone = still_there(places(Touch(1, 1, 1, 1)), [])
+    assert resident_by_site(places(), runs({1, 2}))[0] == {}
+    there, gone = resident_by_site(places(Touch(1, 1, 1, 1)), [])
     assert (there, len(gone)) == ({}, 1)
     assert spans(places()) == []
 
@@ -112,7 +113,7 @@ def test_pages_are_shared_out_once(raw: list[tuple[int, int, int, bool]], presen
         first = page // pages * pages
         touches.append(Touch(first, pages, site, t_ns))
         owner.update(dict.fromkeys(range(first, first + pages), site))
-    there, gone = still_there(places(*touches), runs(present))
+    there, gone = resident_by_site(places(*touches), runs(present))
     expected: dict[int, int] = {}
     for page in present & owner.keys():
         expected[owner[page]] = expected.get(owner[page], 0) + PAGE
@@ -128,7 +129,7 @@ def test_windows_never_give_more_than_there_is(raw: list[tuple[int, int, int, bo
             for t_ns, (page, pages, site, anonymous) in enumerate(raw, 1)
         )
     )
-    there, _ = still_there(found, runs(present))
+    there, _ = resident_by_site(found, runs(present))
     for site, one in there.items():
         assert one.bytes <= PAGE * found["pages"][found["site"] == site].sum()
     reached = {page for low, high in found[["start", "end"]].tolist() for page in range(low // PAGE, high // PAGE)}

@@ -2,31 +2,30 @@
 
 import itertools
 
-from memforensics.case.model import Stack
-from memforensics.probes.ebpf.loader.layout import Kind
-from memforensics.probes.ebpf.mmap.allocation_table import ALL_POINTS, MAX_KERNEL_SITES, MAX_POINTS, AllocationTable
+from stack_events import add_site
+
+from memforensics.probes.ebpf.mmap.allocation_table import AllocationTable
+from memforensics.probes.ebpf.stacks.sites import ALL_POINTS, MAX_KERNEL_SITES, MAX_POINTS
 
 
 def test_a_hundred_thousand_stacks() -> None:
     table = AllocationTable(lambda _start: None, itertools.count(1))
     for number in range(100_000):
-        table.add_site(
-            number, ("stack", number), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True)
-        )
+        add_site(table, number)
     assert len(table.sites) == MAX_KERNEL_SITES
-    assert table.dropped_sites == 100_000 - MAX_KERNEL_SITES
-    assert len(table.sites) * table.max_points <= ALL_POINTS
-    table.add_site(7, ("stack", 7), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
-    assert table.dropped_sites == 100_000 - MAX_KERNEL_SITES  # known ones are still taken
+    assert table.sites.dropped == 100_000 - MAX_KERNEL_SITES
+    assert len(table.sites) * table.sites.max_points <= ALL_POINTS
+    add_site(table, 7)
+    assert table.sites.dropped == 100_000 - MAX_KERNEL_SITES, "a known site is not dropped"
 
 
-def test_points_of_a_timeline_are_thinned_out() -> None:
+def test_a_long_timeline_keeps_its_ends() -> None:
     table = AllocationTable(lambda _start: None, itertools.count(1))
-    table.add_site(1, ("one",), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
-    assert table.max_points == MAX_POINTS
-    (record,) = table.sites.values()
+    add_site(table, 1)
+    assert table.sites.max_points == MAX_POINTS
+    (site,) = table.sites
     for second in range(10_000):
-        record.note(second, 50)
-    assert len(record.points) <= 50
-    assert record.points[0].t_ns == 0
-    assert record.points[-1].t_ns == 9999
+        site.note(second, 50)
+    assert len(site.timeline) <= 50
+    assert site.timeline[0].t_ns == 0
+    assert site.timeline[-1].t_ns == 9999

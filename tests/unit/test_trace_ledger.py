@@ -4,9 +4,9 @@ import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
+from stack_events import add_site
 
-from memforensics.case.model import Stack
-from memforensics.probes.ebpf.loader.layout import EventType, Kind, LiveRange, RangeEvent
+from memforensics.probes.ebpf.loader.layout import EventType, LiveRange, RangeEvent
 from memforensics.probes.ebpf.mmap.allocation_table import AllocationTable, Counts
 from memforensics.probes.ebpf.mmap.ledger import Block, Freed, Ledger, freed_by_site, subtract, union
 
@@ -123,7 +123,7 @@ def _allocation_table(kernel: list[LiveRange]) -> AllocationTable:
 
     table = AllocationTable(take, itertools.count(1))
     for site in (11, 12):
-        table.add_site(site, (site,), Kind.mmap, False, False, True, lambda: Stack(frames=()))
+        add_site(table, site)
     return table
 
 
@@ -132,8 +132,8 @@ def _spans(table: AllocationTable) -> list[tuple[int, int]]:
 
 
 def _outstanding(table: AllocationTable, allocated: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
-    table.update((site, Counts(allocated_bytes=b, allocated_count=n)) for site, (b, n) in allocated.items())
-    records = {site: table.record(site) for site in (11, 12)}
+    table.update_counts((site, Counts(allocated_bytes=b, allocated_count=n)) for site, (b, n) in allocated.items())
+    records = {site: table.sites.get(site) for site in (11, 12)}
     return {s: (r.outstanding_bytes, r.outstanding_count) for s, r in records.items() if r is not None}
 
 
@@ -266,14 +266,14 @@ def test_without_is_a_difference_of_sets(first: set[int], second: set[int]) -> N
 
 def test_a_stack_completed_later_takes_over_its_site() -> None:
     table = AllocationTable(lambda _: None, itertools.count(1))
-    table.add_site(5, ("part",), Kind.mmap, False, False, False, lambda: Stack(frames=(), complete=False))
-    table.add_site(5, ("whole",), Kind.mmap, False, False, True, lambda: Stack(frames=(), complete=True))
-    table.update([(5, Counts(allocated_bytes=4096, allocated_count=1))])
-    record = table.record(5)
-    assert record is not None
-    assert record.stack.complete
-    assert record.outstanding_bytes == 4096
-    assert sum(r.outstanding_bytes for r in table.sites.values()) == 4096
+    add_site(table, 5, 100, complete=False)
+    add_site(table, 5, 200)
+    table.update_counts([(5, Counts(allocated_bytes=4096, allocated_count=1))])
+    site = table.sites.get(5)
+    assert site is not None
+    assert site.decoded.complete
+    assert site.outstanding_bytes == 4096
+    assert sum(other.outstanding_bytes for other in table.sites) == 4096
 
 
 def test_a_mapping_born_when_memory_is_removed_is_not_removed() -> None:
@@ -316,7 +316,7 @@ def test_what_a_site_has_beyond_its_ranges_was_freed() -> None:
     table.handle(_event(EventType.UNMAP, 320, 330, t_ns=80))  # one block, two pieces
     counters = {11: (500, 4), 12: (40, 1)}
     kernel = [(site, Counts(allocated_bytes=b, allocated_count=n)) for site, (b, n) in counters.items()]
-    table.correct(kernel, live)
+    table.correct_counts(kernel, live)
     assert _outstanding(table, counters) == {11: (50, 1), 12: (30, 1)}
 
 

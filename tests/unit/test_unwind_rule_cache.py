@@ -51,6 +51,6 @@ def test_a_pc_of_which_nothing_is_learned_is_tried_ever_less(rule_cache: RuleCac
     before = rule_cache.skipped
     rule_cache.learn(miss(NOWHERE + 16))
     assert rule_cache.skipped == before, "another pc is tried at once"
-    rule_cache.replaced(NOWHERE, NOWHERE + 4096)
+    rule_cache.map_code(NOWHERE, NOWHERE + 4096)
     rule_cache.learn(miss(NOWHERE))
     assert rule_cache.skipped == before, "new code is a new chance"

@@ -92,7 +92,7 @@ class _Run:
         for tree in self.trees:
             self.recorder.put(tree.open())
         ended = "the time is over"
-        from memforensics.probes.ebpf.trace_loop import TreeTrace
+        from memforensics.probes.ebpf.trace_loop import TraceLoop
 
         failed: MemforensicsError | None = None
         try:
@@ -106,7 +106,7 @@ class _Run:
                     self.recorder.put(tree.tick())
                 self.recorder.put(self.background.take())
                 yield self._tick("tracing", left)
-                if isinstance(probe, TreeTrace) and probe.declined:
+                if isinstance(probe, TraceLoop) and probe.declined:
                     ended = "it costs more than --overhead allows"
                     break
                 time.sleep(min(POLL_S, left))
@@ -196,9 +196,9 @@ class _Run:
 
 
 def open_all(probe: Probe, members: Sequence[Process], budget: Budget) -> None:
-    from memforensics.probes.ebpf.trace_loop import TreeTrace
+    from memforensics.probes.ebpf.trace_loop import TraceLoop
 
-    if isinstance(probe, TreeTrace):
+    if isinstance(probe, TraceLoop):
         probe.open(members, budget)
     else:
         probe.open(members[0], budget)
@@ -221,13 +221,13 @@ def _audit_of(pid: int) -> Sequence[Record]:
 
 def _probe(family: TracedFamily, engine: EngineName) -> Probe:
     if family == "faults":
-        from memforensics.probes.ebpf.faults.probe import FaultTrace
+        from memforensics.probes.ebpf.faults.probe import fault_trace
 
-        return FaultTrace()
+        return fault_trace()
     if engine == "bpftrace":
         from memforensics.probes.ebpf.bpftrace import BpftraceTrace
 
         return BpftraceTrace()
-    from memforensics.probes.ebpf.mmap.probe import MmapTrace
+    from memforensics.probes.ebpf.mmap.probe import mmap_trace
 
-    return MmapTrace()
+    return mmap_trace()

@@ -2,49 +2,61 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from memforensics.case.model import Sample
+from memforensics.case.model import AllocationSite, Sample
 from memforensics.errors import MemforensicsError
-from memforensics.probes.ebpf.loader.layout import StackEvent
-from memforensics.probes.ebpf.stacks.python_frames import PythonSide
-from memforensics.probes.ebpf.stacks.unwind_rule_cache import RuleCache
+from memforensics.probes.ebpf.loader.layout import RangeEvent, StackEvent
+from memforensics.probes.ebpf.stacks.decoder import StackDecoder
 from memforensics.target import Process, open_process
 
-_FIRST_SPACE = 1 << 63  # numbers of address spaces that user space gives; the kernel's own are below
-_PID = 0xFFFFFFFF  # of a space's number: whose it is
-_COUNTER = 32  # bits below the kernel's own counter in it, which rises
+# The number of an address space: its process's PID below, a counter of the kernel's programs above. User space sets the
+# highest bit in the numbers that it gives.
+_PID_MASK = 0xFFFFFFFF
+_COUNTER_SHIFT = 32
+_BY_USER_SPACE = 1 << 63
 
 
 class Space(Protocol):
-    """One traced address space. `ended`: the process left it, what is known stays."""
+    """One traced address space. What is known of it stays after its process exits."""
 
     number: int
-    ended: bool
-    rule_cache: RuleCache
-    python: PythonSide
+    stacks: StackDecoder
 
-    def stack(self, event: StackEvent) -> None: ...
-    def end(self) -> None: ...
+    @property
+    def has_sites(self) -> bool: ...
+    def add_stack(self, event: StackEvent) -> None: ...
+    def handle(self, event: RangeEvent) -> None:
+        """An event of memory."""
+
+    def update_counts(self, counts: Iterable[tuple[int, Any]]) -> None:
+        """The kernel's counters by its sites."""
+
+    def release_all(self) -> None:
+        """exec: nothing of the space is outstanding any more."""
+
+    def reports(self, ended_ns: int) -> Iterator[AllocationSite]: ...
+    def end(self) -> None:
+        """The process exited or runs another program."""
 
 
 S = TypeVar("S", bound=Space)
 
 
 @dataclass(slots=True)
-class Member(Generic[S]):
-    """One process of the trace. `process` was opened by us: the caller may close his."""
+class TracedProcess(Generic[S]):
+    """`process` is our own handle: the caller may close theirs. `former`: its spaces before each exec."""
 
     process: Process
     space: S
-    numbers: "itertools.count[int]"  # of its sites, whatever space they are of
+    site_numbers: "itertools.count[int]"  # shared by all its spaces
     began_ns: int
-    began: Sample | None  # None: it grew before we looked
+    first: Sample | None  # None: it grew before it was first sampled
     last: Sample | None = None
-    left_ns: int | None = None
-    former: list[S] = field(default_factory=list)  # before an exec
+    exited_ns: int | None = None
+    former: list[S] = field(default_factory=list)
 
     @property
     def pid(self) -> int:
@@ -56,25 +68,25 @@ class Member(Generic[S]):
 
     @property
     def growth(self) -> int | None:
-        """Bytes, while we looked."""
-        if self.began is None or self.last is None:
+        """Bytes since the first sample."""
+        if self.first is None or self.last is None:
             return None
-        return self.last.growth_metric - self.began.growth_metric
+        return self.last.growth_metric - self.first.growth_metric
 
 
-MakeSpace = Callable[[int, Process, "itertools.count[int]"], S]
+OpenSpace = Callable[[int, Process, "itertools.count[int]"], S]
 
 
-class Members(Generic[S]):
-    """`make_space` gets the number, the process, and the numbers of its sites; it may raise TargetGone and
-    PermissionNeeded, as the methods that open a process do."""
+class TracedProcesses(Generic[S]):
+    """`open_space` gets the number of the space, the process and its site numbers. It may raise TargetGone and
+    PermissionNeeded, and so may the methods that open a process."""
 
-    def __init__(self, make_space: MakeSpace[S], clock: Callable[[], int]) -> None:
-        self._make_space, self._clock = make_space, clock
-        self._by_pid: dict[int, Member[S]] = {}
+    def __init__(self, open_space: OpenSpace[S], clock: Callable[[], int]) -> None:
+        self._open_space, self._clock = open_space, clock
+        self._by_pid: dict[int, TracedProcess[S]] = {}
         self.spaces: dict[int, S] = {}
 
-    def __iter__(self) -> Iterator[Member[S]]:
+    def __iter__(self) -> Iterator[TracedProcess[S]]:
         return iter(self._by_pid.values())
 
     def __len__(self) -> int:
@@ -83,92 +95,90 @@ class Members(Generic[S]):
     def __contains__(self, pid: int) -> bool:
         return pid in self._by_pid
 
-    def __getitem__(self, pid: int) -> Member[S]:
+    def __getitem__(self, pid: int) -> TracedProcess[S]:
         return self._by_pid[pid]
 
     @property
-    def alive(self) -> list[Member[S]]:
-        return [member for member in self if member.left_ns is None]
+    def alive(self) -> list[TracedProcess[S]]:
+        return [traced for traced in self if traced.exited_ns is None]
 
-    def join(self, pid: int) -> Member[S]:
+    def add(self, pid: int) -> TracedProcess[S]:
         """A process that user space found."""
-        return self._open(_FIRST_SPACE | pid, pid)
+        return self._open(_BY_USER_SPACE | pid, pid)
 
-    def met(self, number: int) -> Member[S] | None:
-        """A child whose space is in an event for the first time. None: it is none, or it has left."""
-        pid = number & _PID
-        if number in self.spaces or number >= _FIRST_SPACE or pid in self._by_pid:
+    def add_child(self, number: int) -> TracedProcess[S] | None:
+        """The child whose space an event names for the first time. None: it is not new, or has exited."""
+        pid = number & _PID_MASK
+        if number in self.spaces or number >= _BY_USER_SPACE or pid in self._by_pid:
             return None
         try:
-            member = self._open(number, pid)
+            child = self._open(number, pid)
         except MemforensicsError:
             return None
-        member.began = None
-        return member
-
-    def of(self, number: int) -> Member[S] | None:
-        """Whose space it is, now or formerly."""
-        return self._by_pid.get(number & _PID)
+        child.first = None
+        return child
 
     def is_former(self, space: S) -> bool:
-        """Whether the process runs another program by now."""
-        member = self.of(space.number)
-        return member is not None and member.space is not space
+        """Whether the process runs another program now."""
+        traced = self._of(space.number)
+        return traced is not None and traced.space is not space
 
-    def runs_another(self, number: int) -> Member[S] | None:
-        """The process that runs another program by now, in that space. None: this program is noted already, or the
-        process is not traced."""
-        member = self.of(number)
-        return member if member is not None and _order(number) > _order(member.space.number) else None
+    def with_new_program(self, number: int) -> TracedProcess[S] | None:
+        """The process that runs another program now, in that space. None: that is known, or the process is not
+        traced."""
+        traced = self._of(number)
+        return traced if traced is not None and _order(number) > _order(traced.space.number) else None
 
-    def execed(self, member: Member[S], number: int) -> bool:
-        """Another program runs in the process, in a space of that number. False: it has left, which is noticed at the
-        next look."""
+    def replace_program(self, traced: TracedProcess[S], number: int) -> bool:
+        """Opens the space of a new program. False: the process has exited."""
         try:
-            process = open_process(member.pid)
-            space = self._make_space(number, process, member.numbers)
+            process = open_process(traced.pid)
+            space = self._open_space(number, process, traced.site_numbers)
         except MemforensicsError:
             return False
-        member.former.append(member.space)
-        member.process.close()
-        member.process, member.space = process, space
+        traced.former.append(traced.space)
+        traced.process.close()
+        traced.process, traced.space = process, space
         self.spaces[number] = space
         with contextlib.suppress(MemforensicsError):
-            member.began = process.sample(clock=self._clock)
+            traced.first = process.sample(clock=self._clock)
         return True
 
-    def look(self, now: int) -> list[Member[S]]:
-        """Reads how large each is; those that left since the last look."""
-        left = []
-        for member in self.alive:
+    def sample(self, now: int) -> list[TracedProcess[S]]:
+        """Samples each process; returns those that exited since the last time."""
+        exited = []
+        for traced in self.alive:
             with contextlib.suppress(MemforensicsError):
-                sample = member.process.sample(clock=self._clock)
-                if member.process.left_how() is None:
-                    member.last = sample
+                sample = traced.process.sample(clock=self._clock)
+                if traced.process.left_how() is None:
+                    traced.last = sample
                     continue
-            member.left_ns = now
-            member.space.end()
-            left.append(member)
-        return left
+            traced.exited_ns = now
+            traced.space.end()
+            exited.append(traced)
+        return exited
 
     def close(self) -> None:
-        for member in self:
-            member.process.close()
+        for traced in self:
+            traced.process.close()
 
-    def _open(self, number: int, pid: int) -> Member[S]:
+    def _of(self, number: int) -> TracedProcess[S] | None:
+        return self._by_pid.get(number & _PID_MASK)
+
+    def _open(self, number: int, pid: int) -> TracedProcess[S]:
         process = open_process(pid)
         try:
-            numbers = itertools.count(1)
-            space = self._make_space(number, process, numbers)
-            member = Member(process, space, numbers, self._clock(), process.sample(clock=self._clock))
+            site_numbers = itertools.count(1)
+            space = self._open_space(number, process, site_numbers)
+            traced = TracedProcess(process, space, site_numbers, self._clock(), process.sample(clock=self._clock))
         except BaseException:
             process.close()
             raise
         self.spaces[number] = space
-        self._by_pid[pid] = member
-        return member
+        self._by_pid[pid] = traced
+        return traced
 
 
 def _order(number: int) -> int:
-    """Of the spaces of one process, the later has the higher."""
-    return 0 if number >= _FIRST_SPACE else number >> _COUNTER
+    """Later spaces of one process have higher numbers."""
+    return 0 if number >= _BY_USER_SPACE else number >> _COUNTER_SHIFT

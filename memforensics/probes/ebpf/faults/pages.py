@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memforensics.probes.ebpf.present import GAP_BYTES
+
 PAGE = 4096
 FAULT_AROUND_PAGES = 16  # of a file, by one fault (fault_around_bytes, mm/memory.c); a bigger folio comes whole
-GAP_BYTES = 1 << 21  # places this near each other are looked at in one go
 
 Interval = tuple[int, int]
 Numbers = npt.NDArray[np.int64]
@@ -25,7 +26,7 @@ NOTHING_TOUCHED: Touched = np.zeros(0, dtype=TOUCHED)
 
 
 @dataclass(slots=True)
-class StillThere:
+class Resident:
     """Of one site."""
 
     bytes: int = 0
@@ -58,7 +59,7 @@ def spans(places: Touched) -> list[Interval]:
     ]
 
 
-def still_there(places: Touched, present: Sequence[Interval]) -> tuple[dict[int, StillThere], Touched]:
+def resident_by_site(places: Touched, present: Sequence[Interval]) -> tuple[dict[int, Resident], Touched]:
     """Resident bytes by site, each present page to who touched it last; and the touches of which nothing is left.
     `present` by rising start, disjoint. A fault that brought less than its window holds left out what was there before,
     or was locked: so those come first whose pages are known."""
@@ -80,9 +81,7 @@ def still_there(places: Touched, present: Sequence[Interval]) -> tuple[dict[int,
     sites, which = np.unique(places["site"][there], return_inverse=True)
     sums = np.bincount(which, weights=size[there], minlength=len(sites))  # exact below 2**53
     counts = np.bincount(which, minlength=len(sites))
-    out = {
-        int(site): StillThere(int(total), int(count)) for site, total, count in zip(sites, sums, counts, strict=True)
-    }
+    out = {int(site): Resident(int(total), int(count)) for site, total, count in zip(sites, sums, counts, strict=True)}
     return out, places[~there]
 
 

@@ -3,7 +3,6 @@
 import platform
 import re
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from memforensics.case.model import Sample
 from memforensics.errors import ProbeFailed
 from memforensics.probes.ebpf.faults.pages import PAGE, Touched, touched
 from memforensics.probes.ebpf.loader.engine import event_field_offset, hash_flags
-from memforensics.probes.ebpf.loader.program_set import Sizes, StackPrograms
+from memforensics.probes.ebpf.loader.program_set import Sizes, Source, StackPrograms
 
 MAX_PAGES = 1 << 20
 MAX_PAGES_PREALLOCATED = 1 << 17  # where the whole table costs its memory at once
@@ -38,7 +37,6 @@ _PAGE_KEY = struct.Struct("<QQ")
 _PAGE = struct.Struct("<QQIIQ")  # site, t_ns, count, member, window
 _PAGE_KEYS = np.dtype([("space", "<u8"), ("page", "<u8")])
 _PAGES = np.dtype([("site", "<u8"), ("t_ns", "<u8"), ("count", "<u4"), ("member", "<u4"), ("window", "<u8")])
-_SITE_KEY = struct.Struct("<QQ")
 _SITE = struct.Struct("<QQQQQ")
 _ANONYMOUS = 1  # MM_ANONPAGES
 
@@ -59,7 +57,7 @@ LOSSES: tuple[tuple[str, str], ...] = (
 )
 
 
-class SiteCounts(NamedTuple):
+class FaultCounts(NamedTuple):
     """What one stack brought, whether it is still there or not."""
 
     bytes: int
@@ -69,13 +67,14 @@ class SiteCounts(NamedTuple):
     weight: int = 1  # of each fault in these
 
 
+SOURCE = Source("faults.bpf.c", _TARGET, _SITE, FaultCounts, LOSSES, skipped_field=6)
+
+
 class FaultPrograms(StackPrograms):
-    """Armed from the constructor on, booking from `begin` on, gone after `close`.
+    """Armed from the constructor on, recording from `start_recording` on, gone after `close`.
 
     `sampled`: of very many faults only some are walked. ToolMissing, PermissionNeeded, ProbeFailed.
     """
-
-    LOSSES = LOSSES
 
     def __init__(
         self, *, python: bool, sampled: bool = True, sizes: Sizes | None = None, max_pages: int | None = None
@@ -94,36 +93,24 @@ class FaultPrograms(StackPrograms):
             "RSS_SIZE": event_field_offset("kmem/rss_stat", "size"),
             "ANON_ORDERS": anonymous_orders(HUGE_PAGES),
         }
-        super().__init__("faults.bpf.c", defines, _TARGET, python=python, sizes=sizes or Sizes())
+        super().__init__(SOURCE, defines, python=python, sizes=sizes or Sizes())
         try:
             self._pages = self.engine.table("pages", _PAGE_KEY, _PAGE)
-            self._sites = self.engine.table("sites", _SITE_KEY, _SITE)
-            self.set(window_budget=WALKS_PER_WINDOW if sampled else 0, sample_period=SAMPLE_PERIOD if sampled else 1)
+            if sampled:
+                self.update_settings(window_budget=WALKS_PER_WINDOW, sample_period=SAMPLE_PERIOD)
             self.arm(TRACEPOINTS)
         except BaseException:
             self.close()
             raise
 
-    def add_target(self, pid: int, space: int, now: Sample | None) -> bool:
-        """`now`: its counters, so that the first change is known too."""
-        first = (-1, -1, -1, -1)
-        if now is not None:
-            first = (now.rss_file // PAGE, now.rss_anon // PAGE, (now.swap or 0) // PAGE, now.rss_shmem // PAGE)
-        return self._targets.enter(pid, _TARGET.pack(space, 0, *first, *[0] * 6))
-
     def set_sampling_level(self, level: int) -> None:
         """Walks less, where it costs too much (overhead.py): at n, for one of 2**n pages, at the most."""
-        self.set(byte_sample_period=(1 << level) if level else 0)
+        self.update_settings(byte_sample_period=(1 << level) if level else 0)
 
     @property
     def sample_period(self) -> int:
         """What is sampled the most, how much: one of so many."""
         return max(self.settings.sample_period, self.settings.byte_sample_period)
-
-    def stacks_skipped(self, pid: int) -> int | None:
-        """Faults of a process whose stack was not looked at. None: it is no target (any more)."""
-        value = self._targets.get(pid)
-        return int(_TARGET.unpack(value)[6]) if value is not None else None
 
     # --- the account
 
@@ -150,11 +137,13 @@ class FaultPrograms(StackPrograms):
             if value is not None and _PAGE.unpack(value)[1] != t_ns:
                 self._pages.put(key, value, new=True)
 
-    def counts(self) -> Iterator[tuple[int, int, SiteCounts]]:
-        """(space, site, counts)."""
-        for key, value in self._sites.items():
-            space, site = _SITE_KEY.unpack(key)
-            yield space, site, SiteCounts(*_SITE.unpack(value))
+
+def fault_target(space: int, now: Sample | None) -> bytes:
+    """struct target of a process. `now`: its counters, so that the first change is known too."""
+    first = (-1, -1, -1, -1)
+    if now is not None:
+        first = (now.rss_file // PAGE, now.rss_anon // PAGE, (now.swap or 0) // PAGE, now.rss_shmem // PAGE)
+    return _TARGET.pack(space, 0, *first, *[0] * 6)
 
 
 def why_not_exact(release: str) -> str | None:

@@ -1,142 +1,127 @@
-"""One traced address space: who touched what in it, and what of that is still there."""
+"""One address space whose page faults are traced."""
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 
 from memforensics.case.model import AllocationSite, SitePoint, Stack
-from memforensics.probes.ebpf.faults.pages import Touched, spans, still_there
-from memforensics.probes.ebpf.faults.programs import FaultPrograms, SiteCounts
-from memforensics.probes.ebpf.loader.layout import NativePc, StackEvent
-from memforensics.probes.ebpf.mmap.allocation_table import ALL_POINTS, MAX_KERNEL_SITES, MAX_POINTS
-from memforensics.probes.ebpf.stacks.space import UnwoundSpace
+from memforensics.probes.ebpf.faults.pages import Touched, resident_by_site, spans
+from memforensics.probes.ebpf.faults.programs import FaultCounts, FaultPrograms
+from memforensics.probes.ebpf.loader.layout import NativePc, RangeEvent, StackEvent
+from memforensics.probes.ebpf.present import present_runs
+from memforensics.probes.ebpf.stacks.decoder import StackDecoder
+from memforensics.probes.ebpf.stacks.sites import Site, SiteTable, Traffic
 from memforensics.target import Process
-from memforensics.target.pagemap import Pagemap
 
-KIND = "fault"
-UNSCANNABLE_LIMIT = 8 << 30  # of address space, on kernels without PAGEMAP_SCAN
-NOTHING = SiteCounts(0, 0, 0, 0)
+NOTHING = FaultCounts(0, 0, 0, 0)
 
 
-@dataclass(slots=True)
-class FaultSite:
-    """One stack and kind of page. Several of the kernel's sites are one here: those completed from a miss."""
+@dataclass(slots=True, eq=False)
+class FaultSite(Site):
+    """A site of faults. `resident_bytes` and `resident_touches`: what of it is still resident."""
 
-    number: int
-    shared: bool
-    file_backed: bool
-    stack: Stack
-    touched: SiteCounts = NOTHING
+    counts: FaultCounts = NOTHING
     resident_bytes: int = 0
     resident_touches: int = 0
-    points: list[SitePoint] = field(default_factory=list)
 
-    def note(self, began_ns: int, t_ns: int, most: int = MAX_POINTS) -> None:
-        if not self.points:
-            self.points.append(SitePoint(t_ns=began_ns, outstanding_bytes=0, outstanding_count=0))
-        self.points.append(
-            SitePoint(t_ns=t_ns, outstanding_bytes=self.resident_bytes, outstanding_count=self.resident_touches)
-        )
-        if len(self.points) > most:
-            del self.points[1:-1:2]
+    def note(self, began_ns: int, t_ns: int, max_points: int) -> None:
+        """Adds a point to the timeline, which begins with nothing."""
+        if not self.timeline:
+            self.add_point(SitePoint(t_ns=began_ns, outstanding_bytes=0, outstanding_count=0))
+        point = SitePoint(t_ns=t_ns, outstanding_bytes=self.resident_bytes, outstanding_count=self.resident_touches)
+        self.add_point(point, max_points)
 
-    def site(self, pid: int) -> AllocationSite:
+    def report(self, pid: int) -> AllocationSite:
         """Outstanding is what it touched and is still resident."""
-        return AllocationSite(
-            pid=pid,
-            site_id=self.number,
-            kind=KIND,
-            stack=self.stack,
+        traffic = Traffic(
             outstanding_bytes=self.resident_bytes,
             outstanding_count=self.resident_touches,
-            allocated_bytes=self.touched.bytes,
-            allocated_count=self.touched.faults,
-            freed_bytes=max(0, self.touched.bytes - self.resident_bytes),
-            freed_count=max(0, self.touched.faults - self.resident_touches),
-            first_ns=self.touched.first_ns,
-            last_ns=self.touched.last_ns,
-            resident_bytes=self.resident_bytes,
-            shared=self.shared,
-            file_backed=self.file_backed,
-            timeline=tuple(self.points),
+            allocated_bytes=self.counts.bytes,
+            allocated_count=self.counts.faults,
+            freed_bytes=max(0, self.counts.bytes - self.resident_bytes),
+            freed_count=max(0, self.counts.faults - self.resident_touches),
+            first_ns=self.counts.first_ns,
+            last_ns=self.counts.last_ns,
         )
+        return self.allocation_site(pid, traffic, self.resident_bytes)
 
 
-class FaultSpace(UnwoundSpace):
-    """With who touched what in it, and what of that is still there."""
+class FaultSpace:
+    """Made while the process lives."""
 
-    def __init__(self, number: int, process: Process, programs: FaultPrograms, numbers: "itertools.count[int]") -> None:
-        super().__init__(number, process, programs)
-        self.sites: dict[object, FaultSite] = {}
-        self._by_kernel: dict[int, FaultSite] = {}
+    def __init__(
+        self, number: int, process: Process, programs: FaultPrograms, site_numbers: "itertools.count[int]"
+    ) -> None:
+        self.number, self.process = number, process
+        self.stacks = StackDecoder(number, process, programs)
+        self.sites: SiteTable[FaultSite] = SiteTable(FaultSite, site_numbers)
         self._weights: dict[int, int] = {}  # of the kernel's sites
-        self.dropped_sites = 0  # stacks, of too many
-        self._numbers = numbers
-
-    def stack(self, event: StackEvent) -> None:
-        """A stack met for the first time: learned from, symbolized and noted."""
-        if len(self._by_kernel) >= MAX_KERNEL_SITES and event.site not in self._by_kernel:
-            self.dropped_sites += 1
-            return
-        native, complete = self.learned(event)
-        frames = [(pc, self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)) for pc in native]
-        spliced = self.python.spliced(frames, event.python, event.python_flags, complete)
-        stack = self._symbolizer.expanded(spliced)
-        key = (event.shared, event.file_backed, complete, _leaf(stack, native), native[1:], event.python)
-        site = self.sites.get(key)
-        if site is None:
-            site = self.sites[key] = FaultSite(next(self._numbers), event.shared, event.file_backed, stack)
-        elif site.stack.frames and site.stack.frames[0].line != stack.frames[0].line:
-            leaf = replace(site.stack.frames[0], line=None, file=None)
-            site.stack = replace(site.stack, frames=(leaf, *site.stack.frames[1:]))
-        before = self._by_kernel.get(event.site)
-        if before is None or not before.stack.complete:  # a copy of the stack may come after its first part
-            self._by_kernel[event.site] = site
 
     @property
-    def max_points(self) -> int:
-        """That one site's timeline may have."""
-        return max(16, min(MAX_POINTS, ALL_POINTS // max(1, len(self.sites))))
+    def has_sites(self) -> bool:
+        return bool(self.sites)
 
-    def update(self, counts: Iterable[tuple[int, SiteCounts]]) -> None:
+    @property
+    def used_sites(self) -> list[FaultSite]:
+        """Without the first parts of stacks that were completed later."""
+        return [site for site in self.sites if site.counts.faults]
+
+    def add_stack(self, event: StackEvent) -> None:
+        decoded = self.stacks.decode(event)
+        leaf = _leaf(decoded.stack, decoded.native)
+        key = event.shared, event.file_backed, decoded.complete, leaf, decoded.native[1:], decoded.python
+        site = self.sites.add(event, key, decoded)
+        if site is None or not decoded.stack.frames:
+            return
+        if site.decoded.stack.frames[0].line != decoded.stack.frames[0].line:
+            site.decoded.drop_leaf_line()
+
+    def handle(self, event: RangeEvent) -> None:
+        """The programs send no other events than stacks, code and processes."""
+
+    def update_counts(self, counts: Iterable[tuple[int, FaultCounts]]) -> None:
         """Takes the kernel's counters."""
-        for site in self.sites.values():
-            site.touched = NOTHING
+        for site in self.sites:
+            site.counts = NOTHING
         for number, more in counts:
             self._weights[number] = more.weight
-            found = self._by_kernel.get(number)
-            if found is not None:
-                so_far = found.touched
-                found.touched = SiteCounts(
-                    so_far.bytes + more.bytes,
-                    so_far.faults + more.faults,
-                    min(so_far.first_ns or more.first_ns, more.first_ns),
-                    max(so_far.last_ns, more.last_ns),
+            counted = self.sites.get(number)
+            if counted is not None:
+                before = counted.counts
+                counted.counts = FaultCounts(
+                    before.bytes + more.bytes,
+                    before.faults + more.faults,
+                    min(before.first_ns or more.first_ns, more.first_ns),
+                    max(before.last_ns, more.last_ns),
                 )
 
-    def look(self, touched: Touched) -> Touched:
-        """Counts what is still resident; what is not. TargetGone, PermissionNeeded, ProbeFailed."""
-        there, gone = still_there(touched, _present(self.process, touched))
-        for site in self.sites.values():
-            site.resident_bytes = site.resident_touches = 0
-        for number, account in there.items():
-            site_of = self._by_kernel.get(number)
-            if site_of is not None:
+    def update_resident(self, touched: Touched) -> Touched:
+        """Counts what is still resident; returns what is not. TargetGone, PermissionNeeded, ProbeFailed."""
+        resident, gone = resident_by_site(touched, present_runs(self.process, spans(touched)))
+        self.release_all()
+        for number, found in resident.items():
+            site = self.sites.get(number)
+            if site is not None:
                 weight = self._weights.get(number, 1)
-                site_of.resident_bytes += account.bytes * weight
-                site_of.resident_touches += account.touches * weight
+                site.resident_bytes += found.bytes * weight
+                site.resident_touches += found.touches * weight
         return gone
 
-    def gone(self) -> None:
-        """Another program runs in the process: nothing of this space is there any more."""
-        for site in self.sites.values():
+    def release_all(self) -> None:
+        for site in self.sites:
             site.resident_bytes = site.resident_touches = 0
+
+    def reports(self, ended_ns: int) -> Iterator[AllocationSite]:
+        return (site.report(self.process.pid) for site in self.used_sites)
+
+    def end(self) -> None:
+        self.stacks.end()
 
 
 def _leaf(stack: Stack, native: Sequence[NativePc]) -> object:
-    """What tells sites apart at the leaf, where many instructions touch: the line, and of a function of another library
-    than its caller's (memcpy) nothing more than the function."""
+    """What tells sites apart at the leaf, where many instructions touch memory: the line. In a function of another
+    library than its caller's (memcpy): only the function."""
     if not native or not stack.frames or stack.frames[0].function is None:
         return native[:1]
     leaf = stack.frames[0]
@@ -144,14 +129,3 @@ def _leaf(stack: Stack, native: Sequence[NativePc]) -> object:
     caller = next((f for f in called[:1] if f.kind == "native"), None)
     within = caller is None or caller.module == leaf.module
     return leaf.module, leaf.function, leaf.line if within else None
-
-
-def _present(process: Process, touched: Touched) -> list[tuple[int, int]]:
-    """What is resident where something was touched, the zero page left out."""
-    with Pagemap(process.pid, process.proc) as pagemap:
-        if pagemap.can_scan():
-            return [(low, high) for span in spans(touched) for low, high, _ in pagemap.scan(*span)]
-        runs: list[tuple[int, int]] = []
-        for span in spans(touched):
-            runs += pagemap.present(*span, limit_bytes=UNSCANNABLE_LIMIT)
-        return runs

@@ -272,7 +272,7 @@ class Engine:
             wait_for_any(self._rings, timeout_s)
         return [record for ring in self._rings for record in ring.take()]
 
-    def told_until(self) -> list[int]:
+    def written_until(self) -> list[int]:
         """How far each ring buffer is written, for `has_read`."""
         return [ring.end for ring in self._rings]
 
@@ -292,16 +292,16 @@ class Engine:
         """None where the kernel does not count (before 5.8, or not allowed)."""
         return self._meter.read()
 
-    def pace_stats(self) -> None:
+    def pace_run_counts(self) -> None:
         """Called now and then: from then on runs are counted a tenth of the time and estimated for the rest, because
         counting is itself a good part of what a run costs."""
         self._meter.pace()
 
-    def count_anew(self) -> None:
+    def restart_run_counts(self) -> None:
         """From now on runs may cost something else: they are counted all of the time for a while, as at first."""
         self._meter.anew()
 
-    def stop_stats(self) -> None:
+    def stop_run_counts(self) -> None:
         """Runs are not counted any more."""
         self._meter.close()
 

@@ -1,25 +1,27 @@
-"""Loaded programs that walk stacks (stacks.bpf.h): what mmap.bpf.c and faults.bpf.c have in common, as values."""
+"""A loaded set of programs that walk stacks: what mmap.bpf.c and faults.bpf.c share through stacks.bpf.h."""
 
 import mmap
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 from memforensics.probes.ebpf.loader import layout
 from memforensics.probes.ebpf.loader.engine import Engine, RunStats, event_field_offset, hash_flags, pid_namespace
 from memforensics.probes.ebpf.loader.layout import RangeEvent, StackEvent
-from memforensics.probes.ebpf.loader.target_table import SLOTS, Targets
+from memforensics.probes.ebpf.loader.target_table import SLOTS, TargetTable
 from memforensics.runtimes.cpython.kernel import PROCESS as PYTHON_PROCESS
 from memforensics.runtimes.cpython.kernel import THREADS
 
-COPIES_AT_ONCE = 16  # each is 16 KiB, and is unwound
-_SPACE = struct.Struct("<Q")  # a target begins with it
+COPIES_PER_READ = 16  # each has 16 KiB and is unwound
+
+LossRow = tuple[str, str, int]  # what, what reduces it, how often
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much the kernel keeps, at most. Ring buffers in pages; `rules` and what a program keeps of its own is less
-    on kernels where a table costs all its memory at once."""
+    """The most that the kernel keeps. Ring buffers in pages. `rules_preallocated`: on kernels where a table takes all
+    its memory at once."""
 
     sites: int = 1 << 14
     rules: int = 1 << 18
@@ -41,22 +43,33 @@ class Settings:
     exact: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One of our C sources and the shapes of its tables. `target`: struct target; its first word is the number of the
+    address space. `count`: makes a value of a site's counters, struct site. `losses`: what each LOSS_* of the source
+    counts, in its order, and what reduces it. `skipped_field`: of struct target, the field `stacks_skipped`."""
+
+    name: str
+    target: struct.Struct
+    site: struct.Struct
+    count: Callable[..., Any]
+    losses: Sequence[tuple[str, str]]
+    skipped_field: int
+
+
 class StackPrograms:
-    """Armed from `arm` on, booking from `begin` on, gone after `close`. ToolMissing, PermissionNeeded, ProbeFailed."""
+    """Armed from `arm` on, recording from `start_recording` on, gone after `close`. ToolMissing, PermissionNeeded,
+    ProbeFailed."""
 
-    LOSSES: Sequence[tuple[str, str]]  # LOSS_* of the source, in its order: what, and what reduces it
-
-    def __init__(
-        self, source: str, defines: Mapping[str, int], target: struct.Struct, *, python: bool, sizes: Sizes
-    ) -> None:
+    def __init__(self, source: Source, defines: Mapping[str, int], *, python: bool, sizes: Sizes) -> None:
         device, inode = pid_namespace()
         flags = hash_flags()
-        self.python = python
-        self.namespaced = inode != 0  # the kernel's fork events then do not give our PIDs
+        self.source, self.python = source, python
+        self.namespaced = inode != 0  # fork events then have PIDs of another namespace than ours
         self.unreadable_events = 0
-        self._settings = Settings()
+        self.settings = Settings()
         self.engine = Engine(
-            source,
+            source.name,
             {
                 "PAGE_BYTES": mmap.PAGESIZE,
                 "HASH_FLAGS": flags,
@@ -75,13 +88,13 @@ class StackPrograms:
             },
         )
         try:
-            for index, function in enumerate(
-                ("on_walk", "on_python" if python else "on_record", "on_record", "on_miss")
-            ):
+            after_walk = "on_python" if python else "on_record"
+            for index, function in enumerate(("on_walk", after_walk, "on_record", "on_miss")):
                 self.engine.tail_call("programs", index, function)
             self.engine.open_ring("events")
-            self.engine.open_ring("copies", COPIES_AT_ONCE)
-            self._targets = Targets(self.engine, target)
+            self.engine.open_ring("copies", COPIES_PER_READ)
+            self.targets = TargetTable(self.engine, source.target)
+            self._sites = self.engine.table("sites", layout.SITE_KEY, source.site)
             self._rules = self.engine.table("rules", layout.RULE_KEY, layout.RULE)
             self._run_times = self.engine.table("run_times", layout.INDEX, layout.RUN_TIME)
             self._settings_table = self.engine.table("settings", layout.INDEX, layout.SETTINGS)
@@ -102,35 +115,59 @@ class StackPrograms:
             self.engine.close()
             raise
 
-    def begin(self) -> None:
-        self.set(recording=1)
+    def start_recording(self) -> None:
+        self.update_settings(recording=1)
 
-    def set(self, **changes: int) -> None:
+    def update_settings(self, **changes: int) -> None:
         """Changes fields of `Settings`."""
-        self._settings = replace(self._settings, **changes)
-        self._settings_table.put(layout.INDEX.pack(0), layout.SETTINGS.pack(*astuple(self._settings)))
+        self.settings = replace(self.settings, **changes)
+        self._settings_table.put(layout.INDEX.pack(0), layout.SETTINGS.pack(*astuple(self.settings)))
+
+    def set_sampling_level(self, level: int) -> None:
+        """Samples stacks to keep the overhead bound (overhead.py). At level n, one of 2**n pages at the most."""
+        raise NotImplementedError
 
     @property
-    def settings(self) -> Settings:
-        return self._settings
+    def sample_period(self) -> int:
+        """Where stacks are sampled the most, one of so many is walked."""
+        raise NotImplementedError
 
     def events(self, timeout_s: float = 0.0) -> Iterator[StackEvent | RangeEvent]:
-        """What was told since the last call; it need not be all (Engine.has_read)."""
+        """The next events, oldest first; these need not be all (Engine.has_read)."""
         for data in self.engine.events(timeout_s):
             try:
                 yield layout.parse_event(data, self.python)
             except (ValueError, struct.error):
                 self.unreadable_events += 1
 
+    def counts(self) -> dict[int, list[tuple[int, Any]]]:
+        """(site, its counters) by address space."""
+        found: dict[int, list[tuple[int, Any]]] = {}
+        for key, value in self._sites.items():
+            space, site = layout.SITE_KEY.unpack(key)
+            found.setdefault(space, []).append((site, self.source.count(*self.source.site.unpack(value))))
+        return found
+
     # --- targets
 
+    def add_target(self, pid: int, target: bytes) -> bool:
+        """False: the table is full."""
+        return self.targets.add(pid, target)
+
     def remove_target(self, pid: int) -> None:
-        self._targets.remove(pid)
+        self.targets.remove(pid)
 
     def space_of(self, pid: int) -> int | None:
-        """The number of its address space, which an exec changes. None: it is no target (any more)."""
-        value = self._targets.get(pid)
-        return int(_SPACE.unpack_from(value)[0]) if value is not None else None
+        """The number of its address space, which an exec changes. None: it is no target."""
+        return self.target_field(pid, 0)
+
+    def stacks_skipped(self, pid: int) -> int | None:
+        """Mappings or faults of a process whose stack was not walked. None: it is no target."""
+        return self.target_field(pid, self.source.skipped_field)
+
+    def target_field(self, pid: int, field: int) -> int | None:
+        value = self.targets.get(pid)
+        return int(self.source.target.unpack(value)[field]) if value is not None else None
 
     def add_python(self, pid: int, packed: bytes) -> None:
         if self._pythons is not None:
@@ -152,20 +189,20 @@ class StackPrograms:
     def drop_rule(self, space: int, pc: int) -> None:
         self._rules.remove(layout.RULE_KEY.pack(space, pc))
 
-    # --- how it went
+    # --- losses and cost
 
-    def losses(self) -> list[tuple[str, str, int]]:
-        """(what, what reduces it, count), of the kernel's side."""
-        counts = self.engine.per_cpu_sums("losses", len(self.LOSSES))
-        out = [(what, reduce, count) for (what, reduce), count in zip(self.LOSSES, counts, strict=True)]
+    def losses(self) -> list[LossRow]:
+        """What the kernel's side lost."""
+        counts = self.engine.per_cpu_sums("losses", len(self.source.losses))
+        out = [(what, reduce, count) for (what, reduce), count in zip(self.source.losses, counts, strict=True)]
         return [*out, ("events that could not be parsed", "", self.unreadable_events)]
 
     def dropped(self) -> int:
-        """Events for which the ring buffer had no room. Each of them may be one that the account needs."""
+        """Events for which the ring buffer had no room. The accounting may have needed any of them."""
         return self.engine.per_cpu_sums("losses", 1)[0]
 
     def run_stats(self) -> RunStats | None:
-        """All runs, and those of them for what is traced."""
+        """All runs of the programs, and those for what is traced."""
         stats = self.engine.run_stats()
         if stats is None:
             return None

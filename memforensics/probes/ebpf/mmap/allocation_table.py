@@ -1,21 +1,19 @@
-"""The account of one address space: its sites with their stacks, and the intervals that the kernel handed over."""
+"""The allocations of one address space: its sites, and the ranges that the kernel handed over."""
 
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from memforensics.case.model import AllocationSite, Cohort, SitePoint, Stack
-from memforensics.probes.ebpf.loader.layout import EventType, Kind, LiveRange, RangeEvent
+from memforensics.case.model import AllocationSite, Cohort, SitePoint
+from memforensics.probes.ebpf.loader.layout import EventType, LiveRange, RangeEvent, StackEvent
 from memforensics.probes.ebpf.mmap.cohorts import CounterReading, OutstandingBlock, Slots, cohorts
 from memforensics.probes.ebpf.mmap.ledger import Block, Ledger, Piece, freed_by_site, subtract, union
 from memforensics.probes.ebpf.mmap.pending_unmaps import Overlap, PendingUnmaps, Unmap
+from memforensics.probes.ebpf.stacks.sites import DecodedStack, Site, SiteTable, Traffic
 
-MAX_POINTS = 1200  # of one site's timeline; beyond, every second one goes
-ALL_POINTS = 1 << 19  # of all sites of a process together
-MAX_KERNEL_SITES = 1 << 15  # that are told apart: twice what the kernel keeps, for stacks that were completed later
-MAX_PIECES = 1 << 18  # of mappings that were cut, in one address space
-MAX_RECENT = 4096  # removals that are remembered, should they fail or be moves
+MAX_PIECES = 1 << 18  # in the ledger of one address space
+MAX_RECENT = 4096  # unmaps that may still fail or turn out to be moves
 
 
 @dataclass(slots=True)
@@ -28,7 +26,7 @@ class Counts:
     freed_count: int = 0
     first_ns: int = 0
     last_ns: int = 0
-    squares: int = 0  # of the weights of the births
+    squares: int = 0  # sum of the squared weights of the births
 
     def add(self, other: "Counts") -> None:
         self.allocated_bytes += other.allocated_bytes
@@ -41,107 +39,67 @@ class Counts:
         self.squares += other.squares
 
 
-SiteKey = tuple[object, ...]  # kind, flags, native pcs, python frames
-
-
 @dataclass(slots=True, eq=False)
-class SiteRecord:
-    """One stack and kind. Several of the kernel's sites are one here: those completed from a miss among them."""
+class MmapSite(Site):
+    """A site of mappings. `readings`: of the counter of births, at the ends of slots. `outstanding`: the blocks that
+    are outstanding at the end. `resident_bytes`: of them; None where it was not read."""
 
-    number: int
-    kind: Kind
-    shared: bool
-    file_backed: bool
-    complete: bool
-    make_stack: Callable[[], Stack]
-    now: Counts = field(default_factory=Counts)
-    points: list[SitePoint] = field(default_factory=list)
-    readings: list[CounterReading] = field(default_factory=list)  # of the counter of births, at the ends of slots
-    left: list[OutstandingBlock] | None = None  # the outstanding blocks, at the end
+    counts: Counts = field(default_factory=Counts)
+    readings: list[CounterReading] = field(default_factory=list)
+    outstanding: list[OutstandingBlock] | None = None
     resident_bytes: int | None = None
-    tmpfs: bool = False
-    placed: bool = False
-    _stack: Stack | None = None
-
-    @property
-    def stack(self) -> Stack:
-        """Symbolized when it is first asked for: that may take a while."""
-        if self._stack is None:
-            self._stack = self.make_stack()
-        return self._stack
-
-    @property
-    def symbolized(self) -> bool:
-        return self._stack is not None
 
     @property
     def outstanding_bytes(self) -> int:
-        return max(0, self.now.allocated_bytes - self.now.freed_bytes)
+        return max(0, self.counts.allocated_bytes - self.counts.freed_bytes)
 
     @property
     def outstanding_count(self) -> int:
-        return max(0, self.now.allocated_count - self.now.freed_count)
+        return max(0, self.counts.allocated_count - self.counts.freed_count)
 
-    def note(self, t_ns: int, most: int = MAX_POINTS) -> bool:
-        """Adds a point to the timeline, of `most` points; whether anything changed since the last."""
-        last = self.points[-1] if self.points else None
-        here = (self.outstanding_bytes, self.outstanding_count)
-        changed = last is None or (last.outstanding_bytes, last.outstanding_count) != here
-        self.points.append(SitePoint(t_ns=t_ns, outstanding_bytes=here[0], outstanding_count=here[1]))
-        if len(self.points) > most:
-            del self.points[1:-1:2]
-        return changed
+    def note(self, t_ns: int, max_points: int) -> bool:
+        """Adds a point to the timeline; returns whether anything changed since the last."""
+        point = SitePoint(t_ns=t_ns, outstanding_bytes=self.outstanding_bytes, outstanding_count=self.outstanding_count)
+        return self.add_point(point, max_points)
 
     def end_slot(self, slots: Slots) -> None:
         """Reads the counter of births at the end of a slot."""
-        if not self.readings or self.readings[-1].count != self.now.allocated_count:
-            self.readings.append(CounterReading(slots.bounds[-1], self.now.allocated_bytes, self.now.allocated_count))
+        if not self.readings or self.readings[-1].count != self.counts.allocated_count:
+            self.readings.append(self._births(slots.bounds[-1]))
         if len(self.readings) > len(slots.bounds):
             self.readings = slots.kept(self.readings)
 
-    def cohorts(self, slots: Slots, ended_ns: int, left: list[OutstandingBlock]) -> tuple[Cohort, ...]:
-        """`left`: the site's outstanding blocks."""
-        born = CounterReading(ended_ns, self.now.allocated_bytes, self.now.allocated_count)
-        return cohorts(slots, ended_ns, self.readings, born, left)
+    def cohorts(self, slots: Slots, ended_ns: int, outstanding: list[OutstandingBlock]) -> tuple[Cohort, ...]:
+        return cohorts(slots, ended_ns, self.readings, self._births(ended_ns), outstanding)
 
-    @property
-    def _effective_births(self) -> int | None:
-        """Kish's effective sample size, where births have weights."""
-        count, squares = self.now.allocated_count, self.now.squares
-        return count * count // squares if squares > count else None
-
-    def site(self, pid: int, ended_ns: int, slots: Slots | None = None) -> AllocationSite:
-        return AllocationSite(
-            pid=pid,
-            site_id=self.number,
-            kind=self.kind.name,
-            stack=self.stack,
+    def report(self, pid: int, ended_ns: int, slots: Slots) -> AllocationSite:
+        now = self.counts
+        traffic = Traffic(
             outstanding_bytes=self.outstanding_bytes,
             outstanding_count=self.outstanding_count,
-            allocated_bytes=self.now.allocated_bytes,
-            allocated_count=self.now.allocated_count,
-            freed_bytes=self.now.freed_bytes,
-            freed_count=self.now.freed_count,
-            first_ns=self.now.first_ns,
-            last_ns=self.now.last_ns,
-            resident_bytes=self.resident_bytes,
-            shared=self.shared,
-            file_backed=self.file_backed,
-            tmpfs=self.tmpfs,
-            placed=self.placed,
-            timeline=tuple(self.points),
-            cohorts=self.cohorts(slots, ended_ns, self.left) if slots is not None and self.left is not None else (),
-            effective_births=self._effective_births,
+            allocated_bytes=now.allocated_bytes,
+            allocated_count=now.allocated_count,
+            freed_bytes=now.freed_bytes,
+            freed_count=now.freed_count,
+            first_ns=now.first_ns,
+            last_ns=now.last_ns,
         )
+        born = self.cohorts(slots, ended_ns, self.outstanding) if self.outstanding is not None else ()
+        # Kish's effective sample size, where births have weights
+        effective = now.allocated_count**2 // now.squares if now.squares > now.allocated_count else None
+        return self.allocation_site(pid, traffic, self.resident_bytes, born, effective)
+
+    def _births(self, t_ns: int) -> CounterReading:
+        return CounterReading(t_ns, self.counts.allocated_bytes, self.counts.allocated_count)
 
 
-Take = Callable[[int], LiveRange | None]
-"""The kernel's whole mapping that starts there, taken out of its hands."""
+TakeLive = Callable[[int], LiveRange | None]
+"""Removes the whole mapping that starts at an address from the kernel's table, and returns it."""
 
 
 class AllocationTable:
-    """The sites of one address space, and the ledger of mappings that are no longer whole. Pure: `take` alone reads
-    the kernel's table.
+    """The sites of one address space, and the ledger of mappings that are no longer whole. Pure: `take_live` alone
+    touches the kernel's table.
 
     The kernel keeps whole mappings. It still lists a mapping that was cut as a whole one until `resolve_unmaps` finds
     it there, or until its address is used again (EVICT). So each removal is kept until both can have happened
@@ -149,71 +107,38 @@ class AllocationTable:
     never touches a mapping that was born after it, whatever the order in which the events arrive.
     """
 
-    def __init__(self, take: Take, numbers: "itertools.count[int]") -> None:
+    def __init__(self, take_live: TakeLive, site_numbers: "itertools.count[int]") -> None:
         self.ledger = Ledger()
-        self.sites: dict[SiteKey, SiteRecord] = {}
+        self.sites: SiteTable[MmapSite] = SiteTable(MmapSite, site_numbers)
         self.pending_unmaps = PendingUnmaps()
-        self._by_kernel: dict[int, SiteRecord] = {}
-        self._local_counts: dict[int, Counts] = {}  # kernel site -> what was booked in user space
-        self._take_live, self._numbers = take, numbers
-        self._recent_unmaps: OrderedDict[tuple[int, int, int], Unmap] = (
-            OrderedDict()
-        )  # tid, start, end -> its last removal
-        self._deferred: list[LiveRange] = []
-        self.dropped_sites = 0  # stacks, of too many
         self.max_pieces = MAX_PIECES
-        self.dropped_ranges = 0  # pieces, of too many: outstanding, and not in any sum
-        self._attached: dict[int, tuple[int, Block]] = {}  # start -> end, block: shmat
+        self.dropped_ranges = 0  # outstanding, and in no sum: the ledger was full
+        self.handlers: dict[EventType, Callable[[RangeEvent], None]] = {
+            EventType.UNMAP: self._unmap,
+            EventType.EVICT: self._evict,
+            EventType.UNDO: self._undo_unmap,
+            EventType.BRK: self._brk,
+            EventType.REMAP: self._remap,
+            EventType.DETACH: self._detach,
+        }
+        self._take_live = take_live
+        self._local_counts: dict[int, Counts] = {}  # by the kernel's site: what user space counted
+        self._recent_unmaps: OrderedDict[tuple[int, int, int], Unmap] = OrderedDict()  # by thread, start, end
+        self._deferred: list[LiveRange] = []  # taken over before the events that preceded them
+        self._attached: dict[int, tuple[int, Block]] = {}  # shmat: start -> end, block
 
-    def add_site(
-        self,
-        kernel_site: int,
-        key: SiteKey,
-        kind: Kind,
-        shared: bool,
-        file_backed: bool,
-        complete: bool,
-        stack: Callable[[], Stack],
-        *,
-        tmpfs: bool = False,
-        placed: bool = False,
-    ) -> None:
-        """Notes which stack a site of the kernel has. `stack` is called when it was not met before and is asked for."""
-        if len(self._by_kernel) >= MAX_KERNEL_SITES and kernel_site not in self._by_kernel:
-            self.dropped_sites += 1
-            return
-        record = self.sites.get(key)
-        if record is None:
-            record = SiteRecord(
-                next(self._numbers), kind, shared, file_backed, complete, stack, tmpfs=tmpfs, placed=placed
-            )
-            self.sites[key] = record
-        before = self._by_kernel.get(kernel_site)
-        if before is None or not before.complete:  # a copy of the stack may come after its first part
-            self._by_kernel[kernel_site] = record
-
-    @property
-    def max_points(self) -> int:
-        """That one site's timeline may have."""
-        return max(16, min(MAX_POINTS, ALL_POINTS // max(1, len(self.sites))))
+    def add_site(self, event: StackEvent, decoded: DecodedStack) -> None:
+        """A stack that the kernel reported for the first time."""
+        flags = event.shared, event.file_backed, event.tmpfs, event.placed
+        key = event.kind, *flags, decoded.complete, decoded.native, decoded.python
+        self.sites.add(event, key, decoded)
 
     # --- events, in the order of the ring buffer
 
     def handle(self, event: RangeEvent) -> None:
-        if event.type is EventType.UNMAP:
-            self._remove(event)
-        elif event.type is EventType.EVICT:
-            self._insert(event.start, event.end, Block(event.site, event.born_ns, weight=event.old))
-        elif event.type is EventType.UNDO:
-            self._restore(event)
-        elif event.type is EventType.BRK:
-            self._insert(event.start, event.end, Block(event.site, event.born_ns))
-        elif event.type is EventType.REMAP:
-            self._remap(event)
-        elif event.type is EventType.DETACH:
-            self._detach(event)
+        self.handlers[event.type](event)
 
-    def _remove(self, event: RangeEvent) -> None:
+    def _unmap(self, event: RangeEvent) -> None:
         unmap = Unmap(event.tid, event.t_ns, event.start, event.end)
         unmap.pieces = self.ledger.remove(event.start, event.end, born_before_ns=event.t_ns)
         self._count_freed(unmap.pieces)
@@ -224,7 +149,7 @@ class AllocationTable:
         if len(self._recent_unmaps) > MAX_RECENT:
             self._recent_unmaps.popitem(last=False)
 
-    def _restore(self, event: RangeEvent) -> None:
+    def _undo_unmap(self, event: RangeEvent) -> None:
         unmap = self._recent_unmaps.pop((event.tid, event.start, event.end), None)
         if unmap is None:
             return
@@ -233,8 +158,16 @@ class AllocationTable:
             self._counts(freed.site).add(Counts(freed_bytes=-freed.bytes, freed_count=-freed.blocks))
         self.ledger.restore(unmap.pieces)
 
+    def _evict(self, event: RangeEvent) -> None:
+        """The kernel hands over a whole mapping. `old`: its weight."""
+        self._insert(event.start, event.end, Block(event.site, event.born_ns, weight=event.old))
+
+    def _brk(self, event: RangeEvent) -> None:
+        self._insert(event.start, event.end, Block(event.site, event.born_ns))
+
     def _remap(self, event: RangeEvent) -> None:
-        """What we know of the old place comes to the new one, and the growth; what was there before the trace not."""
+        """The new place gets the pieces that are known of the old one, and the growth. What was there before the trace
+        began stays unknown."""
         unmap = self._recent_unmaps.pop((event.tid, event.old, event.old + event.old_length), None)
         block = Block(event.site, event.born_ns)
         length = event.end - event.start
@@ -243,29 +176,31 @@ class AllocationTable:
             unmap.moved, unmap.moved_bytes, unmap.block = event.start, length, block
             grown += [(p.start - unmap.start, min(p.end - unmap.start, length)) for p in unmap.pieces]
         for low, high in union([(low, high) for low, high in grown if low < high]):
-            self._insert(event.start + low, event.start + high, block, made=True)
+            self._allocate(event.start + low, event.start + high, block)
 
     def attach(self, event: RangeEvent, size: int) -> None:
-        """shmat. Its size was not in the event."""
+        """shmat. The event does not have the size."""
         block = Block(event.site, event.born_ns)
         self._attached[event.start] = event.start + size, block
-        self._insert(event.start, event.start + size, block, made=True)
+        self._allocate(event.start, event.start + size, block)
 
     def _detach(self, event: RangeEvent) -> None:
         end, block = self._attached.pop(event.start, (0, None))
         if block is not None:
             self._count_freed(self.ledger.remove(event.start, end, only=block))
 
-    def _insert(self, start: int, end: int, block: Block, *, made: bool = False) -> None:
-        """[start, end) of a block comes to stand, less what was removed since the block was born. `made`: it is booked
-        as allocated here, not by the kernel."""
-        if made:
-            count = block.weight if block.left == 0 else 0
-            self._counts(block.site).add(
-                Counts(
-                    allocated_bytes=(end - start) * block.weight, allocated_count=count, squares=count * block.weight
-                )
-            )
+    # --- the ledger
+
+    def _allocate(self, start: int, end: int, block: Block) -> None:
+        """[start, end) of a block that the kernel did not count."""
+        count = block.weight if block.left == 0 else 0
+        self._counts(block.site).add(
+            Counts(allocated_bytes=(end - start) * block.weight, allocated_count=count, squares=count * block.weight)
+        )
+        self._insert(start, end, block)
+
+    def _insert(self, start: int, end: int, block: Block) -> None:
+        """Adds [start, end) of a block, without what was removed since the block was born."""
         self._count_freed(self.ledger.remove(start, end, born_before_ns=block.born_ns))
         younger = union([(p.start, p.end) for p in self.ledger.overlapping(start, end)])
         spans = [(start, end)]
@@ -277,10 +212,10 @@ class AllocationTable:
             unmap.pieces += pieces
             lost += pieces
             self._follow_move(unmap, pieces)
-        left = subtract(spans, younger) if younger else spans
+        kept = subtract(spans, younger) if younger else spans
         if younger:
-            lost += [Piece(*span, block) for span in subtract(spans, left)]
-        for span in left:
+            lost += [Piece(*span, block) for span in subtract(spans, kept)]
+        for span in kept:
             if len(self.ledger) < self.max_pieces:
                 self.ledger.add(*span, block)
             else:
@@ -289,40 +224,39 @@ class AllocationTable:
         self._count_freed(lost)
 
     def _follow_move(self, unmap: Unmap, pieces: list[Piece]) -> None:
-        """What a removal took that was an mremap's, is where that moved it."""
+        """Pieces that an mremap removed stand at its new place."""
         if unmap.moved is None or unmap.block is None:
             return
         for piece in pieces:
             low, high = piece.start - unmap.start, min(piece.end - unmap.start, unmap.moved_bytes)
             if low < high:
-                self._insert(unmap.moved + low, unmap.moved + high, unmap.block, made=True)
+                self._allocate(unmap.moved + low, unmap.moved + high, unmap.block)
 
     # --- the kernel's table
 
     def resolve_unmaps(self, live: Iterable[LiveRange], *, is_behind: bool = False) -> list[LiveRange]:
-        """Takes over the kernel's whole mappings (all of this space, read after the last event handled) that were cut
-        meanwhile; the others. `is_behind`: events that were told before the reading before this one still wait, and
-        may need the removals that are kept."""
+        """Takes over the kernel's whole mappings that were cut meanwhile, and returns the others. `live`: all of this
+        space, read after the last event handled. `is_behind`: events sent before the reading before this one still
+        wait, and may need the removals that are kept."""
         if not is_behind:
-            late, self._deferred = self._deferred, []
-            for entry in late:
+            deferred, self._deferred = self._deferred, []
+            for entry in deferred:
                 self._insert(entry.start, entry.end, Block(entry.site, entry.born_ns, weight=entry.weight))
-        where = Overlap(self.pending_unmaps.spans())
-        left: list[LiveRange] = []
+        unmapped = Overlap(self.pending_unmaps.spans())
+        kept: list[LiveRange] = []
         for entry in live:
-            if where.any(entry.start, entry.end) and self.pending_unmaps.overlapping(
-                entry.start, entry.end, entry.born_ns
-            ):
+            start, end = entry.start, entry.end
+            if unmapped.any(start, end) and self.pending_unmaps.overlapping(start, end, entry.born_ns):
                 self.take_over(entry)
             else:
-                left.append(entry)
+                kept.append(entry)
         if not is_behind:
             self.pending_unmaps.passed()
-        return left
+        return kept
 
     def take_over(self, entry: LiveRange) -> None:
-        """A whole mapping from the kernel's hands into the ledger. It may be a younger one by now, that came after
-        events which we have not yet handled: then it has to wait for them."""
+        """Moves a whole mapping from the kernel's table to the ledger. A younger mapping may stand there by now, whose
+        preceding events are not handled yet: then it waits for them."""
         now = self._take_live(entry.start)
         if now is not None and now.born_ns == entry.born_ns:
             self._insert(now.start, now.end, Block(now.site, now.born_ns, weight=now.weight))
@@ -330,8 +264,8 @@ class AllocationTable:
             self._deferred.append(now)
 
     def take_over_overlapping(self, live: Iterable[LiveRange]) -> Collection[LiveRange]:
-        """Takes over those of the kernel's whole mappings that share addresses with another or with the ledger: a
-        removal was not told. The younger one stands there. Those that were taken over."""
+        """Takes over and returns the kernel's whole mappings that share addresses with another or with the ledger:
+        the event of a removal was dropped, and the younger mapping is the one that stands."""
         known = Overlap(union([(piece.start, piece.end) for piece in self.ledger]))
         found: dict[LiveRange, None] = {}
         furthest: LiveRange | None = None
@@ -346,18 +280,18 @@ class AllocationTable:
             self.take_over(entry)
         return found.keys()
 
-    def repair(self, start: int, end: int, before_ns: int) -> bool:
-        """Takes off the ledger what does not stand any more by /proc, of that age; whether there was anything."""
+    def remove_unmapped(self, start: int, end: int, before_ns: int) -> bool:
+        """Removes what /proc does not show any more and is older than that; returns whether there was anything."""
         taken = self.ledger.remove(start, end, born_before_ns=before_ns)
         self._count_freed(taken)
         return bool(taken)
 
-    def adopt(self, start: int, end: int, now_ns: int) -> None:
-        """A mapping of unknown origin, found in /proc."""
+    def add_unknown(self, start: int, end: int, now_ns: int) -> None:
+        """A mapping of unknown origin that /proc shows."""
         self._insert(start, end, Block(0, now_ns, weight=0))
 
     def outstanding(self, kernel: Iterable[tuple[int, Counts]]) -> dict[int, tuple[int, int]]:
-        """Bytes and mappings by the kernel's site, as the counters have them."""
+        """Outstanding bytes and mappings by the kernel's site, from the counters."""
         sums: dict[int, tuple[int, int]] = {}
         for site, counts in (*kernel, *self._local_counts.items()):
             size, number = sums.get(site, (0, 0))
@@ -365,9 +299,9 @@ class AllocationTable:
             sums[site] = size, number + counts.allocated_count - counts.freed_count
         return sums
 
-    def correct(self, kernel: Iterable[tuple[int, Counts]], live: Iterable[LiveRange]) -> None:
-        """After events were dropped, and when nothing changes any more: what the counters of a site have beyond its
-        ranges was freed at an unknown time."""
+    def correct_counts(self, kernel: Iterable[tuple[int, Counts]], live: Iterable[LiveRange]) -> None:
+        """For the end of a trace that dropped events: what the counters of a site have beyond its ranges was freed at
+        an unknown time."""
         blocks = {piece.block: 0 for piece in self.ledger}
         for piece in self.ledger:
             blocks[piece.block] += piece.size
@@ -390,21 +324,18 @@ class AllocationTable:
     def _counts(self, kernel_site: int) -> Counts:
         return self._local_counts.setdefault(kernel_site, Counts())
 
-    def update(self, kernel: Iterable[tuple[int, Counts]]) -> None:
-        """Takes the kernel's counters of this space: (kernel site, counts)."""
-        for record in self.sites.values():
-            record.now = Counts()
+    def update_counts(self, kernel: Iterable[tuple[int, Counts]]) -> None:
+        """Takes the kernel's counters of this space by its sites, and adds those of user space."""
+        for site in self.sites:
+            site.counts = Counts()
         for kernel_site, counts in (*kernel, *self._local_counts.items()):
-            record_of = self._by_kernel.get(kernel_site)
-            if record_of is not None:
-                record_of.now.add(counts)
+            counted = self.sites.get(kernel_site)
+            if counted is not None:
+                counted.counts.add(counts)
 
     def release_all(self) -> None:
-        """The address space was replaced by exec: nothing is outstanding any more. No update may follow."""
-        for record in self.sites.values():
-            record.now.freed_bytes = record.now.allocated_bytes
-            record.now.freed_count = record.now.allocated_count
-            record.left = []
-
-    def record(self, kernel_site: int) -> SiteRecord | None:
-        return self._by_kernel.get(kernel_site)
+        """exec replaced the address space: nothing is outstanding any more. No `update` may follow."""
+        for site in self.sites:
+            site.counts.freed_bytes = site.counts.allocated_bytes
+            site.counts.freed_count = site.counts.allocated_count
+            site.outstanding = []

@@ -7,7 +7,7 @@ from memforensics.probes.ebpf.loader import layout
 from memforensics.probes.ebpf.loader.btf import filesystem_offsets
 from memforensics.probes.ebpf.loader.engine import hash_flags
 from memforensics.probes.ebpf.loader.layout import LiveRange
-from memforensics.probes.ebpf.loader.program_set import Sizes, StackPrograms
+from memforensics.probes.ebpf.loader.program_set import Sizes, Source, StackPrograms
 from memforensics.probes.ebpf.mmap.allocation_table import Counts
 
 MAX_LIVE = 1 << 20
@@ -34,13 +34,12 @@ TRACEPOINTS = {
 }
 
 
+SOURCE = Source("mmap.bpf.c", layout.TARGET, layout.SITE, Counts, layout.LOSSES, skipped_field=3)
+
+
 class MmapPrograms(StackPrograms):
-    """Armed from the constructor on, booking from `begin` on, gone after `close`.
-
-    ToolMissing, PermissionNeeded, ProbeFailed.
-    """
-
-    LOSSES = layout.LOSSES
+    """Armed from the constructor on, recording from `start_recording` on, gone after `close`. ToolMissing,
+    PermissionNeeded, ProbeFailed."""
 
     def __init__(self, *, files: bool, python: bool, sizes: Sizes | None = None, max_live: int | None = None) -> None:
         live = max_live or (MAX_LIVE if hash_flags() else MAX_LIVE_PREALLOCATED)
@@ -48,11 +47,10 @@ class MmapPrograms(StackPrograms):
         known = filesystem_offsets()
         if known is not None:
             defines |= dict(zip(FILESYSTEM_DEFINES, known, strict=True), KNOWS_FILESYSTEMS=1)
-        super().__init__("mmap.bpf.c", defines, layout.TARGET, python=python, sizes=sizes or Sizes())
+        super().__init__(SOURCE, defines, python=python, sizes=sizes or Sizes())
         self._swept = 0
         try:
             self._live = self.engine.table("live", layout.LIVE_KEY, layout.LIVE)
-            self._sites = self.engine.table("sites", layout.SITE_KEY, layout.SITE)
             self.set_sampling_level(0)
             self.arm(TRACEPOINTS)
         except BaseException:
@@ -63,7 +61,7 @@ class MmapPrograms(StackPrograms):
         """Walks less, where it costs too much (overhead.py): at 0, all that grows or is rare, and of a balanced class
         of mappings WALKS_PER_WINDOW in 16 ms, then one of SAMPLE_PERIOD; at n, one of 2**n pages, at the most."""
         budget = WALKS_PER_WINDOW if level < ALL_SAMPLED_LEVEL else 0
-        self.set(
+        self.update_settings(
             window_budget=budget,
             sample_period=max(SAMPLE_PERIOD, 1 << level),
             byte_sample_period=(1 << level) if level else 0,
@@ -74,17 +72,14 @@ class MmapPrograms(StackPrograms):
         """What is sampled the most, how much: one of so many."""
         return self.settings.sample_period
 
-    def add_target(self, pid: int, space: int, brk: int) -> bool:
-        return self._targets.enter(pid, layout.TARGET.pack(space, brk, 0, 0, 0, 0))
-
     @contextlib.contextmanager
     def exact_births(self) -> Iterator[None]:
         """Else a mapping that is not walked may be born earlier by the account than by the clock."""
-        self.set(exact=1)
+        self.update_settings(exact=1)
         try:
             yield
         finally:
-            self.set(exact=0)
+            self.update_settings(exact=0)
 
     # --- the account
 
@@ -127,26 +122,13 @@ class MmapPrograms(StackPrograms):
                 else:
                     self._live.put(key, value, new=True)  # used again just now
 
-    def stacks_skipped(self, pid: int) -> int | None:
-        """Mappings of a process whose stack was not looked at. None: it is no target (any more)."""
-        value = self._targets.get(pid)
-        return layout.TARGET.unpack(value)[3] if value is not None else None
-
     def releases(self, pid: int) -> int | None:
-        """Calls of munmap by a process since booking began. None: it is no target (any more)."""
-        value = self._targets.get(pid)
-        return layout.TARGET.unpack(value)[5] if value is not None else None
+        """Calls of munmap by a process since recording started. None: it is no target."""
+        return self.target_field(pid, 5)
 
-    def counts(self) -> Iterator[tuple[int, int, Counts]]:
-        """(space, site, counts)."""
-        for key, value in self._sites.items():
-            space, site = layout.SITE_KEY.unpack(key)
-            yield space, site, Counts(*layout.SITE.unpack(value))
-
-    def forget(self, space: int) -> None:
+    def drop_space(self, space: int) -> None:
         """An address space ended."""
-        for found in self.live().get(space, []):
-            self.take_live(space, found.start)
-        for number, site, _ in list(self.counts()):
-            if number == space:
-                self._sites.remove(layout.SITE_KEY.pack(space, site))
+        for mapping in self.live().get(space, []):
+            self.take_live(space, mapping.start)
+        for site, _ in self.counts().get(space, []):
+            self._sites.remove(layout.SITE_KEY.pack(space, site))

@@ -1,24 +1,22 @@
-"""How much of the outstanding ranges is resident, by /proc/PID/pagemap: nothing is touched, nothing stops."""
+"""How much of the outstanding ranges is resident."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.loader.layout import LiveRange
-from memforensics.probes.ebpf.mmap.allocation_table import AllocationTable, SiteRecord
+from memforensics.probes.ebpf.mmap.allocation_table import AllocationTable, MmapSite
 from memforensics.probes.ebpf.mmap.cohorts import OutstandingBlock
 from memforensics.probes.ebpf.mmap.ledger import Block, Span
-from memforensics.target.pagemap import Pagemap
+from memforensics.probes.ebpf.present import present_runs
 from memforensics.target.process import Process
 
-GAP_BYTES = 1 << 21  # ranges this near each other are looked at in one go
-UNSCANNABLE_LIMIT = 8 << 30  # of address space, on kernels without PAGEMAP_SCAN
-UNWALKED_SHARE = 0.01  # of what is outstanding, below which to have no stack for it is no loss
+SKIPPED_SHARE = 0.01  # of the outstanding bytes: less than this without a stack is no loss
 
 
 @dataclass(frozen=True, slots=True)
 class ResidentSummary:
-    """What of one process is outstanding at the end. `resident_bytes`: files apart; None where it could not be read.
+    """What one process has outstanding at the end. `resident_bytes`: without files; None where it could not be read.
     `stacks_skipped`: mappings without a stack."""
 
     resident_bytes: int | None = None
@@ -26,95 +24,70 @@ class ResidentSummary:
 
 
 def summarize_resident(process: Process, table: AllocationTable, live: Iterable[LiveRange]) -> ResidentSummary:
-    """Notes for each site of the table when what stands of it was born, and how much of that is resident. `live`: what
-    the kernel has of it."""
+    """Sets the outstanding blocks and the resident bytes of each site. `live`: the kernel's mappings of this space."""
     live = list(live)
+    for site in table.sites:
+        site.outstanding = []
+    for site, _, block in outstanding_blocks(table, live):
+        assert site.outstanding is not None
+        site.outstanding.append(block)
     ranges = [(r.start, r.end, r.site, r.weight) for r in live]
     ranges += [(p.start, p.end, p.block.site, p.block.weight) for p in table.ledger]
     sizes = [end - start for start, end, _, weight in ranges if not weight]
-    is_loss = sum(sizes) > UNWALKED_SHARE * sum(end - start for start, end, *_ in ranges)
-    stacks_skipped = len(sizes) if is_loss else 0
-    groups: dict[tuple[SiteRecord | None, int], int] = {}
-    grouped: list[tuple[int, int, int]] = []
-    lefts: dict[SiteRecord, list[OutstandingBlock]] = {site: [] for site in table.sites.values()}
-    for site_record, _, left in outstanding_blocks(table, live):
-        lefts[site_record].append(left)
-    for site_record, found in lefts.items():
-        site_record.left = found
-    for start, end, site, weight in ranges:
-        record = table.record(site)
-        grouped.append((start, end, groups.setdefault((record, weight), len(groups))))
+    is_loss = sum(sizes) > SKIPPED_SHARE * sum(end - start for start, end, *_ in ranges)
+    skipped = len(sizes) if is_loss else 0
+    groups: dict[tuple[MmapSite | None, int], int] = {}
+    grouped = [
+        (start, end, groups.setdefault((table.sites.get(site), weight), len(groups)))
+        for start, end, site, weight in ranges
+    ]
     try:
-        resident = resident_by_site(process, grouped)
+        resident = resident_by_group(process, grouped)
     except MemforensicsError:
-        return ResidentSummary(None, stacks_skipped)
-    for site_record in lefts:
-        site_record.resident_bytes = 0
+        return ResidentSummary(None, skipped)
+    for site in table.sites:
+        site.resident_bytes = 0
     total = 0
-    for (record, weight), number in groups.items():
+    for (owner, weight), number in groups.items():
         present = resident.get(number, 0)
-        if record is not None:
-            record.resident_bytes = (record.resident_bytes or 0) + weight * present
-        if record is None or not record.file_backed:
+        if owner is not None:
+            owner.resident_bytes = (owner.resident_bytes or 0) + weight * present
+        if owner is None or not owner.file_backed:
             total += present
-    return ResidentSummary(total, stacks_skipped)
+    return ResidentSummary(total, skipped)
 
 
 def outstanding_blocks(
     table: AllocationTable, live: Iterable[LiveRange]
-) -> Iterator[tuple[SiteRecord, list[Span], OutstandingBlock]]:
-    """The outstanding blocks of all sites: the ranges of each, and its birth. `live`: what the kernel has of them."""
+) -> Iterator[tuple[MmapSite, list[Span], OutstandingBlock]]:
+    """The outstanding blocks of all sites, and the ranges of each. `live`: the kernel's mappings of this space."""
     for entry in live:
-        record = table.record(entry.site)
-        if record is not None:
+        site = table.sites.get(entry.site)
+        if site is not None:
             size = entry.end - entry.start
-            yield record, [(entry.start, entry.end)], OutstandingBlock(entry.born_ns, size * entry.weight, entry.weight)
-    cut: dict[Block, list[Span]] = {}
+            yield site, [(entry.start, entry.end)], OutstandingBlock(entry.born_ns, size * entry.weight, entry.weight)
+    pieces: dict[Block, list[Span]] = {}
     for piece in table.ledger:
-        cut.setdefault(piece.block, []).append((piece.start, piece.end))
-    for block, spans in cut.items():
-        record = table.record(block.site)
-        if record is not None:
+        pieces.setdefault(piece.block, []).append((piece.start, piece.end))
+    for block, spans in pieces.items():
+        site = table.sites.get(block.site)
+        if site is not None:
             size = sum(end - start for start, end in spans)
-            yield record, spans, OutstandingBlock(block.born_ns, size * block.weight, block.weight)
+            yield site, spans, OutstandingBlock(block.born_ns, size * block.weight, block.weight)
 
 
-def resident_by_site(process: Process, ranges: Iterable[tuple[int, int, int]]) -> dict[int, int]:
-    """Site -> present bytes of its (start, end, site) ranges, which do not overlap. `site` is any number that the
-    caller groups by. TargetGone, PermissionNeeded."""
+def resident_by_group(process: Process, ranges: Iterable[tuple[int, int, int]]) -> dict[int, int]:
+    """Resident bytes by group of (start, end, group) ranges, which do not overlap. TargetGone, PermissionNeeded."""
     ordered = sorted(ranges)
-    out: dict[int, int] = {}
-    with Pagemap(process.pid, process.proc) as pagemap:
-        can_scan = pagemap.can_scan()
-        for group in _groups(ordered):
-            start, end = group[0][0], group[-1][1]
-            if can_scan:
-                runs = [(low, high) for low, high, _ in pagemap.scan(start, end)]
-            else:
-                runs = pagemap.present(start, end, limit_bytes=UNSCANNABLE_LIMIT)
-            _share(group, runs, out)
-    return out
-
-
-def _groups(ordered: list[tuple[int, int, int]]) -> Iterable[list[tuple[int, int, int]]]:
-    group: list[tuple[int, int, int]] = []
-    for entry in ordered:
-        if group and entry[0] - group[-1][1] > GAP_BYTES:
-            yield group
-            group = []
-        group.append(entry)
-    if group:
-        yield group
-
-
-def _share(group: list[tuple[int, int, int]], runs: list[tuple[int, int]], out: dict[int, int]) -> None:
-    """Adds up the overlap of each range with the present runs; both rise."""
+    runs = present_runs(process, ((start, end) for start, end, _ in ordered))
+    totals: dict[int, int] = {}
     at = 0
-    for start, end, site in group:
+    for start, end, group in ordered:
         while at < len(runs) and runs[at][1] <= start:
             at += 1
-        look = at
-        while look < len(runs) and runs[look][0] < end:
-            overlap = min(end, runs[look][1]) - max(start, runs[look][0])
-            out[site] = out.get(site, 0) + overlap
-            look += 1
+        inside = at
+        while inside < len(runs) and runs[inside][0] < end:
+            overlap = min(end, runs[inside][1]) - max(start, runs[inside][0])
+            totals[group] = totals.get(group, 0) + overlap
+            inside += 1
+    return totals

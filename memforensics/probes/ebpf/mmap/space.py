@@ -1,94 +1,117 @@
-"""One traced address space, and its table."""
+"""One address space whose mappings are traced."""
 
+import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 
-from memforensics.case.model import AllocationSite, Frame, Stack
-from memforensics.probes.ebpf.loader.layout import LiveRange, NativePc, StackEvent
-from memforensics.probes.ebpf.mmap.allocation_table import AllocationTable
+from memforensics.case.model import AllocationSite
+from memforensics.errors import MemforensicsError
+from memforensics.probes.ebpf.loader.layout import EventType, LiveRange, RangeEvent, StackEvent
+from memforensics.probes.ebpf.mmap.allocation_table import AllocationTable, Counts, MmapSite
 from memforensics.probes.ebpf.mmap.cohorts import Slots
+from memforensics.probes.ebpf.mmap.proc_maps import segment_at
 from memforensics.probes.ebpf.mmap.programs import MmapPrograms
-from memforensics.probes.ebpf.stacks.space import UnwoundSpace
+from memforensics.probes.ebpf.stacks.decoder import StackDecoder
 from memforensics.target import Process
 
-SETTLE_S = 1.0
-SPARING = 50.0  # between two readings of the kernel's table, so many times what one takes ...
-MANY_CUTS = 4096  # ... unless so many removals wait: then it passes ...
-MANY_SHARE = 0.1  # ... this much of that
+RESOLVE_INTERVAL_S = 1.0  # between two readings of the kernel's table, to resolve unmaps ...
+RESOLVE_INTERVAL_RATIO = 50.0  # ... and at least this many times what one reading takes ...
+MANY_UNMAPS = 4096  # ... but when this many wait ...
+MANY_UNMAPS_FACTOR = 0.1  # ... this part of that
 
 
-class MmapSpace(UnwoundSpace):
-    def __init__(self, number: int, process: Process, programs: MmapPrograms, numbers: "itertools.count[int]") -> None:
-        super().__init__(number, process, programs)
-        self.pid = process.pid
-        self._programs = programs
-        self.allocations = AllocationTable(lambda start: programs.take_live(number, start), numbers)
-        self._settled_at = self._settle_pause = 0.0
-        self._told: list[int] | None = None
+class MmapSpace:
+    """Made while the process lives. `changed`: sites that changed since they were last reported."""
 
-    def stack(self, event: StackEvent) -> None:
-        """A stack met for the first time: learned from and noted. Names and lines come when somebody wants them."""
-        native, complete = self.learned(event)
-        symbolized = [self._symbolized(pc) for pc in native]
-        known = self.python.decoded(event.python)
+    def __init__(
+        self,
+        number: int,
+        process: Process,
+        programs: MmapPrograms,
+        site_numbers: "itertools.count[int]",
+        slots: Slots,
+    ) -> None:
+        self.number, self.process = number, process
+        self.stacks = StackDecoder(number, process, programs)
+        self.allocations = AllocationTable(lambda start: programs.take_live(number, start), site_numbers)
+        self.changed: set[MmapSite] = set()
+        self.unsized_segments = 0  # of shared memory: detached before their size was read
+        self._handlers = {**self.allocations.handlers, EventType.ATTACH: self._attach}
+        self._programs, self._slots = programs, slots
+        self._resolved_at = self._resolve_interval = 0.0
+        self._read_until: list[int] | None = None
 
-        def symbolize() -> Stack:
-            frames = [(pc, frame()) for pc, frame in zip(native, symbolized, strict=True)]
-            spliced = self.python.spliced(frames, event.python, event.python_flags, complete, known)
-            return self._symbolizer.expanded(spliced)
+    @property
+    def has_sites(self) -> bool:
+        return bool(self.allocations.sites)
 
-        self.allocations.add_site(
-            event.site,
-            (event.kind, event.shared, event.file_backed, event.tmpfs, event.placed, complete, native, event.python),
-            event.kind,
-            event.shared,
-            event.file_backed,
-            complete,
-            symbolize,
-            tmpfs=event.tmpfs,
-            placed=event.placed,
-        )
+    def add_stack(self, event: StackEvent) -> None:
+        self.allocations.add_site(event, self.stacks.decode(event))
 
-    def _symbolized(self, pc: NativePc) -> Callable[[], Frame]:
-        """Its module, whose file is opened now; of code without a file all that can be known, now."""
-        found = self._modules.find(pc.pc - pc.is_return)
-        if found is None or self._modules.elf(found[0]) is None:
-            frame = self._symbolizer.frame_at(pc.pc, pc.guessed, is_return=pc.is_return)
-            return lambda: frame
-        module, vaddr = found[0], found[1] + pc.is_return
-        return lambda: self._symbolizer.frame(module, vaddr, pc.guessed, is_return=pc.is_return)
+    def handle(self, event: RangeEvent) -> None:
+        self._handlers[event.type](event)
+
+    def update_counts(self, counts: Iterable[tuple[int, Counts]]) -> None:
+        self.allocations.update_counts(counts)
+
+    def release_all(self) -> None:
+        self.allocations.release_all()
+        self.changed.update(self._used_sites())
+
+    def note_changes(self, now_ns: int) -> None:
+        """Adds a point to each site's timeline."""
+        for site in self._used_sites():
+            if site.note(now_ns, self.allocations.sites.max_points):
+                self.changed.add(site)
+
+    def report(self, site: MmapSite, now_ns: int) -> AllocationSite:
+        self.changed.discard(site)
+        return site.report(self.process.pid, now_ns, self._slots)
+
+    def reports(self, ended_ns: int) -> Iterator[AllocationSite]:
+        return (self.report(site, ended_ns) for site in self._used_sites())
+
+    def end(self) -> None:
+        if not self.stacks.ended:
+            self.stacks.end()
+            self._programs.drop_space(self.number)
+
+    # --- unmaps that the kernel's table may not show yet
 
     def unmaps_are_due(self, now: float) -> bool:
-        """Whether the removals that were told of are to be held against the kernel's table. That reads all of it: so a
-        while passes between two times."""
-        cuts = len(self.allocations.pending_unmaps)
-        pause = self._settle_pause * (MANY_SHARE if cuts >= MANY_CUTS else 1.0)
-        return cuts > 0 and not self.ended and now >= self._settled_at + pause and self._has_read()
+        """Whether to resolve the pending unmaps. That reads the whole table, so not too often."""
+        pending = len(self.allocations.pending_unmaps)
+        interval = self._resolve_interval * (MANY_UNMAPS_FACTOR if pending >= MANY_UNMAPS else 1.0)
+        return pending > 0 and not self.stacks.ended and now >= self._resolved_at + interval and self._has_read()
 
     def resolve_due_unmaps(self, live: list[LiveRange], began: float) -> None:
-        """`live`: the table's content of this space, read at `began` or after, once for all that must settle."""
+        """`live`: the kernel's table of this space, read at `began` or later, once for all spaces that are due."""
         self.resolve_unmaps(live)
-        self._settled_at = time.monotonic()
-        self._settle_pause = max(SETTLE_S, SPARING * (self._settled_at - began))
+        self._resolved_at = time.monotonic()
+        self._resolve_interval = max(RESOLVE_INTERVAL_S, RESOLVE_INTERVAL_RATIO * (self._resolved_at - began))
 
     def resolve_unmaps(self, live: list[LiveRange]) -> list[LiveRange]:
-        """The same, against this content of the table; what of it the kernel keeps."""
+        """Returns what the kernel keeps of its table of this space."""
         is_behind = not self._has_read()
         if not is_behind:
-            self._told = self._programs.engine.told_until()
+            self._read_until = self._programs.engine.written_until()
         return self.allocations.resolve_unmaps(live, is_behind=is_behind)
 
     def _has_read(self) -> bool:
-        """Whether the events were handled that were told before the table was read last."""
-        return self._told is None or self._programs.engine.has_read(self._told)
+        """Whether the events that precede the last reading of the table were handled."""
+        return self._read_until is None or self._programs.engine.has_read(self._read_until)
 
-    def sites(self, ended_ns: int, slots: Slots) -> Iterator[AllocationSite]:
-        for record in self.allocations.sites.values():
-            if record.now.allocated_count:  # else: the first part of a stack that was completed later
-                yield record.site(self.pid, ended_ns, slots)
+    def _attach(self, event: RangeEvent) -> None:
+        """shmat. Only /proc has the size of the segment."""
+        size = None
+        with contextlib.suppress(MemforensicsError):
+            size = segment_at(self.process.read_text("maps"), event.start)
+        if size:
+            self.allocations.attach(event, size)
+        else:
+            self.unsized_segments += 1
 
-    def end(self) -> None:
-        if not self.ended:
-            super().end()
-            self._programs.forget(self.number)
+    def _used_sites(self) -> Iterator[MmapSite]:
+        """Without the first parts of stacks that were completed later."""
+        return (site for site in self.allocations.sites if site.counts.allocated_count)

@@ -111,7 +111,7 @@ class RuleCache:
         else:
             self.not_stored += 1
 
-    def replaced(self, start: int, end: int) -> None:
+    def map_code(self, start: int, end: int) -> None:
         """New code was mapped there."""
         self._stale = True
         self._failing.clear()
