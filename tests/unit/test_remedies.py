@@ -9,6 +9,7 @@ import pytest
 from cli import memforensics
 from fixtures.constructed import (
     BASE,
+    LIBC,
     LIBS,
     LIST_STACK,
     PID,
@@ -22,7 +23,7 @@ from fixtures.constructed import (
     ucx_modules,
 )
 
-from memforensics.case.model import EnvVar, Finding, HeapState, Module, Stack
+from memforensics.case.model import EnvVar, Finding, HeapState, Layer, Module, Stack
 from memforensics.errors import UsageError
 from memforensics.remedies.catalogue import PACKAGED, load_catalogue, parse_entry, parse_memunits
 from memforensics.remedies.conditions import EnvCondition, VersionCondition
@@ -301,6 +302,35 @@ def test_llama_server_prompt_cache_is_bounded() -> None:
     assert (found.cause, found.verdict) == ("llama-cacheram", "bounded")
     off = target(role="llama-server", cmdline=("llama-server", "--cache-ram", "0"))
     assert match(growing, case(targets=(off,)), CATALOGUE).cause is None
+
+
+def thread_stacks_grow(*functions: tuple[str, str], layer: Layer = "thread-stack") -> Finding:
+    """Growth by one stack of these functions: (function, library), innermost first."""
+    stack = Stack(frames=tuple(native(function, library) for function, library in functions))
+    return replace(growing_finding(finding_site(stack, inside=None)), layer=layer, culprit=None)
+
+
+MMAP, START_THREAD = ("mmap", LIBC), ("pthread_create", LIBC)
+PARALLEL_REGION = ("GOMP_parallel", "/opt/torch/lib/libgomp-a34b3233.so.1")
+
+
+@pytest.mark.parametrize("region", [PARALLEL_REGION, ("__kmpc_fork_call", "/opt/lib/libiomp5.so")])
+def test_growth_by_openmp_teams(region: tuple[str, str]) -> None:
+    found = match(thread_stacks_grow(MMAP, START_THREAD, region), case(), CATALOGUE)
+    assert found.cause == "openmp-teams"
+    assert names(found) == ["one executor ", "OMP_NUM_THREADS 1"]
+
+
+@pytest.mark.parametrize(
+    "growth",
+    [
+        pytest.param(thread_stacks_grow(MMAP, START_THREAD, ("work", "/l/libpool.so")), id="threads of the program"),
+        pytest.param(thread_stacks_grow(MMAP, PARALLEL_REGION), id="memory that OpenMP maps for no thread"),
+        pytest.param(thread_stacks_grow(MMAP, START_THREAD, PARALLEL_REGION, layer="anon-mmap"), id="another layer"),
+    ],
+)
+def test_growth_without_openmp_teams(growth: Finding) -> None:
+    assert match(growth, case(), CATALOGUE).cause is None
 
 
 def test_nothing_is_firm_without_its_evidence() -> None:
