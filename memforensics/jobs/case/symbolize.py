@@ -1,4 +1,4 @@
-"""`case symbolize`: names for the frames of a case that was recorded where there were none."""
+"""`case symbolize`: adds names to the frames of a case that was recorded without symbols."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,24 +14,24 @@ from memforensics.symbols.names.timebudget import TimeBudget
 
 DWARF_BUDGET_S = 120.0
 
-NO_OFFSET = "no module and offset were recorded (code without a file, or a guess)"
-NO_BUILD_ID = "the module has no build-id, so no file can be known to be the same"
-NO_FILE = "no file with its build-id and with symbols is here"
-NO_SYMBOL = "its file has no symbol there"
+NO_OFFSET = "no module and offset were recorded (code without a file, or a guessed frame)"
+NO_BUILD_ID = "the module has no build-id, so its file cannot be identified"
+NO_FILE = "no file with its build-id and symbols was found"
+NO_SYMBOL = "its file has no symbol at that offset"
 
-Place = tuple[str, str | None, int, int]  # module, build-id, offset, the address that is looked up
+Place = tuple[str, str | None, int, int]  # module, build-id, offset, address to look up
 
 
 def symbolize(
     path: Path, *, folders: Sequence[Path] = (), roots: Sequence[Path] = (), output: Path | None = None
 ) -> Symbolized:
-    """Names the frames of a case, in the file itself (one transaction: all of it or nothing) or in a new one.
+    """Names the frames of a case, in the file itself (in one transaction) or in a new one.
 
-    UsageError when a folder is not there; CaseError when the case cannot be read or written.
+    UsageError if a folder does not exist; CaseError if the case cannot be read or written.
     """
     for place in (*folders, *roots):
         if not place.exists():
-            raise UsageError(f"there is no {place}")
+            raise UsageError(f"{place} does not exist")
     if output is not None:
         with CaseFile.open(path) as case:
             case.copy_to(output)
@@ -81,7 +81,7 @@ class _Naming:
         return found if found.function is not None else replace(found, function=frame.function)
 
     def _find(self, frame: Frame, vaddr: int) -> tuple[Named, str]:
-        """What the file says, and why it does not where it does not."""
+        """What the file says, and the reason if it says nothing."""
         if frame.build_id is None or frame.module is None:
             return Named(), NO_BUILD_ID
         key = (frame.module, frame.build_id)
