@@ -1,16 +1,22 @@
-# make demo: a real leak, diagnosed.   make test: every check.   make attack: the attacks, repeated.   make fuzz: damaged inputs for every reader.   They set up what they need, once.
+# make demo: a real leak, diagnosed.   make test: every check.   make coverage: the unit tests and the code that they run.
+# make attack: kills and signals at bad times.   make fuzz: damaged input for every reader.   CONTRIBUTING.md has more.
+# Each command first installs what it needs, once.
 BIN := .venv/bin
 DURATION ?= 30s
 PLAN ?= full
 FUZZ ?= 20000
+TESTS ?= tests/unit
 
-.PHONY: demo test lint setup setup-test mutants calibrate bench-tracer bench-snapshot bench-watch bench-verdicts readme docs attack fuzz clean
+.PHONY: demo test coverage lint setup setup-test mutants calibrate bench-tracer bench-snapshot bench-watch bench-verdicts readme docs attack fuzz clean
 
 demo: setup
 	@$(BIN)/memforensics demo --duration $(DURATION)
 
 test: setup-test lint
 	@. .make/env && $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit tests/live $(PYTEST_ARGS)
+
+coverage: setup-test
+	@. .make/env && $(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=xml $(TESTS) $(PYTEST_ARGS)
 
 lint: setup-test
 	@$(BIN)/ruff check
