@@ -9,7 +9,7 @@ from pathlib import Path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- session: begin (made by `make readme` from a real run) -->", "<!-- session: end -->"
-LAST = "Who intercepts what"  # the first heading that the README leaves out
+LAST = "Intercepted functions"  # the first heading that the README leaves out
 
 
 def main() -> int:

@@ -28,9 +28,10 @@ def hooks(
 
         print_json(shape(view))
         return
+    from memforensics.report.sentences import loss_text
     from memforensics.report.terminal.console import Console
     from memforensics.report.terminal.probes import hooks_screen
 
     Console(highlight=False).print(hooks_screen(view))
     for loss in view.losses:
-        say(f"not checked: {loss.what} ({loss.count})", err=True)
+        say(f"not checked: {loss_text(loss)}", err=True)

@@ -66,11 +66,12 @@ def stacks(
 
         print_json(shape(view))
     else:
+        from memforensics.report.sentences import loss_text
         from memforensics.report.terminal.probes import stacks_text
 
         say(stacks_text(view))
         for loss in view.losses:
-            say(f"{loss.what}: {loss.count} ({loss.reduce})", err=True)
+            say(f"not seen: {loss_text(loss)}", err=True)
     if view.nothing is not None:
         say(f"memforensics: {view.nothing}", err=True)
         return 4

@@ -1,4 +1,4 @@
-"""Sentences about a trace that the screen and the exports share. Pure text: each renderer escapes it."""
+"""Names and sentences about a trace that the screen and the exports share. Plain text: each renderer escapes it."""
 
 import re
 from collections.abc import Sequence
@@ -6,85 +6,84 @@ from dataclasses import dataclass
 
 from memforensics.case.model import AllocationSite, Frame, Loss
 from memforensics.case.views import Family, SiteGroup
-from memforensics.report.sentences import frame_name, source_place
+from memforensics.report.sentences import frame_name, loss_text, source_place
 from memforensics.text import basename
 from memforensics.units import duration_text
 
-# Brackets and spaces of a function's own name, which open nothing and end nothing
+# Brackets and spaces that are part of the name of a C++ function
 _OPERATORS = re.compile(
     r"\boperator *(?:\(\)|->\*?|<=>|<<=?|>>=?|[<>]=?|new\b|delete\b)|\(anonymous namespace\)|\{[^{}]*\}|->"
 )
 _HIDE = {ord(bracket): chr(0xE000 + at) for at, bracket in enumerate("()<> ")}
 _SHOW = {ord(hidden): chr(bracket) for bracket, hidden in _HIDE.items()}
 
-COVERAGE_NOISE = 0.02  # above 1, that needs no explanation
+COVERAGE_NOISE = 0.02  # a coverage of up to so much above 1 is not explained
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
     """What the figures of a family of sites are called."""
 
-    held: str  # what a site's outstanding bytes are
-    column: str  # the same, where there is little room
-    piece: str  # what is counted of it, one and many
-    pieces: str
-    got: str  # what its allocated bytes are
-    gets: str  # what its allocations are
-    resident: str | None  # what its resident bytes are; None: the same as is held
-    events: str  # what was booked
-    meaning: str  # what it is evidence of
-    nothing: str  # when nothing was found
-    heap: str  # the whole, in one line
+    held: str  # outstanding bytes
+    column: str  # the same, for a narrow column
+    unit: str  # one of what is counted
+    units: str
+    allocated: str  # allocated bytes
+    allocations: str
+    resident: str | None  # resident bytes; None: the same as `held`
+    events: str
+    meaning: str  # what the sites are evidence of
+    nothing: str  # when there are no sites
+    profile: str  # name of the whole in an export
 
 
 LABELS: dict[Family, Labels] = {
     "mappings": Labels(
         held="outstanding",
         column="outstanding",
-        piece="block",
-        pieces="blocks",
-        got="allocated",
-        gets="allocations",
+        unit="block",
+        units="blocks",
+        allocated="allocated",
+        allocations="allocations",
         resident="resident",
-        events="system calls booked",
-        meaning="Outstanding is memory that was mapped during the trace and not given back by its end. That alone does "
-        "not make it a leak.",
-        nothing="Nothing that was mapped since the start is outstanding.",
-        heap="mappings that are not given back",
+        events="system calls recorded",
+        meaning="Outstanding memory was mapped during the trace and not unmapped by its end. That alone does not prove "
+        "a leak.",
+        nothing="No memory that was mapped during the trace is outstanding.",
+        profile="mappings that are not unmapped",
     ),
     "malloc": Labels(
         held="outstanding",
         column="outstanding",
-        piece="block",
-        pieces="blocks",
-        got="allocated",
-        gets="allocations",
+        unit="block",
+        units="blocks",
+        allocated="allocated",
+        allocations="allocations",
         resident="resident",
-        events="allocations booked",
-        meaning="Outstanding is memory that was allocated during the trace and not freed by its end. That alone does "
-        "not make it a leak.",
-        nothing="Nothing that was allocated since the start is outstanding.",
-        heap="malloc'ed blocks that are not freed",
+        events="allocations recorded",
+        meaning="Outstanding memory was allocated during the trace and not freed by its end. That alone does not prove "
+        "a leak.",
+        nothing="No memory that was allocated during the trace is outstanding.",
+        profile="malloc blocks that are not freed",
     ),
     "faults": Labels(
         held="still resident",
         column="resident",
-        piece="touch",
-        pieces="touches",
-        got="touched",
-        gets="faults",
+        unit="page fault",
+        units="page faults",
+        allocated="touched",
+        allocations="faults",
         resident=None,
         events="faults that made memory resident",
-        meaning="Evidence of who touches new memory, not of who leaks: a leaked block that reuses pages that were "
-        "touched before costs no fault, and the next temporary that has to take new ones is named here instead. No "
-        "culprit rests on it alone.",
-        nothing="No new memory was touched that is still resident.",
-        heap="touched pages that are still resident",
+        meaning="This shows which code touches new memory: a hint, not proof of a leak. A leaked block in pages that "
+        "were touched before causes no fault, and the next code that needs new pages is shown instead.",
+        nothing="No memory that was touched during the trace is still resident.",
+        profile="touched pages that are still resident",
     ),
 }
 
 
-def matter_text(group: SiteGroup, *, plain: bool = False, places: bool = True) -> str:
+def group_name(group: SiteGroup, *, plain: bool = False, places: bool = True) -> str:
     """ucs_mpool_grow (libucs.so.0) inside munmap <- Model.stage_tensor (service.py:101): the frame that matters, and
     the application's innermost Python function if that is another. `plain`: without C++ parameters; `places`: with
     files and lines, and whether the memory made a heap larger."""
@@ -102,11 +101,11 @@ def matter_text(group: SiteGroup, *, plain: bool = False, places: bool = True) -
     return " <- ".join(parts) or "unknown"
 
 
-def matter_short(group: SiteGroup, width: int) -> str:
+def group_name_in(group: SiteGroup, width: int) -> str:
     """The same in `width` columns. What does not fit is left out in this order: C++ parameters, files and lines, the
     beginning of the first function."""
     for plain, places in ((False, True), (True, True), (True, False)):
-        text = matter_text(group, plain=plain, places=places)
+        text = group_name(group, plain=plain, places=places)
         if len(text) <= width:
             return text
     first, arrow, caller = text.partition(" <- ")
@@ -115,8 +114,8 @@ def matter_short(group: SiteGroup, width: int) -> str:
 
 
 def plain_function(name: str) -> str:
-    """at::native::fill for `void at::native::fill<float>(at::Tensor&, float)`: a C++ function without its result's
-    type, template arguments and parameters. Names that are no such thing stay as they are."""
+    """at::native::fill for `void at::native::fill<float>(at::Tensor&, float)`: a C++ function without its result type,
+    template arguments and parameters. Other names do not change."""
     if name.startswith("<") or not re.search(r"[<(]", name):
         return name
     out, depth = "", 0
@@ -130,7 +129,7 @@ def plain_function(name: str) -> str:
 
 
 def kind_text(sites: Sequence[AllocationSite]) -> str:
-    """mmap shared; mmap, mremap; of faults: anonymous, shared, file."""
+    """mmap shared; mmap, mremap; for faults: anonymous, shared, file."""
     kinds = ", ".join(sorted({site.kind for site in sites if site.kind != "fault"}))
     marks = " shared" * all(site.shared for site in sites) + " file" * all(site.file_backed for site in sites)
     return (kinds + marks).strip() or "anonymous"
@@ -138,11 +137,11 @@ def kind_text(sites: Sequence[AllocationSite]) -> str:
 
 def coverage_text(coverage: float | None, engine: str) -> str:
     if coverage is None and engine == "bpftrace":
-        return "not known: this engine does not count resident pages"
+        return "unknown: bpftrace does not count resident pages"
     if coverage is None:
-        return "not known: RSS grew too little, or the process left before its pages were counted"
-    above = ": other pages went meanwhile" if coverage > 1 + COVERAGE_NOISE else ""
-    return f"{coverage:.1%} of the growth of RSS is accounted for{above}"
+        return "unknown: RSS grew too little, or the process exited before its pages were counted"
+    above = "; other pages were freed in that time" if coverage > 1 + COVERAGE_NOISE else ""
+    return f"the traced memory explains {coverage:.1%} of the growth of RSS{above}"
 
 
 def observed_text(seconds: float, engine: str, events: int, labels: Labels) -> str:
@@ -152,17 +151,13 @@ def observed_text(seconds: float, engine: str, events: int, labels: Labels) -> s
 def trust_sentences(
     coverage: float | None, engine: str, seconds: float, losses: Sequence[Loss], events: int, labels: Labels
 ) -> list[str]:
-    """How far to trust it."""
+    """How complete a trace is."""
     return [
         f"observed: {observed_text(seconds, engine, events, labels)}",
         f"coverage: {coverage_text(coverage, engine)}",
         *(f"lost: {loss_text(loss)}" for loss in losses),
         *([] if losses else ["lost: nothing"]),
     ]
-
-
-def loss_text(loss: Loss) -> str:
-    return f"{loss.count:,} {loss.what}" + (f" (less with: {loss.reduce})" if loss.reduce else "")
 
 
 def _frame_text(frame: Frame, plain: bool, places: bool) -> str:

@@ -1,4 +1,4 @@
-"""What was looked at, in figures and sentences that every rendering shares. Pure text: each renderer escapes it."""
+"""Figures and sentences that every rendering shares. Plain text: each renderer escapes it."""
 
 import re
 from collections import Counter
@@ -17,6 +17,7 @@ from memforensics.case.model import (
     Growth,
     Hook,
     KernelTotals,
+    Loss,
     Remedy,
     Target,
 )
@@ -32,7 +33,7 @@ _MECHANISMS = {
 
 _YEAR_10000_NS = 253_402_300_800 * 10**9
 
-MOSTLY = 0.9  # of a site's memory resident: less is said
+RESIDENT_SHARE = 0.9  # of a site's memory: below it the resident bytes are shown too
 
 
 def iso_time(wall_ns: int | None) -> str | None:
@@ -45,7 +46,7 @@ def iso_time(wall_ns: int | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The extent of an observation. `root`: the process that the user named, or the first seen."""
+    """How long and how often a case observed. `root`: the process that the user named, or the first one."""
 
     root: Target | None
     began_wall_ns: int
@@ -54,7 +55,6 @@ class Observed:
 
 
 def observed(case: Case) -> Observed:
-    """How long and how often the case looked."""
     times = [sample.t_ns for sample in case.samples] or [snapshot.t_ns for snapshot in case.snapshots]
     for trace in case.traces:
         times += [trace.began_ns, trace.ended_ns]
@@ -69,40 +69,40 @@ def observed(case: Case) -> Observed:
 
 
 def growth_sentence(growth: Growth | None) -> str:
-    """+402 MiB/min (95%: +398 to +406), linear."""
+    """+402 MiB/min (95% interval: +398 MiB to +406 MiB), linear."""
     if growth is None or growth.rate is None:
-        return "no rate could be judged"
+        return "rate not known yet"
     rate = growth.rate
     low, high = (change_text(edge) for edge in (rate.low, rate.high))
     return f"{rate_text(rate.estimate)} ({rate.confidence:.0%} interval: {low} to {high}), {growth.trend.shape}"
 
 
 def limit_sentence(growth: Growth | None) -> str | None:
-    """When the limit is reached; None when there is no limit or no growth towards it."""
+    """When the memory limit is reached. None without a limit, or without growth towards it."""
     if growth is None or growth.limit_bytes is None or growth.seconds_to_limit is None:
         return None
     return f"the limit of {size_text(growth.limit_bytes)} is reached in {duration_text(growth.seconds_to_limit)}"
 
 
 def kernel_total_facts(kernel_totals: KernelTotals) -> list[tuple[str, int]]:
-    """(what, bytes) of the kernel's sums that are no rows of the waterfall, those that are not zero."""
+    """(what, bytes) of each sum of the kernel that is not a row of the waterfall and not zero."""
     named = (
         ("swapped out, not in RSS", kernel_totals.swap),
-        ("of RSS in huge pages", kernel_totals.anon_huge),
-        ("of RSS in huge pages, shared", kernel_totals.shmem_huge),
-        ("of RSS in huge pages, files", kernel_totals.file_huge),
+        ("part of RSS in huge pages", kernel_totals.anon_huge),
+        ("part of RSS in huge pages, shared", kernel_totals.shmem_huge),
+        ("part of RSS in huge pages, files", kernel_totals.file_huge),
         ("locked address space", kernel_totals.locked),
     )
     return [(name, size) for name, size in named if size]
 
 
 def kernel_totals_sentence(kernel_totals: KernelTotals) -> str | None:
-    """The same in one line; None where all are zero, or were not read."""
+    """The same in one line. None if all are zero or were not read."""
     return "; ".join(f"{name}: {size_text(size)}" for name, size in kernel_total_facts(kernel_totals)) or None
 
 
 def runtimes(case: Case, target: Target) -> list[tuple[str, str | None]]:
-    """(name, version) of what runs inside; the version by the mapped file's own word where that was read."""
+    """(name, version) of what runs inside. The version is read from the mapped file if possible."""
     read = {module.path: module.version for module in case.modules if module.pid == target.pid and module.version}
     return [(runtime.name, read.get(runtime.path or "", runtime.version)) for runtime in target.runtimes]
 
@@ -121,15 +121,15 @@ def culprit_sentence(culprit: Culprit) -> str:
     return f"{culprit.library}{version}{function}"
 
 
-def held_word(finding: Finding) -> str:
-    """What the culprit did: held; of a heap, asked or touched, and who keeps what lies in it is not known."""
+def culprit_label(finding: Finding) -> str:
+    """How the culprit is connected with the memory: it holds it, or it made a heap grow and the holder is unknown."""
     if finding.culprit is None or not finding.culprit.extends:
-        return "held"
-    return "touched" if any(site.kind == "fault" for site in finding.sites) else "asked"
+        return "held by"
+    return "touched by" if any(site.kind == "fault" for site in finding.sites) else "requested by"
 
 
 def caller_sentence(culprit: Culprit) -> str | None:
-    """serve_request, server.py:88; where it is a library's: no application code on this stack; nearest: ..."""
+    """serve_request, server.py:88. If it belongs to a library: no application code on this stack; nearest: ..."""
     caller = culprit.caller
     if caller is None:
         return None
@@ -149,24 +149,24 @@ def finding_sentence(finding: Finding) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """The evidence of a finding, by what it is good for."""
+class Evidence:
+    """The evidence of a finding, by the place where a report shows it."""
 
     why: tuple[str, ...]  # why a known cause grows
     facts: tuple[str, ...]
-    useless: tuple[str, ...]  # what would seem to help and does not
+    no_help: tuple[str, ...]  # settings that seem to help and do not
 
 
-def told(finding: Finding) -> Told:
+def evidence_of(finding: Finding) -> Evidence:
     def of(*kinds: str) -> tuple[str, ...]:
         return tuple(item.text for item in finding.evidence if item.kind in kinds)
 
     facts = tuple(item.text for item in finding.evidence if item.kind not in ("cause", "does-not-help", "next"))
-    return Told(of("cause"), facts, of("does-not-help"))
+    return Evidence(of("cause"), facts, of("does-not-help"))
 
 
-def same_as(diagnosis: Diagnosis, index: int) -> int | None:
-    """Index of an earlier finding with the same cause and remedies (several workers have the same leak); None: none."""
+def same_remedies_as(diagnosis: Diagnosis, index: int) -> int | None:
+    """Index of an earlier finding with the same cause and remedies, as several workers have. None if there is none."""
     finding = diagnosis.findings[index]
     if finding.cause is None:
         return None
@@ -177,13 +177,13 @@ def same_as(diagnosis: Diagnosis, index: int) -> int | None:
 
 
 def hook_sentence(hooks: Sequence[Hook]) -> str:
-    """Of hooks of one owner and mechanism: inline patch of libc.so.6's code; the calls go to ucm_override_mmap and
+    """How hooks of one owner and mechanism work: inline patch of libc.so.6's code; the calls go to ucm_override_mmap,
     ucm_override_munmap in libucm.so.0.0.0 1.19.0."""
     first = hooks[0]
     where = basename(first.patched_in) if first.patched_in else "the library"
     names = list(dict.fromkeys(basename(name) for hook in hooks for name in hook.objects))
     objects = _listed(names) if names else "loaded objects"
-    owner = basename(first.owner_path) if first.owner_path else "memory of no file"
+    owner = basename(first.owner_path) if first.owner_path else "memory without a file"
     version = f" {first.owner_version}" if first.owner_version else ""
     functions = list(dict.fromkeys(hook.target_function for hook in hooks if hook.target_function))
     calls = "the calls go" if len(hooks) > 1 else "the call goes"
@@ -194,13 +194,13 @@ def hook_sentence(hooks: Sequence[Hook]) -> str:
 def hook_summary(hooks: Sequence[Hook]) -> str:
     """mmap, munmap: inline, by libucm.so.0.0.0 1.19.0."""
     first = hooks[0]
-    owner = basename(first.owner_path) if first.owner_path else "memory of no file"
+    owner = basename(first.owner_path) if first.owner_path else "memory without a file"
     version = f" {first.owner_version}" if first.owner_version else ""
     return f"{_listed([hook.function for hook in hooks])}: {first.mechanism}, by {owner}{version}"
 
 
 def same_hooks(diagnosis: Diagnosis) -> list[tuple[list[Hook], list[str]]]:
-    """Hooks of one process, owner and mechanism together, and what they mean."""
+    """The hooks of each process, owner and mechanism, and what they mean."""
     groups: dict[tuple[object, ...], list[Hook]] = {}
     for hook in diagnosis.hooks:
         groups.setdefault((hook.pid, hook.owner_path, hook.mechanism, hook.patched_in), []).append(hook)
@@ -208,7 +208,7 @@ def same_hooks(diagnosis: Diagnosis) -> list[tuple[list[Hook], list[str]]]:
 
 
 def _meanings(hooks: Sequence[Hook], diagnosis: Diagnosis) -> list[str]:
-    """What the hooks mean, each sentence once: those that differ in the function's name only become one."""
+    """What the hooks mean. Sentences that differ only in the name of the function become one."""
     sentences: dict[str, list[str]] = {}
     for hook in hooks:
         meaning = diagnosis.hook_meanings.get(hook.function)
@@ -227,7 +227,7 @@ def remedy_setting(remedy: Remedy) -> str:
 
 
 def scope_sentence(remedy: Remedy) -> str:
-    return "takes effect at a restart" if remedy.scope == "restart" else "takes effect while it runs"
+    return "takes effect after a restart" if remedy.scope == "restart" else "takes effect at once"
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:
@@ -240,7 +240,7 @@ def source_place(file: str, line: int | None) -> str:
 
 
 def frame_place(frame: Frame) -> str:
-    """Where a frame is: file:line for Python, the object's file name (and source line, if known) for native code."""
+    """file:line for Python; for native code the file name of the object, and the source line if known."""
     if frame.kind == "python":
         return source_place(frame.file or "?", frame.line)
     module = basename(frame.module) if frame.module else "no file"
@@ -254,7 +254,7 @@ def frame_name(frame: Frame) -> str:
 
 
 def is_caller(frame: Frame, culprit: Culprit | None) -> bool:
-    """Whether this is the application's innermost Python function, by which the finding is named."""
+    """Whether this is the caller that the finding names."""
     caller = culprit.caller if culprit else None
     return (
         caller is not None
@@ -266,27 +266,29 @@ def is_caller(frame: Frame, culprit: Culprit | None) -> bool:
 
 
 def losses_sentences(case: Case) -> list[str]:
-    """Every loss that happened, with what reduces it."""
-    return [
-        f"{loss.probe}: {loss.count:,} {loss.what}{f'; less with: {loss.reduce}' if loss.reduce else ''}"
-        for loss in case.losses
-        if loss.count
-    ]
+    """Every loss, with what reduces it."""
+    return [f"{loss.probe}: {loss_text(loss)}" for loss in case.losses if loss.count]
+
+
+def loss_text(loss: Loss) -> str:
+    """3 events dropped: ring buffer full (reduce with: --overhead 5%)."""
+    return f"{loss.count:,} {loss.what}" + (f" (reduce with: {loss.reduce})" if loss.reduce else "")
 
 
 def overhead_sentences(case: Case) -> list[str]:
-    """What observing cost the target and us."""
+    """What the observation cost the target and memforensics itself."""
     seconds = observed(case).seconds
     out = []
     for cost in case.costs:
         parts = kernel_cost(cost, seconds)
         if cost.observer_cpu_s is not None:
-            parts.append(f"{duration_text(cost.observer_cpu_s)} of our CPU")
+            parts.append(f"memforensics used {duration_text(cost.observer_cpu_s)} of CPU time")
         if parts:
-            out.append(f"{cost.probe}: {'; '.join(parts)}")
+            name = f"{cost.probe}: " if cost.probe != "memforensics" else ""
+            out.append(name + "; ".join(parts))
     longest = max((pause.ms for pause in case.pauses), default=0.0)
     out.append(
-        f"the target was stopped {len(case.pauses)} times, {longest:.1f} ms at the longest"
+        f"the target was stopped {counted_text(len(case.pauses), 'time')}, for {longest:.1f} ms at most"
         if case.pauses
         else "the target was never stopped"
     )
@@ -294,7 +296,7 @@ def overhead_sentences(case: Case) -> list[str]:
 
 
 def kernel_cost(cost: Cost, seconds: float) -> list[str]:
-    """What the BPF programs cost the target, and what they cost the other processes of the host."""
+    """What the BPF programs cost the target, and the other processes of the host."""
     if cost.bpf_run_ns is None or cost.bpf_runs is None:
         return []
     if cost.target_run_ns is None or cost.target_runs is None:  # an old case
@@ -304,7 +306,7 @@ def kernel_cost(cost: Cost, seconds: float) -> list[str]:
     host_runs = cost.bpf_runs - cost.target_runs
     if host_runs > 0:
         host = _kernel_time(cost.bpf_run_ns - cost.target_run_ns, host_runs, seconds)
-        out.append(f"on events of other processes, which it leaves alone: {host}")
+        out.append(f"events of other processes, which are not traced: {host}")
     return out
 
 
@@ -314,24 +316,24 @@ def _kernel_time(ns: int, runs: int, seconds: float) -> str:
 
 
 def coverage_sentences(case: Case) -> list[str]:
-    """How much of the growth the traces account for, and what of them was sampled."""
+    """How much of the growth each trace explains, and what it did not see in full."""
     sentences = []
     for trace in case.traces:
-        text = f"{trace.engine} saw {trace.events:,} events of {trace.pid}"
+        text = f"{trace.engine} saw {trace.events:,} events of process {trace.pid}"
         if trace.coverage is not None:
             text += f"; the traced mappings explain {trace.coverage:.0%} of the growth of RSS"
         if trace.unwalked:
-            text += f"; of {trace.unwalked:,} mappings of sizes that come and go, the stacks were sampled"
+            text += f"; {trace.unwalked:,} mappings have sizes that come and go: their stacks were sampled"
         if trace.dropped_events:
             unknown = "an unknown part" if trace.unknown_bytes is None else size_text(trace.unknown_bytes)
-            text += f"; {trace.dropped_events:,} events were dropped, and {unknown} is mapped by code that is not known"
+            text += f"; {trace.dropped_events:,} events were dropped, and {unknown} is mapped by unknown code"
         sentences.append(text)
     return sentences
 
 
 def hook_entry(site: FindingSite) -> int | None:
-    """Index of the frame through which the call was made inside a hook: the outermost frame of the hook that is named
-    for the intercepted function. None when it was made inside none."""
+    """Index of the frame where the hook begins: its outermost frame that has the name of the intercepted function. None
+    if the call was not made inside a hook."""
     if site.inside is None:
         return None
     hooks = [index for index, frame in enumerate(site.stack.frames) if frame.kind == "hook"]
@@ -340,12 +342,12 @@ def hook_entry(site: FindingSite) -> int | None:
 
 
 def shown_frames(site: FindingSite, culprit: Culprit | None, limit: int) -> tuple[int, int]:
-    """How many frames to show of the leaf's end, and how many are left out after them: all up to the application's
-    function and a few of its callers, `limit` at most."""
+    """How many frames to show, from the leaf, and how many to leave out: at most `limit`, and not far beyond the
+    application's function."""
     frames = site.stack.frames
     marked = next((n for n, frame in enumerate(frames) if is_caller(frame, culprit)), None)
-    wanted = len(frames) if marked is None else max(marked + 4, 8)
-    shown = min(wanted, limit, len(frames))
+    enough = len(frames) if marked is None else max(marked + 4, 8)
+    shown = min(enough, limit, len(frames))
     if len(frames) - shown <= 2:
         shown = len(frames)
     return shown, len(frames) - shown
@@ -358,12 +360,12 @@ def site_sentence(site: FindingSite) -> str:
     size, there = site.outstanding_bytes, site.resident_bytes
     if site.kind == "fault":
         return f"{size_text(size)} became resident in {counted_text(site.count, 'page fault')}"
-    resident = f" ({size_text(there)} of it resident)" if there is not None and there < MOSTLY * size else ""
+    resident = f" ({size_text(there)} of it resident)" if there is not None and there < RESIDENT_SHARE * size else ""
     return f"{size_text(size)} outstanding{resident} in {counted_text(site.count, 'block')}{rate}{inside}"
 
 
 def members_sentence(diagnosis: Diagnosis, case: Case) -> str | None:
-    """Which process of the tree grows; None when there is but one."""
+    """Which process of the tree grows most. None if there is one process only."""
     if len(case.targets) < 2 or not diagnosis.members:
         return None
     most = max(diagnosis.members, key=lambda member: member.change_bytes)

@@ -80,10 +80,10 @@ def test_speedscope_has_a_profile_a_measure() -> None:
     assert told["exporter"] == "memforensics@1.2.3"
     assert [(p["name"], p["unit"], p["endValue"]) for p in profiles] == [
         ("outstanding bytes", "bytes", TOTAL),
-        ("resident bytes of what is outstanding", "bytes", TOTAL // 2),
+        ("resident bytes of outstanding memory", "bytes", TOTAL // 2),
         ("outstanding blocks", "none", 13),
-        ("allocated bytes, given back or not", "bytes", TOTAL + 4096 + (1 << 20)),
-        ("allocations, given back or not", "none", sum(site.allocated_count for site in profile().sites)),
+        ("allocated bytes, freed or not", "bytes", TOTAL + 4096 + (1 << 20)),
+        ("allocations, freed or not", "none", sum(site.allocated_count for site in profile().sites)),
     ]
     first = [frames[index] for index in profiles[0]["samples"][0]]
     assert [f["name"] for f in first][1:5] == ["_start [server]", "main", "Server.serve", "pool_grow [libpool.so.1]"]

@@ -11,7 +11,7 @@ from memforensics.analysis.site_groups import group_by_frame
 from memforensics.case.model import Anchor, Case, CaseMeta, TraceSummary
 from memforensics.case.views import SiteGroup, TraceView
 from memforensics.cli.screen.keys import split_keys
-from memforensics.report.labels import LABELS, matter_short, matter_text, plain_function
+from memforensics.report.labels import LABELS, group_name, group_name_in, plain_function
 from memforensics.report.terminal.trace import SORTS, Screen, live_screen, pressed, result
 from memforensics.units import count_text
 
@@ -144,11 +144,11 @@ def test_the_end_names_groups_and_shows_stacks() -> None:
 
 def test_the_frame_that_matters_in_words() -> None:
     (both,) = group_by_frame([site(41, 1, 5, 1, INLINED, GROW, SERVE, MAIN, START)], (), 0)
-    assert matter_text(both) == "tiny (libpool.so.1) <- Server.serve (service.py:101)"
+    assert group_name(both) == "tiny (libpool.so.1) <- Server.serve (service.py:101)"
     (own,) = group_by_frame([site(41, 1, 5, 1, SERVE, MAIN, START)], (), 0)
-    assert matter_text(own) == "Server.serve (service.py:101)"
+    assert group_name(own) == "Server.serve (service.py:101)"
     (strange,) = group_by_frame([site(41, 1, 5, 1, STRANGE)], (), 0)
-    assert matter_text(strange).startswith(HOSTILE)
+    assert group_name(strange).startswith(HOSTILE)
 
 
 @pytest.mark.parametrize(
@@ -179,11 +179,11 @@ def test_functions_without_their_parameters(name: str, plain: str) -> None:
 def test_what_is_long_loses_parameters_first_then_places() -> None:
     grow = replace(GROW, function="pool::grow<float>(unsigned long, int)")
     (both,) = group_by_frame([site(41, 1, 5, 1, grow, SERVE, MAIN, START)], (), 0)
-    assert matter_short(both, 90) == matter_text(both)
-    assert matter_short(both, 70) == "pool::grow (libpool.so.1) <- Server.serve (service.py:101)"
-    assert matter_short(both, 30) == "pool::grow <- Server.serve"
-    assert matter_short(both, 25) == "…ol::grow <- Server.serve"
-    assert matter_short(both, 10) == "pool::grow <- Server.serve"
+    assert group_name_in(both, 90) == group_name(both)
+    assert group_name_in(both, 70) == "pool::grow (libpool.so.1) <- Server.serve (service.py:101)"
+    assert group_name_in(both, 30) == "pool::grow <- Server.serve"
+    assert group_name_in(both, 25) == "…ol::grow <- Server.serve"
+    assert group_name_in(both, 10) == "pool::grow <- Server.serve"
 
 
 def test_a_site_s_line_names_the_application_on_eighty_columns() -> None:

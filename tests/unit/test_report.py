@@ -257,7 +257,7 @@ def test_the_same_leak_in_two_workers_has_one_ladder() -> None:
     pair = (minute, diagnosis(first, replace(first, share=0.01)))
     for text in (report_text(*pair), report_markdown(*pair)):
         assert text.count("pull/11248") == 1
-        assert "as for 1." in text
+        assert "the same as for finding 1" in text
     report = as_json(pair)
     assert [len(finding["remedies"]) for finding in report["findings"]] == [3, 3]  # type: ignore[attr-defined]
 

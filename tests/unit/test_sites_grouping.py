@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from memforensics.analysis.blame import growth_groups
 from memforensics.analysis.site_groups import group_by_frame, parse_filter, score, settled, smoothed
 from memforensics.case.model import AllocationSite, Frame, Hook, SitePoint, Stack
-from memforensics.report.labels import matter_text
+from memforensics.report.labels import group_name
 
 LIBC = Frame(kind="native", function="mmap", module="/lib/x86_64-linux-gnu/libc.so.6")
 INTERPRETER = Frame(kind="native", function="_PyEval_Vector", module="/usr/lib/libpython3.11.so.1.0")
@@ -95,7 +95,7 @@ def test_memory_that_extends_the_heap_is_a_group_of_its_own() -> None:
     heap, block = site(1, *stack, kind="brk", held=2), site(2, *stack)
     groups = group_by_frame([heap, block], (), 0)
     assert [(group.layer, group.extends) for group in groups] == [("native-heap", False), ("native-heap", True)]
-    assert [matter_text(group) for group in groups] == [
+    assert [group_name(group) for group in groups] == [
         "fill (libcache.so.1) <- serve (service.py:10)",
         "fill (libcache.so.1) extends the heap <- serve (service.py:10)",
     ]

@@ -65,7 +65,7 @@ def test_a_line_tells_sizes_of_now_and_how_old_the_rest_is() -> None:
 def test_the_screen_tells_it_in_words() -> None:
     shown = text_of(tick())
     assert "110 MiB, watched for 1 m, verdict as of 2 s ago" in shown
-    assert "Layers  as of 8 s ago, parts as of 40 s ago" in shown
+    assert "Layers  as of 8 s ago, partly as of 40 s ago" in shown
     fresh = text_of(tick(ages=Ages(*(BASE + 60 * SECOND,) * 3)))
     assert " ago" not in fresh
 
@@ -263,7 +263,7 @@ def test_the_last_screen_of_a_leak_says_what_to_do_and_where_the_case_is(size: t
     for words in ("UCX >= 1.21.0", "UCX_MEM_MMAP_HOOK_MODE=none", "memforensics report leak.case"):
         assert words in shown
     unkept = text_of(crowded(ended="the time is over"), 100)
-    assert "not kept; --record FILE keeps it" in unkept
+    assert "not recorded; use --record FILE" in unkept
 
 
 def test_a_process_that_left_is_not_to_be_looked_at_again() -> None:

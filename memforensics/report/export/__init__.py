@@ -1,7 +1,6 @@
-"""Sites for other programs: folded stacks, speedscope, pprof, Perfetto, and an HTML page of our own.
+"""Sites for other programs: folded stacks, speedscope, pprof, Perfetto, and our own HTML page.
 
-Each is one pure function of a `Profile`. Nothing here knows where the sites came from: a trace that just ended and a
-case file give the same bytes.
+Each format is one pure function of a `Profile`, so a trace that just ended and its case file give the same bytes.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Folded stacks: `outermost;...;leaf bytes` of what is outstanding, a line a stack. For flamegraph.pl, inferno, ..."""
+"""Folded stacks of outstanding memory: a line `outermost;...;leaf bytes` for each stack. For flamegraph.pl, inferno."""
 
 from memforensics.case.model import Frame
 from memforensics.report.export.profile import Profile, frame_name, frame_place, root_first

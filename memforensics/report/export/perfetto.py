@@ -2,7 +2,7 @@
 
 Message and field numbers of protos/perfetto/trace/perfetto_trace.proto (Perfetto 0.59). A counter track each for the
 anonymous resident memory of a process and for the sites that hold most of it; one ProfilePacket a process, from which
-the UI draws its flame graph of memory that is not given back.
+the UI draws its flame graph of memory that is not freed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -80,7 +80,7 @@ def _heap(profile: Profile, pids: Iterable[int]) -> Iterator[bytes]:
             if site.pid == pid
         ]
         if samples:
-            heap = block(11, f"memforensics: {profile.labels.heap}")
+            heap = block(11, f"memforensics: {profile.labels.profile}")
             dumps.append(block(5, number(1, pid) + number(9, profile.ended_ns) + heap + b"".join(samples)))
     if dumps:
         flags = number(13, _INCREMENTAL_STATE_CLEARED | _NEEDS_INCREMENTAL_STATE)
@@ -88,7 +88,7 @@ def _heap(profile: Profile, pids: Iterable[int]) -> Iterator[bytes]:
 
 
 def _heap_sample(callstack: int, site: AllocationSite, t_ns: int) -> bytes:
-    """Allocated less freed is what the UI shows as not given back: exactly what is outstanding."""
+    """The UI shows allocated minus freed, which is what is outstanding."""
     freed_bytes = site.allocated_bytes - site.outstanding_bytes
     freed_count = site.allocated_count - site.outstanding_count
     out = number(1, callstack) + number(2, site.allocated_bytes) + number(3, max(0, freed_bytes))

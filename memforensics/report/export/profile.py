@@ -1,4 +1,4 @@
-"""What an export is made of, and the labels that every format uses for a frame."""
+"""What every export is made of, and how every format names a frame."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from memforensics import __version__
 from memforensics.case.model import AllocationSite, Anchor, Frame, Sample
 from memforensics.case.views import TraceView
-from memforensics.report.labels import LABELS, Labels, matter_text, trust_sentences
+from memforensics.report.labels import LABELS, Labels, group_name, trust_sentences
 from memforensics.text import basename, utf8, visible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """Sites and what is to be said about them. Times are CLOCK_MONOTONIC nanoseconds, as in the case."""
+    """Sites and their context. Times are CLOCK_MONOTONIC nanoseconds, as in the case."""
 
     sites: Sequence[AllocationSite]
     title: str
@@ -22,9 +22,9 @@ class Profile:
     ended_ns: int
     executable: str | None = None  # of the process that the user named
     processes: Mapping[int, str] = field(default_factory=dict)  # pid -> its name
-    names: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (pid, site_id) -> the frame that matters
+    names: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (pid, site_id) -> name of its group
     samples: Sequence[Sample] = ()  # for formats with a time axis
-    notes: Sequence[str] = ()  # coverage, losses: how far to trust it
+    notes: Sequence[str] = ()  # coverage and losses
     labels: Labels = LABELS["mappings"]
 
     def process_name(self, pid: int) -> str:
@@ -39,31 +39,31 @@ class Profile:
         return text(name)
 
 
-Measure = tuple[str, str, Callable[[AllocationSite], int | None]]  # its name, its unit: bytes or else, of a site
+Measure = tuple[str, str, Callable[[AllocationSite], int | None]]  # name, unit, value of a site
 
 
 def measures(labels: Labels) -> tuple[Measure, ...]:
-    """What a site can be weighed by; what is held comes first."""
+    """The figures of a site, outstanding bytes first."""
     return (
         (f"{labels.held} bytes", "bytes", lambda site: site.outstanding_bytes),
         (
-            "resident bytes of what is outstanding",
+            "resident bytes of outstanding memory",
             "bytes",
             lambda site: site.resident_bytes if labels.resident else None,
         ),
-        (f"{labels.held} {labels.pieces}", labels.pieces, lambda site: site.outstanding_count),
-        (f"{labels.got} bytes, given back or not", "bytes", lambda site: site.allocated_bytes),
-        (f"{labels.gets}, given back or not", labels.pieces, lambda site: site.allocated_count),
+        (f"{labels.held} {labels.units}", labels.units, lambda site: site.outstanding_count),
+        (f"{labels.allocated} bytes, freed or not", "bytes", lambda site: site.allocated_bytes),
+        (f"{labels.allocations}, freed or not", labels.units, lambda site: site.allocated_count),
     )
 
 
 def text(value: str) -> str:
-    """One line without control characters, encodable as UTF-8. Names in the target can be anything."""
+    """One line without control characters that encodes as UTF-8. A target can have any names."""
     return visible(utf8(value))
 
 
 def frame_name(frame: Frame) -> str:
-    """The function, or the offset in its file where no symbol is known."""
+    """The function, or its offset in the file if it has no symbol."""
     if frame.function:
         return text(frame.function)
     return f"+{frame.offset:#x}" if frame.offset is not None else "?"
@@ -83,7 +83,7 @@ def frame_source(frame: Frame) -> str | None:
 
 
 def root_first(site: AllocationSite) -> list[Frame]:
-    """Outermost frame first, as flame graphs want it. Stacks of ours are leaf first."""
+    """The frames of the stack, outermost first, as flame graphs need them."""
     return list(reversed(site.stack.frames))
 
 
@@ -105,7 +105,7 @@ def profile_of(view: TraceView) -> Profile:
         ended_ns=max(times),
         executable=root.exe if root is not None else None,
         processes={target.pid: target.comm for target in case.targets},
-        names={_key(site): matter_text(group) for group in view.groups for site in group.sites},
+        names={_key(site): group_name(group) for group in view.groups for site in group.sites},
         samples=case.samples,
         notes=trust_sentences(view.coverage, view.engine, view.seconds, view.losses, view.events, labels),
         labels=labels,

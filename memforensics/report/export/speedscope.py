@@ -1,4 +1,4 @@
-"""The file format of https://www.speedscope.app: one sampled profile a measure, each stack a sample with a weight."""
+"""The file format of https://www.speedscope.app: a profile for each figure, a weighted sample for each stack."""
 
 import json
 from datetime import datetime, timezone
@@ -20,7 +20,7 @@ SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
 
 def speedscope(profile: Profile) -> bytes:
-    """JSON. What is held comes first and is what opens; a measure that is zero everywhere is left out."""
+    """JSON. The profile of outstanding bytes comes first and opens first. A profile of zeros only is left out."""
     frames: dict[tuple[object, ...], int] = {}
     described: list[dict[str, Any]] = []
 

@@ -1,8 +1,8 @@
 """One self-contained HTML page: an icicle (or flame) chart of the sites, and a table of them that needs no script.
 
-It asks for nothing from anywhere: its content security policy forbids that, and lets no style or script run but the
-two it came with. Text of the target is escaped in the table; in the chart's data nothing can end the script element,
-and the script sets it as text only.
+The content security policy of the page forbids every request, and every style or script except its own two. Text from
+the target is escaped in the table. In the data of the chart it cannot end the script element, and the script inserts it
+as text only.
 """
 
 import base64
@@ -48,19 +48,19 @@ def icicle(profile: Profile) -> bytes:
         "facts": _escaped(_facts(profile)),
         "notes": _notes(profile.notes),
         "sites": "\n".join(_row(profile, site, node) for site, node in listed[:SITES_LISTED]),
-        "left_out": f"<p>and {left_out:,} more sites; the chart has all</p>" if left_out > 0 else "",
+        "left_out": f"<p>and {left_out:,} more sites; the chart shows all of them</p>" if left_out > 0 else "",
         "version": _escaped(profile.version),
         "data": _in_script(tree.data(profile, nodes)),
         "meaning": _escaped(profile.labels.meaning),
         "held": _escaped(profile.labels.held),
-        "pieces": _escaped(profile.labels.pieces),
+        "units": _escaped(profile.labels.units),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], page).encode()
 
 
 @dataclass(slots=True)
 class _Tree:
-    """Stacks with their common callers joined. Node 0 is all; a node's parent comes before it."""
+    """Stacks joined at their common callers. Node 0 is the root; a parent comes before its children."""
 
     frames: dict[tuple[str, str, str, str], int] = field(default_factory=dict)  # name, place, kind, source
     parent: list[int] = field(default_factory=lambda: [-1])
@@ -125,7 +125,7 @@ def _row(profile: Profile, site: AllocationSite, node: int) -> str:
         kind_text([site]),
         profile.process_name(site.pid),
     )
-    ended = "" if site.stack.complete else "<li>the walk ended here</li>"
+    ended = "" if site.stack.complete else "<li>more frames could not be read</li>"
     frames = "".join(_frame_item(frame) for frame in site.stack.frames)
     stack = (
         f"<details><summary>{_escaped(profile.site_name(site))}</summary>"
@@ -147,7 +147,7 @@ def _escaped(value: str) -> str:
 
 
 def _in_script(value: object) -> str:
-    """JSON in which nothing can end a script element or open a comment."""
+    """JSON that cannot end a script element or open a comment."""
     encoded = json.dumps(value, separators=(",", ":"))
     return encoded.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

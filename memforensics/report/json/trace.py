@@ -5,7 +5,7 @@ from typing import Annotated
 from memforensics.case.views import SiteGroup, TraceView
 from memforensics.report.json import shapes
 from memforensics.report.json.shapes import Pid, doc, shaped
-from memforensics.report.labels import LABELS, matter_text
+from memforensics.report.labels import LABELS, group_name
 
 
 class TraceGroup(shapes.Shape):
@@ -83,7 +83,7 @@ def _group(group: SiteGroup) -> TraceGroup:
     return shaped(
         TraceGroup,
         group,
-        name=matter_text(group),
+        name=group_name(group),
         count=group.outstanding_count,
         sites=tuple(site.site_id for site in group.sites),
     )

@@ -1,5 +1,5 @@
-"""The one door to a terminal: text that came from a process, a file or a host cannot move the cursor, set the title,
-write to the clipboard or turn the line round."""
+"""The only console that writes to a terminal. Text from a process, a file or a host cannot move the cursor, set the
+title, write to the clipboard or reverse the direction of a line."""
 
 from collections.abc import Iterable
 

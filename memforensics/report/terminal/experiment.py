@@ -1,4 +1,4 @@
-"""The outcome of prove, as a table of slopes side by side."""
+"""The outcome of prove: a table of growth rates."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _STYLES = {"works": "bold green", "partly": "yellow", "none": "red", "worse": "b
 
 
 def experiment_table(results: Sequence[VariantResult]) -> RenderableType:
-    """Slopes side by side, each with its interval, and a sentence."""
+    """The growth rate of each variant with its interval, and a sentence."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     table.add_column("variant", overflow="fold")
     for name in ("growth", "interval"):
@@ -27,7 +27,7 @@ def experiment_table(results: Sequence[VariantResult]) -> RenderableType:
         rate = result.growth
         cells: list[str | Text] = [
             Text(visible(result.name)),
-            rate_text(rate.estimate) if rate else "not judged",
+            rate_text(rate.estimate) if rate else "not known",
             f"{change_text(rate.low)} to {change_text(rate.high)}" if rate else "",
         ]
         if any(other.throughput is not None for other in results):
@@ -38,10 +38,10 @@ def experiment_table(results: Sequence[VariantResult]) -> RenderableType:
 
 
 def experiment_sentence(results: Sequence[VariantResult]) -> str:
-    """Which remedy works."""
+    """Which variants stop the growth."""
     working = [visible(result.name) for result in results if result.effect == "works"]
     if working:
-        return f"Works: {'; '.join(working)}."
+        return f"These variants stop the growth: {'; '.join(working)}."
     if all(result.effect in ("baseline", "not-shown") for result in results):
-        return "Nothing could be shown."
-    return "None of the variants stops the growth."
+        return "No conclusion: no variant could be compared with the baseline."
+    return "No variant stops the growth."

@@ -1,7 +1,7 @@
-"""Pieces of a terminal screen that several commands use: a verdict, a stack, hooks, layers, remedies.
+"""Parts of a terminal screen that several commands use: a verdict, a stack, hooks, layers, remedies.
 
-Text of the target goes through `visible` and into rich Text, which knows no markup: it cannot colour, move or forge
-anything. Widths are given, so that the same screen comes out in a test, a pipe and a terminal.
+Text from the target goes through `visible` into rich Text, which has no markup, so it cannot change colours or move the
+cursor. Widths are arguments, so a test, a pipe and a terminal show the same screen.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memforensics.case.model import Culprit, Diagnosis, FindingSite, Frame, Hook, LayerRow, Remedy, Stack, Verdict
-from memforensics.report import sentences as say
+from memforensics.report import sentences
 from memforensics.text import visible
 from memforensics.units import change_text, rate_text, size_text
 
@@ -46,64 +46,67 @@ def stack_table(
     frames: int | None = None,
     width: int = 100,
 ) -> Table:
-    """A stack, leaf first. The application's function and the entry into a hook are marked; `frames` cuts it short."""
+    """A stack, leaf first, with marks at the application's function and at the start of a hook. `frames`: at most so
+    many."""
     shown = stack.frames if frames is None else stack.frames[:frames]
-    name_width = min(max((len(visible(say.frame_name(f))) for f in shown), default=1), max(20, width * 45 // 100))
+    name_width = min(max((len(visible(sentences.frame_name(f))) for f in shown), default=1), max(20, width * 45 // 100))
     table = _grid()
     table.add_column(width=3, justify="right", style="dim", no_wrap=True)
     table.add_column(width=name_width, no_wrap=True)
     table.add_column(width=max(20, width - name_width - 8), no_wrap=True)
     for index, frame in enumerate(shown):
-        marked = say.is_caller(frame, culprit)
+        marked = sentences.is_caller(frame, culprit)
         note = _note(frame, marked=marked, entry=index == hook_entry, inside=inside)
         table.add_row(
             f"{index}",
-            Text(fit_end(visible(say.frame_name(frame)), name_width), style=_style(frame, marked=marked)),
+            Text(fit_end(visible(sentences.frame_name(frame)), name_width), style=_style(frame, marked=marked)),
             _place(frame, note, max(20, width - name_width - 8), marked=marked),
         )
     left_out = len(stack.frames) - len(shown)
     if left_out:
         table.add_row("", "...", Text(f"{left_out} more frames (all with --json)", style="dim"))
     if not stack.complete:
-        table.add_row("", "...", Text("the walk ended here", style="dim"))
+        table.add_row("", "...", Text("more frames could not be read", style="dim"))
     return table
 
 
 def site_table(site: FindingSite, culprit: Culprit | None, width: int) -> Table:
-    """The stack of a finding's site, cut behind the application's function."""
-    shown, _ = say.shown_frames(site, culprit, _MAX_FRAMES)
-    entry = say.hook_entry(site)
+    """The stack of a finding's site, up to a few frames beyond the application's function."""
+    shown, _ = sentences.shown_frames(site, culprit, _MAX_FRAMES)
+    entry = sentences.hook_entry(site)
     inside = f"{site.kind} inside {site.inside}" if site.inside else None
     return stack_table(site.stack, culprit=culprit, hook_entry=entry, inside=inside, frames=shown, width=width)
 
 
 def hooks_table(groups: Iterable[tuple[Sequence[Hook], Sequence[str]]]) -> Table:
-    """Who intercepts what, one row for hooks of one owner and mechanism, with what they mean below."""
+    """Intercepted functions: a row for the hooks of each owner and mechanism, with what they mean below."""
     table = _grid()
     table.add_column(style="bold magenta", max_width=24)
     table.add_column(ratio=1)
     for hooks, meanings in groups:
-        table.add_row(Text(", ".join(visible(h.function) for h in hooks)), Text(visible(say.hook_sentence(hooks))))
+        table.add_row(
+            Text(", ".join(visible(h.function) for h in hooks)), Text(visible(sentences.hook_sentence(hooks)))
+        )
         for meaning in meanings:
             table.add_row("", Text(visible(meaning), style="dim"))
     return table
 
 
-def remedies_table(remedies: Iterable[Remedy], useless: Iterable[str] = ()) -> Table:
-    """The ladder, numbered in the order to try, with caveats and sources."""
+def remedies_table(remedies: Iterable[Remedy], no_help: Iterable[str] = ()) -> Table:
+    """The remedies in the order to try them, with caveats and sources."""
     table = _grid()
     table.add_column(style="bold green", no_wrap=True)
     table.add_column(ratio=1)
     for rung, remedy in enumerate(remedies, 1):
-        first = Text(visible(say.remedy_setting(remedy)), style="bold green")
-        first.append(f"   {remedy.kind}, {say.scope_sentence(remedy)}", style="dim not bold")
+        first = Text(visible(sentences.remedy_setting(remedy)), style="bold green")
+        first.append(f"   {remedy.kind}, {sentences.scope_sentence(remedy)}", style="dim not bold")
         table.add_row(f"{rung}", first)
         table.add_row("", Text(visible(remedy.text)))
         for caveat in remedy.caveats:
             table.add_row("", Text("! ", style="yellow").append(visible(caveat), style="default"))
         if remedy.source:
             table.add_row("", Text(visible(remedy.source), style="dim"))
-    for text in useless:
+    for text in no_help:
         table.add_row(Text("x", style="bold red"), Text(visible(text)))
     return table
 
@@ -160,16 +163,16 @@ def bullets(texts: Iterable[str], mark: str = "-") -> Table:
 
 
 def hooks_of(diagnosis: Diagnosis) -> Table:
-    return hooks_table(say.same_hooks(diagnosis))
+    return hooks_table(sentences.same_hooks(diagnosis))
 
 
 def fit_end(text: str, width: int) -> str:
-    """The beginning of a text that is too long (a function's name)."""
+    """Cuts the end of a text that is too long (a function's name)."""
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
 def fit_start(text: str, width: int) -> str:
-    """The end of a text that is too long (a path), cut between two folders where that leaves something."""
+    """Cuts the beginning of a text that is too long (a path), between two folders if possible."""
     if len(text) <= width:
         return text
     end = text[len(text) - max(0, width - 1) :]
@@ -197,7 +200,7 @@ def _note(frame: Frame, *, marked: bool, entry: bool, inside: str | None) -> str
 
 def _place(frame: Frame, note: str, width: int, *, marked: bool) -> Text:
     room = width - (len(note) + 2 if note else 0)
-    text = Text(fit_start(visible(say.frame_place(frame)), room), style="bold cyan" if marked else "dim")
+    text = Text(fit_start(visible(sentences.frame_place(frame)), room), style="bold cyan" if marked else "dim")
     if note:
         text.append(f"  {note}", style="bold cyan" if marked else "bold magenta")
     return text

@@ -99,7 +99,7 @@ def heap_text(view: HeapView) -> str:
         per_minute = f", {rate_text(rate)}" if rate is not None else ""
         count = counted_text(site.outstanding_count, "allocation")
         lines.append(f"{size_text(site.outstanding_bytes)} in {count}{per_minute}")
-        lines += [f"    {frame.function}  {frame.file}:{frame.line}" for frame in site.stack.frames]
+        lines += [f"    {frame_name(frame)}  {frame_place(frame)}" for frame in site.stack.frames]
     if len(view.sites) > SITES_SHOWN:
         lines.append(f"... and {len(view.sites) - SITES_SHOWN} more sites (--json, --record)")
     return "\n".join(lines)

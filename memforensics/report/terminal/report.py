@@ -1,4 +1,5 @@
-"""The report on a terminal. The first screen is the answer: what, how fast, where, through whose code, what to set."""
+"""The report on a terminal. The first screen answers: what grows, how fast, in which layer, through whose code, what to
+set."""
 
 import io
 from collections.abc import Iterator
@@ -9,8 +10,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from memforensics.case.model import Case, Diagnosis, Finding
-from memforensics.report import sentences as say
-from memforensics.report.terminal import parts as parts
+from memforensics.report import sentences
+from memforensics.report.terminal import parts
 from memforensics.report.terminal.console import Console
 from memforensics.text import visible
 from memforensics.units import counted_text, duration_text
@@ -47,42 +48,45 @@ def _screen(case: Case, diagnosis: Diagnosis, width: int) -> Iterator[Renderable
         yield from _finding(diagnosis, index, width)
     if diagnosis.hooks:
         yield Text()
-        yield parts.heading("Who intercepts what")
+        yield parts.heading("Intercepted functions")
         yield _indent(parts.hooks_of(diagnosis))
     for index, finding in enumerate(diagnosis.findings):
         number = f", {index + 1}" if len(diagnosis.findings) > 1 else ""
-        yield from _reasons(finding, number, say.same_as(diagnosis, index) is None)
+        yield from _reasons(finding, number, sentences.same_remedies_as(diagnosis, index) is None)
     if diagnosis.layers:
         yield Text()
-        yield parts.heading("Layers", "those in RSS sum to the kernel's figure")
+        yield parts.heading("Layers", "rows in RSS sum to the RSS of the kernel")
         yield _indent(parts.layers_table(diagnosis.layers))
-        sums = say.kernel_totals_sentence(diagnosis.kernel_totals)
+        sums = sentences.kernel_totals_sentence(diagnosis.kernel_totals)
         if sums is not None:
             yield _indent(Text(sums, style="dim"))
     yield from _limits(case, diagnosis)
 
 
 def _summary(case: Case, diagnosis: Diagnosis) -> Iterator[tuple[str, Text | str]]:
-    seen = say.observed(case)
-    yield "growth", say.growth_sentence(diagnosis.growth)
-    limit = say.limit_sentence(diagnosis.growth)
+    seen = sentences.observed(case)
+    yield "growth", sentences.growth_sentence(diagnosis.growth)
+    limit = sentences.limit_sentence(diagnosis.growth)
     if limit:
         yield "limit", limit
     if seen.root is not None:
-        yield "process", parts.fit_end(f"{say.target_sentence(case, seen.root)}  {' '.join(seen.root.cmdline)}", 160)
-    tree = say.members_sentence(diagnosis, case)
+        yield (
+            "process",
+            parts.fit_end(f"{sentences.target_sentence(case, seen.root)}  {' '.join(seen.root.cmdline)}", 160),
+        )
+    tree = sentences.members_sentence(diagnosis, case)
     if tree:
         yield "tree", tree
     first = next(iter(diagnosis.findings), None)
     if first is not None:
         yield "layer", f"{first.layer}{f', {first.share:.0%} of the growth' if first.share is not None else ''}"
         if first.culprit is not None:
-            yield f"{say.held_word(first)} by", say.culprit_sentence(first.culprit)
-            caller = say.caller_sentence(first.culprit)
+            yield sentences.culprit_label(first), sentences.culprit_sentence(first.culprit)
+            caller = sentences.caller_sentence(first.culprit)
             if caller:
-                yield "through", Text(visible(caller), style="bold cyan")
-    for hooks, _ in say.same_hooks(diagnosis)[:3]:
-        yield "hooked", Text(visible(say.hook_summary(hooks)), style="magenta")
+                yield "called from", Text(visible(caller), style="bold cyan")
+    for hooks, _ in sentences.same_hooks(diagnosis)[:3]:
+        yield "hooks", Text(visible(sentences.hook_summary(hooks)), style="magenta")
     yield "observed", f"{duration_text(seen.seconds)}, {seen.samples} samples"
     if diagnosis.next_step:
         yield "next", diagnosis.next_step
@@ -92,33 +96,33 @@ def _finding(diagnosis: Diagnosis, index: int, width: int) -> Iterator[Renderabl
     finding = diagnosis.findings[index]
     count = f"{index + 1}. " if len(diagnosis.findings) > 1 else ""
     yield parts.heading(f"{count}{visible(finding.title)}", f"{finding.cause}" if finding.cause else "")
-    yield _indent(Text(say.finding_sentence(finding), style="dim"))
+    yield _indent(Text(sentences.finding_sentence(finding), style="dim"))
     for site in finding.sites[:_MAX_SITES]:
         yield Text()
-        yield _indent(Text(visible(say.site_sentence(site)), style="bold"))
+        yield _indent(Text(visible(sentences.site_sentence(site)), style="bold"))
         yield _indent(parts.site_table(site, finding.culprit, width - 2))
     if len(finding.sites) > _MAX_SITES:
         more = counted_text(len(finding.sites) - _MAX_SITES, "more site")
         yield _indent(Text(f"and {more} (all with --json)", style="dim"))
-    earlier = say.same_as(diagnosis, index)
+    earlier = sentences.same_remedies_as(diagnosis, index)
     if earlier is not None:
         yield Text()
-        yield parts.heading("What to do", f"as for {earlier + 1}.")
+        yield parts.heading("What to do", f"the same as for finding {earlier + 1}")
     elif finding.remedies:
         yield Text()
         yield parts.heading("What to do, in this order")
-        yield _indent(parts.remedies_table(finding.remedies, say.told(finding).useless))
+        yield _indent(parts.remedies_table(finding.remedies, sentences.evidence_of(finding).no_help))
     if finding.next_step and finding.next_step != diagnosis.next_step:
         yield Text()
         yield parts.heading("Next")
         yield _indent(Text(visible(finding.next_step)))
 
 
-def _reasons(finding: Finding, number: str, first_of_cause: bool) -> Iterator[RenderableType]:
-    told = say.told(finding)
+def _reasons(finding: Finding, number: str, with_cause: bool) -> Iterator[RenderableType]:
+    evidence = sentences.evidence_of(finding)
     for title, texts, mark in (
-        ("Why it grows", told.why if first_of_cause else (), ""),
-        ("Evidence", told.facts, "-"),
+        ("Why it grows", evidence.why if with_cause else (), ""),
+        ("Evidence", evidence.facts, "-"),
         ("What speaks against it", finding.against, "-"),
     ):
         if texts:
@@ -128,12 +132,12 @@ def _reasons(finding: Finding, number: str, first_of_cause: bool) -> Iterator[Re
 
 
 def _limits(case: Case, diagnosis: Diagnosis) -> Iterator[RenderableType]:
-    not_seen = [f"{n.what}: {n.why}{f'. To see it: {n.enable}' if n.enable else ''}" for n in diagnosis.not_seen]
-    cost = [*say.coverage_sentences(case), *say.overhead_sentences(case)]
+    not_seen = [f"{n.what}: {n.why}{f'. To enable it: {n.enable}' if n.enable else ''}" for n in diagnosis.not_seen]
+    cost = [*sentences.coverage_sentences(case), *sentences.overhead_sentences(case)]
     for title, texts in (
-        ("Not seen", not_seen),
-        ("Lost", say.losses_sentences(case)),
-        ("What observing cost", cost),
+        ("Not observed", not_seen),
+        ("Lost", sentences.losses_sentences(case)),
+        ("Cost of the observation", cost),
     ):
         if texts:
             yield Text()

@@ -1,4 +1,4 @@
-"""A snapshot and a diff on a terminal: the waterfall with a bar a layer, then the largest groups."""
+"""A snapshot and a diff on a terminal: the layers with bars, then the largest groups."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,7 +8,7 @@ from rich.text import Text
 
 from memforensics.case.model import KernelTotals, LayerRow, Loss, MappingGroup, Snapshot, Target
 from memforensics.case.views import DiffView, OwnedGroup, ProcessChange, SnapshotView
-from memforensics.report.sentences import kernel_total_facts
+from memforensics.report.sentences import kernel_total_facts, loss_text
 from memforensics.text import visible
 from memforensics.units import change_text, duration_text, size_text
 
@@ -45,7 +45,7 @@ def diff_screen(view: DiffView, width: int) -> Group:
 
 
 def title(target: Target | None, taken: Snapshot) -> Text:
-    """Who it is, and how it was read."""
+    """The process, and how its mappings were read."""
     text = Text(f"PID {taken.pid}", style="bold")
     if target is not None:
         text.append(f"  {visible(target.role or target.comm)}", style="bold cyan")
@@ -58,29 +58,27 @@ def title(target: Target | None, taken: Snapshot) -> Text:
 
 
 def diff_title(before: str, after: str, change_bytes: int, seconds: float | None, processes: int = 1) -> Text:
-    """What is compared, and by how much it differs. `seconds`: between the two; None: of different processes."""
+    """What is compared, and the change. `seconds`: between the two; None for different processes."""
     text = Text(f"{visible(before)} → {visible(after)}: ", style="bold")
     text.append(change_text(change_bytes), style="bold yellow" if change_bytes > 0 else "bold green")
     if processes > 1:
         text.append(f", {processes:,} processes", style="not bold")
     if seconds is None:
-        text.append("\ndifferent processes: paired by owner and size, not by address", style="not bold dim")
+        text.append(
+            "\ndifferent processes: mappings are paired by owner and size, not by address", style="not bold dim"
+        )
     elif seconds > 0:
         text.append(f" in {duration_text(seconds)}", style="not bold")
     return text
 
 
 def footnotes(losses: Iterable[Loss]) -> Text:
-    """What was not seen, a line each."""
-    return Text(
-        "\n".join(f"not seen: {loss.count:,} {visible(loss.what)} ({visible(loss.reduce)})" for loss in losses),
-        style="yellow",
-        end="",
-    )
+    """A line for each loss."""
+    return Text("\n".join(f"not seen: {visible(loss_text(loss))}" for loss in losses), style="yellow", end="")
 
 
 def waterfall(rows: Sequence[LayerRow], kernel_totals: KernelTotals) -> Table:
-    """A row a layer, a bar by its share of RSS, the sum, and what the kernel counts across the layers."""
+    """A row for each layer with a bar for its share of RSS, the sum, and what the kernel counts across the layers."""
     total = sum(row.bytes or 0 for row in rows if row.in_rss)
     table = _table(("layer", "left"), ("bytes", "right"), ("share", "right"), ("", "left"))
     shown = [row for row in rows if row.bytes or row.layer == "unattributed"]
@@ -91,7 +89,7 @@ def waterfall(rows: Sequence[LayerRow], kernel_totals: KernelTotals) -> Table:
             style = "yellow" if row.layer == "unattributed" else "cyan"
             table.add_row(row.layer, size_text(size), f"{share:.1%}", Text(_bar(share), style=style))
         else:
-            table.add_row(Text(f"{row.layer}, not in RSS", style="dim"), Text(size_text(size), style="dim"))
+            table.add_row(Text(f"{row.layer} (not in RSS)", style="dim"), Text(size_text(size), style="dim"))
     table.add_section()
     table.add_row(Text("RSS", style="bold"), Text(size_text(total), style="bold"), "", "")
     for name, size in kernel_total_facts(kernel_totals):
@@ -100,7 +98,7 @@ def waterfall(rows: Sequence[LayerRow], kernel_totals: KernelTotals) -> Table:
 
 
 def owned_table(groups: Sequence[OwnedGroup], top: int) -> Table:
-    """The largest groups of mappings; the rest is summed as the last row."""
+    """The largest groups of mappings. The last row sums the rest."""
     table = _table(("group", "left"), ("layer", "left"), ("mappings", "right"), ("bytes", "right"))
     inside = [group for group in groups if group.in_rss]
     kept = top if len(inside) <= top else top - 1
@@ -114,14 +112,14 @@ def owned_table(groups: Sequence[OwnedGroup], top: int) -> Table:
         table.add_row(Text(f"{len(rest)} smaller groups", style="dim"), "", f"{count:,}", size_text(size))
     for group in groups:
         if not group.in_rss:
-            note = Text(f"{visible(group.name)}, mapped, not in RSS", style="dim")
+            note = Text(f"{visible(group.name)} (mapped, not in RSS)", style="dim")
             table.add_row(note, Text(group.layer, style="dim"), f"{group.count:,}", size_text(group.bytes))
     return table
 
 
 def groups_table(groups: Sequence[MappingGroup], width: int = WIDE) -> Table:
-    """What changed, the most first; what did not is one last row. Below `WIDE` columns the names have the room of the
-    layers, which `layer_changes` tells of."""
+    """What changed, largest change first, and one row for what did not. Below `WIDE` columns there is no column
+    of layers; `layer_changes` shows them."""
     layer = (("layer", "left"),) if width >= WIDE else ()
     sizes = (("change", "right"), ("before", "right"), ("after", "right"), ("mappings", "right"))
     table = _table(*sizes, ("what", "left"), ("group", "left"), *layer)
@@ -149,13 +147,13 @@ def groups_table(groups: Sequence[MappingGroup], width: int = WIDE) -> Table:
             counts = _counts(sum(g.count_before for g in same), sum(g.count_after for g in same))
             number = sum(max(1, group.summed) for group in same)
             words = f"{number} group{'s' if number > 1 else ''} "
-            words += "at other addresses, of the same size" if what == "moved" else "without change"
+            words += "with the same size at other addresses" if what == "moved" else "without change"
             table.add_row("0 B", size, size, counts, what, Text(words), style="dim")
     return table
 
 
 def processes_table(processes: Sequence[ProcessChange], most: int = 10) -> Table:
-    """A row a process of a tree, what changed most first; the rest is summed in one row."""
+    """A row for each process of a tree, largest change first. The last row sums the rest."""
     table = _table(
         ("change", "right"),
         ("before", "right"),
@@ -182,7 +180,7 @@ def processes_table(processes: Sequence[ProcessChange], most: int = 10) -> Table
 
 
 def layer_changes(rows: Sequence[LayerRow]) -> Table:
-    """Layers before and after, those that changed."""
+    """The layers that changed, before and after."""
     table = _table(("layer", "left"), ("before", "right"), ("after", "right"), ("change", "right"))
     changed = [row for row in rows if row.in_rss and row.change_bytes]
     for row in sorted(changed, key=lambda row: -abs(row.change_bytes or 0)):

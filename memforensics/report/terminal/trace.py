@@ -1,4 +1,4 @@
-"""The screen of trace-mmap and trace-faults: a table of sites, stacks, how much to trust them; live, with keys."""
+"""The screens of trace-mmap and trace-faults: live with keys, and the result with stacks, coverage and losses."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +11,14 @@ from rich.text import Text
 
 from memforensics.case.model import AllocationSite
 from memforensics.case.views import SiteGroup, TraceView
-from memforensics.report import sentences as say
+from memforensics.report import sentences
 from memforensics.report.labels import (
     LABELS,
     Labels,
     coverage_text,
+    group_name,
+    group_name_in,
     kind_text,
-    loss_text,
-    matter_short,
-    matter_text,
     observed_text,
 )
 from memforensics.report.terminal.parts import facts_table, fit_end, heading, stack_table
@@ -31,12 +30,12 @@ SORTS: tuple[SortWord, ...] = get_args(SortWord)
 STACKS_SHOWN = 3  # without --stacks
 FILE_ROWS = 5
 FRAMES_SHOWN = 12  # of a stack without --stacks, but always to the application's function and its caller
-_WIDE = 110  # from this width there is room for resident, allocations and kind
+_WIDE = 110  # columns; from here on the table has resident, allocations and kind
 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """What the keys have set. `at`: the row that is chosen; `open`: whether a stack of it is shown, and `nth` which."""
+    """What the keys have set. `at`: the selected row; `open`: whether one of its stacks is shown; `nth`: which one."""
 
     sort: SortWord = "outstanding"
     paused: bool = False
@@ -47,7 +46,7 @@ class Screen:
 
 
 def pressed(screen: Screen, key: str, rows: int) -> Screen:
-    """What the screen is after a key. Keys that mean nothing change nothing."""
+    """The screen after a key. Unknown keys change nothing."""
     if key in (" ", "p"):
         return replace(screen, paused=not screen.paused)
     if key == "s":
@@ -86,8 +85,8 @@ def live_screen(
     width: int,
     height: int,
 ) -> RenderableType:
-    """One line a group, in the order given, no wider and no taller than the screen, with the same columns each time.
-    `keys`: whether there is somebody to press them."""
+    """One line for each group, in the given order, within the size of the screen, with fixed columns. `keys`: whether
+    the terminal can send keys."""
     room = height - 6
     shown = groups[: min(top, max(3, room // 3 if screen.open else room))]
     at = min(screen.at, max(len(shown) - 1, 0))
@@ -100,7 +99,7 @@ def live_screen(
     parts.append(_live_table(shown, at if keys else None, screen, labels, several, width))
     more = [f"{len(groups) - len(shown)} more sites"] if len(groups) > len(shown) else []
     if file_groups:
-        more.append(f"{size_text(_held(file_groups))} of mapped files, apart")
+        more.append(f"{size_text(_held(file_groups))} of mapped files, not listed")
     if left_out:
         more.append(_left_out_text(left_out))
     parts.append(Text(visible("   " + "; ".join(more)), style="dim") if more else Text())
@@ -118,10 +117,10 @@ def live_screen(
 
 def _keys_line(screen: Screen, labels: Labels) -> Text:
     if screen.paused:
-        return Text("PAUSED, the account goes on   p resumes   e stack   j, k choose   q ends", style="bold yellow")
+        return Text("PAUSED, tracing goes on   p resumes   e stack   j, k select   q ends", style="bold yellow")
     by = labels.held if screen.sort == "outstanding" else screen.sort
     stack = "e closes, n next" if screen.open else "e stack"
-    return Text(f"p pauses   s sorts (by {by})   j, k choose   {stack}   q ends", style="dim")
+    return Text(f"p pauses   s sorts (by {by})   j, k select   {stack}   q ends", style="dim")
 
 
 def _live_table(
@@ -142,16 +141,16 @@ def _live_table(
         table.add_column(Text(name, style=style), width=size, justify="right", no_wrap=True)
     table.add_column("site", width=site_width, no_wrap=True)
     for number, group in enumerate(groups):
-        chosen = number == at
+        selected = number == at
         table.add_row(
-            "▸" if chosen else "",
+            "▸" if selected else "",
             *([f"{group.pid}"] if several else []),
             size_text(group.outstanding_bytes),
             change_text(group.bytes_per_minute) if group.bytes_per_minute is not None else "",
             count_text(group.outstanding_count),
             _age_text(group),
             Text(_in_columns(group, site_width)),
-            style="bold" if chosen else "",
+            style="bold" if selected else "",
         )
     if not groups:
         table.add_row(*([""] * len(columns)), Text(f"nothing {labels.held} yet", style="dim"))
@@ -160,21 +159,21 @@ def _live_table(
 
 def _in_columns(group: SiteGroup, width: int) -> str:
     stacks = _stacks_text(group)
-    return fit_end(visible(matter_short(group, width - len(stacks))), max(1, width - len(stacks))) + stacks
+    return fit_end(visible(group_name_in(group, width - len(stacks))), max(1, width - len(stacks))) + stacks
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
 def result(view: TraceView, *, top: int, all_stacks: bool, width: int) -> RenderableType:
-    """What was found: the table, full stacks, and how far to trust it."""
+    """The table of sites, full stacks, coverage, losses and cost."""
     groups, file_groups, left_out, labels = view.groups, view.file_groups, view.left_out, LABELS[view.family]
     several = len({summary.pid for summary in view.summaries}) > 1
     parts: list[RenderableType] = []
     if groups:
         parts.append(sites_table(groups[:top], max(0, len(groups) - top), labels, several, width))
     else:
-        parts.append(Text("No such site." if left_out else labels.nothing))
+        parts.append(Text("No site matches --filter and --min-age." if left_out else labels.nothing))
     if file_groups:
         few = min(FILE_ROWS, top)
         parts.append(Text("\nPages of mapped files (page cache):", style="dim"))
@@ -182,17 +181,23 @@ def result(view: TraceView, *, top: int, all_stacks: bool, width: int) -> Render
     if left_out:
         parts.append(Text(f"{_left_out_text(left_out)}.", style="dim"))
     parts += stacks(groups[: top if all_stacks else min(STACKS_SHOWN, top)], labels, all_stacks, width)
-    return Lines(*parts, Text(), trust(view))
+    return Lines(*parts, Text(), trace_facts(view))
 
 
 def sites_table(groups: Sequence[SiteGroup], more: int, labels: Labels, several: bool, width: int) -> Table:
-    """What is held, a row a group."""
+    """A row for each group."""
     wide = width >= _WIDE
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     table.add_column("#", justify="right", style="dim")
     if several:
         table.add_column("pid", justify="right")
-    figures = (labels.held, "rate", "count", "age", *((labels.resident or labels.got, labels.gets) if wide else ()))
+    figures = (
+        labels.held,
+        "rate",
+        "count",
+        "age",
+        *((labels.resident or labels.allocated, labels.allocations) if wide else ()),
+    )
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
     if wide:
@@ -204,7 +209,7 @@ def sites_table(groups: Sequence[SiteGroup], more: int, labels: Labels, several:
             *([f"{group.pid}"] if several else []),
             *_figures(group),
             *(_more_figures(group, labels) if wide else ()),
-            Text(visible(matter_text(group, plain=True) + _stacks_text(group))),
+            Text(visible(group_name(group, plain=True) + _stacks_text(group))),
         )
     if more:
         cells = [""] * (1 + several + len(figures) + wide)
@@ -213,7 +218,7 @@ def sites_table(groups: Sequence[SiteGroup], more: int, labels: Labels, several:
 
 
 def stacks(groups: Sequence[SiteGroup], labels: Labels, all_of_each: bool, width: int) -> Iterable[Text | Table]:
-    """The whole stacks of each group, or its largest."""
+    """All stacks of each group, or its largest one."""
     for number, group in enumerate(groups, 1):
         shown = group.sites if all_of_each else group.sites[:1]
         for nth, site in enumerate(shown, 1):
@@ -224,11 +229,11 @@ def stacks(groups: Sequence[SiteGroup], labels: Labels, all_of_each: bool, width
                 note += "; Python and native frames did not match one to one"
             yield Text()
             yield heading(f"site {number}", note)
-            yield stack_table(site.stack, frames=None if all_of_each else _enough(group, site), width=width)
+            yield stack_table(site.stack, frames=None if all_of_each else _frame_count(group, site), width=width)
 
 
-def _enough(group: SiteGroup, site: AllocationSite) -> int:
-    """Frames of a stack, leaf first, that tell who asked."""
+def _frame_count(group: SiteGroup, site: AllocationSite) -> int:
+    """How many frames to show, from the leaf: at least to the application's function and its caller."""
     of_application = (
         at
         for at, frame in enumerate(site.stack.frames)
@@ -237,20 +242,20 @@ def _enough(group: SiteGroup, site: AllocationSite) -> int:
     return max(FRAMES_SHOWN, next(of_application, 0) + 2)
 
 
-def trust(view: TraceView) -> Table:
-    """What it means, coverage, losses and overhead."""
+def trace_facts(view: TraceView) -> Table:
+    """What the sites mean, coverage, losses and overhead."""
     rows: list[tuple[str, Text | str]] = [
         ("meaning", LABELS[view.family].meaning),
         ("observed", observed_text(view.seconds, view.engine, view.events, LABELS[view.family])),
         ("coverage", coverage_text(view.coverage, view.engine)),
-        *(("lost", loss_text(loss)) for loss in view.losses),
+        *(("lost", sentences.loss_text(loss)) for loss in view.losses),
     ]
     if not view.losses:
         rows.append(("lost", "nothing"))
     for cost in view.costs:
-        rows += [("overhead", text) for text in say.kernel_cost(cost, view.seconds)]
+        rows += [("overhead", text) for text in sentences.kernel_cost(cost, view.seconds)]
         if cost.observer_cpu_s is not None:
-            rows.append(("", f"{duration_text(cost.observer_cpu_s)} CPU of memforensics itself"))
+            rows.append(("", f"memforensics used {duration_text(cost.observer_cpu_s)} of CPU time"))
     return facts_table(rows)
 
 
@@ -284,8 +289,8 @@ def _stacks_text(group: SiteGroup) -> str:
 
 def _held_text(site: AllocationSite, labels: Labels) -> str:
     kind = kind_text([site])
-    pieces = labels.piece if site.outstanding_count == 1 else labels.pieces
-    return f"{size_text(site.outstanding_bytes)} {labels.held} in {site.outstanding_count:,} {pieces}, {kind}"
+    units = labels.unit if site.outstanding_count == 1 else labels.units
+    return f"{size_text(site.outstanding_bytes)} {labels.held} in {site.outstanding_count:,} {units}, {kind}"
 
 
 def _left_out_text(groups: Sequence[SiteGroup]) -> str:

@@ -1,4 +1,4 @@
-"""The live screen of watch. Pure: a tick in, rich renderables out."""
+"""The live screen of watch: rich renderables made from a tick."""
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,28 +11,28 @@ from rich.text import Text
 
 from memforensics.case.model import Layer, LayerRow, MappingGroup, Rate, Sample, Target
 from memforensics.case.views import WatchTick
-from memforensics.report import sentences as say
-from memforensics.report.terminal import parts as parts
+from memforensics.report import sentences
+from memforensics.report.terminal import parts
 from memforensics.text import visible
 from memforensics.units import change_text, duration_text, rate_text, size_text
 
 _BARS = "▁▂▃▄▅▆▇█"
 _DOWN = "↓"
 _MEMBERS_SHOWN = 6
-_MEMBERS_OF_FEW = 2  # where there is little room
-_LAYERS_OF_FEW = 4  # the same
+_MEMBERS_IF_SHORT = 2  # on a short screen
+_LAYERS_IF_SHORT = 4
 _EVENTS_SHOWN = 4
 _GROUPS_SHOWN = 5
-_WIDE = 100  # columns from which intervals have one of their own
+_WIDE = 100  # columns; from here on intervals have a column
 _WIDEST = 140
-_LABEL = 9  # columns of a fact's label
-_OLD_S = 2.0  # from which an age is told
+_LABEL = 9  # columns of a label
+_OLD_S = 2.0  # an age below it is not shown
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """A part of a screen. Where not all parts fit, `short` takes its place, and then it is left out: those of a higher
-    number first. Number 0: never."""
+    """A part of a screen. If the screen is too short, parts are replaced by `short` and then left out, those with
+    higher numbers first. 0: never."""
 
     shown: RenderableType
     short: RenderableType | None = None
@@ -41,41 +41,41 @@ class Part:
 
 
 class WatchScreen:
-    """The screen as parts, top to bottom. What a tick did not change is the very object of before, so that it need not
-    be drawn again: most ticks bring new sizes and nothing else."""
+    """The screen as parts, from top to bottom. Most ticks change sizes only: a part that did not change stays the same
+    object and is not drawn again."""
 
     def __init__(self) -> None:
         self._key: tuple[object, ...] = ()
         self._fixed: tuple[list[Part], list[Part], list[Part]] = ([], [], [])
 
     def parts(self, tick: WatchTick, *, footer: str, width: int, case_file: str | None = None) -> list[Part]:
-        """`case_file`: where the case is kept."""
+        """`case_file`: where the case is recorded."""
         width = min(width, _WIDEST)
         if tick.is_news or self._key != (width, footer):
             self._key = width, footer
-            ending = _to_do(tick, case_file) if tick.ended else ()
+            ending = _ending(tick, case_file) if tick.ended else ()
             self._fixed = (
-                list(_who(tick, width)),
+                list(_process(tick, width)),
                 [*_growth(tick), *ending, _blank()],
-                list(_where(tick, footer, width)),
+                list(_details(tick, footer, width)),
             )
         above, middle, below = self._fixed
         return [*above, *_sizes(tick, width), *middle, Part(_layers_heading(tick, width)), *below]
 
 
 def help_parts(tick: WatchTick, *, footer: str) -> list[Part]:
-    """What the keys do and the words mean."""
+    """What the keys do and what the words mean."""
     rows: list[tuple[str, Text | str]] = [
-        ("q", "end: judge all that was seen, and show the result"),
-        ("?", "open and close this help"),
+        ("q", "end the watch and show the result"),
+        ("?", "show or hide this help"),
         ("Ctrl-C", "stop at once"),
         ("", ""),
-        ("growth", "the rate of anonymous, shared and swapped memory, with its 95% interval"),
-        ("layers", "RSS by what owns it; `memforensics snapshot` shows the mappings"),
+        ("growth", "rate of anonymous, shared and swapped memory, with its 95% interval"),
+        ("layers", "RSS by owner; `memforensics snapshot` shows the mappings"),
         ("growing", "Growth alone does not prove a leak: a cache that is filling looks the same."),
         ("leak", "There is more evidence than growth, such as a known cause."),
         ("bounded", "It grew and stopped, or has a known limit."),
-        ("cause", "--until leak or --on-leak CMD search for the cause while the watch goes on"),
+        ("cause", "with --until leak or --on-leak CMD, watch also searches for the cause"),
     ]
     return [
         Part(parts.headline(tick.diagnosis.verdict, tick.diagnosis.headline)),
@@ -87,7 +87,7 @@ def help_parts(tick: WatchTick, *, footer: str) -> list[Part]:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Values as bars of eight heights between their least and greatest, the newest at the right."""
+    """Values as bars of eight heights, the newest at the right."""
     if not values:
         return ""
     count = min(width, len(values))
@@ -99,8 +99,8 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def fallback_rows(tick: WatchTick) -> tuple[LayerRow, ...]:
-    """RssAnon, RssFile and RssShmem of the tree, for when the mappings cannot be read: a layer of the anonymous part
-    is then not known."""
+    """RssAnon, RssFile and RssShmem of the tree, for when the mappings cannot be read. The layers of the anonymous part
+    are then unknown."""
     now = list(tick.now.values())
     if not now:
         return ()
@@ -125,31 +125,31 @@ def _blank() -> Part:
     return Part(Text(), left_out=9)
 
 
-def _who(tick: WatchTick, width: int) -> Iterator[Part]:
+def _process(tick: WatchTick, width: int) -> Iterator[Part]:
     case, diagnosis = tick.case, tick.diagnosis
     yield Part(parts.headline(diagnosis.verdict, diagnosis.headline))
     yield _blank()
     root = case.target(case.meta.root_pid) if case.meta.root_pid is not None else None
     if root is not None:
         command = parts.fit_end(visible(" ".join(root.cmdline) or root.comm), width - _LABEL - 4)
-        who = parts.fit_end(visible(say.target_sentence(case, root)), width - _LABEL - 4)
+        who = parts.fit_end(visible(sentences.target_sentence(case, root)), width - _LABEL - 4)
         yield Part(_facts([("process", who)]))
         yield Part(_facts([("command", command)]), left_out=2)
 
 
 def _sizes(tick: WatchTick, width: int) -> Iterator[Part]:
-    """What every tick changes."""
-    words = [size_text(tick.rss) + (f" in {len(tick.now)} processes" if len(tick.now) > 1 else "")]
-    words.append(f"watched for {duration_text(round(tick.elapsed_s))}")
+    """What changes at every tick."""
+    facts = [size_text(tick.rss) + (f" in {len(tick.now)} processes" if len(tick.now) > 1 else "")]
+    facts.append(f"watched for {duration_text(round(tick.elapsed_s))}")
     stopped = [str(pid) for pid, sample in tick.now.items() if sample.is_stopped]
     if stopped:
-        words.append(f"stopped: {', '.join(stopped[:_MEMBERS_SHOWN])}")
+        facts.append(f"stopped: {', '.join(stopped[:_MEMBERS_SHOWN])}")
     judged_s = tick.age_s(tick.ages.verdict_ns) or 0.0
     if judged_s >= _OLD_S:
-        words.append(f"verdict as of {duration_text(round(judged_s))} ago")
+        facts.append(f"verdict as of {duration_text(round(judged_s))} ago")
     if tick.search:
-        words.append(tick.search)
-    yield Part(_facts([("RSS", ", ".join(words))]))
+        facts.append(tick.search)
+    yield Part(_facts([("RSS", ", ".join(facts))]))
     if tick.line:
         bars = Text(sparkline(tick.line, max(10, width - _LABEL - 40)), style="cyan")
         bars.append(f"  {size_text(min(tick.line))} to {size_text(max(tick.line))} anonymous", style="dim")
@@ -158,37 +158,36 @@ def _sizes(tick: WatchTick, width: int) -> Iterator[Part]:
 
 def _growth(tick: WatchTick) -> Iterator[Part]:
     diagnosis = tick.diagnosis
-    rows: list[tuple[str, Text | str]] = [("growth", say.growth_sentence(diagnosis.growth))]
+    rows: list[tuple[str, Text | str]] = [("growth", sentences.growth_sentence(diagnosis.growth))]
     limit = diagnosis.growth.limit_bytes if diagnosis.growth else None
     if limit is not None:
-        rows.append(("limit", say.limit_sentence(diagnosis.growth) or f"{size_text(limit)} for the cgroup"))
+        rows.append(("limit", sentences.limit_sentence(diagnosis.growth) or f"{size_text(limit)} for the cgroup"))
     if not tick.ended:
         rows += _next(tick)
     yield Part(_facts(rows))
     lost = [loss for loss in tick.case.losses if loss.count]
     if lost:
-        told = [f"{loss.count} {loss.what}" + (f"; less with {loss.reduce}" if loss.reduce else "") for loss in lost]
-        short = f"{len(lost)} kinds of losses; a longer screen or --json names them"
+        short = f"{len(lost)} kinds of losses; a taller terminal or --json shows them"
         shorter = _facts([("not seen", short)]) if len(lost) > 1 else None
-        yield Part(_facts([("not seen", text) for text in told]), short=shorter, shortened=6)
+        yield Part(_facts([("not seen", sentences.loss_text(loss)) for loss in lost]), short=shorter, shortened=6)
 
 
 def _next(tick: WatchTick) -> list[tuple[str, Text | str]]:
-    """What to do: of a leak the settings that help, in the order to try; else what would decide it."""
+    """What to do: for a leak the settings that help, in the order to try them; else the next step."""
     diagnosis = tick.diagnosis
     remedies = next((finding.remedies for finding in diagnosis.findings if finding.remedies), ())
     if diagnosis.verdict == "leak" and remedies:
-        return [("to do", "; or ".join(say.remedy_setting(remedy) for remedy in remedies))]
+        return [("to do", "; or ".join(sentences.remedy_setting(remedy) for remedy in remedies))]
     root = tick.case.target(tick.case.meta.root_pid) if tick.case.meta.root_pid is not None else None
     if root is not None and root.exited_ns is not None:
-        return []  # the next step is always a look at the living process
+        return []  # the next step needs the living process
     if diagnosis.next_step and diagnosis.verdict in ("growing", "leak") and not tick.search:
         return [("next", diagnosis.next_step)]
     return []
 
 
-def _to_do(tick: WatchTick, case_file: str | None) -> Iterator[Part]:
-    """On the last screen: what to do, and where the case is."""
+def _ending(tick: WatchTick, case_file: str | None) -> Iterator[Part]:
+    """For the last screen: what to do, and where the case is."""
     found = next((finding for finding in tick.diagnosis.findings if finding.remedies), None)
     rows = _next(tick)
     short = _facts(rows)
@@ -202,41 +201,41 @@ def _to_do(tick: WatchTick, case_file: str | None) -> Iterator[Part]:
     if case_file is not None:
         yield Part(_facts([("case", f"memforensics report {shlex.quote(case_file)}")]))
     elif tick.diagnosis.verdict in ("leak", "growing"):
-        yield Part(_facts([("case", "not kept; --record FILE keeps it")]))
+        yield Part(_facts([("case", "not recorded; use --record FILE")]))
 
 
 def _layers_heading(tick: WatchTick, width: int) -> Text:
     if not tick.diagnosis.layers:
-        return parts.heading("Layers", "mappings were not read: totals only")
+        return parts.heading("Layers", "totals only, because the mappings could not be read")
     read_s, oldest_s = tick.age_s(tick.ages.layers_ns) or 0.0, tick.age_s(tick.ages.oldest_ns) or 0.0
     notes = []
     if read_s >= _OLD_S:
         notes.append(f"as of {duration_text(round(read_s))} ago")
     if oldest_s >= read_s + _OLD_S:
-        notes.append(f"parts as of {duration_text(round(oldest_s))} ago")
+        notes.append(f"partly as of {duration_text(round(oldest_s))} ago")
     return parts.heading("Layers", parts.fit_end(", ".join(notes), width - 8))
 
 
-def _where(tick: WatchTick, footer: str, width: int) -> Iterator[Part]:
-    """Layers, mappings, processes, and what happened."""
+def _details(tick: WatchTick, footer: str, width: int) -> Iterator[Part]:
+    """Layers, mappings, processes and events."""
     case, diagnosis = tick.case, tick.diagnosis
     rows = [row for row in diagnosis.layers or fallback_rows(tick) if row.bytes or row.change_bytes]
-    few = _indented(_waterfall(rows, width, _LAYERS_OF_FEW)) if len(rows) > _LAYERS_OF_FEW + 1 else None
+    few = _indented(_waterfall(rows, width, _LAYERS_IF_SHORT)) if len(rows) > _LAYERS_IF_SHORT + 1 else None
     yield Part(_indented(_waterfall(rows, width)), short=few, shortened=4)
-    sums = say.kernel_totals_sentence(diagnosis.kernel_totals)
+    sums = sentences.kernel_totals_sentence(diagnosis.kernel_totals)
     if sums is not None:
         yield Part(_indented(Text(sums, style="dim")), left_out=7)
     grown = [group for group in diagnosis.groups if group.change_bytes > 0][:_GROUPS_SHOWN]
     if grown:
         yield _blank()
-        moved = f"; {_DOWN} grows downward" if any(g.moved for g in grown) else ""
+        moved = f"; {_DOWN}: grows downward" if any(g.moved for g in grown) else ""
         grew = parts.heading("Mappings that grew", f"since the start{moved}")
         yield Part(Group(grew, _indented(_groups(grown, width))), left_out=8)
     if len(case.targets) > 1:
         yield _blank()
         yield Part(parts.heading("Processes", "fastest growing first"), left_out=3)
         shown = _indented(_members(tick, width, _MEMBERS_SHOWN))
-        yield Part(shown, _indented(_members(tick, width, _MEMBERS_OF_FEW)), shortened=5, left_out=2)
+        yield Part(shown, _indented(_members(tick, width, _MEMBERS_IF_SHORT)), shortened=5, left_out=2)
     happened = [event for event in tick.events if event[1] != "joined"][-_EVENTS_SHOWN:]
     if happened:
         yield _blank()
@@ -251,7 +250,7 @@ def _indented(what: RenderableType) -> Padding:
 
 
 def short_command(target: Target) -> str:
-    """Its role where it has one, and its command line without the folders of what it names."""
+    """The role, if known, and the command line without folders."""
     words = " ".join(word.rpartition("/")[2] or word for word in target.cmdline) or target.comm
     return f"{target.role}: {words}" if target.role else words
 
@@ -266,8 +265,8 @@ def _facts(rows: Iterable[tuple[str, Text | str]]) -> Padding:
 
 
 def _waterfall(rows: Sequence[LayerRow], width: int, most: int | None = None) -> Table:
-    """The layers, those in RSS first, and their sum, which is the kernel's figure. Of more than `most` those that grow
-    and the largest are shown, in the same order, and the others as one row."""
+    """The layers, those in RSS first, and their sum, which is the kernel's figure. If there are more than `most`, it
+    shows those that grow and the largest, and sums the others in one row."""
     wide = width >= _WIDE
     table = _table("layer", "now", "change", "rate", *(("95% interval",) if wide else ()))
     table.columns[0].justify = "left"
@@ -295,7 +294,7 @@ def _waterfall(rows: Sequence[LayerRow], width: int, most: int | None = None) ->
 
 
 def _weight(row: LayerRow) -> tuple[bool, bool, int]:
-    """By which the layers are chosen that are shown where there is little room."""
+    """Sort key: which layers a short screen shows."""
     return row.in_rss, row.verdict in ("leak", "growing"), max(row.bytes or 0, abs(row.change_bytes or 0))
 
 
@@ -363,6 +362,6 @@ def _members(tick: WatchTick, width: int, most: int) -> Table:
         size_text(sum(now[member.pid].rss for member in alive)),
         change_text(sum(member.change_bytes for member in alive)),
         "",
-        Text(f"{len(alive)} processes", style="dim"),
+        Text("1 process" if len(alive) == 1 else f"{len(alive)} processes", style="dim"),
     )
     return table
