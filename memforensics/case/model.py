@@ -1,14 +1,14 @@
-"""The vocabulary: everything a probe learns is a value of this module, everything a person sees is rendered from one.
+"""The data model: probes produce values of this module, and reports are rendered from them.
 
-Conventions, everywhere:
+Conventions:
 
-- bytes are ints; times are CLOCK_MONOTONIC nanoseconds (`_ns`), tied to the wall clock by `Anchor`;
-- None means *not read* (absent is not zero); an empty tuple means read, and nothing there;
+- bytes are ints; times are CLOCK_MONOTONIC nanoseconds (`_ns`); `Anchor` relates them to the wall clock;
+- None means *not read* (absent is not zero); an empty tuple means that it was read and is empty;
 - stacks are leaf first;
-- *outstanding* is memory that is not yet freed; *leak* is a verdict, never a synonym;
-- evidence (first part) is stored; conclusions (second part) are computed from it by pure code, again each time.
+- *outstanding* memory is not yet freed; *leak* is a verdict, not a synonym;
+- evidence (first part) is stored; conclusions (second part) are computed from it by pure code each time.
 
-Flat, typed and documented on purpose: other programs read these shapes from the case file.
+The types are flat and documented, because other programs read them from the case file.
 """
 
 from collections.abc import Mapping as MappingOf
@@ -18,12 +18,12 @@ from typing import Literal
 import msgspec
 
 Layer = Literal[
-    "anon-mmap",  # private-use anonymous mappings, shared anonymous ones of Python's mmap.mmap(-1, n) included
+    "anon-mmap",  # anonymous mappings, including the shared anonymous ones of Python's mmap.mmap(-1, n)
     "native-heap",  # malloc: [heap], glibc arenas, blocks with their own mapping, other allocators
     "python-object",  # CPython's object arenas and what lives in them
-    "allocator-retention",  # freed by the program, kept by the allocator; carved out of the heaps where readable
+    "allocator-retention",  # freed by the program, kept by the allocator; subtracted from the heaps if readable
     "thread-stack",
-    "shmem",  # memory that is shared for a purpose: memfd, SysV, /dev/shm
+    "shmem",  # memory shared between processes: memfd, SysV, /dev/shm
     "file",  # resident pages of mapped files: weights, libraries
     "jvm-heap",
     "jvm-native",
@@ -66,45 +66,45 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseMeta:
-    """What made this case. One a case."""
+    """How this case was made."""
 
     memforensics_version: str
     command: str  # diagnose, watch, trace-mmap, ...
     anchor: Anchor
     root_pid: int | None  # the PID the user named; None for an experiment
-    seed: int  # of everything random in the analysis
+    seed: int  # of random choices during the observation
     hostname: str = ""
     kernel: str = ""
     machine: str = "x86_64"
     python: str = ""
-    program: str = "memforensics"  # how it was started, for commands to print: "sudo /opt/venv/bin/memforensics"
+    program: str = "memforensics"  # how it was started, for printed commands: "sudo /opt/venv/bin/memforensics"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """Something that runs inside: cpython 3.11.7, glibc 2.36, jvm 17.0.15."""
+    """A language runtime or C library of the process: cpython 3.11.7, glibc 2.36, jvm 17.0.15."""
 
     name: str
     version: str | None = None
-    path: str | None = None  # the mapped file that says so
+    path: str | None = None  # of the mapped file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cgroup:
-    """The memory controller of one process. A limit of None with a version means: no limit set."""
+    """The memory cgroup of one process. `limit_bytes` None: no limit is set."""
 
     version: Literal[1, 2]
     path: str
     limit_bytes: int | None = None
     usage_bytes: int | None = None
-    anon_bytes: int | None = None  # anonymous and shared memory: what stays until it is freed
-    file_bytes: int | None = None  # page cache: what the kernel takes back before it kills
+    anon_bytes: int | None = None  # anonymous and shared memory, which stays until it is freed
+    file_bytes: int | None = None  # page cache, which the kernel reclaims before it kills
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvVar:
-    """An allow-listed environment variable. `source`: exec (the block at exec time; *unset* there proves nothing,
-    programs set variables later) or live (the process's present environ, read from memory)."""
+    """An allow-listed environment variable. `source`: exec (the environment at exec; a variable that is missing there
+    may be set later by the program) or live (the present environment, read from memory)."""
 
     name: str
     value: str
@@ -116,31 +116,31 @@ class Target:
     """One process of the observed tree. Identity is (pid, start_ticks)."""
 
     pid: int
-    start_ticks: int  # field 22 of /proc/PID/stat: clock ticks after boot
-    start_wall_ns: int  # the same, on the wall clock
+    start_ticks: int  # field 22 of /proc/PID/stat: clock ticks since boot
+    start_wall_ns: int  # the same on the wall clock
     ppid: int | None = None
     comm: str = ""
     exe: str | None = None
     cmdline: tuple[str, ...] = ()
-    role: str | None = None  # "vLLM engine", "llama-server", ... where the command line tells it
+    role: str | None = None  # "vLLM engine", "llama-server", ... from the command line
     runtimes: tuple[Runtime, ...] = ()
     cgroup: Cgroup | None = None
     environment: tuple[EnvVar, ...] = ()
-    exited_ns: int | None = None  # it left while observed
+    exited_ns: int | None = None  # it ended during the observation
     left_how: str | None = None  # "it exited", "it was replaced by exec", ...
-    began_ns: int | None = None  # since when we look at this program: samples of the PID before are another's
+    began_ns: int | None = None  # since when this program is observed; earlier samples of the PID are of another one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Module:
-    """A mapped file of one process, by what is in the file (never by a package manager's word)."""
+    """A mapped file of one process. All facts are from the file itself, not from a package manager."""
 
     pid: int
     path: str  # as in /proc/PID/maps
     start: int  # lowest mapped address
     build_id: str | None = None
-    version: str | None = None  # the library's own word, read from the mapped file
-    version_how: str | None = None  # where that stood: "ucp_get_version_string", ".gnu.version_d", ...
+    version: str | None = None  # as the mapped file itself has it
+    version_how: str | None = None  # where it was read: "ucp_get_version_string", ".gnu.version_d", ...
 
 
 # --- evidence: sizes ----------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class Module:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One reading of /proc/PID/status of one process: the cheap, frequent figure that trends are judged on."""
+    """One reading of /proc/PID/status: cheap, frequent, and the basis of trends."""
 
     pid: int
     t_ns: int
@@ -159,7 +159,9 @@ class Sample:
     hugetlb: int | None = None
     vm_size: int | None = None
     threads: int | None = None
-    state: str | None = None  # of the main thread, as the kernel's letter: R, S, D, T (stopped), t (by a tracer)
+    state: str | None = (
+        None  # of the main thread, as the kernel's letter: R, S, D, T (stopped), t (stopped by a tracer)
+    )
 
     @property
     def is_stopped(self) -> bool:
@@ -172,16 +174,16 @@ class Sample:
 
     @property
     def growth_metric(self) -> int:
-        """What growth is judged on: anonymous, shared and swapped bytes; file pages are judged apart."""
+        """The bytes that growth is computed from: anonymous, shared and swapped. File pages are left out."""
         return self.rss_anon + self.rss_shmem + (self.swap or 0)
 
 
 class Mapping(msgspec.Struct, frozen=True, gc=False):
-    """One line of /proc/PID/maps, with what the reader could add. None: this reader cannot know, or did not ask.
+    """One line of /proc/PID/maps, with the figures that the reader added. None: not read.
 
-    A Struct, as a process may have 65,530 of them: made eight times, and by `msgspec.structs.replace` changed fifteen
-    times faster than a frozen dataclass, and no work for the garbage collector. Made by keyword, but for whole columns
-    of them (target/maps.py): by place that is five times faster."""
+    A Struct, because a process may have 65,530 mappings: it is created eight times faster than a frozen dataclass,
+    changed fifteen times faster (`msgspec.structs.replace`), and not tracked by the garbage collector. target/maps.py
+    reads whole columns and passes positional arguments, which is five times faster than keywords."""
 
     start: int
     end: int
@@ -200,7 +202,7 @@ class Mapping(msgspec.Struct, frozen=True, gc=False):
     shmem_huge: int | None = None  # ShmemPmdMapped
     file_huge: int | None = None  # FilePmdMapped
     flags: str | None = None  # VmFlags
-    read_ns: int | None = None  # when its figures were read; None: with the snapshot
+    read_ns: int | None = None  # when its figures were read; None: at the time of the snapshot
 
     @property
     def size(self) -> int:
@@ -212,13 +214,13 @@ class Mapping(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_shared_anonymous(self) -> bool:
-        """mmap(MAP_SHARED|MAP_ANONYMOUS): what Python's mmap.mmap(-1, n) makes. Private in use, RssShmem in count."""
+        """mmap(MAP_SHARED|MAP_ANONYMOUS), as Python's mmap.mmap(-1, n) maps. Used privately, counted as RssShmem."""
         return self.shared and self.path.startswith("/dev/zero")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollup:
-    """The kernel's own sums at the time of a snapshot (status and smaps_rollup)."""
+    """The kernel's totals at the time of a snapshot, from status and smaps_rollup."""
 
     rss_anon: int
     rss_file: int
@@ -226,7 +228,7 @@ class Rollup:
     swap: int | None = None
     hugetlb: int | None = None
     locked: int | None = None
-    pss: int | None = None  # smaps_rollup's from here on
+    pss: int | None = None  # this and the following from smaps_rollup
     anon_huge: int | None = None
     shmem_huge: int | None = None
     file_huge: int | None = None
@@ -234,7 +236,7 @@ class Rollup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerMark:
-    """A probe's recognition of a range by its content or place: what it is, and what told so."""
+    """A range that a probe recognized by its content or place."""
 
     start: int
     end: int
@@ -242,7 +244,7 @@ class OwnerMark:
         str  # "heap", "glibc-arena", "thread-stack", "pymalloc-arena", "jvm-heap", ... analysis/ownership.py lists them
     )
     detail: str = ""  # "arena header at 0x7f...", "stack pointer of thread 123"
-    resident_bytes: int | None = None  # of the range, by pagemap; None: not counted
+    resident_bytes: int | None = None  # of the range, from pagemap; None: not counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +258,7 @@ class Snapshot:
     rollup: Rollup | None = None
     marks: tuple[OwnerMark, ...] = ()
     unparsed_lines: int = 0
-    read_ms: float | None = None  # how long reading took us
+    read_ms: float | None = None  # how long reading took
 
 
 # --- evidence: code -----------------------------------------------------------------------------------------------
@@ -264,24 +266,24 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One frame. For python frames `module` is None and `file`, `line` are the source's; a hook frame is a native one
-    inside an interposer. `offset` is the virtual address in the module's file, good for later symbolization."""
+    """One frame. A python frame has no `module`; its `file` and `line` are of the source. A hook frame is a native
+    frame of an interposer. `offset` is the virtual address in the module's file, for later symbolization."""
 
     kind: FrameKind
-    function: str | None  # demangled symbol, or the qualified name
+    function: str | None  # demangled symbol, or qualified name
     module: str | None = None  # path of the mapped file
     build_id: str | None = None
     file: str | None = None
     line: int | None = None
     offset: int | None = None
     inlined: bool = False
-    guessed: bool = False  # found without CFI: may be wrong
+    guessed: bool = False  # found without CFI, may be wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """Frames, leaf first. `complete`: the walk reached the thread's first frame. `doubtful`: Python and native
-    frames did not splice one to one."""
+    """Frames, leaf first. `complete`: the walk reached the thread's first frame. `doubtful`: Python and native frames
+    did not match one to one."""
 
     frames: tuple[Frame, ...]
     complete: bool = True
@@ -299,8 +301,8 @@ class SitePoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cohort:
-    """The blocks of one site that were born in [born_from_ns, born_to_ns), and what of them is outstanding at the end
-    of the trace. Sampled blocks count by their weight."""
+    """The blocks of one site that were allocated in [born_from_ns, born_to_ns), and those of them that are outstanding
+    at the end of the trace. Sampled blocks count with their weight."""
 
     born_from_ns: int
     born_to_ns: int
@@ -312,10 +314,10 @@ class Cohort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocationSite:
-    """All memory obtained through one stack by one process, since the trace began."""
+    """All memory that one process allocated through one stack since the trace began."""
 
     pid: int
-    site_id: int  # unique a process and trace
+    site_id: int  # unique within a process and a trace
     kind: str  # "mmap", "brk", "mremap", "fault", "malloc"
     stack: Stack
     outstanding_bytes: int
@@ -328,17 +330,17 @@ class AllocationSite:
     last_ns: int
     resident_bytes: int | None = None  # of the outstanding ranges, at the end
     shared: bool = False  # MAP_SHARED
-    file_backed: bool = False  # of a file that lives on a disk: page cache
-    tmpfs: bool = False  # of a file that lives in memory: memfd, /dev/shm
-    placed: bool = False  # the program named the address, and may compute it again without a pointer
+    file_backed: bool = False  # of a file on a disk: page cache
+    tmpfs: bool = False  # of a file in memory: memfd, /dev/shm
+    placed: bool = False  # the program chose the address and can compute it again without a pointer
     timeline: tuple[SitePoint, ...] = ()
-    cohorts: tuple[Cohort, ...] = ()  # by rising time, from the begin of the trace to its end; empty: not read
-    effective_births: int | None = None  # of sampled births: so many exact ones tell as much; None: all are exact
+    cohorts: tuple[Cohort, ...] = ()  # by time, from the start of the trace to its end; empty: not read
+    effective_births: int | None = None  # effective sample size of sampled births; None: all births are counted
 
     @property
     def age_quantiles_s(self) -> tuple[float, float, float] | None:
-        """The ages at the end of the trace that 10%, 50% and 90% of the outstanding blocks do not exceed, in seconds,
-        to the width of a cohort. None: not read, or nothing is outstanding."""
+        """The 10%, 50% and 90% quantiles of the age of the outstanding blocks at the end of the trace, in seconds, with
+        the resolution of a cohort. None: not read, or nothing is outstanding."""
         total = sum(cohort.left_count for cohort in self.cohorts)
         if not total:
             return None
@@ -346,8 +348,8 @@ class AllocationSite:
         return low, middle, high
 
     def _age_of(self, rank: float) -> float:
-        """The age in seconds of the outstanding block of that rank, youngest first. Births are spread evenly over
-        their cohort."""
+        """The age in seconds of the outstanding block of that rank, youngest first. Births are spread evenly over their
+        cohort."""
         ended, seen, age = self.cohorts[-1].born_to_ns, 0, 0.0
         for cohort in reversed(self.cohorts):
             if not cohort.left_count:
@@ -362,7 +364,7 @@ class AllocationSite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Releases:
-    """Calls of munmap by one process in one slot of time."""
+    """Calls of munmap by one process in one time slot."""
 
     from_ns: int
     to_ns: int
@@ -371,8 +373,8 @@ class Releases:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSummary:
-    """What one trace saw of one process in sum. `coverage`: resident bytes of the outstanding ranges over the growth
-    of RSS in the same time, uncapped; None where RSS did not grow enough for a ratio to mean anything."""
+    """Totals of one process in one trace. `coverage`: resident bytes of the outstanding ranges over the growth of RSS
+    in the same time, uncapped; None if RSS grew too little for a meaningful ratio."""
 
     pid: int
     engine: str  # "bcc", "bpftrace"
@@ -384,18 +386,18 @@ class TraceSummary:
     rss_growth_bytes: int | None = None
     coverage: float | None = None
     bpf_runs: int | None = None
-    bpf_run_ns: int | None = None  # total time in the BPF programs, for this process
-    unwalked: int | None = None  # mappings of busy, balanced sizes whose stacks were sampled, not each taken
-    sampled_one_in: int | None = None  # ... one of so many, whose figures count so many times
-    releases: tuple[Releases, ...] = ()  # in the slots of the sites' cohorts; empty: not counted
-    dropped_events: int = 0  # of the whole trace, in all its processes: the sums may be wrong
+    bpf_run_ns: int | None = None  # total run time of the BPF programs for this process
+    unwalked: int | None = None  # mappings of frequent, balanced sizes without a stack: stacks are sampled
+    sampled_one_in: int | None = None  # the sample period; a sampled mapping has this weight
+    releases: tuple[Releases, ...] = ()  # in the time slots of the sites' cohorts; empty: not counted
+    dropped_events: int = 0  # of the whole trace, all processes; the totals may be wrong
     unknown_bytes: int | None = None  # mapped by code that is not known, as events were dropped; None: not compared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceCheck:
     """Two searches of a process's memory for pointers to sampled blocks of one site. `lost`: blocks that are still
-    mapped and that neither search found a pointer to. `complete`: both searches read all memory that is present; else
+    mapped and to which neither search found a pointer. `complete`: both searches read all present memory; otherwise
     `lost` proves nothing."""
 
     pid: int
@@ -404,34 +406,34 @@ class ReferenceCheck:
     second_ns: int
     tested: int
     lost: int
-    bytes_read: int  # by the larger of the two searches
+    bytes_read: int  # in the larger of the two searches
     complete: bool
-    why: str = ""  # what makes it incomplete
+    why: str = ""  # it is incomplete
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hook:
-    """A watched function that does not run its own library's code first."""
+    """A watched function whose calls do not go to the code of its own library first."""
 
     pid: int
     function: str  # "mmap", "munmap", "malloc", ...
     mechanism: HookMechanism
-    owner_path: str | None  # the mapped file that gets the call; None: it goes to memory of no file
+    owner_path: str | None  # the mapped file that receives the call; None: memory of no file
     owner_version: str | None = None
     owner_version_how: str | None = None
     owner_build_id: str | None = None
     target_function: str | None = None  # "ucm_override_munmap"
     target_address: int | None = None
-    patched_in: str | None = None  # inline: the library whose code was changed
+    patched_in: str | None = None  # inline: the library whose code is patched
     chain: tuple[str, ...] = ()  # each jump: "libc.so.6!munmap", "libucm.so.0.0.0!ucm_override_munmap"
-    objects: tuple[str, ...] = ()  # got: the objects whose slots were changed
+    objects: tuple[str, ...] = ()  # got: the objects whose slots are changed
     original_bytes: str | None = None  # hex, from the file
     live_bytes: str | None = None  # hex, from memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HookAudit:
-    """That the audit ran, and what it looked at: no hooks found is only worth what was looked at."""
+    """The extent of a hook audit, which limits what "no hooks found" means."""
 
     pid: int
     t_ns: int
@@ -449,7 +451,7 @@ class CapturedStack:
     pid: int
     tid: int
     t_ns: int
-    function: str  # what it stopped on
+    function: str  # on which it stopped
     arguments: tuple[tuple[str, int], ...]
     returned: int | None
     stack: Stack
@@ -458,20 +460,20 @@ class CapturedStack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeapState:
-    """What an allocator holds, from outside. None: not read."""
+    """The memory of one allocator, read from outside. None: not read."""
 
     pid: int
     t_ns: int
     allocator: str  # "glibc", "pymalloc", "jemalloc", ...
     in_use_bytes: int | None = None
-    retained_bytes: int | None = None  # free, resident, and whole pages of it
+    retained_bytes: int | None = None  # free and resident whole pages
     system_bytes: int | None = None  # obtained from the kernel
     arenas: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeapProfile:
-    """What a profiler that was attached by name reported (memray). Sites are AllocationSites of kind "malloc"."""
+    """The report of an attached profiler (memray). Its sites are AllocationSites of kind "malloc"."""
 
     pid: int
     t_ns: int
@@ -489,7 +491,7 @@ class HeapProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeStatus:
-    """One probe on one process (pid 0: on the host)."""
+    """One probe on one process, or on the host (pid 0)."""
 
     name: str
     pid: int = 0
@@ -500,7 +502,7 @@ class ProbeStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """Something that was not seen, counted. `reduce`: the option or act that makes it less."""
+    """Lost evidence, counted. `reduce`: the option or action that reduces the loss."""
 
     probe: str
     what: str  # "events dropped: ring buffer full"
@@ -510,7 +512,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause:
-    """A stop of the target that memforensics caused, measured."""
+    """A pause of the target that memforensics caused, measured."""
 
     pid: int
     t_ns: int
@@ -520,17 +522,17 @@ class Pause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What observing cost. BPF programs run in the processes that make the events: those that are traced, and all
-    others of the host, where they return at once. Observer time is ours."""
+    """The cost of observation. BPF programs run in the processes that cause the events: the traced ones, and all others
+    of the host, for which they return at once. Observer time is that of memforensics."""
 
     probe: str
     bpf_run_ns: int | None = None  # of all runs
     bpf_runs: int | None = None
-    target_run_ns: int | None = None  # of those for what is traced; the rest is what the host pays
+    target_run_ns: int | None = None  # of runs for traced processes; the rest is the cost for the host
     target_runs: int | None = None
     observer_cpu_s: float | None = None
-    target_share: float | None = None  # target_run_ns over the CPU time that what is traced used meanwhile
-    asked_share: float | None = None  # its bound; None: none was asked for
+    target_share: float | None = None  # target_run_ns over the CPU time of the traced processes
+    asked_share: float | None = None  # the limit of --overhead; None: no limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -541,14 +543,14 @@ class VariantRun:
     env: tuple[tuple[str, str], ...]
     order: int  # position in the interleaved sequence
     root_pid: int
-    exit_code: int | None = None  # None: we ended it
-    units_done: float | None = None  # throughput: work units the command reported, where it does
+    exit_code: int | None = None  # None: memforensics ended it
+    units_done: float | None = None  # work units that the command reported; None: it reports none
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """All evidence of one observation. Assembled by jobs, kept by case.store, concluded upon by analysis."""
+    """All evidence of one observation. Jobs assemble it, case.store stores it, analysis evaluates it."""
 
     meta: CaseMeta
     targets: tuple[Target, ...] = ()
@@ -578,7 +580,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """Bytes a minute with an interval of the given confidence (0 to 1)."""
+    """Bytes a minute, with an interval of the given confidence (0 to 1)."""
 
     estimate: float
     low: float
@@ -588,21 +590,21 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
-    """The shape of one series. `rate` is of the series after the warm-up that was cut."""
+    """The shape of one series. `rate` is that of the series without the warm-up (`cut_seconds`)."""
 
     shape: Shape
     rate: Rate | None
-    p: float | None  # Mann-Kendall, one-sided: no upward trend
+    p: float | None  # Mann-Kendall, one-sided; null hypothesis: no upward trend
     samples: int
     seconds: float
-    cut_seconds: float = 0.0  # warm-up not judged
-    bound_bytes: int | None = None  # plateau: where it levels off, when that can be told
-    seconds_to_decide: float | None = None  # how much longer to look to tell the shape
+    cut_seconds: float = 0.0  # start of the series that is left out
+    bound_bytes: int | None = None  # of a plateau: the level at which it ends, if known
+    seconds_to_decide: float | None = None  # how much longer to observe for a decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MappingGroup:
-    """Mappings that are one thing to a person: "glibc arenas", "thread stacks", "anonymous, 144 KiB each"."""
+    """Mappings with a common name: "glibc arenas", "thread stacks", "anonymous, 144 KiB each"."""
 
     name: str
     layer: Layer
@@ -611,8 +613,8 @@ class MappingGroup:
     count_before: int
     count_after: int
     what: Literal["grew", "shrank", "appeared", "went", "same"]
-    moved: bool = False  # the start moved while the end stayed: mappings merged below; of "same": addresses changed
-    summed: int = 0  # so many smaller groups as one, of several layers perhaps
+    moved: bool = False  # its start moved and its end stayed (mappings merged below); if "same": addresses changed
+    summed: int = 0  # number of smaller groups that this one sums, possibly of several layers
     examples: tuple[str, ...] = ()  # "7f31c0000000-7f31d0000000 rw-p"
 
     @property
@@ -622,7 +624,7 @@ class MappingGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRow:
-    """One row of the waterfall. Rows with in_rss sum to the kernel's figure. bytes None: not read."""
+    """One layer. Layers with in_rss sum to the kernel's RSS. `bytes` None: not read."""
 
     layer: Layer
     in_rss: bool
@@ -648,8 +650,8 @@ class KernelTotals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """The application's innermost Python function on the stack; `application` False: no application code is on the
-    stack, and this is the innermost function of a library."""
+    """The application's innermost Python function on the stack. `application` False: the stack has no application code,
+    and this is the innermost function of a library."""
 
     function: str
     file: str
@@ -659,7 +661,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Culprit:
-    """Whose code holds the memory. `library` is the file name of the mapped object, or the Python file."""
+    """The code that holds the memory. `library` is the file name of the mapped object, or the Python file."""
 
     library: str
     path: str | None = None
@@ -667,14 +669,12 @@ class Culprit:
     build_id: str | None = None
     function: str | None = None
     caller: Caller | None = None
-    extends: bool = (
-        False  # it asked when a heap was full, and so made it larger: who keeps what lies in it is not known
-    )
+    extends: bool = False  # it made a heap grow; which code keeps the memory of the heap is not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceItem:
-    """One fact, as data: `ref` names the record of the case it was read from, "sites/1234/7"."""
+    """One fact. `ref` names the record of the case that has it: "sites/1234/7"."""
 
     kind: str  # "rate", "hook", "stack", "inside", "version", "heap-flat", "mapping-moves", ...
     text: str
@@ -683,12 +683,12 @@ class EvidenceItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remedy:
-    """One rung of the ladder."""
+    """One remedy of a finding."""
 
     kind: RemedyKind
     name: str  # "UCX_RCACHE_MAX_UNRELEASED", "libucx"
     value: str  # "1024", ">= 1.21.0"
-    text: str  # what to do, one sentence
+    text: str  # what to do, in one sentence
     scope: Literal["restart", "live"]
     caveats: tuple[str, ...] = ()
     source: str = ""
@@ -696,24 +696,24 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindingSite:
-    """A site as a finding cites it."""
+    """A site that a finding cites."""
 
     pid: int
     outstanding_bytes: int
     bytes_per_minute: float | None
     count: int
-    inside: str | None  # the hooked function in whose replacement the call was made: "munmap"
+    inside: str | None  # the hooked function inside whose replacement the call was made: "munmap"
     stack: Stack
     kind: str = "mmap"
     resident_bytes: int | None = None
-    site_id: int | None = None  # of the AllocationSite it was read from
+    site_id: int | None = None  # of the AllocationSite
     placed: bool = False
     cohorts: tuple[Cohort, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that grows, by whom, why, and what to do."""
+    """Memory that grows: its layer, code, cause and remedies."""
 
     title: str
     layer: Layer
@@ -721,7 +721,7 @@ class Finding:
     confidence: float  # 0 to 1
     share: float | None  # of the growth of the tree, 0 to 1
     pid: int
-    cause: str | None = None  # id of the catalogue's entry
+    cause: str | None = None  # ID of the catalogue entry
     culprit: Culprit | None = None
     sites: tuple[FindingSite, ...] = ()
     evidence: tuple[EvidenceItem, ...] = ()
@@ -730,17 +730,17 @@ class Finding:
     rate: Rate | None = None
     trend: Trend | None = None  # of the finding's own outstanding memory
     members: tuple[int, ...] = ()  # the processes with an equal finding, `pid` first; empty: `pid` alone
-    next_step: str | None = None  # what to do next, with the command to run
+    next_step: str | None = None  # what to do next, with a command
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """All processes that have it."""
+        """All processes with this finding."""
         return self.members or (self.pid,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """The line that was judged: RssAnon + RssShmem + swap of the tree."""
+    """Growth of the tree: RssAnon + RssShmem + swap."""
 
     metric: str
     trend: Trend
@@ -751,7 +751,7 @@ class Growth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotSeen:
-    """What could not be looked at, and what would make it visible."""
+    """What was not observed, why, and how to enable it."""
 
     what: str
     why: str
@@ -760,7 +760,7 @@ class NotSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberGrowth:
-    """One process of the tree: its share of the growth."""
+    """Growth of one process of the tree."""
 
     pid: int
     change_bytes: int
@@ -769,7 +769,7 @@ class MemberGrowth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """The conclusion of a case: what every renderer shows, and the JSON report carries."""
+    """The conclusion of a case, which all reports render."""
 
     verdict: Verdict
     headline: str  # one sentence
@@ -780,9 +780,9 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     hooks: tuple[Hook, ...]
     kernel_totals: KernelTotals = KernelTotals()  # of the tree, at its members' last snapshots
-    hook_meanings: MappingOf[str, str] = field(default_factory=dict)  # function -> what that hook means
+    hook_meanings: MappingOf[str, str] = field(default_factory=dict)  # hooked function -> sentence
     not_seen: tuple[NotSeen, ...] = ()
-    next_step: str | None = None  # what to do next: that of the first finding, else what would decide
+    next_step: str | None = None  # of the first finding, or a step towards a verdict
 
     @property
     def exit_code(self) -> int:
@@ -791,12 +791,12 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantResult:
-    """One variant of an experiment, all its runs together."""
+    """One variant of an experiment: the result of all its runs."""
 
     name: str
     env: tuple[tuple[str, str], ...]
     runs: int
     growth: Rate | None
-    throughput: float | None  # units a second, or None
+    throughput: float | None  # work units a second; None: not reported
     effect: Literal["baseline", "works", "partly", "none", "worse", "not-shown"]
     why: str = ""

@@ -1,11 +1,12 @@
-"""The case file: SQLite in WAL mode, appended while watching, readable after a SIGKILL up to the last commit.
+"""The case file: SQLite in WAL mode. It grows during the observation, and after a SIGKILL it is readable up to the last
+commit.
 
-One table a kind of evidence. A scalar field of the dataclass is a column of its own, with its name and unit; nested
-values are JSON text. So pandas and sqlite3 read it as it is: `select t_ns, rss_anon from sample where pid = 42`.
-Records with a key (a site, a target, a probe's status) replace their older version; all others append.
+Each kind of evidence has one table. A scalar field of the dataclass is a column with the same name; nested values are
+JSON text. So pandas and sqlite3 can read it directly: `select t_ns, rss_anon from sample where pid = 42`. Records with
+a key (a site, a target, the status of a probe) replace their older version; all others are appended.
 
-A case may come from anywhere. Each row is held against its type when it is read; one that does not fit is left out, and
-counted as a loss of the case.
+A case may come from an untrusted source. Each row is checked against its type when it is read; rows that do not fit are
+left out and counted as a loss of the case.
 """
 
 import dataclasses
@@ -30,13 +31,13 @@ from memforensics.errors import CaseError, CaseExists
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x4D465243  # "MFRC"
-_CHECKPOINT_PAGES = 100  # of 4 KiB: how much stands in the log alone
-_CLOSE_WAIT_MS = 200  # for a reader to end
-_WAL_HEADER = b"\x02\x02"  # bytes 18 and 19 of a database that was last written with a log (sqlite.org/fileformat2)
+_CHECKPOINT_PAGES = 100  # of 4 KiB: the most that is in the log alone
+_CLOSE_WAIT_MS = 200  # for a reader to finish
+_WAL_HEADER = b"\x02\x02"  # bytes 18 and 19 of a database in WAL mode (sqlite.org/fileformat2)
 
 T = TypeVar("T")
 
-# Kind of evidence -> the fields that identify one record (empty: append only), and the field of Case that holds it.
+# Kind of evidence -> the key fields of a record (empty: append only), and its field of Case.
 KINDS: dict[type, tuple[tuple[str, ...], str]] = {
     model.Target: (("pid",), "targets"),
     model.Module: (("pid", "path"), "modules"),
@@ -97,9 +98,9 @@ _MAPPING_REST = _columns(model.Mapping)[2:]  # all but start and end
 
 
 class CaseFile:
-    """An open case file. `create` makes one (mode 0600), `open` reads an existing one.
+    """An open case file. `create` makes a new one (mode 0600), `open` opens an existing one.
 
-    While it is written there is a write-ahead log beside it; `close` folds the log into the file and removes it.
+    While it is written, a write-ahead log is in the same folder; `close` merges the log into the file and removes it.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path, *, write: bool) -> None:
@@ -107,12 +108,12 @@ class CaseFile:
 
     @classmethod
     def create(cls, path: Path, meta: model.CaseMeta) -> "CaseFile":
-        """A new, empty case. CaseExists when there is a file already, CaseError when none can be made there."""
+        """A new, empty case. CaseExists if the file exists, CaseError if it cannot be created."""
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
         except FileExistsError as error:
             raise CaseExists(
-                f"{path} exists already", why="a case is never overwritten", enable=f"mv {path} {path}.old"
+                f"{path} already exists", why="a case is never overwritten", enable=f"mv {path} {path}.old"
             ) from error
         except OSError as error:
             raise CaseError(f"cannot create {path}", why=error.strerror or str(error)) from error
@@ -127,30 +128,30 @@ class CaseFile:
                 db.execute(statement)
             db.execute("INSERT INTO meta (json) VALUES (?)", (_json(meta),))
             db.execute("COMMIT")
-            # the file without its log, copied after a crash, is a case too: less of it, never an empty one
+            # so that the file without its log, copied after a crash, is a case too
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         except sqlite3.Error as error:
             db.close()
             for leftover in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
-                leftover.unlink(missing_ok=True)  # ours, just made, and empty
-            raise CaseError(f"cannot create {path}", why=str(error), enable="choose another place") from error
+                leftover.unlink(missing_ok=True)  # just created, and empty
+            raise CaseError(f"cannot create {path}", why=str(error), enable="choose another folder") from error
         return cls(db, path, write=True)
 
     @classmethod
     def open(cls, path: Path, *, write: bool = False) -> "CaseFile":
-        """An existing case, to read, or (write) to change. CaseError when it is none, or of a newer memforensics.
+        """An existing case, read-only or for changes (`write`). CaseError if it is not a case, or has a newer schema.
 
-        Reading makes no file beside it, and takes in the log that a killed writer left or a living one appends to.
+        Reading creates no other file, and includes the log of a killed or a running writer.
         """
         if path.exists() and not path.is_file():
-            raise CaseError(f"{path} is not a case file", why="it is no regular file")
+            raise CaseError(f"{path} is not a case file", why="it is not a regular file")
         if not path.is_file():
-            raise CaseError(f"there is no case file {path}", enable="memforensics diagnose PID --record FILE makes one")
+            raise CaseError(f"there is no case file {path}", enable="memforensics diagnose PID --record FILE creates one")
         if not os.access(path, os.R_OK):
             raise CaseError(f"cannot read {path}", why="permission denied", enable="sudo, or chown it")
         try:
-            db = _to_change(path) if write else _to_read(path)
+            db = _open_for_changes(path) if write else _open_read_only(path)
         except (sqlite3.Error, OSError) as error:
             raise CaseError(f"cannot read {path}", why=str(error)) from error
         try:
@@ -166,7 +167,7 @@ class CaseFile:
         return cls(db, path, write=write)
 
     def put(self, records: Iterable[object]) -> None:
-        """Appends (or, for a record with a key, replaces) and commits, all or nothing."""
+        """Appends the records, or replaces those with equal keys, in one transaction."""
         with self._transaction():
             for record in records:
                 self._put_one(record)
@@ -177,7 +178,7 @@ class CaseFile:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
-        except BaseException as error:  # Ctrl-C between two records, too: nothing half-written stays open
+        except BaseException as error:  # also at Ctrl-C between two records
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             if not isinstance(error, sqlite3.Error):
@@ -185,11 +186,11 @@ class CaseFile:
             raise CaseError(
                 f"cannot write to {self.path}",
                 why=f"{error}; everything up to the last commit is kept",
-                enable="free space there, or choose another place: --record FILE",
+                enable="free disk space, or choose another file: --record FILE",
             ) from error
 
     def rewrite_stacks(self, change: Callable[[model.Stack], model.Stack]) -> int:
-        """Puts what `change` makes of it in the place of each stored stack, all or nothing; how many are others now."""
+        """Replaces each stored stack by `change(stack)`, in one transaction. Returns the number of changed stacks."""
         changed = 0
         with self._transaction():
             for table, columns in _TABLES.values():
@@ -207,16 +208,15 @@ class CaseFile:
         return changed
 
     def copy_to(self, path: Path) -> None:
-        """The same case in a new file. CaseError when there is one already, or none can be made there."""
+        """Copies the case to a new file. CaseError if the file exists, or cannot be created."""
         with CaseFile.create(path, self.meta()) as other:
             try:
                 self._db.backup(other._db)
             except sqlite3.Error as error:
-                raise CaseError(f"cannot write {path}", why=str(error), enable="choose another place") from error
+                raise CaseError(f"cannot write {path}", why=str(error), enable="choose another folder") from error
 
     def drop(self, kind: type, keys: Iterable[tuple[int, int]]) -> None:
-        """Removes samples or snapshots, told by (pid, t_ns). The file does not shrink, but it does not grow either
-        while there is room from these."""
+        """Removes samples or snapshots by (pid, t_ns). The file keeps its size; new records reuse the space."""
         table, unwanted = _TABLES[kind][0], set(keys)
         with self._transaction():
             rows = self._db.execute(f"SELECT id, pid, t_ns FROM {table}")
@@ -227,8 +227,8 @@ class CaseFile:
                 self._db.execute(f"DELETE FROM mapping WHERE snapshot_id IN ({marks})", [row_id for (row_id,) in ids])
 
     def load(self, *, kinds: Collection[type] = tuple(KINDS)) -> model.Case:
-        """Everything in it, or these kinds of evidence, as of one commit, though a writer may go on appending. Rows
-        that are damaged are left out and counted in `losses`. CaseError when the file is damaged."""
+        """The whole case, or some kinds of evidence, as of one commit, also while a writer appends. Damaged rows are
+        left out and counted in `losses`. CaseError if the file is damaged."""
         damaged: Counter[str] = Counter()
         try:
             self._db.execute("BEGIN")
@@ -242,7 +242,9 @@ class CaseFile:
         except sqlite3.Error as error:
             raise self._damaged(error) from error
         lost = [
-            model.Loss(probe="case", what=f"damaged rows of {table}", count=count, reduce="another copy of the case")
+            model.Loss(
+                probe="case", what=f"damaged rows of {table}", count=count, reduce="use another copy of the case"
+            )
             for table, count in damaged.items()
         ]
         if lost:
@@ -250,17 +252,17 @@ class CaseFile:
         return model.Case(meta=meta, **fields)
 
     def meta(self) -> model.CaseMeta:
-        """What made it."""
+        """How the case was made."""
         try:
             row = self._db.execute("SELECT json FROM meta").fetchone()
             if row is None:
-                raise CaseError(f"{self.path} is empty", why="its writer was ended before the first commit")
+                raise CaseError(f"{self.path} is empty", why="its writer ended before the first commit")
             return typing.cast(model.CaseMeta, _from_json(row[0], model.CaseMeta))
         except (sqlite3.Error, _Damaged) as error:
             raise self._damaged(error) from error
 
     def counts(self) -> dict[str, int]:
-        """Table -> rows, for listing. 0 for a kind of evidence that is younger than the file."""
+        """Table -> number of rows. 0 for tables that are newer than the file."""
         names = [*(table for table, _ in _TABLES.values()), "mapping"]
         try:
             stored = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -272,9 +274,9 @@ class CaseFile:
             raise self._damaged(error) from error
 
     def rows(self, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Column names and rows of one table, as stored. CaseError when there is no such table."""
+        """Column names and rows of one table, as stored. CaseError if there is no such table."""
         if table not in {*(name for name, _ in _TABLES.values()), "mapping"}:
-            raise CaseError(f"a case has no table {table!r}", enable=f"one of: {', '.join(sorted(self.counts()))}")
+            raise CaseError(f"a case has no table {table!r}", enable=f"use one of: {', '.join(sorted(self.counts()))}")
         try:
             cursor = self._db.execute(f"SELECT * FROM {table}")
             return [column[0] for column in cursor.description], cursor.fetchall()
@@ -282,7 +284,7 @@ class CaseFile:
             raise self._damaged(error) from error
 
     def span(self, table: str, column: str) -> tuple[int, int] | None:
-        """Least and greatest whole number of a column. None where there is none."""
+        """Smallest and largest integer of a column. None if it has none."""
         try:
             row = self._db.execute(
                 f"SELECT min({column}), max({column}) FROM {table} WHERE typeof({column}) = 'integer'"
@@ -292,7 +294,7 @@ class CaseFile:
         return None if row[0] is None else (row[0], row[1])
 
     def targets(self) -> tuple[model.Target, ...]:
-        """The processes, without the rest."""
+        """The processes alone."""
         try:
             return tuple(self._load_kind(model.Target, Counter()))
         except sqlite3.Error as error:
@@ -302,7 +304,7 @@ class CaseFile:
         return CaseError(f"{self.path} is damaged", why=str(error))
 
     def close(self) -> None:
-        """Leaves one file, where nobody else has it open and there is room; else the log stays beside it."""
+        """Merges the log into the file. The log stays if another process has the file open, or the disk is full."""
         if self._write:
             self._write = False
             with suppress(sqlite3.Error):
@@ -319,7 +321,7 @@ class CaseFile:
     def _put_one(self, record: object) -> None:
         table, columns = _TABLES[type(record)]
         if isinstance(record, model.Snapshot):
-            columns = tuple(column for column in columns if column.name != "mappings")  # in a table of their own
+            columns = tuple(column for column in columns if column.name != "mappings")  # they have their own table
         values = [_to_sql(getattr(record, column.name), column) for column in columns]
         names = ", ".join(_quoted(column.name for column in columns))
         marks = ", ".join("?" * len(columns))
@@ -328,13 +330,13 @@ class CaseFile:
             self._put_mappings(cursor.lastrowid, record.mappings)
 
     def _put_mappings(self, snapshot_id: int | None, mappings: Sequence[model.Mapping]) -> None:
-        """Tens of thousands at a time, so column by column: what was not read is left out, and values are looked at
-        one by one only where SQLite refuses one of them."""
+        """Inserts tens of thousands of mappings. Works by column for speed: columns without values are left out, and
+        values are converted one by one only if SQLite rejects one."""
         values: dict[str, Sequence[Any]] = dict(
             zip(_MAPPING_FIELDS, zip(*map(structs.astuple, mappings), strict=True), strict=bool(mappings))
         )
         read = [c for c in _MAPPING_REST if any(value is not None for value in values.get(c.name, ()))]
-        # addresses as text: SQLite's integers are signed, [vsyscall] stands above 2**63
+        # addresses as text: SQLite's integers are signed, and [vsyscall] is above 2**63
         places = [list(map(format, values.get(name, ()), repeat("x"))) for name in ("start", "end")]
         names = ", ".join(_quoted(["snapshot_id", "start", "end", *(column.name for column in read)]))
         insert = f"INSERT INTO mapping ({names}) VALUES (?, ?, ?{', ?' * len(read)})"
@@ -349,12 +351,12 @@ class CaseFile:
         self._db.execute("RELEASE plain")
 
     def _load_kind(self, kind: type[T], damaged: "Counter[str]") -> Iterator[T]:
-        """Rows that are none are counted in `damaged`, by table."""
+        """The records of one kind. Damaged rows are counted in `damaged`, by table."""
         table, columns = _TABLES[kind]
         stored = {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}
         if not stored:
-            return  # this kind of evidence is younger than the file
-        columns = tuple(c for c in columns if c.name in stored)  # a field younger than the file takes its default
+            return  # this kind of evidence is newer than the file
+        columns = tuple(c for c in columns if c.name in stored)  # a field that is newer than the file has its default
         names = ", ".join(_quoted(column.name for column in columns))
         mappings = self._load_mappings(damaged) if kind is model.Snapshot else {}
         for row_id, *values in self._db.execute(f"SELECT id, {names} FROM {table} ORDER BY id"):
@@ -368,7 +370,7 @@ class CaseFile:
             yield kind(**fields)
 
     def _load_mappings(self, damaged: "Counter[str]") -> dict[int, tuple[model.Mapping, ...]]:
-        """Of all snapshots. Rows of one stand together: they were written in one transaction."""
+        """Snapshot ID -> mappings. The rows of a snapshot are adjacent, because one transaction wrote them."""
         stored = {row[1] for row in self._db.execute("PRAGMA table_info(mapping)")}
         columns = [c for c in _MAPPING_REST if c.name in stored]
         odd = " OR ".join(
@@ -398,15 +400,15 @@ class CaseFile:
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:
-    """CaseError when it is no case, or of a newer memforensics; sqlite3.Error when it is no database."""
+    """CaseError if it is not a case, or has a newer schema; sqlite3.Error if it is not a database."""
     application = db.execute("PRAGMA application_id").fetchone()[0]
     version = db.execute("PRAGMA user_version").fetchone()[0]
     tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if not tables and application in (0, APPLICATION_ID):
         raise CaseError(
             f"{path} is empty",
-            why="its writer was ended before the first commit, or it was copied without its log",
-            enable=f"copy {path.name}-wal along with it",
+            why="its writer ended before the first commit, or it was copied without its log",
+            enable=f"copy {path.name}-wal too",
         )
     if application != APPLICATION_ID:
         raise CaseError(f"{path} is not a memforensics case", why="it is an SQLite file of another program")
@@ -424,7 +426,7 @@ def _schema() -> Iterator[str]:
         lines = [f'"{column.name}" {column.sql_type}' for column in columns]
         yield f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, {', '.join(lines)})"
         if key:
-            # coalesce: to SQLite no NULL equals another, to us an address that is not known is one and the same
+            # coalesce: in SQLite, NULLs differ from each other; here, NULL addresses compare equal
             unique = ", ".join(f"coalesce({name}, '')" for name in _quoted(key))
             yield f"CREATE UNIQUE INDEX {table}_key ON {table} ({unique})"
     mapping = ", ".join(
@@ -434,18 +436,17 @@ def _schema() -> Iterator[str]:
     yield f"CREATE TABLE mapping (snapshot_id INTEGER NOT NULL, {mapping})"
 
 
-def _to_change(path: Path) -> sqlite3.Connection:
+def _open_for_changes(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None)
 
 
-def _to_read(path: Path) -> sqlite3.Connection:
-    """A read-only connection that makes no file, in a folder that cannot be written too. sqlite3.Error, OSError.
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    """A read-only connection that creates no file, also in a read-only folder. sqlite3.Error, OSError.
 
-    SQLite opens a file with a log (WAL) through an index beside it, and makes one where there is none. Without a log
-    there is nothing to index: the file is read as it is. A log without an index has no living writer (each one keeps
-    its index open): it is read with an index in memory, which SQLite has for exclusive connections. The exclusive lock
-    needs a file that can be written, so that connection takes no locks.
-    """
+    SQLite reads a log (WAL) through an index file, which it creates if there is none. Without a log, the file is opened
+    as immutable. A log without an index has no running writer, because a writer keeps its index open: it is read with
+    an index in memory, which SQLite uses for exclusive connections. The exclusive lock needs a writable file, so that
+    connection takes no locks."""
     place = path.resolve()
     wal, index = (place.with_name(f"{place.name}{end}") for end in ("-wal", "-shm"))
     alone = wal.exists() and not index.exists()
@@ -460,7 +461,7 @@ def _to_read(path: Path) -> sqlite3.Connection:
 
 
 def _quoted(names: Iterable[str]) -> list[str]:
-    return [f'"{name}"' for name in names]  # "end", "offset", "order" are words of SQL
+    return [f'"{name}"' for name in names]  # "end", "offset" and "order" are SQL keywords
 
 
 def _to_sql(value: Any, column: _Column) -> Any:
@@ -469,15 +470,12 @@ def _to_sql(value: Any, column: _Column) -> Any:
     if column.scalar is None:
         return _json(value)
     if column.scalar is int and not -(2**63) <= value < 2**63:
-        return hex(value)  # SQLite's integers are signed; INTEGER columns leave such text alone
-    if column.scalar is str:
-        # /proc text may hold bytes that are no UTF-8 (surrogates); SQLite takes none
-        return value.encode("utf-8", "backslashreplace").decode() if not value.isascii() else value
-    return value
+        return hex(value)  # SQLite's integers are signed; an INTEGER column stores this text unchanged
+    return _escaped(value)
 
 
 class _Damaged(Exception):
-    """A stored value is not of its type."""
+    """A stored value does not have the type of its column."""
 
 
 _LONG_NUMBER = re.compile(r"[\[:,]\s*-?(?:[0-9]{20}|[0-9.]{1,400}[eE])")
@@ -485,7 +483,7 @@ _HEX = re.compile(r"-?0x[0-9a-f]{1,16}|[0-9a-f]{1,16}")
 
 
 def _from_sql(value: Any, column: _Column) -> Any:
-    """_Damaged where it is not of the column's type."""
+    """The value of a column. _Damaged if it does not have the column's type."""
     if column.scalar is None:
         return None if value is None and _takes_none(column.annotation) else _from_json(value, column.annotation)
     if column.scalar is bool and value in (0, 1):
@@ -493,9 +491,9 @@ def _from_sql(value: Any, column: _Column) -> Any:
     elif column.scalar is int and isinstance(value, str):
         value = _address(value)
     elif column.scalar is int and isinstance(value, float):
-        raise _Damaged("a fraction")
+        raise _Damaged("not an integer")
     elif isinstance(value, float) and not _is_bounded(value):
-        raise _Damaged("a number without bounds")
+        raise _Damaged("a number out of range")
     try:
         return msgspec.convert(value, column.annotation)
     except msgspec.MsgspecError as error:
@@ -504,18 +502,18 @@ def _from_sql(value: Any, column: _Column) -> Any:
 
 def _from_json(text: Any, annotation: Any) -> Any:
     if not isinstance(text, str):
-        raise _Damaged("no text")
+        raise _Damaged("not text")
     try:
         value = msgspec.json.decode(text, type=annotation)
         if _LONG_NUMBER.search(text) and not _is_bounded(msgspec.to_builtins(value)):
-            raise _Damaged("a number without bounds")
+            raise _Damaged("a number out of range")
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise _Damaged(str(error)) from error
     return value
 
 
 def _is_bounded(value: object) -> bool:
-    """Whether each number in it is one that we write: below 2**64, a fraction below 1e18."""
+    """Whether all numbers are in the range that this module writes: integers below 2**64, floats below 1e18."""
     if isinstance(value, dict):
         return all(map(_is_bounded, value.values()))
     if isinstance(value, list | tuple):
@@ -524,14 +522,14 @@ def _is_bounded(value: object) -> bool:
 
 
 def _address(text: Any) -> int:
-    """A whole number that SQLite's are too small for, as hexadecimal text."""
+    """The value of an integer that is stored as hexadecimal text."""
     if not isinstance(text, str) or not _HEX.fullmatch(text):
-        raise _Damaged("no hexadecimal number")
+        raise _Damaged("not a hexadecimal number")
     return int(text, 16)
 
 
 def _stack(text: Any) -> model.Stack | None:
-    """None where it is damaged."""
+    """None if it is damaged."""
     try:
         return typing.cast(model.Stack, _from_json(text, model.Stack))
     except _Damaged:
@@ -543,26 +541,22 @@ def _takes_none(annotation: Any) -> bool:
 
 
 def _stored_as(column: _Column) -> str:
-    """What SQLite says of the values of that column, as a list of SQL."""
+    """The SQLite types of the column's values, as an SQL list."""
     name = "integer" if column.scalar is int else "text"
     return f"('{name}', 'null')" if _takes_none(column.annotation) else f"('{name}')"
 
 
 def _json(value: object) -> str:
-    return msgspec.json.encode(_clean(value)).decode()
+    return msgspec.json.encode(_escaped(msgspec.to_builtins(value))).decode()
 
 
-def _clean(value: object) -> object:
-    """JSON-ready, lone surrogates escaped."""
-    built = msgspec.to_builtins(value)
-    return _clean_built(built)
-
-
-def _clean_built(value: Any) -> Any:
+def _escaped(value: Any) -> Any:
+    """The value with lone surrogates escaped: /proc text may have bytes that are not UTF-8, which JSON and SQLite
+    reject."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, list | tuple):
-        return [_clean_built(v) for v in value]
+        return [_escaped(v) for v in value]
     if isinstance(value, dict):
-        return {_clean_built(k): _clean_built(v) for k, v in value.items()}
+        return {_escaped(k): _escaped(v) for k, v in value.items()}
     return value

@@ -217,7 +217,7 @@ def test_without_ebpf_the_figures_of_proc_are_reported(tmp_path: Path) -> None:
 def test_existing_case_is_not_overwritten(leaker: Child, tmp_path: Path) -> None:
     case = tmp_path / "there.case"
     case.write_text("something of mine")
-    says_clearly(run("diagnose", leaker.pid, "--duration", "10s", "--record", case), 3, "exists already")
+    says_clearly(run("diagnose", leaker.pid, "--duration", "10s", "--record", case), 3, "already exists")
     assert case.read_text() == "something of mine"
 
 

@@ -168,7 +168,7 @@ def test_nobody_else_may_read_it_nor_its_log(tmp_path: Path) -> None:
 def test_a_case_is_never_overwritten(tmp_path: Path) -> None:
     path = written(tmp_path / "a.case", sample(1))
     before = path.read_bytes()
-    with pytest.raises(CaseError, match="exists already"):
+    with pytest.raises(CaseError, match="already exists"):
         CaseFile.create(path, META)
     link = tmp_path / "link.case"
     link.symlink_to(tmp_path / "elsewhere")
@@ -206,7 +206,7 @@ def _newer(path: Path) -> None:
     ("make", "says"),
     [
         (lambda path: None, "there is no case file"),
-        (lambda path: path.mkdir(), "no regular file"),
+        (lambda path: path.mkdir(), "not a regular file"),
         (lambda path: path.write_bytes(b""), "is empty"),
         (lambda path: path.write_text("RSS 12 MiB\n" * 100), "is not a case file"),
         (_sqlite_of_another, "not a memforensics case"),
