@@ -147,9 +147,9 @@ class CaseFile:
         if path.exists() and not path.is_file():
             raise CaseError(f"{path} is not a case file", why="it is not a regular file")
         if not path.is_file():
-            raise CaseError(f"there is no case file {path}", enable="memforensics diagnose PID --record FILE creates one")
+            raise CaseError(f"there is no case file {path}", enable="memforensics diagnose PID --record FILE makes one")
         if not os.access(path, os.R_OK):
-            raise CaseError(f"cannot read {path}", why="permission denied", enable="sudo, or chown it")
+            raise CaseError(f"cannot read {path}", why="permission denied", enable="run with sudo, or chown the file")
         try:
             db = _open_for_changes(path) if write else _open_read_only(path)
         except (sqlite3.Error, OSError) as error:
