@@ -73,6 +73,11 @@ class Traced:
     def poll(self) -> None:
         list(self.trace.poll())
 
+    def handle_all(self) -> None:
+        """Handles the events until now. Names of many stacks take longer than one poll does on a busy machine."""
+        while not self.trace.handle_events():
+            pass
+
     def sample(self) -> list[AllocationSite]:
         """The sites that changed, by a sample that is taken now."""
         self.trace._next_sample_ns = 0

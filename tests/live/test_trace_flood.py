@@ -133,13 +133,11 @@ def test_an_exec_is_found_whose_event_was_dropped(noticed: str) -> None:
         if noticed == "by a sample":
             run.sample()
         elif noticed == "by an event":
-            while not trace.handle_events():
-                pass
+            run.handle_all()
         child.tell("")
         child.wait_for("done")
         if noticed == "by an event":
-            while not trace.handle_events():
-                pass
+            run.handle_all()
             assert trace.processes[child.pid].former
         result = run.result()
     assert sum(site.outstanding_bytes for site in result.sites if "keep_before" in functions(site)) == 0

@@ -1,17 +1,19 @@
 /*
- * Who touches memory that was not there: each page that becomes resident, by the stack that touched it last.
+ * Which stack touched each page that became resident, last.
  *
- * A fault says where (exceptions:page_fault_user, page_fault_kernel, at its beginning) and kmem:rss_stat, in the middle
- * of it, whether anything became resident and how much: reading untouched memory maps the zero page and changes no
- * counter, one fault brings 2 MiB under transparent huge pages, and a fault that only changes rights brings nothing.
- * So the stack is walked at rss_stat. Memory that becomes resident in a system call without a fault (MAP_POPULATE,
- * mlock, MADV_POPULATE_WRITE, a device that pins) is seen there too, and placed by the call's arguments.
+ * The start of a fault (exceptions:page_fault_user, page_fault_kernel) has its address. kmem:rss_stat, in the middle
+ * of the fault, says whether anything became resident, and how much. A read of untouched memory maps the zero page and
+ * changes no counter; one fault brings 2 MiB under transparent huge pages; a fault that only changes rights brings
+ * nothing. So the stack is walked at rss_stat. Memory that becomes resident in a system call without a fault
+ * (MAP_POPULATE, mlock, MADV_POPULATE_WRITE, a device that pins) is seen there too, and its place is known by the
+ * arguments of the call.
  *
- * A walk of the stack costs ten times what all else does. So where there are very many faults, most stacks of pages that
- * are touched again and again are left out, by lot, and others count for them: see `sample_period_of`.
+ * Walking a stack costs ten times what the rest does. So when there are very many faults, those on pages that are
+ * touched again and again are sampled: see `sample_period_of`.
  *
- * Constants by -D, beside those of stacks.bpf.h: MAX_PAGES; offsets of fields in tracepoints: FAULT_ADDRESS, FAULT_CODE,
- * RSS_MM_ID, RSS_CURR, RSS_MEMBER, RSS_SIZE; ANON_ORDERS (bit n: one fault may bring 2**n anonymous pages).
+ * Constants by -D, beside those of stacks.bpf.h: MAX_PAGES; offsets of fields in tracepoints: FAULT_ADDRESS,
+ * FAULT_CODE, RSS_MM_ID, RSS_CURR, RSS_MEMBER, RSS_SIZE; ANON_ORDERS (bit n: one fault may bring 2**n anonymous
+ * pages).
  */
 #include <uapi/linux/ptrace.h>
 #include "unwind.bpf.h"
@@ -21,7 +23,7 @@
 
 #define PAGE_SHIFT_HERE 12
 
-/* Counted in `losses`; fault_programs.LOSSES has the words for each. */
+/* Indices of `losses`; LOSSES of faults/programs.py has the words for each. */
 #define LOSS_RING_FULL 0
 #define LOSS_PAGES_FULL 1
 #define LOSS_SITES_FULL 2
@@ -44,31 +46,15 @@
 
 #define WINDOW_NS 16000000ULL
 #define BURST 16384
-#define RETOUCH_FACTOR 8 /* pages that were touched before are looked at so many times less */
+#define RETOUCH_FACTOR 8 /* pages that were touched before are sampled so many times less */
 
-#define FAULT_PRESENT 1 /* of the x86 page fault's error code: the page was there, the right was missing */
+#define FAULT_PRESENT 1 /* of the error code of x86: the page was present, and the access was not allowed */
 #define NO_SYSTEM_CALL (-1L)
-
-/* System calls that make memory resident without a fault. (arm64's kernel has no tracepoint of faults, so that these
- * programs cannot be armed there yet.) */
-#if ON_AARCH64
-#define NR_MMAP 222
-#define NR_MUNMAP 215
-#define NR_MADVISE 233
-#define NR_MLOCK 228
-#define NR_MLOCK2 284
-#else
-#define NR_MMAP 9
-#define NR_MUNMAP 11
-#define NR_MADVISE 28
-#define NR_MLOCK 149
-#define NR_MLOCK2 325
-#endif
 
 #define PROT_EXEC 4
 #define MAP_ANONYMOUS 0x20
 
-/* Walks without a lot, saved up to BURST */
+/* Walks that are not sampled, saved up to BURST */
 struct allowance {
     s64 left;
     u64 filled_ns;
@@ -77,24 +63,24 @@ struct allowance {
 struct target {
     u64 as;
     u64 parent;         /* tgid it was forked from, with the same program in it; 0: none, or it has exec'ed */
-    s64 pages[MEMBERS]; /* resident, as rss_stat told last, by member; -1: not known */
-    u64 stacks_skipped;       /* faults without a look at the stack */
-    struct allowance fresh, retouch; /* for pages that were not touched before, and that were */
-    u32 mm_id, unused;  /* of which these pages are; 0: of which they are is not told yet */
+    s64 pages[MEMBERS]; /* resident, by the last rss_stat, by member; -1: not known */
+    u64 stacks_skipped; /* faults whose stack was not walked */
+    struct allowance fresh, retouch; /* for pages touched for the first time, and again */
+    u32 mm_id, unused;  /* of these pages; 0: not known yet */
 };
 
-/* The fault that a thread is in, or was in last */
+/* The current or last fault of a thread */
 struct fault {
     u64 id; /* of the thread */
     u64 address;
     u32 code;
-    u32 open;    /* 0: what it brought is recorded */
-    s64 syscall; /* in which the kernel faulted; NO_SYSTEM_CALL: user code did */
+    u32 open;    /* 0: the pages it brought are recorded */
+    s64 syscall; /* during which the kernel faulted; NO_SYSTEM_CALL: user code did */
 };
 
 struct page_key {
     u64 as;
-    u64 page; /* the first of several; else the one that was touched */
+    u64 page; /* the first of several, or the one that was touched */
 };
 
 struct page {
@@ -107,18 +93,18 @@ struct page {
 
 struct site {
     u64 bytes, faults, first_ns, last_ns;
-    u64 weight; /* each fault stands for so many */
+    u64 weight; /* how many faults each one counts for */
 };
 
 struct request {
     u64 as, t_ns;
     u64 address, pages, window;
     u32 member;
-    u32 by_mmap; /* placed when the call returns */
+    u32 by_mmap; /* the place is known when the call returns */
     u64 weight;
 };
 
-/* Pages that an mmap (MAP_POPULATE) brings, until it returns where */
+/* Pages that an mmap (MAP_POPULATE) brings, until its return gives the address */
 struct populated {
     u64 site, pages, t_ns;
     u32 member, unused;
@@ -128,8 +114,8 @@ struct populated {
 
 #define FAULTS 16384
 
-BPF_TABLE("lru_hash", u32, u32, mms, 16384); /* the tgid that has the pages of an mm */
-BPF_ARRAY(faults, struct fault, FAULTS);     /* by tid; threads that share a place are rarely in a fault together */
+BPF_TABLE("lru_hash", u32, u32, mms, 16384); /* the tgid that owns the pages of an mm */
+BPF_ARRAY(faults, struct fault, FAULTS);     /* by tid; threads that share an entry rarely fault at the same time */
 BPF_TABLE("lru_hash", u64, struct populated, populating, 16384);
 BPF_F_TABLE("hash", struct page_key, struct page, pages, MAX_PAGES, HASH_FLAGS);
 
@@ -174,7 +160,8 @@ int on_kernel_fault(void *ctx) {
     return 0;
 }
 
-/* Who has the pages of an mm: the process itself, but for one that borrows it (vfork). 0: nobody, or not known. */
+/* The process that owns the pages of an mm: the current one, unless it borrows the mm (vfork). 0: none, or not known.
+ * */
 static __always_inline struct target *owner_of(u32 mm_id, struct target *current, u32 tgid) {
     u32 *known;
     if (current && current->mm_id == mm_id)
@@ -187,22 +174,22 @@ static __always_inline struct target *owner_of(u32 mm_id, struct target *current
     }
     if (!current)
         return 0;
-    if (current->mm_id) /* exec: another than before */
+    if (current->mm_id) /* exec: a new mm */
         current->pages[0] = current->pages[1] = current->pages[2] = current->pages[3] = -1;
     current->mm_id = mm_id;
     mms.update(&mm_id, &tgid);
     return current;
 }
 
-/* The change of a counter, which the kernel gives in full. 0 where it was not known before. Threads that add at the
- * same time may each see the other's pages in it: see pages_of(). */
+/* The change of a counter, of which the kernel gives the value. 0 when the value before is not known. Threads that add
+ * at the same time may each see the pages of the other in it: see pages_of(). */
 static __always_inline s64 change_of(struct target *owner, u32 member, s64 now) {
     s64 before = __sync_lock_test_and_set(&owner->pages[member & (MEMBERS - 1)], now);
     return before < 0 ? 0 : now - before;
 }
 
-/* How many pages a fault brought. A fault that brings anonymous pages brings one, or a folio of an order that is
- * enabled; what more the counter shows is of other threads, and what less too. */
+/* How many pages a fault brought. A fault on anonymous memory brings one page, or a folio of an enabled order. Other
+ * threads account for any other difference of the counter. */
 static __always_inline u64 pages_of(u32 member, s64 change) {
     u32 order;
     if (member != MM_ANONPAGES)
@@ -221,7 +208,7 @@ static __always_inline void put_pages(u64 as, u64 page, struct page *value) {
         count_losses(LOSS_PAGES_FULL, value->count);
 }
 
-/* A system call brings its pages one by one; they are one entry. `before`: the one that is there. */
+/* A system call brings its pages one by one; they share an entry. `before`: the entry at this address. */
 static __always_inline void place(struct request *request, struct page *before, u64 site, u64 id) {
     struct page fresh = {
         .site = site, .t_ns = request->t_ns, .count = request->pages, .member = request->member, .window = request->window};
@@ -250,7 +237,7 @@ static __always_inline void place(struct request *request, struct page *before, 
     if (request->window && before->site == site && before->window == request->window &&
         before->member == request->member)
         fresh.count += before->count;
-    *before = fresh; /* which is cheaper than to put another */
+    *before = fresh; /* cheaper than an update */
 }
 
 static __always_inline int allowed(struct allowance *mine, u32 in_a_window) {
@@ -265,9 +252,9 @@ static __always_inline int allowed(struct allowance *mine, u32 in_a_window) {
     return 1;
 }
 
-/* One of how many such faults is walked. What a process grows by is, mostly, pages that it never touched before; those
- * that it touches again and again, at the same addresses, are most of the faults where there are many. Before recording
- * begins nothing is known of a page. */
+/* The sample period of a fault. A process grows mostly by pages that it never touched before. When there are many
+ * faults, most of them are on pages that it touches again and again, at the same addresses. Before recording starts
+ * nothing is known of a page. */
 static __always_inline u32 sample_period_of(struct settings *settings, struct target *target, struct page *before) {
     int is_retouch = before || !settings->recording;
     u32 budget = is_retouch ? settings->window_budget / RETOUCH_FACTOR : settings->window_budget;
@@ -295,7 +282,7 @@ static __always_inline void note_pages(void *ctx, u64 id, struct target *target)
         return;
     change = change_of(owner, member, FIELD(s64, RSS_SIZE) >> PAGE_SHIFT_HERE);
     if (!target || !is_current || member == MM_SWAPENTS)
-        return; /* reclaim, khugepaged, a fork that fills its child: only the count is kept */
+        return; /* reclaim, khugepaged, a fork that fills its child: only the counter is kept */
     scratch = my_scratch();
     settings = my_settings();
     if (!scratch || !settings)
@@ -307,18 +294,18 @@ static __always_inline void note_pages(void *ctx, u64 id, struct target *target)
     request->window = 0;
     mine = fault_of(id);
     if (mine && mine->id == id && mine->open && mine->syscall == syscall) {
-        /* a file's page that was there goes when the private copy comes */
+        /* a private copy replaces a page of a file */
         if (member != MM_ANONPAGES && (mine->code & FAULT_PRESENT))
             return;
         if (change > 0)
-            mine->open = 0; /* else reclaim may have been first */
+            mine->open = 0; /* else reclaim may have come first */
         request->pages = pages_of(member, change);
         request->address = mine->address;
         if (member == MM_ANONPAGES)
             request->address &= ~((request->pages << PAGE_SHIFT_HERE) - 1);
     } else {
         if (change > 0 && mine && mine->id && mine->id != id && syscall == NO_SYSTEM_CALL)
-            count_losses(LOSS_UNPLACED, change); /* another thread took its place */
+            count_losses(LOSS_UNPLACED, change); /* another thread overwrote the entry */
         if (change <= 0 || syscall == NO_SYSTEM_CALL || syscall == NR_MUNMAP)
             return;
         request->pages = change;
@@ -345,7 +332,7 @@ static __always_inline void note_pages(void *ctx, u64 id, struct target *target)
         programs.call(ctx, NEXT_WALK);
     } else {
         target->stacks_skipped += 1;
-        if (settings->recording) /* that nobody else claims these pages */
+        if (settings->recording) /* so that no other site claims these pages */
             place(request, before, 0, id);
     }
 }
@@ -371,7 +358,7 @@ static __always_inline void record_stack(void *ctx) {
         kind |= KIND_FILE;
     else if (request->member == MM_SHMEMPAGES)
         kind |= KIND_SHARED;
-    if (needs_stack_copy(scratch, kind, request->weight)) /* a page has the weight of its site */
+    if (needs_stack_copy(scratch, kind, request->weight)) /* pages have the weight of their site */
         programs.call(ctx, NEXT_MISS);
     if (!is_recording())
         return;
@@ -400,7 +387,7 @@ int on_mmap_exit(struct sys_exit *ctx) {
         return 0;
     u64 start = ctx->ret;
     int failed = start >= (u64)-4095L;
-    void *user = user_registers(); /* which hold the arguments still */
+    void *user = user_registers(); /* they still hold the arguments */
     if (!failed && (user_register(user, ARGUMENT_3) & PROT_EXEC) && !(user_register(user, ARGUMENT_4) & MAP_ANONYMOUS))
         emit_event(EVENT_CODE, (u32)id, target->as, bpf_ktime_get_ns(), start,
              (start + user_register(user, ARGUMENT_2) + 4095) & ~4095ULL, 0, 0, 0, 0);
@@ -428,6 +415,6 @@ static __always_inline void execed(struct target *target) {
 static __always_inline void thread_left(u64 id) {
     struct target *target = target_of(id >> 32);
     if (target && (u32)id == id >> 32)
-        target->mm_id = 0; /* which the next process may get */
+        target->mm_id = 0; /* the next process may get it */
     populating.delete(&id);
 }

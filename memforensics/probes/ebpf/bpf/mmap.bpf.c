@@ -1,20 +1,20 @@
 /*
- * The ledger of mappings, kept in the kernel: who mapped what is still mapped.
+ * The ledger of mappings in the kernel: which stack mapped what is still mapped.
  *
- * Removals are booked when munmap and mremap are *entered* (a freed address is handed out again before the exit event
- * comes) and undone when they fail; additions when the call *returns*. A mapping that goes as it came, whole, is opened
- * and closed here, in `live`. Whatever is cut, joined or replaced is told to user space, which keeps intervals
- * (ledger.py), in the order in which it happened.
+ * A removal is recorded when munmap or mremap is *entered*, because a freed address is handed out again before the
+ * exit event comes; it is undone when the call fails. An addition is recorded when the call *returns*. A mapping that
+ * is removed as it was made, whole, is opened and closed here, in `live`. Whatever is cut, joined or replaced is sent
+ * to user space, in the order in which it happened; user space keeps intervals (ledger.py).
  *
- * A closed entry stays in `live`, marked, and serves the next mapping at its address: two look-ups a mapping, where
- * inserting and deleting would be dearer than all the rest. User space sweeps out those that were not used again.
+ * A closed entry stays in `live`, marked, and is used by the next mapping at its address. That takes two look-ups a
+ * mapping; inserting and deleting costs more than all the rest. User space removes those that are not used again.
  *
- * A walk of the stack costs several times what the account costs. So mappings are divided into classes of one length,
- * and a class that is busy and balanced is sampled: see `walk_weight`.
+ * Walking a stack costs several times what the ledger costs. So mappings are divided into size classes, one for each
+ * length, and a class that is busy and balanced is sampled: see `walk_weight`.
  *
- * Constants by -D, beside those of stacks.bpf.h: MAX_LIVE, TRACK_FILES, and, where KNOWS_FILESYSTEMS, the offsets
- * that lead from a task to the filesystem of an open file (btf.py): TASK_FILES, FILES_FDT, FDT_FD, FILE_INODE, INODE_SB,
- * SB_MAGIC.
+ * Constants by -D, beside those of stacks.bpf.h: MAX_LIVE, TRACK_FILES, KNOWS_FILESYSTEMS, and with that the offsets
+ * that lead from a task to the filesystem of an open file (btf.py): TASK_FILES, FILES_FDT, FDT_FD, FILE_INODE,
+ * INODE_SB, SB_MAGIC.
  */
 #include <uapi/linux/ptrace.h>
 #include "unwind.bpf.h"
@@ -40,15 +40,15 @@
 #define KIND_SHM 4
 
 /* Beside those of stacks.bpf.h */
-#define EVENT_UNMAP 3   /* [a, b) goes away; no whole mapping of `live` */
-#define EVENT_EVICT 4   /* a mapping of `live` is handed to user space: [a, b), site, born */
-#define EVENT_UNDO 5    /* the last EVENT_UNMAP of this thread did not happen */
-#define EVENT_REMAP 6   /* mremap moved what the last EVENT_UNMAP of this thread took: now [a, b), by site */
+#define EVENT_UNMAP 3   /* [a, b) is removed; it is not one whole mapping of `live` */
+#define EVENT_EVICT 4   /* a mapping of `live` is handed over to user space: [a, b), site, born */
+#define EVENT_UNDO 5    /* the last EVENT_UNMAP of this thread failed */
+#define EVENT_REMAP 6   /* mremap moved what the last EVENT_UNMAP of this thread removed: now [a, b), by site */
 #define EVENT_BRK 7     /* [a, b) was added to the heap, by site */
-#define EVENT_ATTACH 12 /* shmat at a, by site; how long it is stands in /proc */
+#define EVENT_ATTACH 12 /* shmat at a, by site; /proc has its length */
 #define EVENT_DETACH 13 /* shmdt of what was attached at a */
 
-/* Counted in `losses`; layout.LOSSES has the words for each. */
+/* Indices of `losses`; layout.LOSSES has the words for each. */
 #define LOSS_RING_FULL 0
 #define LOSS_LIVE_FULL 1
 #define LOSS_SITES_FULL 2
@@ -64,16 +64,16 @@
 #define FIRST_HOLD_NS (WINDOW_NS * 64)
 #define QUIET_NS (WINDOW_NS * 4096)
 
-/* The birth of a mapping is told from removals by its time: exactly, where one was told to user space less than this
- * before. */
+/* Times tell whether a mapping was born before or after a removal. They are exact when a removal was sent to user space
+ * less than this before. */
 #define NEAR_NS 32000000ULL
 
 struct target {
     u64 as;
     u64 brk;
     u64 parent; /* tgid it was forked from, with the same program in it; 0: none, or it has exec'ed */
-    u64 stacks_skipped; /* mappings without a look at the stack */
-    u64 last_unmap_ns;   /* the last removal that was told to user space */
+    u64 stacks_skipped; /* mappings whose stack was not walked */
+    u64 last_unmap_ns;  /* of the last removal that was sent to user space */
     u64 releases; /* calls of munmap */
 };
 
@@ -83,16 +83,16 @@ struct live_key {
 
 struct live {
     u64 length, site, born_ns;
-    u32 weight; /* of its stack, which stands for so many; 0: it was not walked, and `site` is 0 */
-    u32 freed_by;   /* 0: it stands; else closed, by the thread of that number */
+    u32 weight; /* how many mappings its stack counts for; 0: it was not walked, and `site` is 0 */
+    u32 freed_by;   /* 0: it is mapped; else the thread that closed it */
 };
-#define FREED_FOR_GOOD 0xffffffff /* nothing can undo it */
+#define FREED_FOR_GOOD 0xffffffff /* which cannot be undone */
 
-/* Mappings of one length in one address space. Two may share an entry: then both are walked sooner. */
+/* Mappings of one length in one address space. Two classes may share an entry; then both are walked more often. */
 struct size_class {
-    s64 bytes;  /* that stand */
-    s64 low;    /* the least that stood in this window, */
-    s64 record; /* ... and the most that this ever was */
+    s64 bytes;  /* that are mapped */
+    s64 low;    /* the minimum of `bytes` in this window ... */
+    s64 record; /* ... and the maximum of these minima */
     u64 window_ends_ns, walk_until_ns, hold_ns;
     u64 budget_left; /* walks left without sampling */
 };
@@ -103,19 +103,19 @@ struct site {
 };
 
 #define PENDING_NONE 0
-#define PENDING_LIVE 1  /* taken out of `live`: can be put back */
-#define PENDING_EVENT 2 /* told to user space */
+#define PENDING_LIVE 1  /* closed in `live`: can be reopened */
+#define PENDING_EVENT 2 /* sent to user space */
 
 struct pending {
     u64 addr, length, state;
 };
 
-/* What is to be booked, handed from the program of one system call to the walker. */
+/* What the program of a system call hands to the programs that walk the stack and record it. */
 struct request {
     u64 as, t_ns;
     u64 addr, length;
     u64 old, old_length;
-    u32 kind, event; /* event 0: a whole new mapping, to `live` */
+    u32 kind, event; /* event 0: a whole new mapping, for `live` */
     u64 weight;
 };
 
@@ -124,7 +124,7 @@ struct request {
 BPF_F_TABLE("hash", struct live_key, struct live, live, MAX_LIVE, HASH_FLAGS);
 BPF_TABLE("lru_hash", u64, struct pending, pending, 16384);
 BPF_ARRAY(classes, struct size_class, CLASSES);
-BPF_PERCPU_ARRAY(closed, s64, 1); /* entries of `live` that do not stand */
+BPF_PERCPU_ARRAY(closed, s64, 1); /* entries of `live` that are closed */
 
 static __always_inline void count_freed(u64 as, u64 id, u64 bytes, u64 count) {
     struct site_key key = {.as = as, .site = id};
@@ -157,7 +157,7 @@ static __always_inline void close_live(struct live *entry, u64 as, u32 tid) {
     count_closed(1);
 }
 
-/* Where user space cannot be told, nobody knows the range any more: its site's sum may not have it either. */
+/* When the event is dropped, the range is lost, and its site's sum gives it up too. */
 static __always_inline void evict(struct live *entry, u32 tid, u64 as, u64 t_ns, u64 addr) {
     if (!emit_event(EVENT_EVICT, tid, as, t_ns, addr, addr + entry->length, entry->site, entry->born_ns, entry->weight,
                     0) &&
@@ -165,10 +165,10 @@ static __always_inline void evict(struct live *entry, u32 tid, u64 as, u64 t_ns,
         count_freed(as, entry->site, entry->length * entry->weight, entry->weight);
 }
 
-/* [addr, addr + length) is about to go: whether it was one whole mapping, closed here, or told to user space. What was
- * born before the last removal that was told may have been cut by that, and another may stand in the hole: that is for
- * user space too. The class of such a mapping keeps its bytes: what goes by pieces may also stay by pieces, and
- * deserves its walks. */
+/* [addr, addr + length) is about to be removed. Closes it here when it is one whole mapping, else sends it to user
+ * space. A mapping that was born before the last removal that was sent may have been cut by that, and another one may
+ * be in the hole; so user space gets it too. Its class keeps its bytes: pieces may stay mapped, so its stacks are
+ * worth walking. */
 static __always_inline u64 remove_range(u32 tid, struct target *target, u64 t_ns, u64 addr, u64 length) {
     struct live_key key = {.as = target->as, .addr = addr};
     struct live *found = live.lookup(&key);
@@ -191,7 +191,7 @@ static __always_inline u64 remove_range(u32 tid, struct target *target, u64 t_ns
     return PENDING_EVENT;
 }
 
-/* The call failed: what its entry took stands again. */
+/* The call failed: what its entry removed is mapped again. */
 static __always_inline void undo_removal(u32 tid, u64 as, u64 addr, u64 length) {
     struct live_key key = {.as = as, .addr = addr};
     struct live *found = live.lookup(&key);
@@ -208,8 +208,8 @@ static __always_inline void undo_removal(u32 tid, u64 as, u64 addr, u64 length) 
     emit_event(EVENT_UNDO, tid, as, bpf_ktime_get_ns(), addr, addr + length, 0, 0, 0, 0);
 }
 
-/* The least that stood in a class in a window, at the start of each: where it passes all that it ever was, the class
- * grows, and each of its mappings is walked for a while; for twice as long at each new record, until it is for good. */
+/* At the start of each window: when the minimum of the last window passes all minima before, the class grows, and each
+ * of its mappings is walked for a while. That while doubles with each new record. */
 static __always_inline void begin_window(struct size_class *class, u64 now, u64 window_budget) {
     s64 low = class->low;
     u64 windows = 1 + (now - class->window_ends_ns) / WINDOW_NS;
@@ -237,9 +237,9 @@ static __always_inline void count_class(u64 as, u64 length) {
         __sync_fetch_and_add(&class->bytes, length);
 }
 
-/* The weight of a new mapping's stack; 0: it is not walked. All of what grows or is rare are walked; of a class that is
- * busy and whose mappings go as they come, some in each window and then a few by lot, each of which stands for many.
- * Where walks have to be few (`byte_sample_period`), a large mapping stands for less than a small one. */
+/* The weight of a new mapping's stack; 0: it is not walked. Stacks of a class that grows or is rare are all walked. Of
+ * a busy class whose mappings come and go, some are walked in each window, and then a sample, each with its weight.
+ * With `byte_sample_period` a large mapping has a smaller weight than a small one. */
 static __always_inline u32 walk_weight(struct settings *settings, u64 as, u64 length, u64 now) {
     struct size_class *class = class_of(as, length);
     if (!class)
@@ -271,7 +271,7 @@ static __always_inline void open_live(u32 tid, u64 as, u64 addr, u64 length, u64
     if (before) {
         if (before->freed_by)
             count_closed(-1);
-        else /* what stood there was cut, and user space has not yet taken it over */
+        else /* it was cut, and user space has not yet taken it over */
             evict(before, tid, as, born_ns, addr);
         before->length = length;
         before->site = id;
@@ -310,7 +310,7 @@ static __always_inline void record_stack(void *ctx) {
     struct site *site = is_recording() ? get_or_create_site(scratch) : 0;
     if (!site)
         return;
-    if (request->event != EVENT_REMAP && request->event != EVENT_ATTACH) { /* whose sizes user space finds */
+    if (request->event != EVENT_REMAP && request->event != EVENT_ATTACH) { /* user space finds the sizes of these */
         __sync_fetch_and_add(&site->allocated_bytes, request->length * request->weight);
         __sync_fetch_and_add(&site->allocated_count, request->weight);
         __sync_fetch_and_add(&site->squares, request->weight * request->weight);
@@ -327,7 +327,7 @@ int on_record(void *ctx) {
 
 #define TMPFS_MAGIC 0x01021994 /* memfd, /dev/shm, any tmpfs: its pages are RssShmem */
 
-/* Whether a file that this task has open lives in memory. */
+/* Whether an open file of this task lives in memory. */
 static __always_inline int is_in_memory(u64 fd) {
 #if KNOWS_FILESYSTEMS
     char *at = (char *)bpf_get_current_task();
@@ -393,7 +393,7 @@ int on_mmap_exit(struct sys_exit *ctx) {
         return 0;
     if ((flags & 3) != 2) /* MAP_SHARED or MAP_SHARED_VALIDATE */
         kind |= KIND_SHARED;
-    if (user_register(user, ARGUMENT_1)) /* the program named an address, and may compute it again */
+    if (user_register(user, ARGUMENT_1)) /* the program chose the address, and may compute it again */
         kind |= KIND_PLACED;
     read_registers(scratch);
     scratch->request.as = as;
@@ -415,7 +415,7 @@ int on_munmap_enter(struct sys_enter *ctx) {
     if (!target || !is_recording())
         return 0;
     __sync_fetch_and_add(&target->releases, 1);
-    begin_run(2); /* and when it returns */
+    begin_run(2); /* on_munmap_exit does not count itself */
     u64 addr = ctx->args[0], length = PAGE_UP(ctx->args[1]);
     if (removable(addr, length))
         remove_range((u32)id, target, 0, addr, length);
@@ -553,7 +553,7 @@ int on_shmdt_enter(struct sys_enter *ctx) {
     u64 id = current_id();
     u32 tgid = id >> 32;
     struct target *target = target_of(tgid);
-    if (target && is_recording()) /* what is in `live` there, if anything, was mapped over it: it stays */
+    if (target && is_recording()) /* what `live` has there was mapped over it and stays */
         emit_event(EVENT_DETACH, (u32)id, target->as, bpf_ktime_get_ns(), ctx->args[0], 0, 0, 0, 0, 0);
     return 0;
 }

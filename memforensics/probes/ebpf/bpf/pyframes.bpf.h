@@ -3,38 +3,38 @@
  *
  * Interface (all that an including program uses):
  *
- *   map       py_processes       u32 tgid (the kernel's) -> struct py_process. User space fills it, one entry a CPython
- *                                process (runtimes/cpython/kernel.py packs the value), and takes it out when the
- *                                process leaves or execs. A fork needs an entry of its own, with the same value.
- *   struct    py_stack           the result; lies in the caller's per-cpu scratch (3 KiB), never on the BPF stack.
- *                                Only `count`, `flags` and frames[0 .. count) mean anything after a walk.
+ *   map       py_processes       u32 tgid (the kernel's) -> struct py_process. User space adds an entry for each
+ *                                CPython process (runtimes/cpython/kernel.py packs the value), and removes it when the
+ *                                process exits or execs. A child of fork needs an entry of its own, with the same value.
+ *   struct    py_stack           the result, in the caller's per-cpu scratch (3 KiB), never on the BPF stack. After a
+ *                                walk only `count`, `flags` and frames[0 .. count) are valid.
  *   function  py_walk(tgid, tid, out)
- *                                walks the stack of the current task, leaf first; tgid and tid are the halves of
+ *                                walks the stack of the current task, leaf first. tgid and tid are the halves of
  *                                bpf_get_current_pid_tgid(). Returns out->count. Call it once in a program: it is
- *                                inlined, 128 steps for frames and 256 for thread states.
+ *                                inlined, with 128 steps for frames and 256 for thread states.
  *   function  py_identify(tgid, out)
- *                                adds to each frame what tells its code object from the next one at its address: by the
- *                                time that user space reads it, code that ran once (exec, an import) may be freed. Three
- *                                reads a frame: for stacks that are told, not for each event.
+ *                                adds a checksum of its code object to each frame. Code that ran once (exec, an import)
+ *                                may be freed, and its address reused, before user space reads it. It takes three reads
+ *                                a frame, so call it for stacks that are sent to user space only.
  *
- * Offsets are data (struct py_process), so one program serves several CPython versions at a time.
- * bcc rewrites map calls in the main file only (clang front end of bcc 0.26): in a file that is #included they compile to
- * calls through a null pointer, and the verifier says "unknown opcode 8d". So the loader pastes this text in place of
- * the #include line. It needs u8 to u64 only.
+ * Offsets are data (struct py_process), so one program serves several CPython versions at a time. bcc rewrites map
+ * calls in the main file only (clang front end of bcc 0.26): in a file that is #included they compile to calls through
+ * a null pointer, and the verifier says "unknown opcode 8d". So the loader pastes this text in place of the #include
+ * line. It needs u8 to u64 only.
  */
 #ifndef MEMFORENSICS_PYFRAMES_BPF_H
 #define MEMFORENSICS_PYFRAMES_BPF_H
 
 #define PY_MAX_FRAMES 128   /* a power of two: indices are masked for the verifier */
-#define PY_MAX_THREADS 256  /* thread states looked at to find the one of an unknown thread */
+#define PY_MAX_THREADS 256  /* thread states that are searched for the one of an unknown thread */
 #define PY_MAX_STATES 4     /* thread states of one thread; a power of two */
 #define PY_RAW_BYTES 128    /* the largest frame structure that is read, a power of two */
-#define PY_RETRY_NS 1000000 /* where there are several interpreters, a thread is looked up again after this time */
-/* One that was none of Python's, or had no frames, is looked up again after this time and more for each step that it took:
- * C++ threads take a new thread state for each call (PyGILState_Ensure). */
+#define PY_RETRY_NS 1000000 /* with several interpreters a thread is looked up again after this time */
+/* A thread without a thread state or without frames is looked up again after this time, and more for each step that the
+ * look-up took: C++ threads take a new thread state for each call (PyGILState_Ensure). */
 #define PY_RETRY_EMPTY_NS 20000
 #define PY_RETRY_STEP_NS 2000
-#define PY_RETRY_MANY_NS 100000000 /* the same, where PY_MAX_THREADS were looked at in vain */
+#define PY_RETRY_MANY_NS 100000000 /* the same, after PY_MAX_THREADS were searched and none matched */
 
 /* struct py_frame.flags. One native _PyEval_EvalFrameDefault stands for the frames up to one that is PY_ENTRY,
  * included, or up to one that is PY_SHIM, left out. */
@@ -46,7 +46,7 @@
 #define PY_FOUND 1     /* a thread state of this thread was found (count may be 0: no Python code runs in it) */
 #define PY_TRUNCATED 2 /* more than PY_MAX_FRAMES frames: the outermost are missing */
 #define PY_UNREADABLE 4 /* a frame could not be read: the rest is missing */
-#define PY_TOO_MANY 8  /* more than PY_MAX_THREADS thread states, and this thread's was not among those looked at; or it
+#define PY_TOO_MANY 8  /* more than PY_MAX_THREADS thread states, and this thread's was not among those searched; or it
                           has more than PY_MAX_STATES */
 #define PY_SEVERAL 16  /* the process has several interpreters: to 3.11 a thread state names the thread that made it, not
                           the one that runs it (Python/pystate.c, PyThreadState_Swap()) */
@@ -96,8 +96,9 @@ struct py_stack {
 
 /*
  * The thread states of one thread, the newest interpreter's first, and of one interpreter the newest first. It has one
- * in each interpreter that it has entered; and to 3.11 one more for a thread that it is starting and that does not run yet
- * (Modules/_threadmodule.c, _PyThreadState_Prealloc()). Where there are more than fit, the last place is the oldest's.
+ * in each interpreter that it has entered; and to 3.11 one more for a thread that it is starting and that does not run
+ * yet (Modules/_threadmodule.c, _PyThreadState_Prealloc()). Where there are more than fit, the last place is the
+ * oldest's.
  */
 struct py_threads {
     u64 states[PY_MAX_STATES];
@@ -132,21 +133,22 @@ static __always_inline int py_is_of(struct py_process *process, u64 state, u32 t
 }
 
 /*
- * The loops below have no branch in their bodies but those that leave: each branch doubles the paths that the verifier
- * walks, and it forgets the states of early turns (kernel/bpf/verifier.c, is_state_visited(): evicted after 3 misses),
- * so that 64 turns with three branches were 250,000 instructions, and are 10,000 without.
+ * The loops below have no branches except those that leave. Each branch doubles the paths that the verifier walks, and
+ * it forgets the states of early iterations (kernel/bpf/verifier.c, is_state_visited(): evicted after 3 misses). 64
+ * iterations with three branches took 250,000 instructions of the verifier; without them they take 10,000.
  */
 
-/* 1 for 0, 0 for anything else below 2^63. A comparison would be a branch, and a mask of all ones makes the verifier
- * fork; products with 0 or 1 do neither. */
+/* Returns 1 for 0, and 0 for any other number below 2^63. A comparison would be a branch, and a mask of all ones makes
+ * the verifier fork; products with 0 or 1 do neither. */
 static __always_inline u64 py_is_zero(u64 value) {
     asm volatile("" : "+r"(value));
     value = (value - 1) >> 63;
-    asm volatile("" : "+r"(value)); /* else the compiler makes branches again, of the products */
+    asm volatile("" : "+r"(value)); /* else the compiler turns the products into branches */
     return value;
 }
 
-/* Walks the interpreters and their thread states. A turn looks at one of either: at a thread state where there is one. */
+/* Walks the interpreters and their thread states. One iteration reads a thread state, or when there is none, the next
+ * interpreter. */
 static __always_inline void py_look_up(struct py_process *process, u32 tid, struct py_threads *found) {
     u64 interpreter = found->head, state = 0, first = 0, second = 0, third = 0, fourth = 0, matches = 0;
     u64 base, place, between, within, one, two, match;
@@ -197,7 +199,7 @@ static __always_inline void py_close_gap(u64 *before, u64 *after) {
     *after *= 1 - gap;
 }
 
-/* Where the chains of the thread begin: those that there are, in order, and then 0. */
+/* The first frames of the chains of a thread, in order, without gaps; then 0. */
 static __always_inline void py_tops(struct py_process *process, struct py_threads *threads, u64 *tops) {
     tops[0] = py_top_frame(process, threads->states[0]);
     tops[1] = tops[2] = tops[3] = 0;
@@ -214,7 +216,7 @@ static __always_inline void py_tops(struct py_process *process, struct py_thread
     py_close_gap(&tops[2], &tops[3]);
 }
 
-/* A thread state that was freed still looks like one, without frames: so where there are none it is looked up again. */
+/* A freed thread state still looks like one without frames, so a thread without frames is looked up again. */
 static __always_inline void py_thread(struct py_process *process, u32 tgid, u32 tid, struct py_threads *found, u64 *tops) {
     u64 key = ((u64)tgid << 32) | tid;
     u64 now = bpf_ktime_get_ns();

@@ -1,33 +1,33 @@
 /*
- * A stack from the event to user space, and what mmap.bpf.c and faults.bpf.c else have in common: native frames, Python
- * frames, a copy of the stack where a rule is missing; who is traced; settings, losses, events of processes. For
- * inclusion in BPF C that bcc compiles, after unwind.bpf.h and (WITH_PYTHON) pyframes.bpf.h. layout.py has the shapes;
- * bcc rewrites map calls in the main file only, so the loader pastes this text in place of the #include line.
+ * What mmap.bpf.c and faults.bpf.c share: walking a stack and sending it to user space, the table of traced processes,
+ * settings, losses, and events of processes. For inclusion in BPF C that bcc compiles, after unwind.bpf.h and
+ * (WITH_PYTHON) pyframes.bpf.h. layout.py has the shapes. bcc rewrites map calls in the main file only, so the loader
+ * pastes this text in place of the #include line.
  *
  * The including program defines before: struct target (with `as` and `parent`), struct request (with `as` and `t_ns`),
  * struct site (with `first_ns`); LOSS_RING_FULL, _SITES_FULL, _TRUNCATED, _UNREADABLE, _NO_COPY, _TARGETS_FULL and
  * LOSSES; and by -D PAGE_BYTES, HASH_FLAGS, SLOTS, MAX_TARGETS, MAX_SITES, MAX_MISSES, EVENT_PAGES, MISS_PAGES,
  * FORK_CHILD_PID (offset of child_pid in the sched_process_fork event), WITH_PYTHON, PIDNS_DEVICE, PIDNS_INODE (0: the
  * kernel's own numbers).
- * After: on_record, and forked(), execed() and thread_left() for what more it keeps of a process or thread.
+ * After: on_record; and forked(), execed() and thread_left() for the other state that it keeps of a process or thread.
  *
- * The programs that one event goes through, one after the other, each verified by itself: that of the event, on_walk,
- * on_python, on_record, and from there once to on_miss and back where the stack is not known to its end.
+ * One event runs these programs in turn, by tail calls, each verified separately: the program of the event, on_walk,
+ * on_python, on_record. When a rule was missing, on_record calls on_miss, which calls on_record again.
  */
 #ifndef MEMFORENSICS_STACKS_BPF_H
 #define MEMFORENSICS_STACKS_BPF_H
 
 #define NEXT_WALK 0
-#define NEXT_PYTHON 1 /* the same program as NEXT_RECORD where Python is not looked at */
+#define NEXT_PYTHON 1 /* without Python the same program as NEXT_RECORD */
 #define NEXT_RECORD 2
 #define NEXT_MISS 3
 
-#define EVENT_STACK 1 /* a site is new: its stack */
-#define EVENT_MISS 2  /* the same, with registers and a copy of the stack from where no rule was known */
-#define EVENT_FORK 8  /* a is the child's tid, b its address space should it be a process */
+#define EVENT_STACK 1 /* the stack of a new site */
+#define EVENT_MISS 2  /* the same, with registers and a copy of the stack from the frame without a rule on */
+#define EVENT_FORK 8  /* a is the tid of the child, b its address space if it is a process */
 #define EVENT_EXEC 9  /* `as` ended; a is the new one */
 #define EVENT_EXIT 10 /* the thread group's leader exits */
-#define EVENT_CODE 11 /* a file was mapped at [a, b) to be executed: rules of what was there are stale */
+#define EVENT_CODE 11 /* an executable file was mapped at [a, b): rules for these addresses are stale */
 
 #define KIND_SHARED 0x10 /* flags in struct stack_event.kind */
 #define KIND_FILE 0x20
@@ -36,16 +36,15 @@
 
 #define COPY_BYTES 16384
 #define COPY_STEP 1024
-#define CPU_TOKENS 64                  /* copies that a CPU may make at once ... */
-#define CPU_TOKEN_NS 1000000ULL        /* ... and one more in each of these */
-#define PC_FREE 64                     /* copies for one pc without a wait */
-#define MISS_FIRST_WAIT_NS 4000000ULL  /* then, and for one signature always: a wait, doubled at each */
+#define CPU_TOKENS 64                  /* copies that a CPU may make in a burst ... */
+#define CPU_TOKEN_NS 1000000ULL        /* ... and one more in each such period */
+#define PC_FREE 64                     /* copies for one pc without a delay */
+#define MISS_FIRST_WAIT_NS 4000000ULL  /* then, and for one signature always: a delay, which doubles each time */
 #define MISS_LAST_WAIT_NS 1000000000ULL
 
-#define USER_BITS (ON_AARCH64 ? 48 : 47)
-#define SIGNATURE_BYTES 4096 /* of the stack, that are searched for return addresses */
-#define SIGNATURE_STEP 512   /* divides a page: no read fails for what lies beyond the top of the stack */
-#define SIGNATURE_WORDS 128  /* that may be return addresses, at most */
+#define SIGNATURE_BYTES 4096 /* of the stack are searched for return addresses */
+#define SIGNATURE_STEP 512   /* divides a page, so that no read fails because it crosses the top of the stack */
+#define SIGNATURE_WORDS 128  /* candidates for return addresses, at most */
 
 struct head {
     u32 type, tid;
@@ -78,7 +77,7 @@ struct miss_event {
     u8 copy[COPY_BYTES];
 };
 
-/* A signature or a pc of which user space got a copy */
+/* A signature or a pc for which user space got a copy of the stack */
 struct miss {
     u64 next_ns, wait_ns, count;
 };
@@ -88,44 +87,44 @@ struct tokens {
 };
 
 struct settings {
-    u32 recording; /* 0: stacks are learned, nothing is recorded yet */
-    u32 window_budget; /* walks of one size class (faults: of one process) in a window without sampling, saved up; */
-    u32 sample_period; /* ... then, in a balanced class, one of so many (faults: of each fault): a power of two */
-    u32 byte_sample_period; /* pages: smaller mappings are sampled in that proportion; 0: all are walked */
-    u32 exact;   /* mmap.bpf.c: user space holds times of birth against its own clock now */
+    u32 recording;          /* 0: stacks are learned, and nothing is recorded yet */
+    u32 window_budget;      /* unsampled stacks per window of a size class (faults: of a process); saved up */
+    u32 sample_period;      /* beyond the budget one of so many is walked; a power of two */
+    u32 byte_sample_period; /* in pages: a smaller mapping is sampled in proportion to its size; 0: all are walked */
+    u32 exact;              /* mmap.bpf.c: user space compares times of birth with its own clock now */
 };
 
 struct site_key {
     u64 as, site;
 };
 
-/* A target that user space entered, where its tgid says. A look-up in a hash is a call or two, which cost more than all
- * else that is done for most events; so `targets` has only those that have no slot, and children of fork. */
+/* A target that user space added, at the index of its tgid. A hash look-up takes a call or two, which is most of the
+ * cost of most events. So `targets` has only those whose slot is taken, and children of fork. */
 struct slot {
     struct target target;
-    u32 tgid, unused; /* 0: free; written last */
+    u32 tgid, unused; /* 0: the slot is free; written last */
 };
 
-/* A CPU's own: the time at the beginning of this jiffy, and its rng_state */
+/* Of one CPU: the time at the start of this jiffy, and the state of its random numbers */
 struct cpu_state {
     u64 jiffies, ns;
     u64 rng_state;
 };
 
-/* What a CPU did for what is traced: its runs, and the time that they took from where they knew that it is traced. Each
- * run that walks a stack is timed, and one of TIMED_PERIOD others, which counts for so many (a prime: calls come in
- * turns). */
+/* Of one CPU: the runs for traced processes, and their time from the check that the process is traced. Each run that
+ * walks a stack is timed. Of the others one in TIMED_PERIOD is timed and counts for all of them; the period is a prime
+ * because calls come in patterns. */
 struct run_time {
     u64 runs, ns;
-    u64 began_ns, weight; /* of the present run; 0: it is not timed */
-    u64 left;             /* runs until the next that is timed */
+    u64 began_ns, weight; /* of the current run; 0: it is not timed */
+    u64 left;             /* runs until the next one that is timed */
 };
 #define TIMED_PERIOD 31
 
 /* struct scratch.miss */
 #define MISS_NEW 0
-#define MISS_REPORTED 1   /* user space has, or will get, the whole stack of this site */
-#define MISS_UNREPORTED 2 /* it will not: the site is that of all stacks that begin so */
+#define MISS_REPORTED 1   /* user space has or gets a copy: the site is that of the signature */
+#define MISS_UNREPORTED 2 /* user space gets none: the site is that of all stacks that begin with these frames */
 
 struct scratch {
     struct request request;
@@ -137,7 +136,7 @@ struct scratch {
 };
 
 BPF_ARRAY(slots, struct slot, SLOTS);
-BPF_ARRAY(slot_overflow, u64, SLOTS); /* whether `targets` had any that belongs there */
+BPF_ARRAY(slot_overflow, u64, SLOTS); /* whether `targets` ever had one of this index */
 BPF_HASH(targets, u32, struct target, MAX_TARGETS);
 BPF_F_TABLE("hash", struct site_key, struct site, sites, MAX_SITES, HASH_FLAGS);
 BPF_TABLE("lru_hash", struct rule_key, struct miss, misses, MAX_MISSES);
@@ -149,7 +148,7 @@ BPF_PERCPU_ARRAY(losses, u64, LOSSES);
 BPF_ARRAY(settings, struct settings, 1);
 BPF_ARRAY(generation, u64, 1); /* numbers address spaces */
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
-BPF_RINGBUF_OUTPUT(copies, MISS_PAGES); /* misses: their loss costs no bookkeeping */
+BPF_RINGBUF_OUTPUT(copies, MISS_PAGES); /* of misses: a lost one changes no sum */
 BPF_PROG_ARRAY(programs, 4);
 
 struct sys_enter {
@@ -200,7 +199,7 @@ static __always_inline struct scratch *my_scratch(void) {
     return scratches.lookup(&zero);
 }
 
-/* 0: it is not traced. */
+/* Returns 0 when the process is not traced. */
 static __always_inline struct target *target_of(u32 tgid) {
     u32 at = tgid & (SLOTS - 1);
     struct slot *slot = slots.lookup(&at);
@@ -222,8 +221,8 @@ static __always_inline int enter_target(u32 tgid, struct target *target) {
     return 0;
 }
 
-/* Not later than now, and not before this jiffy began, by a clock that may lag where a virtual CPU is not scheduled;
- * without a call. */
+/* A time between the start of this jiffy and now, without a call. The clock may lag while a virtual CPU is not
+ * scheduled. */
 static __always_inline u64 coarse_now(void) {
     u32 zero = 0;
     struct cpu_state *state = cpu_states.lookup(&zero);
@@ -237,7 +236,7 @@ static __always_inline u64 coarse_now(void) {
     return state->ns;
 }
 
-/* This run is for what is traced; `runs`: with those for the same call that are not told apart from others'. */
+/* Counts a run for a traced process. `runs`: 2 when the same call runs a second program that does not count itself. */
 static __always_inline void begin_run(u64 runs) {
     u32 zero = 0;
     struct run_time *mine = run_times.lookup(&zero);
@@ -254,7 +253,7 @@ static __always_inline void begin_run(u64 runs) {
     mine->began_ns = bpf_ktime_get_ns();
 }
 
-/* It walks the stack, from now on. */
+/* The run walks a stack from now on, and is timed. */
 static __always_inline void time_walk(u64 now) {
     u32 zero = 0;
     struct run_time *mine = run_times.lookup(&zero);
@@ -280,7 +279,7 @@ static __always_inline u64 new_address_space(u32 tgid) {
     return (number << 32) | tgid;
 }
 
-/* 0: it was dropped, which is counted. */
+/* Returns 0 when the event was dropped, and counts that. */
 static __always_inline int emit_event(u32 type, u32 tid, u64 as, u64 t_ns, u64 a, u64 b, u64 site, u64 born_ns, u64 old,
                                 u64 old_length) {
     struct range_event event = {.head = {.type = type, .tid = tid, .as = as, .t_ns = t_ns},
@@ -296,7 +295,7 @@ static __always_inline int emit_event(u32 type, u32 tid, u64 as, u64 t_ns, u64 a
     return 0;
 }
 
-/* The user's registers at a system call or fault, some of which are its arguments; read in place, without a call. */
+/* The user's registers at a system call or fault; some hold its arguments. They are read in place, without a call. */
 static __always_inline void *user_registers(void) {
     return (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 }
@@ -328,7 +327,7 @@ int on_walk(void *ctx) {
 }
 
 #if WITH_PYTHON
-/* A child of fork has its parent's CPython. */
+/* A child of fork has the CPython of its parent. */
 static __always_inline void inherit_python(u32 tgid) {
     if (py_processes.lookup(&tgid))
         return;
@@ -341,7 +340,7 @@ static __always_inline void inherit_python(u32 tgid) {
         py_processes.update(&tgid, same);
 }
 
-/* The Python frames of the current task, mixed into the hash of the native ones. */
+/* Walks the Python frames of the current task and adds them to the hash of the native frames. */
 int on_python(void *ctx) {
     struct scratch *scratch = my_scratch();
     if (!scratch)
@@ -370,7 +369,7 @@ static __always_inline void identify_python(struct stack_event *out) {
 #endif
 }
 
-/* 1 for 0, 0 for anything else below 2^63, without a branch: pyframes.bpf.h says why. */
+/* Returns 1 for 0, and 0 for any other number below 2^63, without a branch; pyframes.bpf.h has the reason. */
 static __always_inline u64 is_zero(u64 value) {
     asm volatile("" : "+r"(value));
     value = (value - 1) >> 63;
@@ -378,8 +377,8 @@ static __always_inline u64 is_zero(u64 value) {
     return value;
 }
 
-/* 1 where the eight bytes before an address may end in a call: E8 and FF /2 of x86-64, in all their lengths; BL and
- * BLR, also those that authenticate, of aarch64. */
+/* Returns 1 when the eight bytes before an address may end in a call: E8 and FF /2 of x86-64 in all their lengths; BL
+ * and BLR of aarch64, also those that authenticate. */
 static __always_inline u64 ends_in_call(u64 code) {
 #if ON_AARCH64
     return is_zero((code >> 58) ^ 0x25) | is_zero((code >> 32 & 0xfefff000) ^ 0xd63f0000);
@@ -390,8 +389,8 @@ static __always_inline u64 ends_in_call(u64 code) {
 #endif
 }
 
-/* What tells one unfinished stack from another until it is learned: how deep it is, and the return addresses among its
- * words. Data on the stack varies from call to call, and is left out: so calls from one place share a signature. */
+/* Tells one incomplete stack from another until its rules are learned, by its depth and the return addresses among its
+ * words. Other words vary from call to call and do not count, so that calls from one place share a signature. */
 static __always_inline u64 signature_of(struct scratch *scratch) {
     struct walk *walk = &scratch->out.walk;
     u64 top = walk->rsp, from = top & ~(SIGNATURE_STEP - 1ULL);
@@ -406,9 +405,9 @@ static __always_inline u64 signature_of(struct scratch *scratch) {
 #if ON_AARCH64
             word &= AARCH64_ADDRESS;
 #endif
-            may = (top - at - 1) >> 63; /* not below the top */
+            may = (top - at - 1) >> 63; /* 0 at and above the top */
             may &= is_zero(word >> USER_BITS) & (1 - is_zero(word >> 16));
-            may &= 1 - is_zero((word - top + (1 << 20)) >> 21); /* nor an address on the stack */
+            may &= 1 - is_zero((word - top + (1 << 20)) >> 21); /* 0 for an address on the stack */
             may &= (found - SIGNATURE_WORDS) >> 63;
             scratch->words[found & (SIGNATURE_WORDS - 1)] = word;
             found += may;
@@ -426,7 +425,7 @@ static __always_inline u64 signature_of(struct scratch *scratch) {
     return hash;
 }
 
-/* Copies are limited by signature (one tells all), by pc (a hot path must not starve a rare one) and by CPU. */
+/* Limits copies by signature (one copy is enough), by pc (a hot path must not starve a rare one) and by CPU. */
 static __always_inline int may_copy(struct rule_key *by_pc, u64 now) {
     u32 zero = 0;
     struct tokens *tokens = cpu_tokens.lookup(&zero);
@@ -455,8 +454,9 @@ static __always_inline int may_copy(struct rule_key *by_pc, u64 now) {
     return 1;
 }
 
-/* Sends the stack so far, with registers and a copy of the stack: from the leaf on, so that user space can follow every
- * register, or, where the frame that has no rule is too far up for that, from there. 0 when it went. */
+/* Sends the frames so far, registers, and a copy of the stack. The copy starts at the leaf, so that user space can
+ * follow every register; when the frame without a rule is too far up for that, it starts there. Returns 0 when it was
+ * sent. */
 static __always_inline int send_miss(struct stack_event *out, struct pt_regs *regs) {
     u64 rsp;
     u32 i, end = 0;
@@ -483,8 +483,8 @@ static __always_inline int send_miss(struct stack_event *out, struct pt_regs *re
     bpf_probe_read_kernel(&event->stack, sizeof(event->stack), out);
     out->head.type = EVENT_STACK;
     event->copied_from = rsp;
-    /* In steps, cut at pages: one long read would fail whole. What cannot be read stands as zeros, which is what is in
-     * stack that nobody has touched yet; the rest is above the top of the stack. */
+    /* One long read would fail as a whole, so this reads in steps that end at pages. What cannot be read stays zero:
+     * that is stack that nobody has touched yet, which is zero, or memory above the top of the stack. */
     for (i = 0; i < COPY_BYTES / COPY_STEP; i++) {
         u64 from = rsp + i * COPY_STEP, before = -rsp, after = rsp;
         u8 *to = event->copy + i * COPY_STEP;
@@ -492,7 +492,7 @@ static __always_inline int send_miss(struct stack_event *out, struct pt_regs *re
             end = i + 1;
             continue;
         }
-        asm volatile("" : "+r"(before)); /* or LLVM reckons one from the other, and the verifier sees no bound */
+        asm volatile("" : "+r"(before)); /* or LLVM computes one from the other, and the verifier sees no bound */
         asm volatile("" : "+r"(after));
         before &= COPY_STEP - 1;
         after &= COPY_STEP - 1;
@@ -508,7 +508,7 @@ static __always_inline int send_miss(struct stack_event *out, struct pt_regs *re
     return 0;
 }
 
-/* Whether user space knows the whole stack of this signature, now or from before. */
+/* Whether user space has or gets a copy of a stack of this signature. */
 static __always_inline int already_reported(struct scratch *scratch, u64 signature) {
     struct stack_event *out = &scratch->out;
     u64 now = scratch->request.t_ns;
@@ -537,8 +537,8 @@ static __always_inline int already_reported(struct scratch *scratch, u64 signatu
     return 1;
 }
 
-/* A stack without an end gets the site of its signature, if user space gets, or got, a copy of such a stack: else
- * stays that of all which begin like it, and incomplete. */
+/* An incomplete stack gets the site of its signature when user space has or gets a copy of such a stack. Else its site
+ * is that of all stacks that begin with the same frames. */
 int on_miss(void *ctx) {
     struct scratch *scratch = my_scratch();
     if (!scratch)
@@ -554,8 +554,8 @@ int on_miss(void *ctx) {
     return 0;
 }
 
-/* The stack in hand, before it is known whether it has to go to on_miss (then 1). The same frames by another way
- * (kind), or not known to their end, or with another weight (where that is the site's) are a site of their own. */
+/* Computes the site of the current stack. The kind, how the walk ended and (where `weight` is the site's) the weight
+ * make sites of their own. Returns 1 when a rule was missing, and on_miss has to run. */
 static __always_inline int needs_stack_copy(struct scratch *scratch, u32 kind, u32 weight) {
     struct stack_event *out = &scratch->out;
     if (scratch->miss != MISS_NEW)
@@ -571,7 +571,8 @@ static __always_inline int needs_stack_copy(struct scratch *scratch, u32 kind, u
     return out->walk.ended == WALK_MISS;
 }
 
-/* The site of the stack in hand; a new one is told to user space. 0 where it cannot be: a loss, counted. */
+/* The site of the current stack; the stack of a new site is sent to user space. Returns 0, and counts a loss, when
+ * there is no room. */
 static __always_inline struct site *get_or_create_site(struct scratch *scratch) {
     struct stack_event *out = &scratch->out;
     struct site_key key = {.as = scratch->request.as, .site = out->site};
@@ -591,14 +592,14 @@ static __always_inline struct site *get_or_create_site(struct scratch *scratch) 
     if (scratch->miss != MISS_REPORTED)
         identify_python(out);
     if (scratch->miss != MISS_REPORTED && events.ringbuf_output(out, sizeof(*out), 0) != 0) {
-        sites.delete(&key); /* tried again at the next event by this stack */
+        sites.delete(&key); /* the next event by this stack tries again */
         count_loss(LOSS_RING_FULL);
         return 0;
     }
     return sites.lookup(&key);
 }
 
-/* One of how many of such a length is to be walked, where of one page one of `byte_sample_period` is: a power of two. */
+/* The sample period for a length, when the period for one page is `byte_sample_period`. A power of two. */
 static __always_inline u32 period_for(u32 byte_sample_period, u64 length) {
     if (!byte_sample_period)
         return 1;
@@ -613,8 +614,8 @@ static __always_inline u32 period_for(u32 byte_sample_period, u64 length) {
     return many | !many;
 }
 
-/* The lot does not look at the stack: so the sums of a site's weights are unbiased. Marsaglia's xorshift, which is
- * cheaper than a call. */
+/* Returns `one_of` with a probability of 1 in `one_of`, else 0. This does not depend on the stack, so the sums of a
+ * site's weights are unbiased. Marsaglia's xorshift is cheaper than a call. */
 static __always_inline u32 sample_weight(u32 one_of) {
     u32 zero = 0;
     struct cpu_state *state;
@@ -634,8 +635,8 @@ static __always_inline u32 sample_weight(u32 one_of) {
     return (rng_state >> 32 & (one_of - 1)) == 0 ? one_of : 0;
 }
 
-/* Threads are new tasks too. A tid is never another process's tgid, and goes when the thread exits: so the child is
- * entered as if it were a process, and nobody looks a thread up. */
+/* A new thread sends this event too. It is added as if it were a process: a tid is never the tgid of another process,
+ * and nothing looks it up. It is removed when the thread exits. */
 static __always_inline void forked(struct target *child, struct target *parent);
 static __always_inline void execed(struct target *target);
 static __always_inline void thread_left(u64 id);
@@ -647,7 +648,7 @@ int on_fork(void *ctx) {
     if (!parent)
         return 0;
 #if PIDNS_INODE
-    return 0; /* the event has the kernel's number; user space finds the child in /proc */
+    return 0; /* the event has the PID of another namespace; user space finds the child in /proc */
 #else
     u32 child = *(u32 *)((char *)ctx + FORK_CHILD_PID);
     struct target fresh = {.as = new_address_space(child), .parent = tgid};

@@ -1,9 +1,9 @@
 /*
- * The user stack of the current task, walked in the kernel by rules that user space learned. For inclusion in BPF C that
- * bcc compiles; the including file has <uapi/linux/ptrace.h>.
+ * The user stack of the current task, walked in the kernel by rules that user space learned. For inclusion in BPF C
+ * that bcc compiles; the including file has <uapi/linux/ptrace.h>.
  *
- * A rule says how to get from one frame to its caller at one pc: user space puts one in `rules` for each pc that it
- * passed when it unwound the stack of a miss (learn.py). A pc without a rule ends the walk with WALK_MISS.
+ * A rule leads from a frame at one pc to its caller. User space puts a rule into `rules` for each pc that it passes
+ * when it unwinds the stack of a miss (unwind_rule_cache.py). A pc without a rule ends the walk with WALK_MISS.
  */
 #ifndef MEMFORENSICS_UNWIND_BPF_H
 #define MEMFORENSICS_UNWIND_BPF_H
@@ -41,8 +41,8 @@
 #define PC_RETURN (1ULL << 63)  /* a return address: the call is the byte before it */
 #define PC_GUESSED (1ULL << 62) /* found by a guess */
 
-/* rip, rsp and rbp are pc, sp and x29 on aarch64. There the bits above the address may sign it (pointer authentication),
- * and x30 of a signal's frame stands two words before the pc: symbols/unwind/machines.py. */
+/* rip, rsp and rbp are pc, sp and x29 on aarch64. There the bits above the address may sign it (pointer
+ * authentication), and x30 of a signal's frame stands two words before the pc: symbols/unwind/machines.py. */
 #define AARCH64_ADDRESS ((1ULL << 48) - 1)
 #define AARCH64_LR_BEFORE_PC 16
 
@@ -60,16 +60,16 @@ struct rule {
     u16 via; /* BASE_GO */
 };
 
-/* A walk in progress, and its result. Where it ended early, pc, rsp and rbp are those of the frame it ended at. */
+/* A walk in progress, and its result. When it ends early, pc, rsp and rbp are those of the last frame. */
 struct walk {
     u64 pc, rsp, rbp;
-    u64 g; /* what a thread that runs Go has in r14: its current g */
+    u64 g; /* r14, which holds the current g of a thread that runs Go */
     u64 hash;
     u32 is_return, guessed;
     u32 count, ended;
     u64 frames[MAX_NATIVE];
 #if ON_AARCH64
-    u64 lr; /* of what a call has not written over it: of the leaf, and of what a signal interrupted */
+    u64 lr; /* valid in the leaf and in a frame that a signal interrupted */
 #endif
 };
 
@@ -84,9 +84,9 @@ static __always_inline int user_word(u64 address, u64 *value) {
     return bpf_probe_read_user(value, sizeof(*value), (void *)address);
 }
 
-/* From runtime.systemstack, on the system stack of a thread (that of m.g0), to its caller on the goroutine's, as the
- * goroutine's saved state has it. The frame pointer that led here says whether it is this goroutine's: it has to be the
- * one that is saved there. There is no way back, so one such step a walk. */
+/* Leads from runtime.systemstack, on the system stack of a thread (that of m.g0), to its caller on the goroutine's
+ * stack, by the saved state of the goroutine. The frame pointer must be the one that is saved there; else it is
+ * another goroutine. There is no way back, so a walk takes one such step at most. */
 static __always_inline int cross_to_goroutine(struct walk *walk, struct rule *rule) {
     u64 g = walk->g, m, g0, curg, sp, bp, pc;
     walk->g = 0;
@@ -101,7 +101,7 @@ static __always_inline int cross_to_goroutine(struct walk *walk, struct rule *ru
     return pc ? -1 : WALK_STUCK;
 }
 
-/* One step to the caller. The reason when there is no further step, -1 to go on. */
+/* One step to the caller. Returns why the walk ends, or -1 when it goes on. */
 static __always_inline int walk_step(struct walk *walk, struct rule *rule) {
     u64 cfa, return_address, base, place;
     u32 flags = rule->flags;

@@ -1,6 +1,7 @@
-/* The kernel's struct pt_regs (arch/x86/include/asm/ptrace.h, arch/arm64/include/asm/ptrace.h), whose members have
- * other names than those of the C library's copy; and which of them play the parts that the programs know. Never run on
- * arm64. */
+/* All that the programs know of a machine, except its unwind rules (unwind.bpf.h): the kernel's struct pt_regs
+ * (arch/x86/include/asm/ptrace.h, arch/arm64/include/asm/ptrace.h), whose members have other names in the C library's
+ * copy; the registers by their part; and the system calls that make memory resident without a fault. Never run on
+ * arm64, whose kernel has no tracepoint of page faults. */
 #ifndef MEMFORENSICS_PTRACE_H
 #define MEMFORENSICS_PTRACE_H
 #if defined(__TARGET_ARCH_arm64) || defined(__aarch64__)
@@ -21,6 +22,12 @@ struct pt_regs {
 #define ARGUMENT_4 regs[3]
 #define ARGUMENT_5 regs[4]
 #define SYSCALL_NUMBER syscallno
+#define USER_BITS 48
+#define NR_MMAP 222
+#define NR_MUNMAP 215
+#define NR_MADVISE 233
+#define NR_MLOCK 228
+#define NR_MLOCK2 284
 #elif defined(__x86_64__) || defined(__TARGET_ARCH_x86)
 #define ON_AARCH64 0
 struct pt_regs {
@@ -38,6 +45,12 @@ struct pt_regs {
 #define ARGUMENT_4 r10
 #define ARGUMENT_5 r8
 #define SYSCALL_NUMBER orig_ax
+#define USER_BITS 47
+#define NR_MMAP 9
+#define NR_MUNMAP 11
+#define NR_MADVISE 28
+#define NR_MLOCK 149
+#define NR_MLOCK2 325
 #else
 #error "no register layout for this machine yet"
 #endif
