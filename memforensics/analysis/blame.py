@@ -14,7 +14,7 @@ from memforensics.analysis.ownership import LAYER_NAMES
 from memforensics.analysis.site_groups import (
     AttributedSite,
     attribute,
-    group_by_frame,
+    group_sites,
     resident_bytes,
     resident_share,
     site_rate,
@@ -71,7 +71,7 @@ def growth_groups(case: Case) -> list[GrowthGroup]:
     touches memory, not who holds it."""
     sites = [site for site in case.sites if not site.file_backed and site.kind != "fault"]
     joined: dict[GroupKey, list[SiteGroup]] = defaultdict(list)
-    for group in group_by_frame(sites, case.hooks, 0):
+    for group in group_sites(sites, case.hooks, 0):
         joined[_fixed_at(group)].append(group)
     return sorted((_growth_group(case, groups) for groups in joined.values()), key=lambda g: -g.growth_bytes)
 

@@ -1,4 +1,4 @@
-"""Sites as a person reads them: grouped by the frame that matters, filtered, in an order that settles. Pure."""
+"""Allocation sites for people: grouped by the frame that matters, filtered, and in a stable order. Pure."""
 
 import re
 from collections import defaultdict
@@ -25,11 +25,11 @@ FilterField = Literal["lib", "func", "file"]
 
 K = TypeVar("K")
 
-SETTLE_MARGIN = 0.2  # a row rises only above one that it exceeds by this share
-SMOOTHING = 0.5  # of the way to a new value is gone at each view
+SWAP_MARGIN = 0.2  # a row rises above another only if it exceeds it by this share
+SMOOTHING = 0.5  # share of the way to a new value that each view goes
 
 
-def group_by_frame(sites: Iterable[AllocationSite], hooks: Sequence[Hook], now_ns: int) -> list[SiteGroup]:
+def group_sites(sites: Iterable[AllocationSite], hooks: Sequence[Hook], now_ns: int) -> list[SiteGroup]:
     """Groups with outstanding memory, most first. `hooks` tell which frames are those of an interposer.
 
     The frame that matters is the first that is neither libc, nor an allocator, nor the interpreter, nor a pass-through
@@ -107,8 +107,8 @@ def resident_bytes(site: AllocationSite) -> int:
     return round(site.outstanding_bytes * resident_share(site))
 
 
-def score(group: SiteGroup, by: SortKey) -> float:
-    """What `--sort` compares."""
+def sort_value(group: SiteGroup, by: SortKey) -> float:
+    """The value that `--sort` compares."""
     if by == "rate":
         return group.bytes_per_minute or 0.0
     if by == "count":
@@ -118,10 +118,9 @@ def score(group: SiteGroup, by: SortKey) -> float:
     return group.outstanding_bytes
 
 
-def settled(order: Sequence[K], scores: Mapping[K, float], margin: float = SETTLE_MARGIN) -> list[K]:
-    """All keys of `scores`, highest first, but as they stood in `order` unless one clearly (by `margin`) exceeds
-    another that stands above it. Without an order: simply sorted. An order that needs no change is given back as it is,
-    and so is its result: rows do not swap places to and fro around the same value."""
+def stable_order(order: Sequence[K], scores: Mapping[K, float], margin: float = SWAP_MARGIN) -> list[K]:
+    """All keys of `scores`, highest first. Keys keep their place in `order`, the order of the last view, unless one
+    exceeds another above it by `margin`, so rows with nearly equal values do not swap at each view."""
     kept = [key for key in order if key in scores]
     known = set(kept)
     fresh = sorted((key for key in scores if key not in known), key=lambda key: -scores[key])
@@ -136,8 +135,8 @@ def settled(order: Sequence[K], scores: Mapping[K, float], margin: float = SETTL
 
 
 def smoothed(before: Mapping[K, float], now: Mapping[K, float]) -> dict[K, float]:
-    """Values to rank by: each on its way from what it was (nothing, when it is new among others) to what it is, so
-    that a row that comes and goes does not jump up and down. What is gone is remembered until it is next to nothing."""
+    """Values to sort by, each between its last value (0 for a new key) and its present one, so a row whose value comes
+    and goes does not jump. A key without a present value stays until its value is close to 0."""
     if not before:
         return dict(now)
     out = {
@@ -152,8 +151,8 @@ def smoothed(before: Mapping[K, float], now: Mapping[K, float]) -> dict[K, float
 
 @dataclass(frozen=True, slots=True)
 class SiteFilter:
-    """`lib=libucs`, `func=*alloc*`, `file=service.py`: a frame of the stack has it. Part of the text is enough; with
-    *, ? or [ it is a pattern for the whole of it. Upper and lower case matter."""
+    """`lib=libucs`, `func=*alloc*`, `file=service.py`: a frame of the stack matches. Part of the name is enough; a
+    pattern with *, ? or [ must match the whole name. Case-sensitive."""
 
     field: FilterField
     pattern: str
@@ -172,10 +171,10 @@ class SiteFilter:
 
 
 def parse_filter(text: str) -> SiteFilter:
-    """ValueError when it is none."""
+    """ValueError if the text is not a filter."""
     name, equals, pattern = text.partition("=")
     if not equals or not pattern or name not in ("lib", "func", "file"):
-        raise ValueError(f"{text!r} is no filter; write lib=NAME, func=NAME or file=NAME")
+        raise ValueError(f"{text!r} is not a filter; write lib=NAME, func=NAME or file=NAME")
     return SiteFilter(name, pattern)  # type: ignore[arg-type]  # one of the three
 
 
@@ -201,7 +200,7 @@ def _group(key: GroupKey, found: list[AttributedSite], now_ns: int) -> SiteGroup
 
 
 def _age(sites: Sequence[AllocationSite], now_ns: int) -> float | None:
-    """Seconds. The middle of the sites' median ages, each with the weight of its blocks."""
+    """The median age in seconds, from the median ages of the sites weighted by their blocks."""
     medians = sorted((s.age_quantiles_s[1], s.outstanding_count) for s in sites if s.age_quantiles_s is not None)
     if medians:
         half, seen = sum(count for _, count in medians) / 2, 0
@@ -213,7 +212,7 @@ def _age(sites: Sequence[AllocationSite], now_ns: int) -> float | None:
 
 
 def _held_s(site: AllocationSite, now_ns: int) -> float:
-    """Seconds since the site last had nothing outstanding, as far as its timeline tells."""
+    """Seconds since the site last had no outstanding memory, by its timeline."""
     since = site.first_ns
     for point in site.timeline:
         if point.outstanding_bytes <= 0:

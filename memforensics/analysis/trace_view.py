@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from memforensics.analysis.site_groups import SiteFilter, SortKey, group_by_frame, score, site_rate
+from memforensics.analysis.site_groups import SiteFilter, SortKey, group_sites, site_rate, sort_value
 from memforensics.case.model import AllocationSite, Case
 from memforensics.case.views import FAMILIES, EngineName, Family, TraceView, family_of
 from memforensics.errors import CaseError
@@ -30,12 +30,12 @@ def view_of(
         key=lambda s: (s.file_backed, -s.outstanding_bytes, -s.allocated_bytes, s.pid, s.site_id),
     )
     passing = [site for site in sites if all(f.matches(site) for f in selection.filters)]
-    groups = group_by_frame(passing, case.hooks, now_ns)
+    groups = group_sites(passing, case.hooks, now_ns)
     young = [group for group in groups if (group.age_s or 0.0) < selection.min_age_s]
     shown = [group for group in groups if (group.age_s or 0.0) >= selection.min_age_s]
-    shown.sort(key=lambda group: -score(group, selection.sort))
+    shown.sort(key=lambda group: -sort_value(group, selection.sort))
     chosen = {_key(site) for site in passing}
-    others = group_by_frame([site for site in sites if _key(site) not in chosen], case.hooks, now_ns)
+    others = group_sites([site for site in sites if _key(site) not in chosen], case.hooks, now_ns)
     if selection.min_age_s > 0:
         chosen = {_key(site) for group in shown for site in group.sites}
     kept = tuple(site for site in passing if _key(site) in chosen)

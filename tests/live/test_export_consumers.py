@@ -31,7 +31,7 @@ def pprof_says(file: Path, *words: str) -> str:
 
 
 @pytest.mark.needs_pprof
-def test_pprof_reads_it(tmp_path: Path) -> None:
+def test_pprof_reads_the_export(tmp_path: Path) -> None:
     file = tmp_path / "leak.pb.gz"
     file.write_bytes(export(profile(), "pprof"))
     raw = pprof_says(file, "-raw")
@@ -47,7 +47,7 @@ def test_pprof_reads_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_pprof
-def test_pprof_sums_it(tmp_path: Path) -> None:
+def test_pprof_sums_match(tmp_path: Path) -> None:
     file = tmp_path / "leak.pb.gz"
     file.write_bytes(export(profile(), "pprof"))
     top = pprof_says(file, "-top", "-unit=B", "-cum")
@@ -73,7 +73,7 @@ def speedscope_folder() -> Path:
 
 
 @pytest.mark.needs_speedscope
-def test_speedscope_s_schema_holds() -> None:
+def test_speedscope_file_matches_its_schema() -> None:
     schema = json.loads((speedscope_folder() / "file-format-schema.json").read_text())
     check = jsonschema.Draft7Validator(schema)
     for sites in (SITES, SITES[:1], ()):
@@ -82,7 +82,7 @@ def test_speedscope_s_schema_holds() -> None:
 
 @pytest.mark.needs_speedscope
 @pytest.mark.needs_browser
-def test_the_speedscope_viewer_opens_it(tmp_path: Path) -> None:
+def test_speedscope_viewer_opens_the_file(tmp_path: Path) -> None:
     data = base64.b64encode(export(profile(), "speedscope")).decode()
     script = tmp_path / "leak.js"  # the way in which speedscope's own command line hands a file to the viewer
     script.write_text(f'speedscope.loadFileFromBase64("leak.speedscope.json", "{data}")')
@@ -112,7 +112,7 @@ FROM heap_profile_allocation JOIN process USING (upid) GROUP BY pid, callsite_id
 
 
 @pytest.mark.needs_trace_processor
-def test_perfetto_s_trace_processor_reads_it() -> None:
+def test_perfetto_trace_processor_reads_the_file() -> None:
     folder = trace_processor()
     assert folder is not None
     with TraceProcessor(folder, export(profile(), "perfetto")) as perfetto:
@@ -161,7 +161,7 @@ def focused(page: Page) -> str:
 
 
 @pytest.mark.needs_browser
-def test_the_page_in_a_browser(tmp_path: Path) -> None:
+def test_page_works_in_a_browser(tmp_path: Path) -> None:
     with browser() as page:
         opened(page, tmp_path, export(profile(), "html"))
         whole = frames(page)
@@ -214,7 +214,7 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_browser
-def test_the_page_dark_and_light(tmp_path: Path) -> None:
+def test_page_has_dark_and_light_colours(tmp_path: Path) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     with browser() as page:
         opened(page, tmp_path, export(profile(), "html"))
@@ -227,7 +227,7 @@ def test_the_page_dark_and_light(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_browser
-def test_the_page_with_many_and_deep_stacks(tmp_path: Path) -> None:
+def test_page_handles_many_and_deep_stacks(tmp_path: Path) -> None:
     def frame(name: str) -> Frame:
         return Frame(kind="python", function=name, file="/srv/app/deep.py", line=1)
 

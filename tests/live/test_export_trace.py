@@ -63,7 +63,7 @@ def named(view: TraceView) -> list[tuple[int, str | None, int, int]]:
     ]
 
 
-def test_several_processes_and_a_filter() -> None:
+def test_filter_on_several_processes() -> None:
     def act() -> None:
         tell(one, "leak 13 12288")
         tell(two, "leak 7 8192")
@@ -77,7 +77,7 @@ def test_several_processes_and_a_filter() -> None:
     assert {summary.pid for summary in view.summaries} == {one.pid, two.pid}
 
 
-def test_one_of_two_leaves() -> None:
+def test_trace_goes_on_when_one_process_exits() -> None:
     left = False
     with running(leaker()) as one, running(leaker()) as two:
         ticks = trace_ticks([one.pid, two.pid], seconds=20, stop=lambda: left)
@@ -96,7 +96,7 @@ def test_one_of_two_leaves() -> None:
 
 
 @pytest.mark.parametrize("children", [True, False])
-def test_children_or_not(children: bool) -> None:
+def test_children_are_traced_unless_disabled(children: bool) -> None:
     forked: list[int | None] = []
 
     def act() -> None:
@@ -113,7 +113,7 @@ def test_children_or_not(children: bool) -> None:
     assert {site.pid for site in view.case.sites} == {pid for pid, *_ in expected}
 
 
-def test_a_saved_case_gives_the_same_files(tmp_path: Path) -> None:
+def test_saved_case_exports_the_same_files(tmp_path: Path) -> None:
     case = tmp_path / "leak.case"
     with running(leaker()) as child:
         view = traced([child.pid], lambda: tell(child, "leak 13 12288"), case)
@@ -130,7 +130,7 @@ def test_a_saved_case_gives_the_same_files(tmp_path: Path) -> None:
     assert memforensics("case", case, "--format", "pprof", "--sites", "malloc").returncode == 3
 
 
-def test_on_a_pipe_it_is_quiet_and_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
+def test_ctrl_c_on_a_pipe_keeps_the_result(tmp_path: Path) -> None:
     case = tmp_path / "leak.case"
     words = ["trace-mmap", "--duration", "60s", "--stacks", "--record", str(case)]
     with running(leaker()) as child:
@@ -166,7 +166,7 @@ def has_sites(case: Path) -> bool:
 # --- the live screen --------------------------------------------------------------------------------------------------
 
 
-def test_the_live_screen(tmp_path: Path) -> None:
+def test_live_screen_takes_keys(tmp_path: Path) -> None:
     with running(leaker()) as child, terminal(tmp_path, "trace-mmap", child.pid, "--duration", "60s") as screen:
         screen.wait_for("nothing outstanding yet.*q ends")
         screen.wait_for(r"tracing \d")
@@ -190,7 +190,7 @@ def test_the_live_screen(tmp_path: Path) -> None:
         assert "lost" in ended
 
 
-def test_ctrl_c_on_a_small_terminal(tmp_path: Path) -> None:
+def test_ctrl_c_on_a_small_terminal_shows_the_result(tmp_path: Path) -> None:
     words = ("trace-mmap", "--duration", "60s", "--min-age", "1h")
     with running(leaker()) as child, terminal(tmp_path, *words, child.pid, columns=60, lines=12) as screen:
         screen.wait_for(r"tracing \d")

@@ -37,7 +37,7 @@ def sites_of(stacks: list[tuple[list[Frame], int]]) -> Any:
 
 
 @pytest.mark.parametrize("form", EXPORT_FORMATS)
-def test_the_same_sites_give_the_same_bytes_and_none_give_a_file_too(form: ExportFormat) -> None:
+def test_export_is_deterministic_and_may_be_empty(form: ExportFormat) -> None:
     assert export(profile(), form) == export(profile(), form)
     assert export(profile(()), form) is not None
 
@@ -50,7 +50,7 @@ def folded_lines(data: bytes) -> list[tuple[list[str], int]]:
     return [(stack.split(";"), int(size)) for stack, _, size in pairs]
 
 
-def test_folded_has_a_line_a_stack() -> None:
+def test_folded_has_one_line_per_stack() -> None:
     lines = folded_lines(export(profile(), "folded"))
     assert [size for _, size in lines] == [7 << 20, 2 << 20, 1 << 20, 512 << 10]
     assert lines[0][0] == [
@@ -65,7 +65,7 @@ def test_folded_has_a_line_a_stack() -> None:
 
 
 @given(STACKS)
-def test_folded_keeps_depth_and_sum_whatever_the_names(stacks: list[tuple[list[Frame], int]]) -> None:
+def test_folded_keeps_depth_and_sum_with_any_names(stacks: list[tuple[list[Frame], int]]) -> None:
     lines = folded_lines(export(profile(sites_of(stacks)), "folded"))
     assert sum(size for _, size in lines) == sum(held for _, held in stacks)
     assert {len(names) - 1 for names, _ in lines} == {len(frames) for frames, held in stacks if held}
@@ -74,7 +74,7 @@ def test_folded_keeps_depth_and_sum_whatever_the_names(stacks: list[tuple[list[F
 # --- speedscope -------------------------------------------------------------------------------------------------------
 
 
-def test_speedscope_has_a_profile_a_measure() -> None:
+def test_speedscope_has_a_profile_for_each_figure() -> None:
     told = json.loads(export(profile(), "speedscope"))
     frames, profiles = told["shared"]["frames"], told["profiles"]
     assert told["exporter"] == "memforensics@1.2.3"
@@ -91,7 +91,7 @@ def test_speedscope_has_a_profile_a_measure() -> None:
 
 
 @given(STACKS)
-def test_speedscope_is_consistent_whatever_the_names(stacks: list[tuple[list[Frame], int]]) -> None:
+def test_speedscope_is_consistent_with_any_names(stacks: list[tuple[list[Frame], int]]) -> None:
     told = json.loads(export(profile(sites_of(stacks)), "speedscope"))
     for measured in told["profiles"]:
         assert sum(measured["weights"]) == measured["endValue"]
@@ -102,7 +102,7 @@ def test_speedscope_is_consistent_whatever_the_names(stacks: list[tuple[list[Fra
 
 
 @given(st.integers(0, (1 << 64) - 1), st.integers(-(1 << 63), (1 << 63) - 1), st.binary(), st.lists(st.integers(0, 9)))
-def test_the_wire_format_is_read_by_the_protobuf_runtime(large: int, signed: int, data: bytes, some: list[int]) -> None:
+def test_protobuf_runtime_reads_our_wire_format(large: int, signed: int, data: bytes, some: list[int]) -> None:
     read = messages.TracePacket.FromString(
         number(8, large) + block(11, number(30, signed) + numbers(3, some)) + block(12, block(5, block(2, data)))
     )
@@ -118,7 +118,7 @@ def known_fields_only(message: Message) -> bool:
     return bool(message.ByteSize() == size)
 
 
-def test_perfetto_is_a_trace_of_the_official_messages() -> None:
+def test_perfetto_trace_parses_as_official_messages() -> None:
     trace = messages.Trace.FromString(export(profile(), "perfetto"))
     assert known_fields_only(trace)
     tracks = {p.track_descriptor.uuid: p.track_descriptor for p in trace.packet if p.HasField("track_descriptor")}
@@ -137,7 +137,7 @@ def test_perfetto_is_a_trace_of_the_official_messages() -> None:
     assert {c.clock_id: c.timestamp for c in clocks.clocks}[1] == 1_700_000_000 * S
 
 
-def test_perfetto_has_a_heap_profile_a_process() -> None:
+def test_perfetto_has_a_heap_profile_for_each_process() -> None:
     trace = messages.Trace.FromString(export(profile(), "perfetto"))
     (packet,) = [p for p in trace.packet if p.HasField("profile_packet")]
     data = packet.interned_data
@@ -159,7 +159,7 @@ def test_perfetto_has_a_heap_profile_a_process() -> None:
 
 
 @given(STACKS)
-def test_protobuf_exports_are_well_formed_whatever_the_names(stacks: list[tuple[list[Frame], int]]) -> None:
+def test_protobuf_exports_are_well_formed_with_any_names(stacks: list[tuple[list[Frame], int]]) -> None:
     trace = messages.Trace.FromString(export(profile(sites_of(stacks)), "perfetto"))
     assert known_fields_only(trace)
     assert gzip.decompress(export(profile(sites_of(stacks)), "pprof"))
@@ -190,7 +190,7 @@ class Elements(HTMLParser):
             self.text.setdefault(self._open[-1], []).append(data)
 
 
-def test_the_page_asks_for_nothing() -> None:
+def test_page_requests_nothing() -> None:
     page = export(profile(), "html").decode()
     tags = Elements(page).tags
     assert not [tag for tag, _ in tags if tag in ("link", "img", "iframe", "object", "embed", "base", "form", "a")]
@@ -203,7 +203,7 @@ def test_the_page_asks_for_nothing() -> None:
     assert "unsafe" not in policy
 
 
-def test_the_table_needs_no_script() -> None:
+def test_page_table_needs_no_script() -> None:
     read = Elements(export(profile(), "html").decode())
     assert read.text["summary"][0] == "pool_grow (libpool.so.1)"
     assert "7.0 MiB" in read.text["td"]
@@ -212,7 +212,7 @@ def test_the_table_needs_no_script() -> None:
 
 
 @given(STACKS)
-def test_names_stay_text_whatever_they_are(stacks: list[tuple[list[Frame], int]]) -> None:
+def test_page_shows_any_name_as_text(stacks: list[tuple[list[Frame], int]]) -> None:
     page = export(profile(sites_of(stacks)), "html").decode()
     read = Elements(page)
     assert [tag for tag, _ in read.tags].count("script") == 2
@@ -223,7 +223,7 @@ def test_names_stay_text_whatever_they_are(stacks: list[tuple[list[Frame], int]]
     assert all(part.isprintable() for described in data["frames"] for part in described)
 
 
-def test_hostile_names_come_out_as_text() -> None:
+def test_page_escapes_hostile_names() -> None:
     page = export(profile(), "html").decode()
     assert STRANGE.function == HOSTILE
     assert "<img" not in page

@@ -37,7 +37,7 @@ def sizes(data: bytes) -> list[int]:
     return [int(line.rpartition(" ")[2]) for line in data.decode().splitlines()]
 
 
-def test_families_are_not_mixed() -> None:
+def test_mappings_malloc_and_faults_are_not_mixed() -> None:
     malloc = replace(site(41, 9, 77, 1, LOAD, MAIN), kind="malloc")
     fault = replace(site(41, 10, 88, 1, LOAD, MAIN), kind="fault")
     mixed = case(malloc, fault, *SITES)
@@ -47,21 +47,21 @@ def test_families_are_not_mixed() -> None:
     assert sizes(export_view(view_of_case(case(malloc)), "folded")) == [77]
 
 
-def test_a_case_without_such_sites_says_so() -> None:
+def test_case_without_sites_is_an_error() -> None:
     with pytest.raises(CaseError, match="no malloc sites"):
         view_of_case(case(*SITES), "malloc")
     with pytest.raises(CaseError, match="made by memforensics diagnose"):
         view_of_case(case())
 
 
-def test_what_is_filtered_is_counted_and_not_exported() -> None:
+def test_filtered_sites_are_counted_and_not_exported() -> None:
     view = view_of(case(*SITES), "bcc", 10.0, Selection(filters=(parse_filter("lib=libpool"),)))
     assert sum(g.outstanding_bytes for g in view.groups) == 9 << 20
     assert sum(g.outstanding_bytes for g in view.groups + view.left_out) == TOTAL
     assert sizes(export_view(view, "folded")) == [7 << 20, 2 << 20]
 
 
-def test_young_memory_is_left_out() -> None:
+def test_min_age_leaves_out_young_memory() -> None:
     young = replace(site(41, 1, 100, 1, GROW, LOAD), cohorts=of_age(0.5))
     old = replace(site(41, 2, 50, 1, LOAD, MAIN), cohorts=of_age(8.0))
     view = view_of(case(young, old), "bcc", 10.0, Selection(min_age_s=5))
@@ -70,14 +70,14 @@ def test_young_memory_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("sort", "first"), [("outstanding", 1), ("count", 2), ("age", 2)])
-def test_sorted_as_wanted(sort: str, first: int) -> None:
+def test_groups_are_sorted_as_selected(sort: str, first: int) -> None:
     large = replace(site(41, 1, 100, 1, GROW, LOAD), cohorts=of_age(0.5))
     many = replace(site(41, 2, 50, 9, LOAD, MAIN), cohorts=of_age(8.0))
     view = view_of(case(many, large), "bcc", 10.0, Selection(sort=sort))  # type: ignore[arg-type]
     assert view.groups[0].sites[0].site_id == first
 
 
-def test_the_chosen_row_of_the_live_table_stays_chosen() -> None:
+def test_selected_row_stays_selected() -> None:
     table = LiveTable(Screen())
 
     def look(**held: int) -> list[tuple[str, bool]]:

@@ -7,12 +7,12 @@ import pytest
 from exported import GROW, HOSTILE, INLINED, LOAD, MAIN, SERVE, SITES, START, STRANGE, site
 from rich.console import Console
 
-from memforensics.analysis.site_groups import group_by_frame
+from memforensics.analysis.site_groups import group_sites
 from memforensics.case.model import Anchor, Case, CaseMeta, TraceSummary
 from memforensics.case.views import SiteGroup, TraceView
 from memforensics.cli.screen.keys import split_keys
 from memforensics.report.labels import LABELS, group_name, group_name_in, plain_function
-from memforensics.report.terminal.trace import SORTS, Screen, live_screen, pressed, result
+from memforensics.report.terminal.trace import SORTS, Screen, after_key, live_screen, result
 from memforensics.units import count_text
 
 
@@ -28,29 +28,29 @@ from memforensics.units import count_text
         ("\x1b[5~q", ["q"]),
     ],
 )
-def test_what_a_terminal_sends(sent: str, keys: list[str]) -> None:
+def test_terminal_input_is_split_into_keys(sent: str, keys: list[str]) -> None:
     assert split_keys(sent) == keys
 
 
-def test_keys() -> None:
+def test_each_key_changes_the_screen() -> None:
     screen = Screen()
-    assert pressed(pressed(screen, "p", 3), " ", 3) == screen
-    assert pressed(screen, "x", 3) == screen
-    assert [pressed(screen, key, 3).at for key in ("j", "down", "k", "up")] == [1, 1, 0, 0]
-    assert pressed(pressed(screen, "j", 1), "j", 0).at == 0
-    assert pressed(screen, "e", 3).open
-    assert [pressed(screen, "n", 3).nth, pressed(pressed(screen, "n", 3), "n", 3).nth] == [0, 1]
-    assert pressed(pressed(pressed(screen, "n", 3), "n", 3), "j", 3).nth == 0
-    assert pressed(screen, "q", 3).ending
+    assert after_key(after_key(screen, "p", 3), " ", 3) == screen
+    assert after_key(screen, "x", 3) == screen
+    assert [after_key(screen, key, 3).at for key in ("j", "down", "k", "up")] == [1, 1, 0, 0]
+    assert after_key(after_key(screen, "j", 1), "j", 0).at == 0
+    assert after_key(screen, "e", 3).open
+    assert [after_key(screen, "n", 3).nth, after_key(after_key(screen, "n", 3), "n", 3).nth] == [0, 1]
+    assert after_key(after_key(after_key(screen, "n", 3), "n", 3), "j", 3).nth == 0
+    assert after_key(screen, "q", 3).ending
     seen = [screen.sort]
     for _ in SORTS:
-        screen = pressed(screen, "s", 3)
+        screen = after_key(screen, "s", 3)
         seen.append(screen.sort)
     assert seen == [*SORTS, SORTS[0]]
 
 
 def groups() -> list[SiteGroup]:
-    return group_by_frame(SITES, (), 20 * 10**9)
+    return group_sites(SITES, (), 20 * 10**9)
 
 
 CLOSED = Screen()
@@ -83,14 +83,14 @@ def drawn(width: int, height: int = 30, screen: Screen = CLOSED, shown: list[Sit
 
 @pytest.mark.parametrize("width", [60, 80, 110, 200])
 @pytest.mark.parametrize("opened", [True, False])
-def test_a_screen_fits_and_hostile_names_cannot_move_it(width: int, opened: bool) -> None:
+def test_live_screen_fits_and_escapes_hostile_names(width: int, opened: bool) -> None:
     lines = drawn(width, screen=Screen(open=opened, at=1))
     assert len(lines) <= 30
     assert max(map(len, lines)) <= width
     assert not any("\x1b" in line or "\u202e" in line for line in lines)
 
 
-def test_columns_stay_where_they_are() -> None:
+def test_columns_keep_their_place() -> None:
     few, many = drawn(110, shown=groups()[:1]), drawn(110)
     header = next(line for line in many if "outstanding" in line)
     assert header in few
@@ -98,9 +98,9 @@ def test_columns_stay_where_they_are() -> None:
     assert {line[ends - 4 : ends] for line in many if "iB " in line and "RSS" not in line} <= {" MiB", " KiB"}
 
 
-def test_stacks_of_a_site_in_turn() -> None:
+def test_next_key_shows_each_stack_in_turn() -> None:
     sites = [site(41, n, n << 20, 1, LOAD if n == 1 else replace(LOAD, line=8), MAIN) for n in (1, 2)]
-    (group,) = group_by_frame(sites, (), 0)
+    (group,) = group_sites(sites, (), 0)
     shown = ["\n".join(drawn(110, screen=Screen(open=True, nth=n), shown=[group])) for n in range(3)]
     assert "stack 1 of 2, 2.0 MiB" in shown[0]
     assert "service.py:8" in shown[0]
@@ -108,9 +108,9 @@ def test_stacks_of_a_site_in_turn() -> None:
     assert shown[2] == shown[0]
 
 
-def test_more_sites_than_lines_are_counted() -> None:
+def test_sites_that_do_not_fit_are_counted() -> None:
     sites = tuple(site(41, n, n << 12, 1, LOAD if n % 2 else GROW, MAIN) for n in range(1, 3))
-    many = group_by_frame([*sites, *SITES], (), 0)
+    many = group_sites([*sites, *SITES], (), 0)
     assert any("more sites" in line for line in drawn(110, height=8, shown=many * 3))
 
 
@@ -131,7 +131,7 @@ def ended() -> TraceView:
     return TraceView(Case(meta=meta, traces=(trace,)), "mappings", "bcc", 10.0, (), (), tuple(groups()))
 
 
-def test_the_end_names_groups_and_shows_stacks() -> None:
+def test_result_lists_groups_and_shows_stacks() -> None:
     console = Console(file=io.StringIO(), width=130)
     with console.capture() as text:
         console.print(result(ended(), top=2, all_stacks=False, width=130))
@@ -142,12 +142,12 @@ def test_the_end_names_groups_and_shows_stacks() -> None:
     assert "site 3" not in shown
 
 
-def test_the_frame_that_matters_in_words() -> None:
-    (both,) = group_by_frame([site(41, 1, 5, 1, INLINED, GROW, SERVE, MAIN, START)], (), 0)
+def test_group_name_has_the_frame_that_matters_and_the_caller() -> None:
+    (both,) = group_sites([site(41, 1, 5, 1, INLINED, GROW, SERVE, MAIN, START)], (), 0)
     assert group_name(both) == "tiny (libpool.so.1) <- Server.serve (service.py:101)"
-    (own,) = group_by_frame([site(41, 1, 5, 1, SERVE, MAIN, START)], (), 0)
+    (own,) = group_sites([site(41, 1, 5, 1, SERVE, MAIN, START)], (), 0)
     assert group_name(own) == "Server.serve (service.py:101)"
-    (strange,) = group_by_frame([site(41, 1, 5, 1, STRANGE)], (), 0)
+    (strange,) = group_sites([site(41, 1, 5, 1, STRANGE)], (), 0)
     assert group_name(strange).startswith(HOSTILE)
 
 
@@ -172,13 +172,13 @@ def test_the_frame_that_matters_in_words() -> None:
         ("", ""),
     ],
 )
-def test_functions_without_their_parameters(name: str, plain: str) -> None:
+def test_plain_function_drops_parameters(name: str, plain: str) -> None:
     assert plain_function(name) == plain
 
 
-def test_what_is_long_loses_parameters_first_then_places() -> None:
+def test_long_name_loses_parameters_before_places() -> None:
     grow = replace(GROW, function="pool::grow<float>(unsigned long, int)")
-    (both,) = group_by_frame([site(41, 1, 5, 1, grow, SERVE, MAIN, START)], (), 0)
+    (both,) = group_sites([site(41, 1, 5, 1, grow, SERVE, MAIN, START)], (), 0)
     assert group_name_in(both, 90) == group_name(both)
     assert group_name_in(both, 70) == "pool::grow (libpool.so.1) <- Server.serve (service.py:101)"
     assert group_name_in(both, 30) == "pool::grow <- Server.serve"
@@ -186,12 +186,12 @@ def test_what_is_long_loses_parameters_first_then_places() -> None:
     assert group_name_in(both, 10) == "pool::grow <- Server.serve"
 
 
-def test_a_site_s_line_names_the_application_on_eighty_columns() -> None:
+def test_eighty_columns_show_the_application() -> None:
     assert any("tiny <- Server.serve" in line for line in drawn(80))
 
 
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0"), (999_999, "999,999"), (1_500_000, "1.5 M"), (2 * 10**8, "200 M"), (10**9, "1.0 G")]
 )
-def test_counts_fit_their_column(count: int, text: str) -> None:
+def test_count_fits_its_column(count: int, text: str) -> None:
     assert count_text(count) == text

@@ -25,7 +25,7 @@ def recorded(name: str, folder: Path) -> tuple[Case, Diagnosis]:
 
 
 @pytest.mark.parametrize("name", ["ucx-1.19.0", "ucx-1.21.0", "kept-mappings"])
-def test_it_renders_validates_and_does_so_again_alike(name: str, tmp_path: Path) -> None:
+def test_recorded_case_renders_the_same_each_time(name: str, tmp_path: Path) -> None:
     case, diagnosis = recorded(name, tmp_path)
     jsonschema.Draft202012Validator(json.loads(FILE.read_text())).validate(json.loads(render(case, diagnosis, "json")))
     first = {form: render(case, diagnosis, form) for form in ("terminal", "md", "json")}
@@ -34,7 +34,7 @@ def test_it_renders_validates_and_does_so_again_alike(name: str, tmp_path: Path)
     assert max(map(len, render(case, diagnosis, "terminal", width=80).splitlines())) <= 80
 
 
-def test_the_real_leak(tmp_path: Path) -> None:
+def test_recorded_leak_is_found_with_its_cause(tmp_path: Path) -> None:
     case, diagnosis = recorded("ucx-1.19.0", tmp_path)
     report = json.loads(render(case, diagnosis, "json"))
     finding = report["findings"][0]
@@ -53,14 +53,14 @@ def test_the_real_leak(tmp_path: Path) -> None:
     assert "1.17.0 to 1.20.x have this fault: UCX 1.19.0 is loaded" in render(case, diagnosis, "md")
 
 
-def test_the_fixed_version_gets_no_remedy(tmp_path: Path) -> None:
+def test_fixed_version_offers_no_remedy(tmp_path: Path) -> None:
     case, diagnosis = recorded("ucx-1.21.0", tmp_path)
     assert (diagnosis.verdict, diagnosis.findings) == ("steady", ())
     for form in ("terminal", "md", "json"):
         assert "UCX_" not in render(case, diagnosis, form)
 
 
-def test_kept_mappings_are_named_by_their_line_and_nothing_else(tmp_path: Path) -> None:
+def test_kept_mappings_name_their_function_and_no_known_cause(tmp_path: Path) -> None:
     case, diagnosis = recorded("kept-mappings", tmp_path)
     finding = diagnosis.findings[0]
     assert (diagnosis.verdict, finding.cause, finding.remedies) == ("growing", None, ())

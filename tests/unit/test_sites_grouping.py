@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.analysis.blame import growth_groups
-from memforensics.analysis.site_groups import group_by_frame, parse_filter, score, settled, smoothed
+from memforensics.analysis.site_groups import group_sites, parse_filter, smoothed, sort_value, stable_order
 from memforensics.case.model import AllocationSite, Frame, Hook, SitePoint, Stack
 from memforensics.report.labels import group_name
 
@@ -42,7 +42,7 @@ def site(number: int, *frames: Frame, held: int = 4096, count: int = 1, **more: 
 
 
 def names(sites: list[AllocationSite], hooks: tuple[Hook, ...] = ()) -> list[tuple[str | None, list[int]]]:
-    groups = group_by_frame(sites, hooks, 3 * 10**9)
+    groups = group_sites(sites, hooks, 3 * 10**9)
     return [(g.named.function if g.named else None, [s.site_id for s in g.sites]) for g in groups]
 
 
@@ -55,7 +55,7 @@ def test_two_lines_of_one_function_are_one_group() -> None:
     assert names(sites) == [("serve", [2, 1]), ("load", [3])]
 
 
-def test_a_library_is_grouped_by_its_function_and_the_application_s() -> None:
+def test_library_sites_are_grouped_by_function_and_caller() -> None:
     grow = native("grow")
     sites = [
         site(1, LIBC, grow, python("serve", 10), held=100),
@@ -65,23 +65,23 @@ def test_a_library_is_grouped_by_its_function_and_the_application_s() -> None:
     assert names(sites) == [("grow", [1, 2]), ("grow", [3])]
 
 
-def test_processes_are_not_mixed_and_what_holds_nothing_is_no_group() -> None:
+def test_processes_stay_apart_and_freed_sites_have_no_group() -> None:
     frames = (LIBC, native("grow"))
     sites = [site(1, *frames), site(1, *frames, pid=8), site(2, *frames, held=0, count=0)]
     assert names(sites) == [("grow", [1]), ("grow", [1])]
 
 
-def test_without_a_frame_that_matters_it_is_grouped_by_the_innermost_two() -> None:
+def test_plumbing_only_is_grouped_by_the_innermost_two_frames() -> None:
     other = Frame(kind="native", function="brk", module=LIBC.module)
     assert names([site(1, LIBC), site(2, LIBC, held=2), site(3, other, held=1)]) == [(None, [1, 2]), (None, [3])]
 
 
-def test_memory_asked_for_inside_an_interposer_s_munmap() -> None:
+def test_memory_mapped_inside_a_munmap_hook_is_a_group_of_its_own() -> None:
     owner = "/opt/lib/libhook.so.0"
     hook = Hook(pid=7, function="munmap", mechanism="inline", owner_path=owner, target_function="hook_munmap")
     inner = [LIBC, native("pool_grow"), native("hook_munmap", owner), INTERPRETER, python("serve", 10)]
     outer = [LIBC, native("pool_grow"), python("serve", 10)]
-    groups = group_by_frame([site(1, *inner), site(2, *outer, held=1)], [hook], 0)
+    groups = group_sites([site(1, *inner), site(2, *outer, held=1)], [hook], 0)
     assert [(g.inside, g.named.function if g.named else None) for g in groups] == [
         ("munmap", "pool_grow"),
         (None, "pool_grow"),
@@ -93,7 +93,7 @@ def test_memory_that_extends_the_heap_is_a_group_of_its_own() -> None:
     malloc = Frame(kind="native", function="malloc", module=LIBC.module)
     stack = (LIBC, malloc, native("fill"), python("serve", 10))
     heap, block = site(1, *stack, kind="brk", held=2), site(2, *stack)
-    groups = group_by_frame([heap, block], (), 0)
+    groups = group_sites([heap, block], (), 0)
     assert [(group.layer, group.extends) for group in groups] == [("native-heap", False), ("native-heap", True)]
     assert [group_name(group) for group in groups] == [
         "fill (libcache.so.1) <- serve (service.py:10)",
@@ -123,7 +123,7 @@ def test_diagnose_joins_the_groups_of_trace_mmap_and_never_splits_them(stacks: l
     joined = [
         {each.site_id for each in group.sites} for group in growth_groups(replace(case(), sites=sites, hooks=(HOOK,)))
     ]
-    shown = [{each.site_id for each in group.sites} for group in group_by_frame(sites, (HOOK,), 0)]
+    shown = [{each.site_id for each in group.sites} for group in group_sites(sites, (HOOK,), 0)]
     assert all(sum(group <= whole for whole in joined) == 1 for group in shown)
     assert sum(map(len, joined)) == len(sites)
 
@@ -134,26 +134,26 @@ def test_figures_of_a_group_are_sums() -> None:
         site(1, native("grow"), held=180, count=3, timeline=points, resident_bytes=180),
         site(2, native("grow"), held=120, count=2, timeline=points, resident_bytes=None),
     ]
-    (group,) = group_by_frame(sites, (), 3 * 10**9)
+    (group,) = group_sites(sites, (), 3 * 10**9)
     assert (group.outstanding_bytes, group.outstanding_count, group.resident_bytes) == (300, 5, None)
     assert group.bytes_per_minute == 2 * 60 * 60
 
 
-def test_ages_are_the_blocks_where_they_were_read() -> None:
+def test_age_is_the_median_of_the_blocks() -> None:
     young, old = of_age(2.0), of_age(9.0)
     sites = [
         site(1, native("grow"), count=5, cohorts=young),
         site(2, native("grow"), count=4, cohorts=old),
     ]
-    (group,) = group_by_frame(sites, (), 100 * 10**9)
+    (group,) = group_sites(sites, (), 100 * 10**9)
     assert group.age_s == pytest.approx(2.0)
-    assert score(group, "age") == group.age_s
+    assert sort_value(group, "age") == group.age_s
 
 
-def test_without_ages_of_blocks_the_time_that_memory_was_held_counts() -> None:
+def test_age_without_cohorts_is_the_time_that_memory_was_held() -> None:
     points = (SitePoint(t_ns=4 * 10**9, outstanding_bytes=0, outstanding_count=0),)
     held, interrupted = site(1, native("a"), held=2), site(2, native("b"), timeline=points, held=1)
-    assert [group.age_s for group in group_by_frame([held, interrupted], (), 10 * 10**9)] == [9.0, 6.0]
+    assert [group.age_s for group in group_sites([held, interrupted], (), 10 * 10**9)] == [9.0, 6.0]
 
 
 @pytest.mark.parametrize(
@@ -175,12 +175,12 @@ def test_without_ages_of_blocks_the_time_that_memory_was_held_counts() -> None:
         ("func=a=b", False),
     ],
 )
-def test_filters(text: str, matches: bool) -> None:
+def test_filter_matches_part_of_a_name_or_a_pattern(text: str, matches: bool) -> None:
     assert parse_filter(text).matches(site(1, native("grow"), python("serve", 10))) is matches
 
 
 @pytest.mark.parametrize("text", ["", "libucs", "lib=", "library=x", "=x"])
-def test_what_is_no_filter(text: str) -> None:
+def test_bad_filter_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="lib=NAME"):
         parse_filter(text)
 
@@ -189,32 +189,30 @@ SCORES = st.dictionaries(st.integers(0, 30), st.floats(-1e6, 1e12) | st.sampled_
 
 
 @given(SCORES)
-def test_without_an_order_it_is_sorted(scores: dict[int, float]) -> None:
-    order = settled([], scores, margin=0.0)
+def test_first_order_is_sorted(scores: dict[int, float]) -> None:
+    order = stable_order([], scores, margin=0.0)
     assert [scores[key] for key in order] == sorted(scores.values(), reverse=True)
 
 
 @given(st.lists(st.integers(0, 30), unique=True), SCORES, st.sampled_from([0.0, 0.2, 1.0]))
-def test_an_order_settles(before: list[int], scores: dict[int, float], margin: float) -> None:
-    order = settled(before, scores, margin)
+def test_stable_order_does_not_change_again(before: list[int], scores: dict[int, float], margin: float) -> None:
+    order = stable_order(before, scores, margin)
     assert sorted(order) == sorted(scores)
     for above, key in enumerate(order):
         for lower in order[above + 1 :]:
             assert scores[lower] <= scores[key] + margin * abs(scores[key])
-    assert settled(order, scores, margin) == order
+    assert stable_order(order, scores, margin) == order
 
 
-def test_rows_of_nearly_equal_size_do_not_swap() -> None:
-    first = settled([], {"a": 100.0, "b": 99.0, "c": 10.0})
-    assert settled(first, {"a": 100.0, "b": 110.0, "c": 10.0}) == ["a", "b", "c"]
-    assert settled(first, {"a": 100.0, "b": 130.0, "c": 10.0}) == ["b", "a", "c"]
-    assert settled(first, {"b": 50.0, "c": 55.0, "d": 57.0}) == ["b", "c", "d"]
+def test_nearly_equal_rows_do_not_swap() -> None:
+    first = stable_order([], {"a": 100.0, "b": 99.0, "c": 10.0})
+    assert stable_order(first, {"a": 100.0, "b": 110.0, "c": 10.0}) == ["a", "b", "c"]
+    assert stable_order(first, {"a": 100.0, "b": 130.0, "c": 10.0}) == ["b", "a", "c"]
+    assert stable_order(first, {"b": 50.0, "c": 55.0, "d": 57.0}) == ["b", "c", "d"]
 
 
 @given(SCORES, SCORES)
-def test_what_is_ranked_by_goes_to_where_it_is_and_stays_between(
-    before: dict[int, float], now: dict[int, float]
-) -> None:
+def test_smoothed_value_converges_without_overshoot(before: dict[int, float], now: dict[int, float]) -> None:
     ranks = smoothed(before, now)
     assert set(now) <= set(ranks)
     for key in now if before else ():
@@ -226,7 +224,7 @@ def test_what_is_ranked_by_goes_to_where_it_is_and_stays_between(
     assert not before or set(ranks) == set(now)
 
 
-def test_what_comes_and_goes_does_not_jump() -> None:
+def test_row_that_comes_and_goes_does_not_jump() -> None:
     """A buffer of 300 that is there every second time, beside 200 that stay: it keeps its place below them."""
     ranks: dict[str, float] = {}
     order: list[str] = []
@@ -234,6 +232,6 @@ def test_what_comes_and_goes_does_not_jump() -> None:
     for step in range(20):
         now = {"steady": 200.0, **({"buffer": 300.0} if step % 2 else {})}
         ranks = smoothed(ranks, now)
-        order = settled(order, {key: ranks[key] for key in now})
+        order = stable_order(order, {key: ranks[key] for key in now})
         seen.add(tuple(order))
     assert seen == {("steady",), ("steady", "buffer")}

@@ -54,7 +54,7 @@ def text_of(one: WatchTick, width: int = 120) -> str:
     return console.file.getvalue()
 
 
-def test_a_line_tells_sizes_of_now_and_how_old_the_rest_is() -> None:
+def test_json_has_current_sizes_and_ages() -> None:
     line = json.loads(json_bytes(watch(tick())))
     assert line["rss_bytes"] == 110 * MIB
     assert line["age_s"] == {"verdict": 2.0, "layers": 8.0, "oldest_mapping": 40.0}
@@ -62,7 +62,7 @@ def test_a_line_tells_sizes_of_now_and_how_old_the_rest_is() -> None:
     assert (never.verdict, never.layers, never.oldest_mapping) == (0.0, None, None)
 
 
-def test_the_screen_tells_it_in_words() -> None:
+def test_screen_shows_ages() -> None:
     shown = text_of(tick())
     assert "110 MiB, watched for 1 m, verdict as of 2 s ago" in shown
     assert "Layers  as of 8 s ago, partly as of 40 s ago" in shown
@@ -70,27 +70,27 @@ def test_the_screen_tells_it_in_words() -> None:
     assert " ago" not in fresh
 
 
-def test_a_scraper_is_told_too() -> None:
+def test_metrics_have_rss_and_layer_age() -> None:
     found = {family.name: family.samples for family in metrics(tick())}
     assert found["memforensics_layer_age_seconds"][0].value == 8.0
     assert found["memforensics_rss_bytes"][0].value == 110 * MIB
 
 
-def test_the_search_for_the_cause_is_told() -> None:
+def test_search_for_the_cause_is_shown() -> None:
     searching = tick(search="searching for the cause (12 s)")
     assert "searching for the cause (12 s)" in text_of(searching)
     assert watch_line(searching).endswith("searching for the cause (12 s)")
     assert watch(searching).search == "searching for the cause (12 s)"
 
 
-def test_a_process_that_is_stopped_is_said_to_be() -> None:
+def test_stopped_process_is_shown() -> None:
     stopped = tick(now={PID: replace(SAMPLE, state="T")})
     assert f"stopped: {PID}" in text_of(stopped)
     assert [member.stopped for member in watch(stopped).members] == [True]
     assert [member.stopped for member in watch(tick()).members] == [False]
 
 
-def test_memory_of_a_process_that_left_is_in_no_layer_while_the_tree_lives() -> None:
+def test_exited_process_is_in_no_layer_while_the_tree_lives() -> None:
     child = replace(snapshot(), pid=PID + 1)
     both = case(targets=(target(), target(pid=PID + 1, ppid=PID)), snapshots=(snapshot(), child))
     left = replace(both, targets=(target(), target(pid=PID + 1, ppid=PID, exited_ns=BASE, left_how="it exited")))
@@ -108,7 +108,7 @@ def test_no_line_is_wider_than_the_screen(width: int) -> None:
     assert max(map(len, text_of(tick(), width).splitlines())) <= width
 
 
-def test_only_news_is_laid_out_anew() -> None:
+def test_parts_without_news_are_reused() -> None:
     screen = WatchScreen()
     first = screen.parts(tick(), footer="f", width=100)
     second = screen.parts(tick(is_news=False, elapsed_s=61.0), footer="f", width=100)
@@ -160,13 +160,13 @@ def show(frames: Iterable[list[str]], height: int = 20) -> tuple[list[str], list
     return terminal(out.getvalue()), sizes
 
 
-def test_what_stands_there_is_the_last_frame() -> None:
+def test_terminal_shows_the_last_frame() -> None:
     frames = [["a", "b", "c"], ["a", "B", "c"], ["a"], ["x", "a", "y", "c"], ["x", "a", "y", "d"]]
     for end in range(1, len(frames) + 1):
         assert [line for line in show(frames[:end])[0] if line] == frames[end - 1]
 
 
-def test_what_did_not_change_is_not_written() -> None:
+def test_unchanged_lines_are_not_written() -> None:
     long = ["l" * 39] * 10
     _, sizes = show([["1", *long], ["2", *long], ["2", *long]])
     assert sizes[0] > 390
@@ -174,24 +174,24 @@ def test_what_did_not_change_is_not_written() -> None:
     assert sizes[2] == 0
 
 
-def test_what_does_not_fit_is_left_out() -> None:
+def test_lines_that_do_not_fit_are_left_out() -> None:
     shown, _ = show([[f"line {i}" for i in range(30)], [f"line {i}" for i in range(30, 60)]], height=10)
     assert [line for line in shown if line] == [f"line {i}" for i in range(30, 39)]
 
 
-def test_a_sparkline_spans_its_values() -> None:
+def test_sparkline_spans_its_values() -> None:
     assert sparkline([], 10) == ""
     assert sparkline([5, 5, 5], 10) == "▁▁▁"
     assert sparkline([0, 50, 100], 10) == "▁▅█"
 
 
-def test_the_last_line_says_why_it_ended_and_no_size_twice() -> None:
+def test_last_line_says_why_the_watch_ended() -> None:
     line = watch_line(tick(ended="the time is over"))
     assert line.startswith("2025-10-09T09:54:20Z  the time is over: leak, ")
     assert "RSS" not in line
 
 
-def test_a_line_begins_with_the_time_and_has_no_trailing_blanks() -> None:
+def test_line_begins_with_the_time() -> None:
     lines = [watch_line(tick()), watch_line(tick(ended="the time is over", diagnosis=told(headline="")))]
     assert all(line.startswith("2025-10-09T09:54:20Z  ") for line in lines)
     assert [line.rstrip() for line in lines] == lines
@@ -238,7 +238,7 @@ def screen_of(one: WatchTick, size: tuple[int, int], *, helps: bool = False) -> 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("ended", [None, "the time is over"])
-def test_nothing_falls_off_the_screen(size: tuple[int, int], ended: str | None) -> None:
+def test_screen_fits_the_terminal(size: tuple[int, int], ended: str | None) -> None:
     lines = screen_of(crowded(ended=ended), size)
     shown = "\n".join(lines)
     assert len(lines) < size[1] - (2 if ended else 0)
@@ -251,14 +251,14 @@ def test_nothing_falls_off_the_screen(size: tuple[int, int], ended: str | None) 
     assert lines[-1] == "the footer"
 
 
-def test_layers_that_are_not_shown_are_summed() -> None:
+def test_hidden_layers_are_summed() -> None:
     shown = "\n".join(screen_of(crowded(), (80, 24)))
     assert re.search(r"3 more layers +255 MiB", shown)
     assert "more layers" not in "\n".join(screen_of(crowded(), (120, 60)))
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_last_screen_of_a_leak_says_what_to_do_and_where_the_case_is(size: tuple[int, int]) -> None:
+def test_last_screen_of_a_leak_shows_remedies_and_the_case(size: tuple[int, int]) -> None:
     shown = "\n".join(screen_of(crowded(ended="the time is over"), size))
     for words in ("UCX >= 1.21.0", "UCX_MEM_MMAP_HOOK_MODE=none", "memforensics report leak.case"):
         assert words in shown
@@ -266,7 +266,7 @@ def test_the_last_screen_of_a_leak_says_what_to_do_and_where_the_case_is(size: t
     assert "not recorded; use --record FILE" in unkept
 
 
-def test_a_process_that_left_is_not_to_be_looked_at_again() -> None:
+def test_exited_process_has_no_next_step() -> None:
     growing = replace(diagnosis(), verdict="growing", next_step=f"memforensics diagnose {PID}")
     gone = case(targets=(target(exited_ns=BASE, left_how="it exited"),))
     ended = tick(diagnosis=growing, ended=f"process {PID}: it exited")
@@ -275,7 +275,7 @@ def test_a_process_that_left_is_not_to_be_looked_at_again() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_help_fits_and_names_the_keys(size: tuple[int, int]) -> None:
+def test_help_fits_and_names_the_keys(size: tuple[int, int]) -> None:
     lines = screen_of(crowded(), size, helps=True)
     assert len(lines) < size[1]
     assert [line.split()[0] for line in lines if line.startswith(("  q", "  ?", "  Ctrl"))] == ["q", "?", "Ctrl-C"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from rich.live import Live
 
-from memforensics.analysis.site_groups import SortKey, score
+from memforensics.analysis.site_groups import SortKey, sort_value
 from memforensics.case.views import TraceView
 from memforensics.cli.screen.keys import interrupt_once, keys
 from memforensics.cli.screen.live import progress
@@ -48,7 +48,7 @@ def show(ticks: Generator[TraceTick, None, None], stop: Ending, *, title: str, s
                 live.update(table.drawn(tick, title, read is not None, top, console.size), refresh=True)
                 drawn = now
     by = table.screen.sort
-    return replace(tick.view, groups=tuple(sorted(tick.view.groups, key=lambda group: -score(group, by))))
+    return replace(tick.view, groups=tuple(sorted(tick.view.groups, key=lambda group: -sort_value(group, by))))
 
 
 def wait(ticks: Generator[TraceTick, None, None], *, title: str, quiet: bool) -> TraceView:

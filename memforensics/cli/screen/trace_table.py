@@ -4,11 +4,11 @@ from dataclasses import dataclass, field, replace
 
 from rich.console import RenderableType
 
-from memforensics.analysis.site_groups import score, settled, smoothed
+from memforensics.analysis.site_groups import smoothed, sort_value, stable_order
 from memforensics.case.views import GroupKey, SiteGroup, TraceView
 from memforensics.jobs.trace.run import TraceTick
 from memforensics.report.labels import LABELS
-from memforensics.report.terminal.trace import Screen, live_screen, pressed
+from memforensics.report.terminal.trace import Screen, after_key, live_screen
 
 
 @dataclass(slots=True)
@@ -21,7 +21,7 @@ class LiveTable:
     _rank: dict[GroupKey, float] = field(default_factory=dict)  # smoothed, by the current sort key
 
     def press(self, key: str) -> None:
-        before, self.screen = self.screen, pressed(self.screen, key, len(self.order))
+        before, self.screen = self.screen, after_key(self.screen, key, len(self.order))
         if self.screen.sort != before.sort and self.view is not None:
             self.order, self._rank = [], {}
             self._sort(self.view)
@@ -38,9 +38,9 @@ class LiveTable:
     def _sort(self, view: TraceView) -> None:
         """The selected row stays selected when it moves. The first row is not selected until it is opened."""
         chosen = self.order[self.screen.at] if self.screen.at < len(self.order) else None
-        now = {group.key: score(group, self.screen.sort) for group in view.groups}
+        now = {group.key: sort_value(group, self.screen.sort) for group in view.groups}
         self._rank = smoothed(self._rank, now)
-        self.view, self.order = view, settled(self.order, {key: self._rank[key] for key in now})
+        self.view, self.order = view, stable_order(self.order, {key: self._rank[key] for key in now})
         if chosen in now and (self.screen.at or self.screen.open):
             self.screen = replace(self.screen, at=self.order.index(chosen))
 

@@ -45,7 +45,7 @@ class Screen:
     ending: bool = False
 
 
-def pressed(screen: Screen, key: str, rows: int) -> Screen:
+def after_key(screen: Screen, key: str, rows: int) -> Screen:
     """The screen after a key. Unknown keys change nothing."""
     if key in (" ", "p"):
         return replace(screen, paused=not screen.paused)
