@@ -72,6 +72,27 @@ class NegativeCache:
             self.searched.clear()
 
 
+class Spans:
+    """Private anonymous memory, with touching mappings as one span: madvise (numpy's, for huge pages) and mlock split
+    a block's mapping, and usually cut its header off."""
+
+    def __init__(self, anonymous: Sequence[Mapping]) -> None:
+        self._starts = [mapping.start for mapping in anonymous]
+        self._ends = [mapping.end for mapping in anonymous]  # of the span of each mapping
+        for index in range(len(anonymous) - 2, -1, -1):
+            if self._ends[index] == self._starts[index + 1]:
+                self._ends[index] = self._ends[index + 1]
+
+    def end_of(self, address: int) -> int:
+        """The end of the span that holds the address."""
+        index = bisect_right(self._starts, address) - 1
+        return self._ends[index] if index >= 0 else 0
+
+    def starts_mapping(self, address: int) -> bool:
+        index = bisect_right(self._starts, address) - 1
+        return index >= 0 and self._starts[index] == address
+
+
 @dataclass
 class Scene:
     """One snapshot of a process, as recognisers see it. `known`: the marks of the snapshot before, as hints that must
@@ -89,6 +110,10 @@ class Scene:
     def anonymous(self) -> list[Mapping]:
         """Private anonymous mappings."""
         return [mapping for mapping in self.snapshot.mappings if is_private_anonymous(mapping)]
+
+    @cached_property
+    def spans(self) -> Spans:
+        return Spans(self.anonymous)
 
     @cached_property
     def resident(self) -> list[Mapping]:

@@ -121,9 +121,11 @@ def columns_of(maps: bytes, lines: "tuple[Ints, Ints] | None" = None) -> Columns
         is_plain = np.delete(is_plain, unknown)
         places = np.flatnonzero(~is_plain)
     count = len(is_plain)
-    spread = np.zeros((3, count), np.int64)
-    spread[:, is_plain] = plain
-    start, end, perms = spread.tolist()
+    if len(places):
+        spread = np.zeros((3, count), np.int64)
+        spread[:, is_plain] = plain
+        plain = list(spread)
+    start, end, perms = (values.tolist() for values in plain)
     columns = Columns(
         start=start,
         end=end,
@@ -171,7 +173,7 @@ def _plain(rows: "Bytes") -> "list[Ints] | None":
         (rows[:, 12] != ord("-")).any()
         or (rows[:, 25] != ord(" ")).any()
         or rows[:, _TAIL_AT:].tobytes() != _TAIL * len(rows)
-        or not _PERMS.keys() >= set(perms.tolist())
+        or not _PERMS.keys() >= set(np.unique(perms).tolist())
     ):
         return None
     try:

@@ -108,7 +108,10 @@ def _blocks(readinto: Callable[[memoryview], int | None], begun: bytes) -> Itera
     text = begun
     while True:
         counts = list(takewhile(bool, map(readinto, windows)))
-        text += b"".join(window[:count] for window, count in zip(windows, counts, strict=False))
+        if counts[:-1].count(_READ) == len(counts) - 1:
+            text += room[: sum(filter(None, counts))]
+        else:
+            text += b"".join(window[:count] for window, count in zip(windows, counts, strict=False))
         if len(counts) < len(windows):
             yield text
             return
@@ -144,7 +147,7 @@ class _Form:
         numbers = _decimals(words[:, 2])
         if (
             numbers is None
-            or (words[:, :2].reshape(-1, count, 2) != self.keys).any()
+            or any((words[:, at].reshape(-1, count) != self.keys[:, at : at + 1]).any() for at in (0, 1))
             or (words[:, 3] & 0xFFFFFF != int.from_bytes(b" kB", "little")).any()
             or rows_at(block, lasts, len(_LAST)).tobytes() != _LAST * count
         ):
@@ -176,7 +179,7 @@ def _form_of(block: bytes) -> _Form | None:
         lines=len(lines),
         size=sum(len(line) + 1 for line in lines[1:-1]),
         places=np.array([sum(len(line) + 1 for line in lines[1:place]) for place in kept]),
-        keys=np.frombuffer(b"".join(lines[place][:16] for place in kept), "<u8").reshape(-1, 1, 2),
+        keys=np.frombuffer(b"".join(lines[place][:16] for place in kept), "<u8").reshape(-1, 2),
         fields=[FIELDS[names[place]] for place in kept],
     )
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from memforensics.case.model import Mapping, OwnerMark
 from memforensics.runtimes.cpython.pymalloc import is_pool
-from memforensics.runtimes.glibc.mmapped_chunks import Spans, mmapped_size
-from memforensics.runtimes.scene import ClaimedRanges
+from memforensics.runtimes.glibc.mmapped_chunks import mmapped_size
+from memforensics.runtimes.scene import ClaimedRanges, Spans
 from memforensics.target.pagemap import PAGE, _extend_runs
 
 BASE = 0x7F0000000000

@@ -7,13 +7,12 @@ by page.
 """
 
 import struct
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 
-from memforensics.case.model import Mapping, OwnerMark
+from memforensics.case.model import OwnerMark
 from memforensics.runtimes.reading import MAX_CHUNK_READS, MAX_SEARCH_READS, PageReader, Run
-from memforensics.runtimes.scene import ClaimedRanges, Scene
+from memforensics.runtimes.scene import ClaimedRanges, Scene, Spans
 from memforensics.target.pagemap import PAGE
 from memforensics.target.realtime_priority import realtime_priority
 from memforensics.units import KIB
@@ -25,30 +24,9 @@ _MAX_MISSES = 64
 _PART_COST = 16  # in reads: the cost of asking for the present pages of a part
 
 
-class Spans:
-    """Private anonymous memory, with touching mappings as one span: madvise (numpy's, for huge pages) and mlock split
-    a block's mapping, and usually cut its header off."""
-
-    def __init__(self, anonymous: Sequence[Mapping]) -> None:
-        self._starts = [mapping.start for mapping in anonymous]
-        self._ends = [mapping.end for mapping in anonymous]  # of the span of each mapping
-        for index in range(len(anonymous) - 2, -1, -1):
-            if self._ends[index] == self._starts[index + 1]:
-                self._ends[index] = self._ends[index + 1]
-
-    def end_of(self, address: int) -> int:
-        """The end of the span that holds the address."""
-        index = bisect_right(self._starts, address) - 1
-        return self._ends[index] if index >= 0 else 0
-
-    def starts_mapping(self, address: int) -> bool:
-        index = bisect_right(self._starts, address) - 1
-        return index >= 0 and self._starts[index] == address
-
-
 def recognise_known(scene: Scene) -> Iterator[OwnerMark]:
     """The blocks of the snapshot before whose headers are still there: a header does not outlive its mapping."""
-    spans = Spans(scene.anonymous)
+    spans = scene.spans
     with realtime_priority:
         for mark in scene.known:
             end = spans.end_of(mark.start)
@@ -61,14 +39,14 @@ def recognise_known(scene: Scene) -> Iterator[OwnerMark]:
 def recognise_chained(scene: Scene) -> list[OwnerMark]:
     """The blocks that begin where a mapping does, or where the block below ends. `scene.broken_chains` gets the rest of
     each mapping whose chain broke."""
-    reader, claimed, spans = scene.reader, scene.claimed, Spans(scene.anonymous)
+    reader, claimed, spans = scene.reader, scene.claimed, scene.spans
     marks: list[OwnerMark] = []
     reads = MAX_CHUNK_READS
-    top = 0
+    top = unread = 0
     for start, end in [part for mapping in scene.resident for part in claimed.free_parts(mapping.start, mapping.end)]:
         at = max(start, top)
         if not reads:
-            reader.unread["chunks"] += at + _LEAST <= end
+            unread += at + _LEAST <= end
             continue
         if at == start and (start, end) in scene.cache.heads:
             reads -= 1
@@ -85,14 +63,15 @@ def recognise_chained(scene: Scene) -> list[OwnerMark]:
                 break
             marks.append(_mark(at, size))
             top = at = at + size
-        reader.unread["chunks"] += at + _LEAST <= end and not reads
+        unread += at + _LEAST <= end and not reads
+    reader.unread["chunks"] += unread
     return marks
 
 
 def recognise_searched(scene: Scene) -> Iterator[OwnerMark]:
     """The blocks amid memory that no recogniser has claimed. The largest parts come first; each may use half of the
     reads that are left."""
-    reader, claimed, spans = scene.reader, scene.claimed, Spans(scene.anonymous)
+    reader, claimed, spans = scene.reader, scene.claimed, scene.spans
     reads = MAX_SEARCH_READS
     parts = [part for run in scene.broken_chains for part in claimed.free_parts(*run)]
     for part in sorted(parts, key=lambda part: part[0] - part[1]):
