@@ -1,9 +1,9 @@
-"""How often the trend judge is wrong: seeded synthetic series of known kinds, judged, counted.
+"""Error rates of the trend: shapes of seeded synthetic series of known kinds.
 
     python benchmarks/calibrate.py [--series 2000] [--markdown docs/calibration.md]
 
-Healthy kinds must not be called `linear` (a false upward trend); growing kinds must. The unit tests run the same kinds
-with fewer series.
+Healthy kinds must not be `linear` (a false upward trend); growing kinds must. The unit tests run the same kinds with
+fewer series.
 """
 
 import argparse
@@ -27,7 +27,7 @@ BASE = 300 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A family of series: `level(t, T)` is drawn anew for each, then sampled with jitter and lost ticks."""
+    """A family of series. Each series has a random level function, sampled with jitter and missing samples."""
 
     name: str
     what: str
@@ -447,7 +447,7 @@ def draw(kind: Kind, seed: int) -> Series:
 
 
 def shapes(kind: Kind, count: int) -> Counter[str]:
-    """How the judge calls `count` series of a kind."""
+    """The shapes of `count` series of a kind."""
     return Counter(fit_trend(*draw(kind, seed)).shape for seed in range(count))
 
 
@@ -468,15 +468,15 @@ def table(count: int) -> Iterator[str]:
             yield f"| {name} | {kind.what} | {found['linear'] / count:.1%} | {fails:.1%} | {others} |"
 
 
-# --- detection, by size of the effect and length of the look ----------------------------------------------------------
+# --- detection by effect size and observation time ----------------------------------------------------------
 
 EFFECTS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # the rise in the window over the standard deviation of the noise
 LENGTHS = ((10.0, 0.5), (20.0, 0.5), (60.0, 1.0), (600.0, 1.0), (7200.0, 10.0))
 
 
 def leak(effect: float, window: float, interval: float, seed: int) -> Series:
-    """A straight leak under white noise, whose rate is above the least effect in all cases: at an effect of 0.1 it is
-    twice as much, so that what is missed is missed by the noise."""
+    """A straight leak under white noise. Its rate is always above the minimum rate (twice at an effect size of 0.1), so
+    a missed leak is missed because of the noise."""
     rng = random.Random(f"{effect}/{window}/{seed}")
     noise = 20.0 * max(MIN_RISE, minimum_rate(BASE, window) * window / 60.0)
     times = [i * interval * rng.uniform(0.98, 1.02) for i in range(int(window / interval) + 1)]
@@ -500,7 +500,7 @@ def detection(count: int) -> Iterator[str]:
         yield f"| {effect:g} | " + " | ".join(f"{share:.0%}" for share in cells) + " |"
 
 
-# --- coverage of the interval, by memory of the noise and length of the look -----------------------------------------
+# --- coverage of the interval, by autocorrelation and observation time -----------------------------------------
 
 KEEPS = (0.0, 0.5, 0.9, 0.95, 0.99)  # how much of the last reading's noise the next one keeps, at 0.5 s
 LOOKS = (10.0, 20.0, 30.0, 60.0, 300.0, 600.0)
@@ -518,7 +518,7 @@ def noisy_line(keep: float, window: float, seed: int) -> Series:
 
 
 def covered(keep: float, window: float, count: int) -> tuple[float, float]:
-    """In what share of the series the 95% interval holds the true rate, and its usual half width, MiB a minute."""
+    """The share of series whose 95% interval contains the true rate, and its median half width in MiB a minute."""
     held, widths = 0, []
     for seed in range(count):
         rate = fit_trend(*noisy_line(keep, window, seed)).rate
@@ -545,7 +545,7 @@ def coverage(count: int) -> Iterator[str]:
 
 
 def _between(page: str, name: str, body: str) -> str:
-    """The page with what stands between its markers replaced."""
+    """The page with the text between its markers replaced."""
     head, begin, rest = page.partition(f"<!-- {name} -->\n")
     _, end, tail = rest.partition("<!-- end -->")
     return f"{head}{begin}{body}\n{end}{tail}"
@@ -555,7 +555,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", type=int, default=2000, help="series a kind")
     parser.add_argument("--markdown", type=Path, help="replace the table between the markers of this page")
-    parser.add_argument("--show", metavar="KIND", help="print the series of this kind that are judged wrongly")
+    parser.add_argument("--show", metavar="KIND", help="print the series of this kind with a wrong verdict")
     parser.add_argument(
         "--detection-only", action="store_true", help="only the tables by effect and length, and of the interval"
     )

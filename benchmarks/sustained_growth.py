@@ -1,10 +1,9 @@
-"""How often growth that was watched for long is called a leak without a known cause: seeded synthetic processes.
+"""How often sustained growth is called a leak without a known cause, on seeded synthetic processes.
 
     python benchmarks/sustained_growth.py [--series 300] [--markdown docs/calibration.md]
 
-Each is watched for 30 minutes, 2 hours or 6 hours, a reading each 5 to 60 s, and has run for hours before. The rule is
-`memforensics/analysis/sustained_growth.py`; nothing but the line is known, as where no trace ran.
-"""
+Each process is observed for 30 minutes, 2 hours or 6 hours, sampled every 5 to 60 s, and has run for hours before. The
+rule is in `memforensics/analysis/sustained_growth.py`. There is no trace, only samples."""
 
 import argparse
 import random
@@ -14,12 +13,12 @@ from dataclasses import dataclass
 from math import exp, log1p, pi, sin
 from pathlib import Path
 
-from memforensics.analysis.series import growth as judged_growth
+from memforensics.analysis.series import growth as growth_of
 from memforensics.analysis.sustained_growth import sustained_growth
 from memforensics.case.model import Anchor, Case, CaseMeta, Sample
 from memforensics.units import GIB, MIB, NS_PER_S, duration_text
 
-WATCHES = ((1800.0, 5.0), (7200.0, 20.0), (21600.0, 60.0))  # seconds, interval
+OBSERVATIONS = ((1800.0, 5.0), (7200.0, 20.0), (21600.0, 60.0))  # seconds, interval
 Level = Callable[[float], float]  # seconds -> bytes
 BEGIN, END = "<!-- outlasted -->", "<!-- end outlasted -->"
 
@@ -108,7 +107,7 @@ KINDS = (
 
 
 def is_called(kind: Kind, window: float, interval: float, seed: int) -> bool:
-    """Whether the rule calls one process of the kind a leak."""
+    """Whether the rule calls a process of this kind a leak."""
     rng = random.Random(f"{kind.name} {window} {seed}")
     level = kind.make(rng, window)
     times = [at * interval for at in range(int(window / interval) + 1)]
@@ -119,7 +118,7 @@ def is_called(kind: Kind, window: float, interval: float, seed: int) -> bool:
         Sample(pid=1, t_ns=int(t * NS_PER_S), rss_anon=max(0, round(level(t))), rss_file=0, rss_shmem=0) for t in times
     )
     case = Case(meta=meta, samples=samples)
-    found = judged_growth(case)
+    found = growth_of(case)
     return found is not None and sustained_growth(case, found, ()) is not None
 
 
@@ -129,16 +128,16 @@ def _share(task: tuple[int, float, float, int]) -> float:
 
 
 def table(count: int) -> Iterator[str]:
-    heads = " | ".join(duration_text(window) for window, _ in WATCHES)
+    heads = " | ".join(duration_text(window) for window, _ in OBSERVATIONS)
     yield f"{count} processes a cell: how many are called `leak`."
     yield ""
     yield f"| kind | what | {heads} |"
-    yield "|---|---|" + "---|" * len(WATCHES)
+    yield "|---|---|" + "---|" * len(OBSERVATIONS)
     with ProcessPoolExecutor(max_workers=2) as pool:
-        tasks = [(index, window, interval, count) for index in range(len(KINDS)) for window, interval in WATCHES]
+        tasks = [(index, window, interval, count) for index in range(len(KINDS)) for window, interval in OBSERVATIONS]
         shares = list(pool.map(_share, tasks))
     for index, kind in enumerate(KINDS):
-        row = shares[index * len(WATCHES) : (index + 1) * len(WATCHES)]
+        row = shares[index * len(OBSERVATIONS) : (index + 1) * len(OBSERVATIONS)]
         yield f"| {kind.name} | {kind.what} | {' | '.join(f'{share:.1%}' for share in row)} |"
 
 
