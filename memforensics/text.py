@@ -1,8 +1,8 @@
-"""Text that came from the target, made safe to show. Processes, files and functions can have any name."""
+"""Makes text from the target safe to show. Processes, files and functions can have any names."""
 
 
 def utf8(text: str) -> str:
-    """Text that encodes as UTF-8: bytes that were none (lone surrogates of os.fsdecode) become \\udcXX."""
+    """Text that encodes as UTF-8: bytes that are not UTF-8 (lone surrogates of os.fsdecode) become \\udcXX."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -16,15 +16,15 @@ def utf8_all(value: object) -> object:
 
 
 def visible(text: str) -> str:
-    """One line for a terminal: escape sequences, line breaks, bidirectional overrides and every other character that
-    does not print stand there as their escape (\\x1b, \\n, \\u202e)."""
+    """One line for a terminal: escape sequences, line breaks, bidirectional overrides and all other characters that do
+    not print are replaced by their escapes (\\x1b, \\n, \\u202e)."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def safe_lines(text: str) -> str:
-    """Lines for a terminal: as `visible`, with the line breaks kept."""
+    """Lines for a terminal: like `visible`, but line breaks stay."""
     return utf8("\n".join(visible(line) for line in text.split("\n")))
 
 

@@ -8,9 +8,8 @@ from memforensics.text import utf8, visible
 
 
 def junit_xml(outcomes: list[Scenario]) -> str:
-    """A suite with a test case for each scenario; the report is the failure's text.
-
-    A command that could not be observed is an error, not a failure."""
+    """A suite with a test case for each scenario. The report is the text of a failure. A command that could not be
+    observed is an error, not a failure."""
     suite = TestSuite("memforensics")
     for outcome in outcomes:
         case = TestCase(_xml(outcome.name), classname="memforensics.ci", time=round(outcome.seconds, 3))
@@ -33,5 +32,5 @@ def _report(outcome: Scenario) -> str:
 
 
 def _xml(text: str) -> str:
-    """One line that XML 1.0 can hold: no control characters, no lone surrogates."""
+    """One line that XML 1.0 allows: no control characters, no lone surrogates."""
     return visible(utf8(text))

@@ -1,7 +1,5 @@
-"""What watch knows, as Prometheus metrics. Pure: names, help and values out of a case and its conclusion.
-
-Sizes are bytes and rates bytes a second, as Prometheus has it. What was not read has no series.
-"""
+"""A tick of watch as Prometheus metrics. Sizes are in bytes, rates in bytes a second. A value that was not read has no
+series."""
 
 from collections.abc import Iterator
 
@@ -18,8 +16,8 @@ def metrics(tick: WatchTick) -> Iterator[Metric]:
     case, diagnosis, now = tick.case, tick.diagnosis, tick.now
     root = case.target(case.meta.root_pid) if case.meta.root_pid is not None else None
     if root is not None:
-        who = {"pid": str(root.pid), "comm": utf8(root.comm), "role": root.role or ""}
-        yield InfoMetricFamily("memforensics_target", "The process that is watched.", value=who)
+        process = {"pid": str(root.pid), "comm": utf8(root.comm), "role": root.role or ""}
+        yield InfoMetricFamily("memforensics_target", "The process that is watched.", value=process)
     yield _gauge("memforensics_processes", "Processes of the tree.", len(now))
     yield _gauge("memforensics_rss_bytes", "Resident memory of the tree.", tick.rss)
     each = GaugeMetricFamily(
@@ -30,7 +28,7 @@ def metrics(tick: WatchTick) -> Iterator[Metric]:
         each.add_metric([str(pid), utf8(target.comm) if target else ""], sample.rss)
     yield each
     layers = GaugeMetricFamily(
-        "memforensics_layer_bytes", "Memory by layer; those in RSS sum to it.", labels=["layer", "in_rss"]
+        "memforensics_layer_bytes", "Memory by layer; layers in RSS sum to RSS.", labels=["layer", "in_rss"]
     )
     for row in diagnosis.layers:
         if row.bytes is not None:
@@ -50,7 +48,9 @@ def metrics(tick: WatchTick) -> Iterator[Metric]:
         for edge, bytes_per_minute in edges:
             rate.add_metric([edge], bytes_per_minute / 60.0)
         yield rate
-    verdict = GaugeMetricFamily("memforensics_verdict", "1 for the word that is the verdict now.", labels=["verdict"])
+    verdict = GaugeMetricFamily(
+        "memforensics_verdict", "1 for the current verdict, 0 for the others.", labels=["verdict"]
+    )
     for word in EXIT_CODES:
         verdict.add_metric([word], float(word == diagnosis.verdict))
     yield verdict
@@ -58,7 +58,7 @@ def metrics(tick: WatchTick) -> Iterator[Metric]:
         yield _gauge("memforensics_limit_bytes", "The lowest memory limit of the cgroup.", growth.limit_bytes)
     if growth is not None and growth.seconds_to_limit is not None:
         yield _gauge(
-            "memforensics_seconds_to_limit", "Until the limit is reached at this rate.", growth.seconds_to_limit
+            "memforensics_seconds_to_limit", "Seconds until the limit is reached at this rate.", growth.seconds_to_limit
         )
 
 

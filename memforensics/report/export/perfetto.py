@@ -1,8 +1,8 @@
-"""A trace for https://ui.perfetto.dev: how the memory grew over time, and a heap profile of what stands at the end.
+"""A trace for https://ui.perfetto.dev: memory over time, and a heap profile of the outstanding memory at the end.
 
-Message and field numbers of protos/perfetto/trace/perfetto_trace.proto (Perfetto 0.59). A counter track each for the
-anonymous resident memory of a process and for the sites that hold most of it; one ProfilePacket a process, from which
-the UI draws its flame graph of memory that is not freed.
+Message and field numbers are those of protos/perfetto/trace/perfetto_trace.proto (Perfetto 0.59). Counter tracks show
+the anonymous resident memory of each process and of its largest sites. From the ProfilePacket of a process the UI draws
+the flame graph of memory that is not freed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from memforensics.case.model import AllocationSite, Frame
 from memforensics.report.export.profile import Profile, frame_name, frame_source, root_first, text
 from memforensics.report.export.wire import block, number
 
-SITES_OVER_TIME = 100  # counter tracks a process, of the sites with most outstanding; the heap profile has all
+SITES_OVER_TIME = 100  # counter tracks of a process, for the largest sites; the heap profile has all sites
 
 _REALTIME, _MONOTONIC, _MONOTONIC_COARSE = 1, 3, 4  # BuiltinClock
 _BYTES = 3  # CounterDescriptor.Unit.UNIT_SIZE_BYTES
@@ -36,8 +36,8 @@ def _packets(profile: Profile) -> Iterator[bytes]:
 
 
 def _clocks(profile: Profile) -> bytes:
-    """Ties the case's clock to the wall clock, and makes it the trace's own. Times of heap profiles are read as those
-    of the coarse clock, which is the same one, ticking less often."""
+    """Relates the clock of the case to the wall clock and makes it the clock of the trace. Perfetto reads the times of
+    heap profiles on the coarse clock, which is the same clock with fewer ticks."""
     anchor = profile.anchor
     clocks = (
         (_MONOTONIC, anchor.monotonic_ns),
@@ -96,7 +96,7 @@ def _heap_sample(callstack: int, site: AllocationSite, t_ns: int) -> bytes:
 
 
 class _Interned:
-    """Numbers, from 1, strings, mappings, frames and callstacks. Each kind of string counts by itself."""
+    """Gives strings, mappings, frames and callstacks numbers from 1. Each kind of string has its own numbers."""
 
     def __init__(self) -> None:
         self._strings: dict[int, dict[bytes, int]] = {5: {}, 16: {}, 17: {}, 18: {}}  # by the field of InternedData

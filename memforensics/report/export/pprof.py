@@ -1,8 +1,8 @@
 """A profile for pprof: profile.proto of https://github.com/google/pprof, gzipped.
 
-The four values of a Go heap profile, by their names, so that `-inuse_space` and its kin work: inuse_space is what is
-outstanding, alloc_space all that was obtained during the trace. A native frame keeps its address in the file and the
-file its build-id: what has no name here can be symbolized where the file is.
+The values have the names of a Go heap profile, so `-inuse_space` and similar options work: inuse_space is outstanding
+memory, alloc_space all memory allocated during the trace. Native frames keep their address in the file, and files their
+build-id, so frames without a name can be symbolized where the file is.
 """
 
 import gzip
@@ -26,14 +26,14 @@ def pprof(profile: Profile) -> bytes:
 
 
 class _Encoder:
-    """Numbers (from 1) what is referred to by number: strings (from 0), functions, mappings, locations."""
+    """Gives functions, mappings and locations numbers from 1, and strings numbers from 0."""
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
         self._strings: dict[str, int] = {"": 0}
         self._functions: dict[tuple[str, str], int] = {}
         self._mappings: dict[tuple[str, str], int] = {}
-        if profile.executable:  # pprof calls a profile after its first mapping
+        if profile.executable:  # pprof names a profile after its first mapping
             self._mapping(text(profile.executable), self._build_id(profile.executable))
         self._unnamed: set[int] = set()  # mappings with a location that has no function
         self._locations: dict[tuple[Frame, ...], int] = {}
@@ -71,7 +71,7 @@ class _Encoder:
         return block(3, number(1, self._string(key)) + number(2, self._string(value)))
 
     def _location(self, frames: tuple[Frame, ...]) -> int:
-        """One place in the code: a frame, and what is inlined there before it."""
+        """One place in the code: a frame, after the frames that are inlined into it."""
         known = self._locations.get(frames)
         if known is not None:
             return known
@@ -103,12 +103,12 @@ class _Encoder:
         return self._mappings.setdefault((path, build_id), len(self._mappings) + 1)
 
     def _build_id(self, path: str) -> str:
-        """As a frame of that file has it."""
+        """The build-id that a frame of that file has."""
         frames = (frame for site in self._profile.sites for frame in site.stack.frames)
         return next((frame.build_id for frame in frames if frame.module == path and frame.build_id), "")
 
     def _mapping_fields(self, key: tuple[str, str], at: int) -> bytes:
-        """Addresses are those in the file: the mapping begins at 0. The flags tell pprof not to look for symbols."""
+        """Addresses are those in the file, so the mapping begins at 0. The flags tell pprof not to look for symbols."""
         path, build_id = map(self._string, key)
         complete = at not in self._unnamed
         return b"".join(
@@ -120,7 +120,7 @@ class _Encoder:
 
 
 def _with_inlined(site: AllocationSite) -> Sequence[tuple[Frame, ...]]:
-    """Frames, leaf first, those that are inlined together with the frame they are inlined into."""
+    """Frames, leaf first; inlined frames are together with the frame that they are inlined into."""
     out: list[tuple[Frame, ...]] = []
     inlined: list[Frame] = []
     for frame in reversed(root_first(site)):

@@ -1,16 +1,16 @@
 "use strict";
-// Frames and sites come as numbers into lists (see icicle.py). Text of the target is only ever set as textContent.
+// Frames and sites are numbers into lists (see icicle.py). Text from the target is set as textContent only.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const { frames, parent, frame } = data;
   const ROW = 20;
-  const SMALLEST = 0.0006; // of the width: less is not drawn
-  const READABLE = 16; // pixels: in less there is no text
+  const SMALLEST = 0.0006; // of the width; narrower boxes are not drawn
+  const READABLE = 16; // pixels; narrower boxes have no text
   const byId = (id) => document.getElementById(id);
   const chart = byId("chart"), detail = byId("detail"), search = byId("search"), measure = byId("measure");
   const children = parent.map(() => []);
   const depth = parent.map(() => 0);
-  let totals = [], top = 0, focused = 0, flipped = false, wanted = "";
+  let totals = [], top = 0, focused = 0, flipped = false, query = "";
 
   for (let node = 1; node < parent.length; node++) {
     children[parent[node]].push(node);
@@ -18,7 +18,8 @@
   }
 
   const sized = (value) => {
-    if (data.measures[measure.selectedIndex].unit !== "bytes") return value.toLocaleString("en") + " blocks";
+    const { unit } = data.measures[measure.selectedIndex];
+    if (unit !== "bytes") return `${value.toLocaleString("en")} ${unit}`;
     const units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let at = 0;
     while (value >= 999.5 && at < 4) { value /= 1024; at++; }
@@ -38,10 +39,10 @@
 
   const matches = (node) => {
     const [name, place, , source] = frames[frame[node]];
-    return `${name} ${place} ${source}`.toLowerCase().includes(wanted);
+    return `${name} ${place} ${source}`.toLowerCase().includes(query);
   };
 
-  // What is on the screen: the way from the outermost frame to the zoomed one, and all that is wide enough above it.
+  // What is drawn: the path from the outermost frame to the zoomed one, and every wide enough frame below it.
   function visible() {
     const out = [];
     for (let node = parent[top]; node >= 0; node = parent[node]) out.push([node, 0, 1]);
@@ -68,7 +69,7 @@
       const box = document.createElement("div");
       box.className = `frame ${frames[frame[node]][2]}`;
       box.classList.toggle("above", depth[node] < depth[top]);
-      box.classList.toggle("match", wanted !== "" && matches(node));
+      box.classList.toggle("match", query !== "" && matches(node));
       box.setAttribute("role", "treeitem");
       box.setAttribute("aria-level", depth[node] + 1);
       box.setAttribute("aria-label", `${label(node)}, ${sized(totals[node])}, ${share(totals[node], totals[0])}`);
@@ -83,14 +84,14 @@
     });
     chart.replaceChildren(...boxes);
     chart.style.height = rows * ROW + 2 + "px";
-    chart.classList.toggle("searching", wanted !== "");
+    chart.classList.toggle("searching", query !== "");
     byId("reset").disabled = top === 0;
     if (hadFocus) focusOn(focused);
-    found();
+    showMatches();
   }
 
-  function found() {
-    if (!wanted) { byId("found").textContent = ""; return; }
+  function showMatches() {
+    if (!query) { byId("found").textContent = ""; return; }
     let held = 0;
     const open = [0];
     while (open.length) {
@@ -98,15 +99,15 @@
       if (matches(node)) held += totals[node];
       else open.push(...children[node]);
     }
-    byId("found").textContent = `${sized(held)}, ${share(held, totals[0])} of all, is by stacks that have it`;
+    byId("found").textContent = `${sized(held)}, ${share(held, totals[0])} of all is in matching stacks`;
   }
 
-  function tell(node) {
+  function describe(node) {
     const source = frames[frame[node]][3];
     const name = document.createElement("strong");
     name.textContent = label(node);
     const rest = [`${sized(totals[node])}, ${share(totals[node], totals[0])} of all`];
-    if (parent[node] > 0) rest.push(`${share(totals[node], totals[parent[node]])} of its caller's`);
+    if (parent[node] > 0) rest.push(`${share(totals[node], totals[parent[node]])} of its caller`);
     if (source) rest.push(source);
     detail.replaceChildren(name, document.createTextNode("  " + rest.join(", ")));
   }
@@ -119,10 +120,10 @@
     focused = node;
     box.tabIndex = 0;
     box.focus({ preventScroll: false });
-    tell(node);
+    describe(node);
   }
 
-  function zoom(node) { top = focused = node; draw(); tell(node); }
+  function zoom(node) { top = focused = node; draw(); describe(node); }
 
   function beside(node, step) {
     const list = parent[node] >= 0 ? children[parent[node]] : [node];
@@ -137,8 +138,8 @@
     const node = nodeOf(event);
     if (node !== null) { zoom(node); focusOn(node); }
   });
-  chart.addEventListener("mouseover", (event) => { const node = nodeOf(event); if (node !== null) tell(node); });
-  chart.addEventListener("focusin", (event) => { const node = nodeOf(event); if (node !== null) tell(node); });
+  chart.addEventListener("mouseover", (event) => { const node = nodeOf(event); if (node !== null) describe(node); });
+  chart.addEventListener("focusin", (event) => { const node = nodeOf(event); if (node !== null) describe(node); });
   chart.addEventListener("keydown", (event) => {
     const node = nodeOf(event);
     if (node === null) return;
@@ -154,10 +155,10 @@
   document.addEventListener("keydown", (event) => {
     const typing = event.target === search;
     if (event.key === "/" && !typing) { search.focus(); search.select(); event.preventDefault(); }
-    else if (event.key === "Escape" && typing && search.value) { search.value = ""; wanted = ""; draw(); }
+    else if (event.key === "Escape" && typing && search.value) { search.value = ""; query = ""; draw(); }
     else if (event.key === "Escape" && top !== 0) zoom(0);
   });
-  search.addEventListener("input", () => { wanted = search.value.trim().toLowerCase(); draw(); });
+  search.addEventListener("input", () => { query = search.value.trim().toLowerCase(); draw(); });
   byId("reset").addEventListener("click", () => zoom(0));
   byId("flip").addEventListener("click", (event) => {
     flipped = !flipped;
@@ -177,12 +178,12 @@
       focusOn(top);
     });
   }
-  measure.addEventListener("change", () => { count(); if (!totals[top]) top = 0; draw(); tell(top); });
+  measure.addEventListener("change", () => { count(); if (!totals[top]) top = 0; draw(); describe(top); });
 
   window.addEventListener("resize", draw);
 
   for (const { name } of data.measures) measure.add(new Option(name));
   count();
   draw();
-  tell(0);
+  describe(0);
 })();
