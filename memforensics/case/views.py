@@ -138,6 +138,18 @@ class TraceView:
         return sum(s.resident_bytes or 0 for s in known) / growth if growth > 0 else None
 
 
+@dataclass(frozen=True, slots=True)
+class TraceTick:
+    """How far a trace is. `ended`: why this is the last tick; None while it runs."""
+
+    phase: str
+    elapsed_s: float
+    seconds_left: float
+    growth_bytes: int | None
+    view: TraceView
+    ended: str | None = None
+
+
 # --- snapshot and diff ---------------------------------------------------------------------------------------------
 
 

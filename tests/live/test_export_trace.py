@@ -18,9 +18,9 @@ from terminal import terminal
 
 from memforensics.analysis.site_groups import SiteFilter
 from memforensics.analysis.trace_view import Selection, view_of_case
-from memforensics.case.views import TraceView
+from memforensics.case.views import TraceTick, TraceView
 from memforensics.jobs.case.conclude import load_case
-from memforensics.jobs.trace.run import TraceTick, trace_ticks
+from memforensics.jobs.trace.run import trace_ticks
 from memforensics.report.export import EXPORT_FORMATS, export_view
 
 pytestmark = [pytest.mark.live, pytest.mark.needs_bpf]

@@ -8,10 +8,10 @@ from exported import GROW, HOSTILE, INLINED, LOAD, MAIN, SERVE, SITES, START, ST
 from rich.console import Console
 
 from memforensics.analysis.site_groups import group_sites
-from memforensics.case.model import Anchor, Case, CaseMeta, TraceSummary
-from memforensics.case.views import SiteGroup, TraceView
+from memforensics.case.model import Anchor, Case, CaseMeta, Target, TraceSummary
+from memforensics.case.views import SiteGroup, TraceTick, TraceView
 from memforensics.cli.screen.keys import split_keys
-from memforensics.report.labels import LABELS, group_name, group_name_in, plain_function
+from memforensics.report.labels import group_name, group_name_in, plain_function
 from memforensics.report.terminal.trace import SORTS, Screen, after_key, live_screen, result
 from memforensics.units import count_text
 
@@ -53,6 +53,26 @@ def groups() -> list[SiteGroup]:
     return group_sites(SITES, (), 20 * 10**9)
 
 
+def ended() -> TraceView:
+    anchor = Anchor(monotonic_ns=0, wall_ns=0)
+    meta = CaseMeta(memforensics_version="1", command="trace-mmap", anchor=anchor, root_pid=41, seed=1)
+    trace = TraceSummary(
+        pid=41,
+        engine="bcc",
+        began_ns=0,
+        ended_ns=10 * 10**9,
+        events=17,
+        outstanding_bytes=991,
+        resident_bytes=991,
+        rss_growth_bytes=1000,
+        coverage=0.991,
+    )
+    targets = tuple(Target(pid=pid, start_ticks=1, start_wall_ns=1) for pid in (41, 42))
+    return TraceView(
+        Case(meta=meta, targets=targets, traces=(trace,)), "mappings", "bcc", 10.0, (), (), tuple(groups())
+    )
+
+
 CLOSED = Screen()
 
 
@@ -61,17 +81,10 @@ def drawn(width: int, height: int = 30, screen: Screen = CLOSED, shown: list[Sit
     with console.capture() as text:
         console.print(
             live_screen(
+                TraceTick("tracing", 3, 7, 5 << 20, ended()),
                 groups() if shown is None else shown,
                 screen,
                 title="trace-mmap 41",
-                phase="tracing",
-                elapsed_s=3,
-                seconds_left=7,
-                growth_bytes=5 << 20,
-                left_out=(),
-                file_groups=(),
-                labels=LABELS["mappings"],
-                several=True,
                 keys=True,
                 top=15,
                 width=width,
@@ -112,23 +125,6 @@ def test_sites_that_do_not_fit_are_counted() -> None:
     sites = tuple(site(41, n, n << 12, 1, LOAD if n % 2 else GROW, MAIN) for n in range(1, 3))
     many = group_sites([*sites, *SITES], (), 0)
     assert any("more sites" in line for line in drawn(110, height=8, shown=many * 3))
-
-
-def ended() -> TraceView:
-    anchor = Anchor(monotonic_ns=0, wall_ns=0)
-    meta = CaseMeta(memforensics_version="1", command="trace-mmap", anchor=anchor, root_pid=41, seed=1)
-    trace = TraceSummary(
-        pid=41,
-        engine="bcc",
-        began_ns=0,
-        ended_ns=10 * 10**9,
-        events=17,
-        outstanding_bytes=991,
-        resident_bytes=991,
-        rss_growth_bytes=1000,
-        coverage=0.991,
-    )
-    return TraceView(Case(meta=meta, traces=(trace,)), "mappings", "bcc", 10.0, (), (), tuple(groups()))
 
 
 def test_result_lists_groups_and_shows_stacks() -> None:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from rich.live import Live
 
 from memforensics.analysis.site_groups import SortKey, sort_value
-from memforensics.case.views import TraceView
+from memforensics.case.views import TraceTick, TraceView
 from memforensics.cli.screen.keys import interrupt_once, keys
 from memforensics.cli.screen.live import progress
 from memforensics.cli.screen.trace_table import LiveTable
-from memforensics.jobs.trace.run import TraceTick
 from memforensics.report.terminal.console import Console
 from memforensics.report.terminal.trace import Screen
 

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field, replace
 from rich.console import RenderableType
 
 from memforensics.analysis.site_groups import smoothed, sort_value, stable_order
-from memforensics.case.views import GroupKey, SiteGroup, TraceView
-from memforensics.jobs.trace.run import TraceTick
-from memforensics.report.labels import LABELS
+from memforensics.case.views import GroupKey, SiteGroup, TraceTick, TraceView
 from memforensics.report.terminal.trace import Screen, after_key, live_screen
 
 
@@ -46,21 +44,7 @@ class LiveTable:
 
     def drawn(self, tick: TraceTick, title: str, keys: bool, top: int, size: tuple[int, int]) -> RenderableType:
         """`keys`: whether there is a keyboard. `size`: columns and lines."""
-        view = self.view or tick.view
+        shown = replace(tick, view=self.view or tick.view)
         return live_screen(
-            self.groups,
-            self.screen,
-            title=title,
-            phase=tick.phase,
-            elapsed_s=tick.elapsed_s,
-            seconds_left=tick.seconds_left,
-            growth_bytes=tick.growth_bytes,
-            left_out=view.left_out,
-            file_groups=view.file_groups,
-            labels=LABELS[view.family],
-            several=len(view.case.targets) > 1,
-            keys=keys,
-            top=top,
-            width=size[0],
-            height=size[1],
+            shown, self.groups, self.screen, title=title, keys=keys, top=top, width=size[0], height=size[1]
         )

@@ -10,7 +10,7 @@ from typing import Literal
 
 from memforensics.analysis.trace_view import ALL, Selection, view_of
 from memforensics.case.model import AllocationSite, ProbeStatus, TraceSummary
-from memforensics.case.views import EngineName, TraceView
+from memforensics.case.views import EngineName, TraceTick, TraceView
 from memforensics.errors import MemforensicsError, ProbeFailed, TargetError, UsageError
 from memforensics.jobs.observe.background import BackgroundTasks
 from memforensics.jobs.observe.recorder import Limits, Record, Recorder, new_meta
@@ -27,18 +27,6 @@ VIEW_S = 1.0  # the longest time between two views
 GROUPING_SHARE = 0.1  # of the time, at most, for grouping sites for the screen
 OPEN_TRIES = 3
 AUDIT_WAIT_S = 3.0  # at the end, for the hook audit
-
-
-@dataclass(frozen=True, slots=True)
-class TraceTick:
-    """How far a trace is. `ended`: why this is the last tick; None while it runs."""
-
-    phase: str
-    elapsed_s: float
-    seconds_left: float
-    growth_bytes: int | None
-    view: TraceView
-    ended: str | None = None
 
 
 def trace_ticks(

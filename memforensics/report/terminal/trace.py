@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memforensics.case.model import AllocationSite
-from memforensics.case.views import SiteGroup, TraceView
+from memforensics.case.views import SiteGroup, TraceTick, TraceView
 from memforensics.report import sentences
 from memforensics.report.labels import (
     LABELS,
@@ -68,18 +68,11 @@ def after_key(screen: Screen, key: str, rows: int) -> Screen:
 
 
 def live_screen(
+    tick: TraceTick,
     groups: Sequence[SiteGroup],
     screen: Screen,
     *,
     title: str,
-    phase: str,
-    elapsed_s: float,
-    seconds_left: float,
-    growth_bytes: int | None,
-    left_out: Sequence[SiteGroup],
-    file_groups: Sequence[SiteGroup],
-    labels: Labels,
-    several: bool,
     keys: bool,
     top: int,
     width: int,
@@ -87,21 +80,22 @@ def live_screen(
 ) -> RenderableType:
     """One line for each group, in the given order, within the size of the screen, with fixed columns. `keys`: whether
     the terminal can send keys."""
-    room = height - 6
+    view, labels, room = tick.view, LABELS[tick.view.family], height - 6
+    several = len(view.case.targets) > 1
     shown = groups[: min(top, max(3, room // 3 if screen.open else room))]
     at = min(screen.at, max(len(shown) - 1, 0))
     head = Text(visible(title), style="bold")
-    state = f"  {phase} {duration_text(elapsed_s)}, {duration_text(seconds_left)} left"
+    state = f"  {tick.phase} {duration_text(tick.elapsed_s)}, {duration_text(tick.seconds_left)} left"
     head.append(state, style="not bold")
-    if growth_bytes is not None:
-        head.append(f", RSS {change_text(growth_bytes)}", style="not bold")
+    if tick.growth_bytes is not None:
+        head.append(f", RSS {change_text(tick.growth_bytes)}", style="not bold")
     parts: list[RenderableType] = [_one_line(head, width), Text()]
     parts.append(_live_table(shown, at if keys else None, screen, labels, several, width))
     more = [f"{len(groups) - len(shown)} more sites"] if len(groups) > len(shown) else []
-    if file_groups:
-        more.append(f"{size_text(_held(file_groups))} of mapped files, not listed")
-    if left_out:
-        more.append(_left_out_text(left_out))
+    if view.file_groups:
+        more.append(f"{size_text(_held(view.file_groups))} of mapped files, not listed")
+    if view.left_out:
+        more.append(_left_out_text(view.left_out))
     parts.append(Text(visible("   " + "; ".join(more)), style="dim") if more else Text())
     if screen.open and shown:
         nth = screen.nth % len(shown[at].sites)
