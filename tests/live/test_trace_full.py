@@ -53,7 +53,7 @@ def losses(probe: MmapTrace | FaultTrace) -> dict[str, Loss]:
     ("make", "what"),
     [
         (small_mmap_trace, "mappings dropped: the table of live mappings is full"),
-        (small_fault_trace, "pages not kept: the table of touched pages was full"),
+        (small_fault_trace, "pages dropped: the table of touched pages is full"),
     ],
     ids=["mappings", "faults"],
 )
@@ -67,7 +67,7 @@ def test_more_memory_than_fits(make: Callable[..., MmapTrace | FaultTrace], what
     ("make", "what"),
     [
         (small_mmap_trace, "mappings dropped: the stack table is full"),
-        (small_fault_trace, "faults not booked: too many different stacks"),
+        (small_fault_trace, "faults dropped: the stack table is full"),
     ],
     ids=["mappings", "faults"],
 )

@@ -1,4 +1,4 @@
-"""Whose pages are still there: what was touched, latest first, against what is resident. Pure."""
+"""Which touched pages are still resident, and by which site. Pure."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -11,13 +11,15 @@ import numpy.typing as npt
 from memforensics.probes.ebpf.present import GAP_BYTES
 
 PAGE = 4096
-FAULT_AROUND_PAGES = 16  # of a file, by one fault (fault_around_bytes, mm/memory.c); a bigger folio comes whole
+FAULT_AROUND_PAGES = (
+    16  # that one fault on a file maps (fault_around_bytes, mm/memory.c); a larger folio is mapped whole
+)
 
 Interval = tuple[int, int]
 Numbers = npt.NDArray[np.int64]
 Touched = npt.NDArray[np.void]
-"""Of TOUCHED, by rising start: `pages` became resident somewhere in [start, end), by the stack of `site`. `at`: the
-kernel's key of it."""
+"""An array of TOUCHED, by rising start: `pages` became resident somewhere in [start, end), by the stack of `site`.
+`at`: the kernel's key of the entry."""
 
 TOUCHED = np.dtype(
     [("start", "<i8"), ("end", "<i8"), ("pages", "<i8"), ("site", "<u8"), ("t_ns", "<i8"), ("at", "<u8")]
@@ -27,17 +29,17 @@ NOTHING_TOUCHED: Touched = np.zeros(0, dtype=TOUCHED)
 
 @dataclass(slots=True)
 class Resident:
-    """Of one site."""
+    """What of one site's touches is still resident."""
 
     bytes: int = 0
-    touches: int = 0  # of which something is still resident
+    touches: int = 0  # that still have something resident
 
 
 def touched(at: Any, pages: Any, window: Any, anonymous: Any, site: Any, t_ns: Any) -> Touched:
-    """Touches, from an array of each, with the place where the pages that one fault at the address `at` brought can be.
-    Anonymous folios are aligned to their size and whole; of a file, those that were in the page cache come, anywhere in
-    a window around the fault, which begins where it is aligned or, later, where the mapping begins (do_fault_around(),
-    mm/memory.c). `window`: bytes from `at` on, where a system call named the range."""
+    """Touches, from one array for each column, with the range in which the pages of one fault at the address `at` can
+    be. Anonymous folios are whole and aligned to their size. Of a file, the pages that the page cache has are mapped,
+    anywhere in a window around the fault; the window begins where it is aligned, or later where the mapping begins
+    (do_fault_around(), mm/memory.c). `window`: bytes from `at` on, when a system call named the range."""
     out = np.zeros(len(at), dtype=TOUCHED)
     out["pages"], out["site"], out["t_ns"], out["at"] = pages, site, t_ns, at
     count, length = out["pages"], np.asarray(window).astype(np.int64)
@@ -52,7 +54,7 @@ def touched(at: Any, pages: Any, window: Any, anonymous: Any, site: Any, t_ns: A
 
 
 def spans(places: Touched) -> list[Interval]:
-    """The address ranges to look at, rising."""
+    """The address ranges that have touches, rising."""
     return [
         (int(places["start"][low]), int(places["end"][low:high].max()))
         for low, high in _groups(places, GAP_BYTES).tolist()
@@ -60,20 +62,20 @@ def spans(places: Touched) -> list[Interval]:
 
 
 def resident_by_site(places: Touched, present: Sequence[Interval]) -> tuple[dict[int, Resident], Touched]:
-    """Resident bytes by site, each present page to who touched it last; and the touches of which nothing is left.
-    `present` by rising start, disjoint. A fault that brought less than its window holds left out what was there before,
-    or was locked: so those come first whose pages are known."""
+    """Resident bytes by site, and the touches of which nothing is left. Each present page belongs to its last toucher.
+    `present` rises and is disjoint. A fault that brought less than its window left out pages that were present before
+    or locked; so touches whose pages are known exactly choose first."""
     size = np.zeros(len(places), dtype=np.int64)
     groups = _groups(places, 0)
     is_alone = groups[:, 1] - groups[:, 0] == 1
     alone = groups[is_alone, 0]
-    below = _Below(present)
+    below = _PresentBelow(present)
     size[alone] = below(places["end"][alone]) - below(places["start"][alone])
     size = np.minimum(size, places["pages"] * PAGE)
     for low, high in groups[~is_alone].tolist():
         group = places[low:high]
-        left = _Free(_overlap(present, below.starts, int(group["start"][0]), int(group["end"].max())))
-        is_vague = group["end"] - group["start"] > group["pages"] * PAGE  # it takes what is left of its window
+        left = _Unclaimed(_overlap(present, below.starts, int(group["start"][0]), int(group["end"].max())))
+        is_vague = group["end"] - group["start"] > group["pages"] * PAGE  # it gets what is left of its window
         for index in np.lexsort((-group["t_ns"], is_vague)).tolist():
             start, end, pages, *_ = group[index].item()
             size[low + index] = left.take(start, end, pages * PAGE)
@@ -86,7 +88,7 @@ def resident_by_site(places: Touched, present: Sequence[Interval]) -> tuple[dict
 
 
 def _groups(places: Touched, gap: int) -> Numbers:
-    """Indices [low, high) of touches whose places overlap or (with `gap`) are no further apart."""
+    """Indices [low, high) of touches whose ranges overlap, or with `gap` are no further apart than that."""
     if not len(places):
         return np.zeros((0, 2), dtype=np.int64)
     reach = np.maximum.accumulate(places["end"])
@@ -95,8 +97,8 @@ def _groups(places: Touched, gap: int) -> Numbers:
     return np.column_stack([edges[:-1], edges[1:]]).astype(np.int64)
 
 
-class _Below:
-    """How many bytes are present below an address."""
+class _PresentBelow:
+    """Counts the present bytes below an address."""
 
     def __init__(self, present: Sequence[Interval]) -> None:
         runs = np.array(present, dtype=np.int64).reshape(-1, 2)
@@ -118,15 +120,15 @@ def _overlap(present: Sequence[Interval], starts: Numbers, start: int, end: int)
     return [(max(low, start), min(high, end)) for low, high in present[at:until] if high > start]
 
 
-class _Free:
-    """Present intervals that nobody has claimed yet."""
+class _Unclaimed:
+    """Present intervals that no touch has claimed yet."""
 
     def __init__(self, intervals: list[Interval]) -> None:
         self._starts = [low for low, _ in intervals]
         self._ends = [high for _, high in intervals]
 
     def take(self, start: int, end: int, most: int) -> int:
-        """Claims up to `most` bytes of [start, end), the lowest first; how many."""
+        """Claims up to `most` bytes of [start, end), the lowest first; returns how many."""
         taken = 0
         at = bisect_right(self._ends, start)
         while taken < most and at < len(self._starts) and self._starts[at] < end:

@@ -1,4 +1,4 @@
-"""The loaded programs of faults.bpf.c, and their tables as values."""
+"""The loaded programs of faults.bpf.c, with their tables as values."""
 
 import platform
 import re
@@ -16,7 +16,7 @@ from memforensics.probes.ebpf.loader.program_set import Sizes, Source, StackProg
 
 MAX_PAGES = 1 << 20
 MAX_PAGES_PREALLOCATED = 1 << 17  # where the whole table costs its memory at once
-EXACT_SINCE = (6, 2)  # "mm: convert mm's rss stats into percpu_counter"; before, rss_stat tells each 64th page only
+EXACT_SINCE = (6, 2)  # "mm: convert mm's rss stats into percpu_counter"; before, rss_stat fires for each 64th page only
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 
 TRACEPOINTS = {
@@ -29,8 +29,8 @@ TRACEPOINTS = {
     "sched:sched_process_exit": "on_exit",
 }
 
-WALKS_PER_WINDOW = 128  # of pages never touched before, in 16 ms, that are walked anyway; an eighth of that, of others
-SAMPLE_PERIOD = 64  # ... and beyond, one of so many pages that were touched before; eight times more of others
+WALKS_PER_WINDOW = 128  # faults on pages never touched before, in 16 ms, that are not sampled; of others an eighth
+SAMPLE_PERIOD = 64  # beyond these, one of so many faults on pages touched before is walked; of others eight times more
 
 _TARGET = struct.Struct("<QQ4qQ4qQ")  # address space, parent, resident pages by member, faults not walked, ...
 _PAGE_KEY = struct.Struct("<QQ")
@@ -43,28 +43,28 @@ _ANONYMOUS = 1  # MM_ANONPAGES
 # LOSS_* of faults.bpf.c, in its order: what, and what reduces it
 LOSSES: tuple[tuple[str, str], ...] = (
     ("events dropped: the ring buffer was full", "a shorter trace"),
-    ("pages not kept: the table of touched pages was full", "a shorter trace"),
-    ("faults not booked: too many different stacks", "a shorter trace"),
+    ("pages dropped: the table of touched pages is full", "a shorter trace"),
+    ("faults dropped: the stack table is full", "a shorter trace"),
     ("stacks cut short: more than 128 native frames", ""),
     ("stacks cut short: the stack could not be read or followed", ""),
     ("stacks cut short: no copy of the stack could be made", ""),
     ("children not followed: too many processes", "trace a smaller tree"),
     (
-        "pages that became resident at an unknown place (mostly by a system call without a fault): never counted as "
-        "still there",
+        "pages that became resident at an unknown address (mostly by a system call without a fault): never counted as "
+        "still resident",
         "trace-mmap shows pinned and populated mappings",
     ),
 )
 
 
 class FaultCounts(NamedTuple):
-    """What one stack brought, whether it is still there or not."""
+    """What one stack brought, whether it is still resident or not."""
 
     bytes: int
     faults: int
     first_ns: int
     last_ns: int
-    weight: int = 1  # of each fault in these
+    weight: int = 1  # how many faults each walked one counts for
 
 
 SOURCE = Source("faults.bpf.c", _TARGET, _SITE, FaultCounts, LOSSES, skipped_field=6)
@@ -73,7 +73,7 @@ SOURCE = Source("faults.bpf.c", _TARGET, _SITE, FaultCounts, LOSSES, skipped_fie
 class FaultPrograms(StackPrograms):
     """Armed from the constructor on, recording from `start_recording` on, gone after `close`.
 
-    `sampled`: of very many faults only some are walked. ToolMissing, PermissionNeeded, ProbeFailed.
+    `sampled`: of very many faults a sample is walked. ToolMissing, PermissionNeeded, ProbeFailed.
     """
 
     def __init__(
@@ -104,18 +104,17 @@ class FaultPrograms(StackPrograms):
             raise
 
     def set_sampling_level(self, level: int) -> None:
-        """Walks less, where it costs too much (overhead.py): at n, for one of 2**n pages, at the most."""
+        """At level n, one of 2**n pages at the most."""
         self.update_settings(byte_sample_period=(1 << level) if level else 0)
 
     @property
     def sample_period(self) -> int:
-        """What is sampled the most, how much: one of so many."""
         return max(self.settings.sample_period, self.settings.byte_sample_period)
 
     # --- the account
 
     def touched(self) -> dict[int, Touched]:
-        """What was touched, whether it is still there or not, by space."""
+        """What was touched, by space, whether it is still resident or not."""
         keys, values = [], []
         for some_keys, some_values in self._pages.batches():
             keys.append(np.frombuffer(some_keys, dtype=_PAGE_KEYS))
@@ -130,7 +129,7 @@ class FaultPrograms(StackPrograms):
         return found
 
     def forget_pages(self, space: int, gone: Touched) -> None:
-        """Takes out what is not there any more; what was touched again meanwhile stays."""
+        """Removes pages that are not resident any more, except those touched again meanwhile."""
         for at, t_ns in zip(gone["at"].tolist(), gone["t_ns"].tolist(), strict=True):
             key = _PAGE_KEY.pack(space, at)
             value = self._pages.take(key)
@@ -147,16 +146,15 @@ def fault_target(space: int, now: Sample | None) -> bytes:
 
 
 def why_not_exact(release: str) -> str | None:
-    """Why kmem:rss_stat does not tell each change on such a kernel; None when it does."""
+    """Why kmem:rss_stat does not show each change on a kernel of that release; None when it does."""
     found = re.match(r"(\d+)\.(\d+)", release)
     if found and (int(found[1]), int(found[2])) < EXACT_SINCE:
-        return f"Linux {found[0]} tells changes of the resident size in batches of 64 pages; since 6.2 each"
+        return f"Linux {found[0]} reports changes of the resident size in batches of 64 pages; since 6.2 each change"
     return None
 
 
 def anonymous_orders(huge_pages: Path) -> int:
-    """Bit n: one fault may bring a folio of 2**n anonymous pages. A size that is `never` today may be enabled
-    tomorrow, but not within a trace."""
+    """Bit n: one fault may bring a folio of 2**n anonymous pages, by the settings of now."""
     orders = 0
     whole = _chosen(huge_pages / "enabled")
     for path in huge_pages.glob("hugepages-*kB"):

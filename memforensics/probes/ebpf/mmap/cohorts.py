@@ -1,9 +1,9 @@
 """Births by time slot, and what is left of each slot's births. Pure; no OS, no clock.
 
-The kernel counts births and deaths by site, without their times: it closes most pairs by itself. So the births of a
-slot are the difference of two readings of a site's counter, and what is left of them is known exactly, by the birth
-times of the outstanding blocks. A birth near a reading may be counted on the other side of it; `cohorts` moves such
-births to the neighbouring slot, and the sums stay what the counters say.
+The kernel counts births and deaths by site, without their times, because it closes most mappings by itself. So the
+births of a slot are the difference of two readings of a site's counter. What is left of them is known exactly, by the
+birth times of the outstanding blocks. A birth near a reading may be counted on the other side of it. `cohorts` moves
+such births to the neighbouring slot, and the sums stay those of the counters.
 """
 
 from bisect import bisect_right
@@ -18,7 +18,7 @@ MIN_SLOT_NS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class CounterReading:
-    """What a counter of births showed."""
+    """One reading of a counter of births."""
 
     t_ns: int
     bytes: int
@@ -36,11 +36,11 @@ class OutstandingBlock:
 
 @dataclass(slots=True)
 class Slots:
-    """The bounds of the slots of a trace, MAX_SLOTS of them at most: when there are more, two become one. All slots
-    but the last have the same width, to the time between two readings."""
+    """The slots of a trace. When there would be more than MAX_SLOTS, pairs are merged. All slots except the last have
+    the same width, to the time between two readings."""
 
     began_ns: int
-    bounds: list[int] = field(default_factory=list)  # where each slot but the last ends
+    bounds: list[int] = field(default_factory=list)  # the ends of all slots except the last
     width_ns: int = MIN_SLOT_NS
 
     def due(self, now_ns: int) -> bool:
@@ -54,7 +54,7 @@ class Slots:
             self.width_ns *= 2
 
     def kept(self, readings: Sequence[CounterReading]) -> list[CounterReading]:
-        """Of a counter's readings, by rising time, those that `cohorts` needs: the last before the end of each slot."""
+        """The readings that `cohorts` needs: the last one before the end of each slot. They rise by time."""
         times = [reading.t_ns for reading in readings]
         found = {bisect_right(times, bound) - 1 for bound in self.bounds}
         return [readings[at] for at in sorted(found) if at >= 0]
@@ -67,12 +67,12 @@ def cohorts(
     born: CounterReading,
     left: Sequence[OutstandingBlock],
 ) -> tuple[Cohort, ...]:
-    """One cohort a slot. `readings`: of the counter of births, by rising time, each at the end of a slot (slots without
-    births need none); `born`: the counter at the end."""
+    """One cohort for each slot. `readings`: of the counter of births, by rising time, each at the end of a slot (slots
+    without births need none). `born`: the counter at the end. `left`: the outstanding blocks."""
     bounds = [bound for bound in slots.bounds if bound < ended_ns]
     edges = [slots.began_ns, *bounds, max(ended_ns, slots.began_ns + 1)]
     times = [reading.t_ns for reading in readings]
-    before = [bisect_right(times, bound) for bound in bounds]  # of the readings, so many
+    before = [bisect_right(times, bound) for bound in bounds]  # the number of readings
     born_bytes = _slot_births([readings[n - 1].bytes if n else 0 for n in before], born.bytes)
     born_count = _slot_births([readings[n - 1].count if n else 0 for n in before], born.count)
     left_bytes, left_count = [0] * len(born_bytes), [0] * len(born_bytes)
@@ -96,7 +96,7 @@ def cohorts(
 
 
 def _slot_births(cumulative: list[int], total: int) -> list[int]:
-    """Differences, none of them below 0; their sum is the total."""
+    """Differences that are never below 0 and sum up to the total."""
     out, before = [], 0
     for value in [*cumulative, total]:
         now = min(max(value, before), total)
@@ -106,8 +106,8 @@ def _slot_births(cumulative: list[int], total: int) -> list[int]:
 
 
 def _cover(born: list[int], left: list[int]) -> None:
-    """Moves births to slots that have fewer births than blocks left, from the nearest slots that have more. What is
-    left beyond all births is cut: the counters are the reference."""
+    """Moves births to slots that have fewer births than blocks left, from the nearest slots that have more. The
+    counters are the reference: blocks beyond all births are dropped."""
     spare = sum(born)
     for i in range(len(left)):
         left[i] = min(left[i], spare)

@@ -1,4 +1,4 @@
-"""Which site owns which addresses, by intervals: for what is not mapped and unmapped whole. Pure; no OS, no clock."""
+"""Which site owns which addresses, by intervals: for mappings that are not removed whole. Pure; no OS, no clock."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ Span = tuple[int, int]  # [start, end)
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """One mapping as it was made; its pieces may be several after cuts. `left`: bytes that still stand. `weight`: how
-    many mappings it stands for; 0: its stack was not walked."""
+    """One mapping as it was made. Removals may leave several pieces of it. `left`: bytes that are still mapped.
+    `weight`: how many mappings it counts for; 0: its stack was not walked."""
 
     site: int
     born_ns: int
@@ -33,7 +33,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """What a removal took from one site: bytes, and blocks of which nothing is left; by weight."""
+    """What a removal took from one site, by weight. `blocks`: those of which nothing is left."""
 
     site: int
     bytes: int
@@ -54,7 +54,7 @@ class Ledger:
         return len(self._pieces)
 
     def add(self, start: int, end: int, block: Block) -> None:
-        """More of a block. Nothing may stand there: `remove` first (what stood there is somebody's loss to count)."""
+        """Adds a piece of a block. Call `remove` first: nothing may be there, and what was there must be counted."""
         if start < end:
             block.left += end - start
             self._insert(Piece(start, end, block))
@@ -66,7 +66,8 @@ class Ledger:
     def remove(
         self, start: int, end: int, *, born_before_ns: int | None = None, only: Block | None = None
     ) -> list[Piece]:
-        """Takes away what stands in [start, end); the pieces that were taken. Older blocks only, or one, if asked."""
+        """Removes [start, end) and returns the pieces. `born_before_ns`: of older blocks only. `only`: of that
+        block."""
         low, high = self._between(start, end)
         taken: list[Piece] = []
         kept: list[Piece] = []
@@ -75,13 +76,13 @@ class Ledger:
             if young or (only is not None and piece.block is not only):
                 kept.append(piece)
                 continue
-            cut = Piece(max(piece.start, start), min(piece.end, end), piece.block)
-            cut.block.left -= cut.size
-            taken.append(cut)
-            if piece.start < cut.start:
-                kept.append(replace(piece, end=cut.start))
-            if cut.end < piece.end:
-                kept.append(replace(piece, start=cut.end))
+            removed = Piece(max(piece.start, start), min(piece.end, end), piece.block)
+            removed.block.left -= removed.size
+            taken.append(removed)
+            if piece.start < removed.start:
+                kept.append(replace(piece, end=removed.start))
+            if removed.end < piece.end:
+                kept.append(replace(piece, start=removed.end))
         if taken:
             self._pieces[low:high] = kept
             self._starts[low:high] = [piece.start for piece in kept]
@@ -106,7 +107,8 @@ class Ledger:
 
 
 def freed_by_site(pieces: list[Piece]) -> list[Freed]:
-    """What a removal (its pieces, just taken) means for each site. A block counts where its last byte went."""
+    """What a removal took from each site, by the pieces that it just took. A block counts when its last byte is
+    gone."""
     sums: dict[int, list[int]] = {}
     gone: set[int] = set()
     for piece in pieces:
@@ -119,7 +121,7 @@ def freed_by_site(pieces: list[Piece]) -> list[Freed]:
 
 
 def union(spans: list[Span]) -> list[Span]:
-    """Rising and disjoint, with those that touch or overlap made one."""
+    """Sorts the spans and joins those that touch or overlap."""
     out: list[Span] = []
     for low, high in sorted(spans):
         if out and low <= out[-1][1]:
@@ -130,18 +132,18 @@ def union(spans: list[Span]) -> list[Span]:
 
 
 def subtract(spans: list[Span], holes: list[Span]) -> list[Span]:
-    """What of the spans lies in no hole; both rising and disjoint."""
+    """The parts of the spans outside the holes. Both rise and are disjoint."""
     out: list[Span] = []
     at = 0
     for low, high in spans:
         while at < len(holes) and holes[at][1] <= low:
             at += 1
-        look = at
-        while look < len(holes) and holes[look][0] < high:
-            if low < holes[look][0]:
-                out.append((low, holes[look][0]))
-            low = max(low, holes[look][1])
-            look += 1
+        inside = at
+        while inside < len(holes) and holes[inside][0] < high:
+            if low < holes[inside][0]:
+                out.append((low, holes[inside][0]))
+            low = max(low, holes[inside][1])
+            inside += 1
         if low < high:
             out.append((low, high))
     return out

@@ -1,4 +1,4 @@
-"""Removals that user space was told of, kept until they were held against the kernel's own table. Pure."""
+"""Removals that were sent to user space, kept until they were compared with the kernel's own table. Pure."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 from memforensics.probes.ebpf.mmap.ledger import Block, Piece, union
 
-_GRANULE = 16  # bits: removals are found by pieces of 64 KiB of address space
-_WIDE = 64  # such pieces; what is wider is looked at each time
+_GRANULE = 16  # bits: removals are indexed by granules of 64 KiB of address space
+_WIDE = 64  # granules; a wider removal is in a list that every search reads
 
 
 @dataclass(slots=True, eq=False)
 class Unmap:
-    """One removal, booked at the entry of its call, and what it took so far. `moved`: by mremap, to that address,
-    where it is `block`."""
+    """One removal, recorded at the entry of its call. `pieces`: what it took from the ledger so far. `moved`: the
+    address to which mremap moved it, where it is `block`."""
 
     tid: int
     t_ns: int
@@ -26,7 +26,7 @@ class Unmap:
 
 
 class PendingUnmaps:
-    """Those that a mapping may not know of yet: since the last pass through the kernel's table but one."""
+    """The removals since the reading of the kernel's table before the last one: mappings may not know of them yet."""
 
     def __init__(self) -> None:
         self._young: dict[int, Unmap] = {}
@@ -46,13 +46,13 @@ class PendingUnmaps:
         self._index(unmap)
 
     def drop(self, unmap: Unmap) -> None:
-        """It did not happen."""
+        """The call failed."""
         self._young.pop(id(unmap), None)
         self._old.pop(id(unmap), None)
 
     def passed(self) -> None:
-        """The kernel's table was read and held against all of these. A mapping that was told of before that, and is
-        read after, may still need those of this time."""
+        """The kernel's table was read and compared with all of these. A mapping that was sent before that, and is
+        handled after it, may still need them; so they stay for one more reading."""
         self._old, self._young = self._young, {}
         self._buckets.clear()
         self._wide.clear()
@@ -61,16 +61,16 @@ class PendingUnmaps:
             self._index(unmap)
 
     def spans(self) -> list[tuple[int, int]]:
-        """Where any of them is, rising and disjoint."""
+        """The addresses of all of them, rising and disjoint."""
         return union([(unmap.start, unmap.end) for unmap in self._all()])
 
     def overlapping(self, start: int, end: int, since_ns: int) -> list[Unmap]:
-        """Those after `since_ns`, in the order of time."""
+        """Those after `since_ns`, by time."""
         first, last = start >> _GRANULE, (end - 1) >> _GRANULE
         if last - first >= _WIDE:  # pragma: no mutate (either way finds the same)
             near = [self._ordered]
         else:
-            granules = range(first, last + 1)  # pragma: no mutate (more of them find the same)
+            granules = range(first, last + 1)  # pragma: no mutate (more granules find the same)
             near = [self._wide, *(bucket for granule in granules if (bucket := self._buckets.get(granule)))]
         here: dict[int, Unmap] = {}
         for some in near:
@@ -95,16 +95,17 @@ class PendingUnmaps:
             _insert(self._buckets.setdefault(granule, []), unmap)
 
 
-def _insert(cuts: list[Unmap], unmap: Unmap) -> None:
-    """By time, behind those of the same time. CPUs tell nearly in the order of time: so its place is near the end."""
-    at = len(cuts)
-    while at and cuts[at - 1].t_ns > unmap.t_ns:
+def _insert(unmaps: list[Unmap], unmap: Unmap) -> None:
+    """Sorts by time; equal times keep their order. The events of several CPUs are nearly in order, so the place is near
+    the end."""
+    at = len(unmaps)
+    while at and unmaps[at - 1].t_ns > unmap.t_ns:
         at -= 1
-    cuts.insert(at, unmap)
+    unmaps.insert(at, unmap)
 
 
 class Overlap:
-    """Whether a range overlaps any of some that are rising and disjoint."""
+    """Searches spans, which rise and are disjoint, for one that overlaps a range."""
 
     def __init__(self, spans: list[tuple[int, int]]) -> None:
         self._spans = spans

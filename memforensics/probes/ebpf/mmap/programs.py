@@ -1,4 +1,4 @@
-"""The loaded programs of mmap.bpf.c, and their tables as values."""
+"""The loaded programs of mmap.bpf.c, with their tables as values."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from memforensics.probes.ebpf.mmap.allocation_table import Counts
 MAX_LIVE = 1 << 20
 MAX_LIVE_PREALLOCATED = 1 << 17  # where the whole table costs its memory at once
 
-WALKS_PER_WINDOW = 4  # stacks of one class of mappings that are walked in 16 ms, be it as balanced as it may
-SAMPLE_PERIOD = 256  # ... and beyond, one of so many: a power of two
-ALL_SAMPLED_LEVEL = 8  # from that level on, WALKS_PER_WINDOW draw lots too
+WALKS_PER_WINDOW = 4  # stacks of one size class that are walked in 16 ms, even when it is balanced
+SAMPLE_PERIOD = 256  # beyond these, one of so many is walked: a power of two
+ALL_SAMPLED_LEVEL = 8  # from this level on, those are sampled too
 SWEEP_AT = 1 << 15  # closed entries in the table of live mappings
 
 FILESYSTEM_DEFINES = ("TASK_FILES", "FILES_FDT", "FDT_FD", "FILE_INODE", "INODE_SB", "SB_MAGIC")  # of FILESYSTEM_PATH
@@ -58,8 +58,8 @@ class MmapPrograms(StackPrograms):
             raise
 
     def set_sampling_level(self, level: int) -> None:
-        """Walks less, where it costs too much (overhead.py): at 0, all that grows or is rare, and of a balanced class
-        of mappings WALKS_PER_WINDOW in 16 ms, then one of SAMPLE_PERIOD; at n, one of 2**n pages, at the most."""
+        """At level 0 the stacks of a size class that grows or is rare are all walked; of a balanced class,
+        WALKS_PER_WINDOW in 16 ms and then one of SAMPLE_PERIOD. At level n, one of 2**n pages at the most."""
         budget = WALKS_PER_WINDOW if level < ALL_SAMPLED_LEVEL else 0
         self.update_settings(
             window_budget=budget,
@@ -69,12 +69,11 @@ class MmapPrograms(StackPrograms):
 
     @property
     def sample_period(self) -> int:
-        """What is sampled the most, how much: one of so many."""
         return self.settings.sample_period
 
     @contextlib.contextmanager
     def exact_births(self) -> Iterator[None]:
-        """Else a mapping that is not walked may be born earlier by the account than by the clock."""
+        """Without this, the birth time of a mapping whose stack is not walked may be up to a jiffy early."""
         self.update_settings(exact=1)
         try:
             yield
@@ -84,7 +83,7 @@ class MmapPrograms(StackPrograms):
     # --- the account
 
     def live(self) -> dict[int, list[LiveRange]]:
-        """Whole mappings that stand, by space; in no order."""
+        """Whole mappings by space, in no order."""
         found: dict[int, list[LiveRange]] = {}
         for keys, values in self._live.batches():
             for (space, start), (length, site, born_ns, weight, gone) in zip(
@@ -95,7 +94,7 @@ class MmapPrograms(StackPrograms):
         return found
 
     def take_live(self, space: int, start: int) -> LiveRange | None:
-        """Takes the mapping that stands there now out of the kernel's hands. None: there is none (any more)."""
+        """Removes the mapping that starts there from the kernel's table and returns it. None: there is none."""
         value = self._live.take(layout.LIVE_KEY.pack(space, start))
         if value is None:
             return None
@@ -106,7 +105,7 @@ class MmapPrograms(StackPrograms):
         return LiveRange(start, start + length, site, born_ns, weight)
 
     def sweep(self) -> None:
-        """Frees the entries of mappings that are gone and whose addresses were not used again, when they are many."""
+        """Frees the closed entries, whose addresses were not used again, when there are many."""
         if self.engine.per_cpu_sums("closed", 1)[0] - self._swept < SWEEP_AT:
             return
         for keys, values in list(self._live.batches()):
