@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Generates memforensics/runtimes/cpython/offsets.json: where the fields stand in CPython's structures, per version.
+"""Generates memforensics/runtimes/cpython/offsets.json: the offsets of fields in CPython's structures, by version.
 
     scripts/gen_cpython_offsets.py PREFIX...            writes the table from the headers under these prefixes
-    scripts/gen_cpython_offsets.py --check PREFIX...    compares, exit 1 where the table says otherwise
+    scripts/gen_cpython_offsets.py --check PREFIX...    compares, exit code 1 if the table differs
 
-A prefix is that of an installed CPython (it has include/python3.X/internal). For each a C program is compiled against
-its headers and run; nothing is parsed. Versions whose prefix is not given keep their entry. Default builds only: a
-free-threaded or Py_TRACE_REFS build lays its objects out otherwise.
+A prefix is that of an installed CPython with include/python3.X/internal. For each, a C program is compiled with its
+headers and run; nothing is parsed. Other versions keep their entry. The table is for default builds: free-threaded and
+Py_TRACE_REFS builds have another layout.
 """
 
 import argparse
@@ -75,7 +75,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "frame_mark": "offsetof(_PyInterpreterFrame, owner)",
     },
 }
-DEBUG = {  # 3.13: where _Py_DebugOffsets, at the start of _PyRuntime, holds the same
+DEBUG = {  # 3.13: the same in _Py_DebugOffsets, at the start of _PyRuntime
     "interpreters_head": "runtime_state.interpreters_head",
     "interpreter_next": "interpreter_state.next",
     "interpreter_id": "interpreter_state.id",
@@ -130,7 +130,7 @@ int main(void) {{
 
 
 def version_of(prefix: Path) -> tuple[str, Path]:
-    """Minor version and include folder of the CPython under a prefix. SystemExit when there is none."""
+    """Minor version and include folder of the CPython under a prefix. SystemExit if there is none."""
     for folder in sorted(prefix.glob("include/python3.*")):
         found = re.fullmatch(r"python(3\.\d+)", folder.name)
         if found and found[1] in FIELDS:
@@ -139,7 +139,7 @@ def version_of(prefix: Path) -> tuple[str, Path]:
 
 
 def measured(prefix: Path) -> tuple[str, dict[str, object]]:
-    """Version, and offsets as its own headers give them to a C compiler."""
+    """Version, and the offsets that a C compiler finds in its headers."""
     version, include = version_of(prefix)
     wanted = dict(FIELDS[version])
     if version == "3.13":
@@ -152,7 +152,7 @@ def measured(prefix: Path) -> tuple[str, dict[str, object]]:
     with tempfile.TemporaryDirectory() as folder:
         source, binary = Path(folder, "offsets.c"), Path(folder, "offsets")
         source.write_text(program)
-        # No linking against libpython: only sizes and places are asked for. -O1 drops the unused inline functions.
+        # No libpython: the program needs only sizes and offsets. -O1 drops the unused inline functions.
         command = ["gcc", "-O1", "-w", "-I", include, "-I", include / "internal", "-o", binary, source]
         subprocess.run([*map(str, command), "-Wl,--unresolved-symbols=ignore-all"], check=True)
         output = subprocess.run([binary], check=True, capture_output=True, text=True).stdout
@@ -179,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check:
         for version in fresh:
             if fresh[version] != table.get(version):
-                print(f"{version}: the headers say otherwise than {TABLE.name}", file=sys.stderr)
+                print(f"{version}: the headers differ from {TABLE.name}", file=sys.stderr)
         return int(fresh != table)
     ordered = {version: fresh[version] for version in FIELDS if version in fresh}
     TABLE.write_text(json.dumps(ordered, indent=2) + "\n")

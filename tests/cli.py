@@ -1,4 +1,4 @@
-"""memforensics as an operator runs it: the command line, in a process of its own."""
+"""The command line in a process of its own, as an operator runs it."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ def memforensics(*words: str | Path, timeout: float = 120) -> subprocess.Complet
 
 
 def diagnose(pid: int, folder: Path, *more: str) -> dict[str, Any]:
-    """The report's JSON; its exit code is checked against the process's."""
+    """The report's JSON. Checks that its exit code is that of the process."""
     case = folder / f"{pid}.case"
     done = memforensics("diagnose", str(pid), "--duration", SECONDS, "--json", "--record", case, *more)
     assert done.stdout, done.stderr

@@ -16,12 +16,12 @@ from processes import EXAMPLE, TESTS
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # the hooks of the gate
 
-# No property test is timed. The gate draws the same examples each time; at a desk they are new ones.
+# Property tests have no deadline. The gate uses the same examples each time, other runs use new ones.
 settings.register_profile(
     "memforensics", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=REQUIRE_ALL
 )
 settings.load_profile("memforensics")
-# A mutant is killed by any example: none is made smaller or kept.
+# Any example kills a mutant, so examples are neither shrunk nor stored.
 PHASES = (Phase.explicit, Phase.generate)
 settings.register_profile(
     "mutants", settings.get_profile("memforensics"), max_examples=40, database=None, phases=PHASES
@@ -40,13 +40,13 @@ def _why_no_bpf() -> str | None:
 
 @functools.lru_cache
 def _why_no_ucx() -> str | None:
-    """The example makes its own environment (and finds it again); only that it can is looked at here."""
+    """Whether the example can create, or already has, its environment."""
     made = subprocess.run([sys.executable, EXAMPLE, "--prepare"], capture_output=True, text=True, check=False)
     return None if made.returncode == 0 else f"needs the UCX wheel: {made.stderr.strip()[-200:]}"
 
 
 def _why_missing(marker: str) -> str | None:
-    """Why a test with that marker cannot run here; None when it can."""
+    """Why a test with this marker cannot run. None if it can."""
     if marker == "needs_root":
         return None if os.geteuid() == 0 else "needs root"
     if marker == "needs_bpf":

@@ -1,4 +1,4 @@
-"""Contradictions within one report: what its headline, growth line, layers, findings and verdict say of each other."""
+"""Contradictions within one report, between its headline, growth line, layers, findings and verdict."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _RATE = re.compile(r"(-?[\d.]+ [KMGT]?i?B)/min")
 
 
 def contradictions(case: Case, diagnosis: Diagnosis) -> list[str]:
-    """A sentence each; empty where the report agrees with itself."""
+    """One sentence each. Empty if the report is consistent."""
     return [*_verdict(case, diagnosis), *_headline(diagnosis), *_layers(case, diagnosis), *_findings(case, diagnosis)]
 
 

@@ -1,4 +1,4 @@
-"""The programs that open what memforensics exports. Setup brings them; each is None where it is not here."""
+"""The programs that open the exports. `make setup-test` installs them. None if a program is missing."""
 
 import glob
 import shutil
@@ -12,7 +12,7 @@ def chromium() -> str | None:
 
 
 def pprof() -> str | None:
-    """Google's pprof: by itself, or as the tool that a Go package brings."""
+    """Google's pprof, alone or as the tool of a Go package."""
     return shutil.which("pprof") or next(iter(sorted(glob.glob("/usr/lib/go-*/pkg/tool/*/pprof"), reverse=True)), None)
 
 

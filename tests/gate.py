@@ -1,8 +1,8 @@
-"""The gate: with MEMFORENSICS_REQUIRE_ALL=1 (.ci/run sets it) a skipped test fails. Loaded by conftest.py.
+"""The gate: with MEMFORENSICS_REQUIRE_ALL=1 (.ci/run sets it) a skipped test fails. conftest.py loads it.
 
-Without it a test skips where its machine lacks something. With it every skip fails, wherever it comes from: a marker, a
-`pytest.skip` inside a test or a fixture, `importorskip`, a whole module, an empty set of parameters. `NOT_TO_BE_HAD`
-lists the reasons that stay skips: what no setup of ours can bring."""
+Without the variable a test is skipped if the machine lacks something. With it every skip fails, whatever its origin: a
+marker, `pytest.skip` in a test or a fixture, `importorskip`, a whole module, an empty set of parameters.
+`ALLOWED_SKIPS` lists the exceptions: what setup.sh cannot install."""
 
 import os
 import re
@@ -13,13 +13,13 @@ import pytest
 
 REQUIRE_ALL = os.environ.get("MEMFORENSICS_REQUIRE_ALL") == "1"
 
-# The whole reason of a skip (a pattern) -> why no setup of ours can bring it.
-NOT_TO_BE_HAD = {
-    r"rustc cannot link here": "rustc comes with the machine; where it has no linker of its own, setup brings none",
+# The whole reason of a skip (a pattern) -> why setup.sh cannot install it.
+ALLOWED_SKIPS = {
+    r"rustc cannot link here": "rustc is part of the machine, and setup.sh installs no linker for it",
     r"needs a CPython 3\.12 or later with trampolines": "a build without them is the distributor's choice",
     r"no 32-bit compiler": "gcc-multilib conflicts with the cross compilers that a machine may have",
-    r"in a PID namespace: no kernel threads to be seen": "a container hides the host's kernel threads",
-    r"\S+ was built without DWARF, or stripped": "a wheel's libraries are as its maker built them",
+    r"in a PID namespace: no kernel threads to be seen": "a container does not show the host's kernel threads",
+    r"\S+ was built without DWARF, or stripped": "the libraries of a wheel are as published",
     r"was built without DWARF": "as above",
 }
 
@@ -27,12 +27,12 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 def fails(reason: str) -> bool:
-    """Whether a skip for that reason is a failure here."""
-    return REQUIRE_ALL and not any(re.fullmatch(known, reason) for known in NOT_TO_BE_HAD)
+    """Whether a skip with this reason is a failure."""
+    return REQUIRE_ALL and not any(re.fullmatch(known, reason) for known in ALLOWED_SKIPS)
 
 
 def _judged(report: Report) -> Report:
-    """The report; as a failure where it is a skip that must not be. An expected failure is no skip."""
+    """The report, as a failure if it is a skip that is not allowed. An expected failure is not a skip."""
     if report.skipped and not hasattr(report, "wasxfail"):
         where, line, reason = _skip(report.longrepr)
         if fails(reason):

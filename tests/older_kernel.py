@@ -1,7 +1,7 @@
-"""Runs a program as an older kernel would: `python older_kernel.py [--no-sys-admin] COMMAND ...`.
+"""Runs a program as on an older kernel: `python older_kernel.py [--no-sys-admin] COMMAND ...`.
 
-A seccomp filter lets PAGEMAP_SCAN and PROCMAP_QUERY fail with ENOTTY, as a kernel does that has no such ioctl. With
---no-sys-admin page numbers are hidden from it too.
+A seccomp filter makes PAGEMAP_SCAN and PROCMAP_QUERY fail with ENOTTY, as on a kernel without these ioctls. With
+--no-sys-admin the program does not see page frame numbers either.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ _ALLOW, _ENOTTY = 0x7FFF0000, 0x00050000 | 25
 
 
 def without(*ioctls: int) -> None:
-    """From now on, for this process and what it executes."""
+    """Installs the filter for this process and what it executes."""
     code = [(_LOAD, 0, 0, 0), (_EQUAL, 0, len(ioctls) + 1, _IOCTL), (_LOAD, 0, 0, 24)]  # nr, low half of args[1]
     code += [(_EQUAL, len(ioctls) - place, 0, number) for place, number in enumerate(ioctls)]
     code += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ENOTTY)]

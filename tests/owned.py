@@ -1,4 +1,4 @@
-"""What live tests of ownership share: what a program tells of its own memory, and that the waterfall adds up."""
+"""Shared by live tests of ownership: what a program prints about its memory, and the check that layers add up."""
 
 import os
 import platform
@@ -21,32 +21,32 @@ from memforensics.target.pagemap import PAGE
 
 
 @dataclass
-class Told:
-    """Lines of a program: "block ADDRESS SIZE" (the allocator's), "map ADDRESS SIZE" (not), "told NAME BYTES"."""
+class MemoryReport:
+    """What a program prints: "block ADDRESS SIZE" (the allocator's), "map ADDRESS SIZE" (others), "figure NAME BYTES"."""
 
     blocks: list[tuple[int, int]] = field(default_factory=list)
     maps: list[tuple[int, int]] = field(default_factory=list)
-    of_itself: dict[str, int] = field(default_factory=dict)
+    figures: dict[str, int] = field(default_factory=dict)
 
 
-def told_by(child: Child) -> Told:
-    told = Told()
+def read_report(child: Child) -> MemoryReport:
+    report = MemoryReport()
     while (words := child.read_line().split()) != ["ready"]:
-        if words[0] == "told":
-            told.of_itself[words[1]] = int(words[2])
+        if words[0] == "figure":
+            report.figures[words[1]] = int(words[2])
         else:
-            (told.blocks if words[0] == "block" else told.maps).append((int(words[1], 16), int(words[2])))
-    return told
+            (report.blocks if words[0] == "block" else report.maps).append((int(words[1], 16), int(words[2])))
+    return report
 
 
 def settle(process: Process) -> None:
-    """Until each of its threads waits: "ready" is said on the way there, and more pages are touched behind it."""
+    """Waits until each thread sleeps, because threads touch more pages after they print "ready"."""
     while any(state(process, tid) not in "SZ" for tid in process.threads()):
         os.sched_yield()
 
 
 def quiet_snapshot(process: Process, reader: Reader = "auto") -> Snapshot:
-    """Taken while the process is stopped: the figures and the mappings are of one moment."""
+    """A snapshot of the stopped process, so that all figures are of one moment."""
     os.kill(process.pid, signal.SIGSTOP)
     try:
         while any(state(process, tid) not in "TZ" for tid in process.threads()):
@@ -57,7 +57,7 @@ def quiet_snapshot(process: Process, reader: Reader = "auto") -> Snapshot:
 
 
 def state(process: Process, tid: int) -> str:
-    """As the kernel spells it; "Z" of a thread that ended meanwhile."""
+    """The state letter of the kernel. "Z" if the thread has ended."""
     try:
         return process.read_text(f"task/{tid}/stat").rpartition(")")[2].split()[0]
     except TargetError:
@@ -65,16 +65,16 @@ def state(process: Process, tid: int) -> str:
 
 
 def slack(process: Process) -> int:
-    """By how much the kernel's own sums may be off: its per-CPU counters were read without their parts on each CPU
-    before Linux 6.17 (mm: fix the inaccurate memory statistics issue); 0 since."""
+    """The possible error of the kernel's sums. Before Linux 6.17 (mm: fix the inaccurate memory statistics issue) they
+    leave out what the counters hold on each CPU. 0 since."""
     major, minor = (int(word) for word in platform.release().split("-")[0].split(".")[:2])
     cpus = os.cpu_count() or 1
     return 0 if (major, minor) >= (6, 17) else 3 * max(32, 2 * cpus) * cpus * PAGE
 
 
 def adds_up(process: Process, seen: Snapshot) -> None:
-    """Of a process that stood still (`settle`, `quiet_snapshot`): the rows in RSS sum to RssAnon + RssFile + RssShmem,
-    and not by what is left over alone: the mappings do so too."""
+    """For a process at rest (`settle`, `quiet_snapshot`): the rows in RSS sum to RssAnon + RssFile + RssShmem, and so
+    do the mappings, so that little is unattributed."""
     assert seen.rollup is not None
     figure, off = kernel_rss(seen.rollup), slack(process)
     rows = layers(None, seen)
@@ -97,27 +97,27 @@ def kinds(seen: Snapshot) -> Counter[str]:
 
 
 def owner_at(seen: Snapshot, address: int) -> str | None:
-    """The kind of the mark upon that address."""
+    """The kind of the mark at this address."""
     return next((mark.kind for mark in seen.marks if mark.start <= address < mark.end), None)
 
 
 def owners_of(seen: Snapshot, ranges: list[tuple[int, int]]) -> Counter[str | None]:
-    """Of the first and the last byte of each."""
+    """The owners of the first and the last byte of each range."""
     return Counter(owner_at(seen, at) for start, size in ranges for at in (start, start + size - 1))
 
 
 def marked(seen: Snapshot, kind: str, wanted: Callable[[OwnerMark], bool] = lambda _: True) -> int:
-    """Bytes of address space with such marks."""
+    """Bytes of address space with marks of this kind."""
     return sum(mark.end - mark.start for mark in seen.marks if mark.kind == kind and wanted(mark))
 
 
 def gguf(size: int) -> bytes:
-    """How a GGUF file begins."""
+    """The beginning of a GGUF file."""
     return (b"GGUF" + struct.pack("<IQQ", 3, 0, 0)).ljust(size, b"\1")
 
 
 def go_program(source: str, ldflags: str = "-s -w") -> Path:
-    """tests/leakers/`source` (Go), built (stripped, by default) when it is newer than its program."""
+    """The program of tests/leakers/`source` (Go), stripped by default. It is built when the source is newer."""
     binary, origin = LEAKERS / "bin" / Path(source).stem, LEAKERS / source
     if not binary.exists() or binary.stat().st_mtime < origin.stat().st_mtime:
         binary.parent.mkdir(exist_ok=True)

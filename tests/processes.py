@@ -1,4 +1,4 @@
-"""Disposable real processes for live tests. They say "ready" on stdout; we wait for that, never for a delay."""
+"""Disposable real processes for live tests. They print "ready"; tests wait for this line, never for a time."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ EXAMPLE = TESTS.parent / "examples" / "ucx_rcache_leak" / "run.py"
 
 
 class Child:
-    """A process of ours. `lines()` reads what it prints; `tell(text)` writes a line to its stdin."""
+    """A child process. `read_line()` reads what it prints; `tell(text)` writes a line to its stdin."""
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self.popen = popen
@@ -24,7 +24,7 @@ class Child:
         self._buffer = b""
 
     def read_line(self, timeout: float = 20.0) -> str:
-        """The next line it prints, without the newline. AssertionError when none comes in `timeout` seconds."""
+        """The next line of its output, without the newline. AssertionError if none comes in `timeout` seconds."""
         assert self.popen.stdout is not None
         end = time.monotonic() + timeout
         while b"\n" not in self._buffer:
@@ -38,7 +38,7 @@ class Child:
         return line.decode()
 
     def said(self, word: str) -> bool:
-        """Whether it has printed a line that begins with `word` by now; does not wait."""
+        """Whether it has printed a line that begins with `word`. Does not wait."""
         assert self.popen.stdout is not None
         while select.select([self.popen.stdout], [], [], 0)[0]:
             if self.read_line(1).startswith(word):
@@ -46,7 +46,7 @@ class Child:
         return False
 
     def wait_for(self, word: str, timeout: float = 20.0) -> str:
-        """Reads lines until one begins with `word`; that line."""
+        """The next line that begins with `word`. Skips the lines before it."""
         while True:
             line = self.read_line(timeout)
             if line.startswith(word):
@@ -70,8 +70,8 @@ def running(
     ready: str | None = "ready",
     timeout: float = 30.0,
 ) -> Iterator[Child]:
-    """A process that runs during the block; it and its group are ended after. Waits for a line that begins with
-    `ready`."""
+    """Runs a process during the block, after it printed a line that begins with `ready`. Kills its process group at
+    the end."""
     popen = subprocess.Popen(
         [str(word) for word in command],
         stdin=subprocess.PIPE,
@@ -100,9 +100,9 @@ def python(script: str, *args: str, interpreter: str = sys.executable) -> list[s
 
 
 def interpreters() -> dict[str, str]:
-    """Version ("3.9") -> path: the running Python, and pyenv's of other versions. test_gate.py asks for each version
-    that is supported, so a list made from this does not shrink unseen."""
-    own = Path(sys.base_prefix)  # one of pyenv's itself, perhaps
+    """Version ("3.9") -> path: the running Python, and those of pyenv. test_gate.py requires every supported version,
+    so a missing one is noticed."""
+    own = Path(sys.base_prefix)  # perhaps one of pyenv
     beside = own.parents[1] if own.parent.name == "versions" else Path.home() / ".pyenv"
     root = Path(os.environ.get("PYENV_ROOT") or beside)
     found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}

@@ -1,4 +1,4 @@
-"""memforensics on a real terminal, by tmux: what stands on its screen, and keys pressed."""
+"""memforensics on a real terminal (tmux): reads its screen and presses keys."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Terminal:
-    """Runs memforensics with those words."""
+    """Runs memforensics with these arguments."""
 
     def __init__(self, folder: Path, *words: str | int, columns: int = 110, lines: int = 34) -> None:
         self._socket = str(folder / "tmux")

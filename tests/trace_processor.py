@@ -1,4 +1,4 @@
-"""Perfetto's own trace processor on a file: what its UI and its SQL see of it."""
+"""A file in Perfetto's trace processor, as its UI and its SQL see it."""
 
 import subprocess
 from pathlib import Path
@@ -14,7 +14,7 @@ DRIVER = Path(__file__).with_suffix(".js")
 
 
 class TraceProcessor:
-    """In `folder` is its WebAssembly build. Perfetto's Python client speaks to it, through a pipe."""
+    """`folder` has its WebAssembly build. Perfetto's Python client talks to it through a pipe."""
 
     def __init__(self, folder: Path, trace: bytes) -> None:
         self._popen = subprocess.Popen(["node", DRIVER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -31,7 +31,7 @@ class TraceProcessor:
             assert not reply.finalize_data_result.error, reply.finalize_data_result.error
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows. AssertionError when it is no good SQL there."""
+        """The rows. AssertionError if the SQL fails."""
         result = self._rpc.execute_query(sql)
         assert not result.error, result.error
         return [tuple(vars(row).values()) for row in QueryResultIterator(result.column_names, result.batch)]

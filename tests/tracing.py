@@ -1,4 +1,4 @@
-"""A trace on a child, from its beginning to the evidence; and the commands that trace, armed."""
+"""Traces of a child process, in this process and by commands."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ class Result:
     cost: Cost
 
     def through(self, *names: str) -> list[AllocationSite]:
-        """The sites of memory (not of files) with those functions on their stacks."""
+        """The sites of memory (not of files) with these functions on their stacks."""
         return [s for s in self.sites if set(names) <= set(functions(s)) and not s.file_backed]
 
     def only(self, *names: str) -> AllocationSite:
@@ -41,7 +41,7 @@ class Result:
         return found[0]
 
     def accounts_for_growth(self, pid: int, within: float) -> None:
-        """Nothing was lost, and what is outstanding is what the process grew by."""
+        """Nothing was lost, and outstanding memory equals the growth of the process."""
         assert not self.losses
         coverage = self.summaries[pid].coverage
         assert coverage is not None
@@ -49,7 +49,7 @@ class Result:
         assert self.cost.bpf_runs
 
     def pages(self, function: str) -> tuple[int, int]:
-        """Pages that are outstanding, pages that ever were."""
+        """Outstanding pages, and all pages ever allocated."""
         sites = self.through(function)
         return sum(s.outstanding_bytes for s in sites) // PAGE, sum(s.allocated_bytes for s in sites) // PAGE
 
@@ -62,7 +62,7 @@ class Traced:
     trace: MmapTrace | FaultTrace
 
     def do(self, command: str) -> str:
-        """The last line before "done"."""
+        """Sends a command and returns the last line before "done"."""
         self.child.tell(command)
         said = ""
         while (line := self.child.read_line()) != "done":
@@ -79,7 +79,7 @@ class Traced:
             pass
 
     def sample(self) -> list[AllocationSite]:
-        """The sites that changed, by a sample that is taken now."""
+        """The sites that changed, from a sample taken now."""
         self.trace._next_sample_ns = 0
         return [e for e in self.trace.poll() if isinstance(e, AllocationSite)]
 
@@ -106,19 +106,19 @@ def traced(command: list[str | Path], trace: MmapTrace | FaultTrace, overhead: f
 
 
 def pythons(versions: Iterable[str]) -> list[str]:
-    """The running Python, and one of each of those versions that is installed."""
+    """The running Python, and one of each of these versions that is installed."""
     return sorted(path for version, path in interpreters().items() if version in versions or path == sys.executable)
 
 
 def line_of(source: str, mark: str) -> int:
-    """Where tests/leakers/`source` is marked so."""
+    """The line of tests/leakers/`source` that is marked "LINE mark"."""
     text = (LEAKERS / source).read_text().splitlines()
     return next(n for n, line in enumerate(text, 1) if line.rstrip(" */").endswith(f"LINE {mark}"))
 
 
 def execs(before: str, after: str) -> list[str | Path]:
-    """A Python program that says "ready", runs `before` when told to, and execs one that says "again" and runs
-    `after`; each says "done"."""
+    """A Python program that prints "ready", runs `before` on request and executes another one, which prints "again" and
+    runs `after`. Each prints "done"."""
     second = f'print("again", flush=True)\ninput()\n{after}\nprint("done", flush=True)\ninput()\n'
     first = f'print("ready", flush=True)\ninput()\n{before}\nprint("done", flush=True)\ninput()\n'
     first += f'import os, sys\nos.execv(sys.executable, [sys.executable, "-c", {second!r}])\n'
@@ -127,7 +127,7 @@ def execs(before: str, after: str) -> list[str | Path]:
 
 @contextlib.contextmanager
 def tracer(command: str, child: Child, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """memforensics trace-mmap or trace-faults on it, armed."""
+    """memforensics trace-mmap or trace-faults on the child, after its programs are attached."""
     words = [sys.executable, "-m", "memforensics", command, str(child.pid), *options]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as popen:
         try:
@@ -138,7 +138,7 @@ def tracer(command: str, child: Child, *options: str) -> Iterator["subprocess.Po
 
 
 def _wait_for_programs(pid: int) -> None:
-    """Until a process holds eBPF programs that are attached (perf events)."""
+    """Waits until the process has attached eBPF programs (perf events)."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         links = []
@@ -148,4 +148,4 @@ def _wait_for_programs(pid: int) -> None:
         if sum("perf_event" in link for link in links) >= 7:
             return
         time.sleep(0.05)
-    raise AssertionError("the tracer did not arm")
+    raise AssertionError("the tracer did not attach its programs")

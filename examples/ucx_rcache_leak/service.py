@@ -1,10 +1,10 @@
 """The service: worker threads take inference requests at a steady rate and stage each tensor in a mapping of its own.
 
-An ordinary program: every request answers what it should, and every buffer is unmapped. It leaks all the same with
-UCX 1.17.0 to 1.20.x: `ucp_init` makes UCX intercept munmap in the whole process, and each munmap queues an entry that
-nothing ever takes out (144 bytes each; openucx/ucx PR 9513 to PR 11248).
+It is an ordinary program: every request gets the right answer, and every buffer is unmapped. It leaks nevertheless with
+UCX 1.17.0 to 1.20.x: `ucp_init` makes UCX intercept munmap in the whole process, and each munmap adds an entry to a
+queue that is never processed (144 bytes each; openucx/ucx PR 9513 to PR 11248).
 
-Memory that is there by design and does not grow: --weights, touched at the start.
+--weights is memory that is touched at the start, stays by design and does not grow.
 """
 
 import argparse
@@ -24,17 +24,17 @@ from dataclasses import dataclass, field
 MIB = 1024 * 1024
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TENSORS_PER_REQUEST = 64  # K and V of 32 layers
-UNPACED_BATCH = 16  # requests between two looks at the clock at full speed
+UNPACED_BATCH = 16  # requests between two readings of the clock at full speed
 
 
-# --- the transport: what brings UCX into the process ---------------------------------------------------------------
+# --- the transport, which loads UCX into the process ---------------------------------------------------------------
 
 
 class Transport:
-    """A UCX context, as a KV-cache connector (NIXL, say) opens one. Nothing is ever sent; opening it is enough."""
+    """A UCX context, as a KV-cache connector such as NIXL opens one. Opening it is enough; nothing is sent."""
 
     # ucp/api/ucp.h: UCP_PARAM_FIELD_FEATURES, UCP_FEATURE_TAG | UCP_FEATURE_RMA. The structure begins with the mask
-    # and the features; all that follows is ignored unless its bit is set in the mask.
+    # and the features. All other fields are ignored unless their bit is set in the mask.
     FIELD_FEATURES = 1 << 0
     FEATURES = 1 << 0 | 1 << 1
 
@@ -73,7 +73,7 @@ class Request:
 
 @dataclass(slots=True)
 class Model:
-    """Stands for a model: weights that stay, and staging buffers that come and go with each request."""
+    """Memory like that of a model: weights that stay, and staging buffers for each request."""
 
     weights_bytes: int
     buffer_bytes: int
@@ -86,14 +86,14 @@ class Model:
             self.weights[page] = 1
 
     def run_inference(self, prompt: bytes) -> int:
-        """One forward pass: each layer's tensors are staged and read back; the answer depends on all of them."""
+        """One forward pass: the tensors of each layer are staged and read back. The answer depends on all of them."""
         staged = 0
         for tensor in range(TENSORS_PER_REQUEST):
             staged += self.stage_tensor(tensor, prompt)
         return zlib.crc32(prompt, staged)
 
     def stage_tensor(self, tensor: int, prompt: bytes) -> int:
-        """Copies a tensor into a buffer of its own, as for a transfer, and lets the buffer go. 1 when it arrived."""
+        """Copies a tensor into a buffer of its own, as for a transfer, and frees the buffer. 1 if the copy is right."""
         staging = mmap.mmap(-1, self.buffer_bytes, flags=self.flags)
         staging[:8] = prompt[:8]
         staging[8] = tensor
@@ -114,7 +114,7 @@ class Tally:
 
 
 class Server:
-    """Worker threads over one queue. `rate` in requests a second; None is full speed."""
+    """Worker threads with one queue. `rate` in requests per second; None means full speed."""
 
     def __init__(self, model: Model, *, threads: int, rate: float | None, max_rss_bytes: int) -> None:
         self.model, self.rate, self.max_rss_bytes = model, rate, max_rss_bytes
@@ -155,7 +155,7 @@ class Server:
             number += 1
 
     def accept_requests(self, until: float | None, report_every: float) -> None:
-        """The main thread: lets requests in on schedule until `until` (monotonic seconds), and watches the cap."""
+        """The main thread: adds requests at the rate until `until` (monotonic seconds) and checks the RSS limit."""
         for thread in self.threads:
             thread.start()
         began = time.monotonic()
@@ -164,13 +164,13 @@ class Server:
             now = time.monotonic()
             if not self.capped.is_set() and rss_bytes() >= self.max_rss_bytes:
                 self.capped.set()
-                print(f"capped: RSS reached {self.max_rss_bytes // MIB} MiB; no more requests are taken", flush=True)
+                print(f"capped: RSS reached {self.max_rss_bytes // MIB} MiB; no more requests are accepted", flush=True)
             if self.rate is not None and not self.capped.is_set():
                 due = int((now - began) * self.rate)
                 while let_in < due and not self.requests.full():
                     self.requests.put(next(arrivals))
                     let_in += 1
-                began += max(0.0, (due - let_in) / self.rate)  # too slow for this rate: late requests are not owed
+                began += max(0.0, (due - let_in) / self.rate)  # if the service is too slow, late requests are dropped
             if now >= next_report or self.asked.is_set():
                 self.asked.clear()
                 self.report()
@@ -196,7 +196,7 @@ def rss_bytes() -> int:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """One serving process. Exit code 1 when a request was answered wrongly."""
+    """One serving process. Exit code 1 if an answer was wrong."""
     transport = Transport() if not options.no_ucx else None
     model = Model(options.weights, options.buffer, mmap.MAP_ANONYMOUS | options.sharing)
     server = Server(model, threads=options.threads, rate=options.rate, max_rss_bytes=options.max_rss)
@@ -215,7 +215,7 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def supervise(options: argparse.Namespace) -> int:
-    """A parent that holds no UCX itself and starts `--workers` serving processes, the rate shared among them."""
+    """A parent without UCX that starts `--workers` serving processes, which share the rate."""
     command = [sys.executable, "-u", os.path.abspath(__file__), *without_workers(sys.argv[1:])]
     if options.rate is not None:
         command += ["--rate", str(options.rate / options.workers)]
@@ -252,7 +252,7 @@ def tell_all(workers: "list[subprocess.Popen[str]]", number: signal.Signals) -> 
 
 
 def follow(worker: "subprocess.Popen[str]", latest: dict[int, tuple[int, int]]) -> None:
-    """Passes on what a worker prints; its counts enter the sum."""
+    """Prints the output of a worker and adds its counts to the sum."""
     assert worker.stdout is not None
     for line in worker.stdout:
         words = line.split()
@@ -269,7 +269,7 @@ def print_sum(latest: dict[int, tuple[int, int]]) -> None:
 
 
 def without_workers(arguments: list[str]) -> list[str]:
-    """The command line of one worker: that of the parent without --workers N."""
+    """The command line of one worker: the parent's, without --workers N."""
     out, words = [], iter(arguments)
     for word in words:
         if word == "--workers":
@@ -294,7 +294,7 @@ def size(text: str) -> int:
 def rate(text: str) -> float | None:
     value = None if text == "max" else float(text)
     if value is not None and value <= 0:
-        raise argparse.ArgumentTypeError("a rate is more than 0 requests a second, or max")
+        raise argparse.ArgumentTypeError("a rate is more than 0 requests per second, or max")
     return value
 
 
@@ -303,19 +303,31 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--rate", type=rate, default=200.0, metavar="N|max", help="requests a second (default 200), or full speed")
-    add("--threads", type=int, default=2, metavar="N", help="worker threads a process (default %(default)s)")
-    add("--workers", type=int, default=0, metavar="N", help="serve in N child processes of a parent (default: itself)")
-    add("--seconds", type=float, default=0, metavar="S", help="stop after so long (default: until a signal)")
-    add("--max-rss", type=size, default=4096 * MIB, metavar="SIZE", help="take no more requests then (default 4G)")
-    add("--buffer", type=size, default=16384, metavar="SIZE", help="of one staging buffer (default 16K)")
+    add("--rate", type=rate, default=200.0, metavar="N|max", help="requests per second (default 200), or full speed")
+    add("--threads", type=int, default=2, metavar="N", help="worker threads per process (default %(default)s)")
+    add("--workers", type=int, default=0, metavar="N", help="serve in N child processes (default: in this process)")
+    add("--seconds", type=float, default=0, metavar="S", help="stop after this time (default: until a signal)")
+    add(
+        "--max-rss",
+        type=size,
+        default=4096 * MIB,
+        metavar="SIZE",
+        help="accept no more requests from this RSS on (default 4G)",
+    )
+    add("--buffer", type=size, default=16384, metavar="SIZE", help="size of one staging buffer (default 16K)")
     add("--weights", type=size, default=64 * MIB, metavar="SIZE", help="memory that stays (default 64M)")
-    add("--report-every", type=float, default=5, metavar="S", help="print the counts so often (default %(default)s)")
+    add(
+        "--report-every",
+        type=float,
+        default=5,
+        metavar="S",
+        help="interval of the printed counts (default %(default)s)",
+    )
     kind = parser.add_mutually_exclusive_group()
     shared, private = mmap.MAP_SHARED, mmap.MAP_PRIVATE
     kind.add_argument("--shared", dest="sharing", action="store_const", const=shared, help="shared buffers (default)")
     kind.add_argument("--private", dest="sharing", action="store_const", const=private, help="private buffers")
-    add("--no-ucx", action="store_true", help="the same service without UCX in it")
+    add("--no-ucx", action="store_true", help="the same service without UCX")
     parser.set_defaults(sharing=shared)
     options = parser.parse_args()
     return supervise(options) if options.workers else serve(options)

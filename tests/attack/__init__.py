@@ -2,12 +2,12 @@
 
 To add one, write a function in a module of this folder and decorate it:
 
-    @attack("what is done, and what must hold", runs=50)
+    @attack("what is done, and what must hold after it", runs=50)
     def name(number: int) -> str | None:
         ...
 
-It makes one attempt, seeded by `number`, and returns None when memforensics withstood it, else what went wrong. An
-exception is a failed attempt too. List a new module in run.py. A test of the suite may call the function a few times.
+The function makes one attempt, with `number` as the seed. It returns None if memforensics withstood it, else what went
+wrong. An exception is a failed attempt too. List a new module in run.py. A test may call the function a few times.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""prove and ci are ended in every way: nothing that their command started may stay behind."""
+"""prove and ci are ended in every way. No process that their command started may stay."""
 
 import contextlib
 import os
@@ -34,8 +34,8 @@ def parent_of(pid: int) -> int:
 
 @contextlib.contextmanager
 def observing(*words: str) -> Iterator[tuple["subprocess.Popen[bytes]", list[int], int]]:
-    """memforensics that runs experiment_escapes.py, in a terminal of its own: (it, PIDs of the command's processes, the
-    terminal)."""
+    """memforensics that runs experiment_escapes.py in a terminal of its own. (memforensics, the PIDs of the command's
+    processes, the terminal)."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pids"
         command = [
@@ -84,7 +84,7 @@ def command_left(number: int) -> str | None:
             os.kill(parent_of(pids[0]), signal.SIGKILL)
         else:
             popen.send_signal(signal.Signals[way])
-        ours = pids[:2] if way == "guard" else pids  # without the guard the kernel ends the process group alone
+        ours = pids[:2] if way == "guard" else pids  # without the guard the kernel ends only the process group
         until(lambda: not any(map(lives, ours)), SETTLE_S)
         left = [pid for pid in ours if lives(pid)]
         return f"{words[0]}, {way}: {len(left)} of {len(ours)} stay" if left else None

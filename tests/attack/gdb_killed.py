@@ -1,4 +1,4 @@
-"""stacks is killed while gdb is attached: the target must run on, and nothing of ours may stay behind."""
+"""stacks is killed while gdb is attached. The target must continue, and no process of memforensics may stay."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from processes import TESTS, Child, compiled, python, running
 from attack import attack
 
 QUIET = ("--on", "mmap", "--if", "length == 1", "--timeout", "60s")
-SETTLE_S = 3.0  # until a target that was left stopped is certainly stopped
+SETTLE_S = 3.0  # after it a target that does not answer is stopped
 
 
 def status_of(pid: int) -> dict[str, str]:
@@ -35,7 +35,7 @@ def parent_of(pid: int) -> int:
 
 
 def until(fact: Callable[[], object], limit_s: float = 20.0) -> bool:
-    """Whether the fact came true in time. Looks as often as it can: the attach takes only some milliseconds."""
+    """Whether the fact came true in time. It polls without a pause, because the attach takes only some milliseconds."""
     end = time.monotonic() + limit_s
     while not fact():
         if time.monotonic() > end:
@@ -55,7 +55,7 @@ def members(session: int) -> list[int]:
 
 @contextlib.contextmanager
 def cgroup2() -> Iterator[Path]:
-    """Where cgroup v2 is mounted: where it is already, else a mount for the block."""
+    """A mount of cgroup v2: an existing one, or one for the block."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, point, kind, *_ = line.split()
         if kind == "cgroup2" and os.access(point, os.W_OK):
@@ -71,7 +71,7 @@ def cgroup2() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def cgroup() -> Iterator[Path]:
-    """A cgroup of our own; whatever is in it at the end is killed."""
+    """A new cgroup. What is in it at the end is killed."""
     with cgroup2() as top:
         folder = top / f"memforensics-attack-{os.getpid()}"
         folder.mkdir()
@@ -100,7 +100,7 @@ def stacks(pid: int, *words: str, inside: Path | None = None) -> Iterator["subpr
 
 @contextlib.contextmanager
 def damaging_gdb() -> Iterator[dict[str, str]]:
-    """An environment in which `gdb` is one whose output is damaged."""
+    """An environment in which the output of `gdb` is damaged."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "gdb"
         program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {TESTS}/fixtures/damaging_gdb.py "$@"\n')
@@ -111,10 +111,10 @@ def damaging_gdb() -> Iterator[dict[str, str]]:
 
 
 def left_wrong(target: Child) -> str | None:
-    """What is wrong with a target after an attack; None when it runs and nobody traces it."""
+    """What is wrong with a target after an attack. None if it runs and nothing traces it."""
     if not until(lambda: tracer_of(target.pid) == 0, 10):
         return f"still traced by {tracer_of(target.pid)}"
-    target.tell("load")  # it answers from its main thread, and dlopen would meet a breakpoint that gdb left in ld.so
+    target.tell("load")  # the main thread answers, and its dlopen hits any breakpoint that gdb left in ld.so
     assert target.popen.stdout is not None
     if not select.select([target.popen.stdout], [], [], SETTLE_S)[0]:
         return f"does not answer, state {status_of(target.pid)['State']}"
@@ -124,7 +124,7 @@ def left_wrong(target: Child) -> str | None:
 
 
 def attached(pid: int) -> tuple[int, int]:
-    """(gdb, its guard), as soon as gdb traces the target."""
+    """The PIDs of gdb and its guard, once gdb traces the target."""
     assert until(lambda: tracer_of(pid)), "gdb did not attach"
     gdb = tracer_of(pid)
     return gdb, parent_of(gdb)
@@ -143,17 +143,17 @@ def heap(pid: int) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def python_left_wrong(target: Child) -> str | None:
-    """What is wrong with ex_python_heap.py after an attack, which sleeps 50 times a second; None when it does."""
+    """What is wrong with ex_python_heap.py after an attack. None if it still sleeps 50 times a second."""
     if not until(lambda: tracer_of(target.pid) == 0, 25):
         return f"still traced by {tracer_of(target.pid)}"
-    time.sleep(0.1)  # a stop that is pending shows by then
+    time.sleep(0.1)  # for a pending stop
     before = int(status_of(target.pid)["voluntary_ctxt_switches"])
     if until(lambda: int(status_of(target.pid).get("voluntary_ctxt_switches", 0)) > before + 10, SETTLE_S):
         return None
     return f"state {status_of(target.pid)['State']}"
 
 
-@attack("`kill -9` of memforensics, guard and gdb, 0 to 40 ms after the attach: the target runs on", runs=50)
+@attack("`kill -9` of memforensics, guard and gdb, 0 to 40 ms after the attach: the target continues", runs=50)
 def all_killed(number: int) -> str | None:
     delay_s = random.Random(number).uniform(0, 0.040)
     with running([compiled("gdb_chain.c"), "3"]) as target, stacks(target.pid) as popen:
@@ -168,7 +168,7 @@ def all_killed(number: int) -> str | None:
         return wrong and f"{delay_s * 1000:.1f} ms after the attach: {wrong}"
 
 
-@attack("cgroup.kill of all that memforensics started, 0 to 40 ms after the attach: the target runs on", runs=50)
+@attack("cgroup.kill of all that memforensics started, 0 to 40 ms after the attach: the target continues", runs=50)
 def cgroup_killed(number: int) -> str | None:
     delay_s = random.Random(number).uniform(0, 0.040)
     with running([compiled("gdb_chain.c"), "3"]) as target, cgroup() as folder:
@@ -182,7 +182,7 @@ def cgroup_killed(number: int) -> str | None:
         return wrong and f"{delay_s * 1000:.1f} ms after the attach: {wrong}"
 
 
-@attack("`kill -9` of gdb in the attach, of a target whose name is now and then not UTF-8: it runs on", runs=20)
+@attack("`kill -9` of gdb in the attach; the target's name is sometimes not UTF-8: the target continues", runs=20)
 def odd_name_gdb_killed(number: int) -> str | None:
     delay_s = random.Random(number).uniform(0, 0.040)
     with running([compiled("gdb_chain.c"), "3", "rename"]) as target, stacks(target.pid) as popen:
@@ -193,7 +193,7 @@ def odd_name_gdb_killed(number: int) -> str | None:
         return wrong or (None if popen.wait(20) == 3 else f"exit code {popen.returncode}")
 
 
-@attack("damaged output of gdb: one clear error or a result, and the target runs on", runs=50)
+@attack("damaged output of gdb: one clear error or a result, and the target continues", runs=50)
 def damaged_output(number: int) -> str | None:
     with running([compiled("gdb_chain.c"), "3"]) as target, damaging_gdb() as env:
         command = [sys.executable, "-m", "memforensics", "stacks", str(target.pid), "--on", "mmap", "--timeout", "3s"]
@@ -211,7 +211,9 @@ def damaged_output(number: int) -> str | None:
         return left_wrong(target)
 
 
-@attack("`kill -9` of `heap --memray`, memray, guard and gdb, 0 to 40 ms after the attach: the target runs on", runs=10)
+@attack(
+    "`kill -9` of `heap --memray`, memray, guard and gdb, 0 to 40 ms after the attach: the target continues", runs=10
+)
 def memray_killed(number: int) -> str | None:
     delay_s = random.Random(number).uniform(0, 0.040)
     with running(python("ex_python_heap.py", "100")) as target, heap(target.pid) as popen:
@@ -227,7 +229,7 @@ def memray_killed(number: int) -> str | None:
         return wrong and f"{delay_s * 1000:.1f} ms after the attach: {wrong}"
 
 
-@attack("`kill -9` of `heap --memray` alone, 0 to 400 ms after the attach: gdb detaches, the target runs on", runs=10)
+@attack("`kill -9` of `heap --memray` alone, 0 to 400 ms after the attach: gdb detaches, the target continues", runs=10)
 def memray_orphaned(number: int) -> str | None:
     delay_s = random.Random(number).uniform(0, 0.400)
     with running(python("ex_python_heap.py", "100")) as target, heap(target.pid) as popen:

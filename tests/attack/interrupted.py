@@ -1,4 +1,4 @@
-"""A command is interrupted again and again: no traceback, and the exit code that says so."""
+"""A command is interrupted several times. It must print no traceback and exit with the code of an interrupt."""
 
 import contextlib
 import random

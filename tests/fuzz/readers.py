@@ -1,7 +1,7 @@
-"""The registry of what is fuzzed: every reader of something that a target, or who hands over a case, can write.
+"""All fuzzed readers: every reader of data that a target, or the author of a case file, can write.
 
-To add a reader is to add one entry: its name, real inputs to damage, and a function that reads one input as a probe
-does. It may raise what `allowed` says and nothing else, and has to end soon.
+To add a reader, add one entry: its name, real inputs to damage, and a function that reads one input as a probe does. It
+may raise only what `allowed` says, and must end soon.
 """
 
 import contextlib
@@ -39,8 +39,8 @@ class Reader:
     read: Callable[[bytes], object]
     tokens: tuple[bytes, ...] = ()
     allowed: tuple[type[BaseException], ...] = (MemforensicsError,)
-    share: int = 10  # of the inputs of a run, against the other readers': a dear one has less
-    damage: Callable[[Sequence[bytes], random.Random], bytes] | None = None  # in place of mutate.mutated
+    share: int = 10  # weight among the readers; slow ones have less
+    damage: Callable[[Sequence[bytes], random.Random], bytes] | None = None  # instead of mutate.mutated
 
 
 # --- /proc/PID --------------------------------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ PID = 4242
 
 @cache
 def _scratch() -> Path:
-    """A folder in memory where there is one; removed with the process."""
+    """A folder, in memory if possible. It is removed at exit."""
     place = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="memforensics-fuzz-", dir=place if os.access(place, os.W_OK) else None))
     import atexit
@@ -61,7 +61,7 @@ def _scratch() -> Path:
 
 @cache
 def _own_proc() -> dict[str, bytes]:
-    """What /proc says of this very process."""
+    """Files of /proc of this process."""
     names = ("stat", "status", "maps", "smaps", "smaps_rollup", "cgroup", "mountinfo", "environ", "cmdline")
     found = {name: Path("/proc/self", name).read_bytes() for name in names}
     found["maps"], found["smaps"] = found["maps"][-6000:], found["smaps"][-20_000:]
@@ -73,7 +73,7 @@ def _own_proc() -> dict[str, bytes]:
 
 @cache
 def _recorded_proc() -> Path:
-    """A folder that looks like /proc with this process in it, and a child of it."""
+    """A folder like /proc with this process and one child."""
     root = _scratch() / "proc"
     for pid in (PID, PID + 1):
         (root / str(pid) / "task" / str(pid)).mkdir(parents=True)
@@ -105,7 +105,7 @@ MOUNTS = (
 
 
 def proc_file(name: str) -> Callable[[bytes], None]:
-    """Reads a recorded process, of which that file is damaged, by all that a command reads of it at first."""
+    """Reads a recorded process with this file damaged, as commands do at their start."""
 
     def read(data: bytes) -> None:
         from memforensics.cli.target import candidates_text
@@ -479,7 +479,7 @@ def _bpftrace_seeds() -> list[bytes]:
 
     maps = ("@mapped_bytes", "@mapped_count", "@outstanding_bytes", "@outstanding_count")
     lines = [{"type": "map", "data": {name: {WHOLE: 40960, CUT: 8192}}} for name in maps]
-    lines += [{"type": "map", "data": {"@not_booked": 3}}, {"type": "lost_events", "data": {"events": 3}}]
+    lines += [{"type": "map", "data": {"@not_recorded": 3}}, {"type": "lost_events", "data": {"events": 3}}]
     return ["\n".join(map(json.dumps, lines)).encode()]
 
 

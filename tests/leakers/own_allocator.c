@@ -7,9 +7,9 @@
  *
  *   block ADDRESS SIZE      malloc'ed, touched and kept: every 50th of the small ones, all large ones
  *   map ADDRESS SIZE        mapped and touched, not malloc's
- *   told kept BYTES         in all blocks that were kept
- *   told made BYTES         in all that were made
- *   told resident BYTES     what the allocator says of itself, where it does: touched, and not given back
+ *   figure kept BYTES       in all blocks that were kept
+ *   figure made BYTES       in all that were made
+ *   figure resident BYTES   what the allocator says of itself, where it does: touched, and not given back
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -78,12 +78,12 @@ static void tell(void)
     if (mallctl) {
         mallctl("epoch", NULL, NULL, &epoch, sizeof epoch);
         if (mallctl("stats.resident", &value, &size, NULL, 0) == 0)
-            printf("told resident %zu\n", value);
+            printf("figure resident %zu\n", value);
     }
     if (property && property("generic.heap_size", &value)) {
         size_t unmapped = 0;
         property("tcmalloc.pageheap_unmapped_bytes", &unmapped);
-        printf("told resident %zu\n", value - unmapped);
+        printf("figure resident %zu\n", value - unmapped);
     }
 }
 
@@ -111,7 +111,7 @@ int main(int argc, char **argv)
     own_map(4 << 20, 4 << 20);
     own_map(32 << 20, 5 << 20);
     own_map(64 << 20, 2 << 20);
-    printf("told kept %zu\ntold made %zu\n", kept, made);
+    printf("figure kept %zu\nfigure made %zu\n", kept, made);
     tell();
     puts("ready");
     fflush(stdout);

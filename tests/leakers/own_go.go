@@ -1,6 +1,6 @@
 // Memory of a Go program: argv[1] objects of argv[2] bytes on its heap and a mapping of its own, then "ready".
 //
-// Prints "block ADDRESS SIZE" of every 50th object, "map ADDRESS SIZE" of the mapping, and "told NAME BYTES": what the
+// Prints "block ADDRESS SIZE" of every 50th object, "map ADDRESS SIZE" of the mapping, and "figure NAME BYTES": what the
 // runtime says of itself (runtime.MemStats).
 package main
 
@@ -39,9 +39,9 @@ func main() {
 	fmt.Printf("map %p %d\n", unsafe.Pointer(&own[0]), len(own))
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
-	fmt.Printf("told in_use %d\n", stats.HeapInuse+stats.StackInuse)
-	fmt.Printf("told held %d\n", stats.HeapSys-stats.HeapReleased+stats.StackSys)
-	fmt.Printf("told records %d\n", stats.MSpanSys+stats.MCacheSys+stats.GCSys+stats.OtherSys+stats.BuckHashSys)
+	fmt.Printf("figure in_use %d\n", stats.HeapInuse+stats.StackInuse)
+	fmt.Printf("figure held %d\n", stats.HeapSys-stats.HeapReleased+stats.StackSys)
+	fmt.Printf("figure records %d\n", stats.MSpanSys+stats.MCacheSys+stats.GCSys+stats.OtherSys+stats.BuckHashSys)
 	fmt.Println("ready")
 	bufio.NewReader(os.Stdin).ReadString('\n')
 	runtime.KeepAlive(kept)

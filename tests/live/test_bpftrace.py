@@ -58,7 +58,7 @@ def test_outstanding_mmap(program: Path) -> None:
     assert by_function(printed, "@outstanding_bytes", "churn_blocks") == 0
     assert printed.number("@unmapped_count") == CHURNED
     assert printed.number("@unmapped_bytes") == CHURNED * BLOCK
-    assert printed.number("@not_booked") == 0
+    assert printed.number("@not_recorded") == 0
 
 
 def test_page_faults(program: Path) -> None:

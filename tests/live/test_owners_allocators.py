@@ -1,4 +1,4 @@
-"""Allocators that are not glibc's, by their own records: every block is theirs, and nothing else is."""
+"""Allocators other than glibc's are recognised by their own records: all their blocks, and nothing else."""
 
 import contextlib
 import shutil
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from owned import Told, adds_up, group, kinds, owners_of, quiet_snapshot, settle, told_by
+from owned import MemoryReport, adds_up, group, kinds, owners_of, quiet_snapshot, settle, read_report
 from processes import compiled, running
 
 from memforensics.case.model import Snapshot
@@ -28,50 +28,50 @@ def has(library: str) -> bool:
 
 
 @contextlib.contextmanager
-def seen_with(library: str, program: str = "own_allocator.c") -> Iterator[tuple[Snapshot, Told]]:
-    """A snapshot of the program with that library preloaded; that it adds up is looked at on the way."""
+def seen_with(library: str, program: str = "own_allocator.c") -> Iterator[tuple[Snapshot, MemoryReport]]:
+    """A snapshot of the program with this library preloaded. Checks that the snapshot adds up."""
     env = {"LD_PRELOAD": library} if library else {}
     with (
         running([compiled(program)], env=env, ready=None) as child,
         contextlib.closing(open_process(child.pid)) as process,
     ):
-        told = told_by(child)
+        report = read_report(child)
         seen = quiet_snapshot(process)
         adds_up(process, seen)
-        yield seen, told
+        yield seen, report
 
 
 @pytest.mark.parametrize("kind", PRELOADED)
-def test_all_that_an_allocator_holds_and_nothing_else(kind: str) -> None:
+def test_allocator_owns_its_blocks_and_nothing_else(kind: str) -> None:
     if not has(PRELOADED[kind]):
         pytest.skip(f"needs {PRELOADED[kind]}: make setup-test")
-    with seen_with(PRELOADED[kind]) as (seen, told):
-        assert owners_of(seen, told.blocks).keys() == {kind}
-        assert owners_of(seen, told.maps).keys() == {None}
+    with seen_with(PRELOADED[kind]) as (seen, report):
+        assert owners_of(seen, report.blocks).keys() == {kind}
+        assert owners_of(seen, report.maps).keys() == {None}
         assert kinds(seen).keys() <= {kind, "thread-stack"}
         size = group(seen, kind)
-        assert told.of_itself["kept"] <= size
-        assert size <= told.of_itself["made"] * 1.1 + 8 * MIB
-        # by its own word; it counts pages that nobody touched yet, and not its records
-        assert size <= told.of_itself.get("resident", size) + 8 * MIB
-        assert OWN <= group(seen, "anonymous") <= OWN + 2 * MIB, "its own mappings, and little else"
+        assert report.figures["kept"] <= size
+        assert size <= report.figures["made"] * 1.1 + 8 * MIB
+        # its own figure counts untouched pages, and not its records
+        assert size <= report.figures.get("resident", size) + 8 * MIB
+        assert OWN <= group(seen, "anonymous") <= OWN + 2 * MIB, "only its own mappings"
 
 
-def test_what_is_glibcs_is_no_other_allocators() -> None:
-    with seen_with("") as (seen, told):
-        assert owners_of(seen, told.maps).keys() == {None}
-        assert owners_of(seen, told.blocks).keys() <= {"glibc-arena", "malloc-mmapped", None}  # None: in [heap]
+def test_glibc_memory_belongs_to_no_other_allocator() -> None:
+    with seen_with("") as (seen, report):
+        assert owners_of(seen, report.maps).keys() == {None}
+        assert owners_of(seen, report.blocks).keys() <= {"glibc-arena", "malloc-mmapped", None}  # None: in [heap]
         assert not kinds(seen).keys() & PRELOADED.keys()
         heap = ("glibc arenas", "program heap ([heap])", "mmapped malloc blocks")
         assert (
-            told.of_itself["kept"] <= sum(group(seen, name) for name in heap) <= told.of_itself["made"] * 1.1 + 8 * MIB
+            report.figures["kept"] <= sum(group(seen, name) for name in heap) <= report.figures["made"] * 1.1 + 8 * MIB
         )
         assert OWN <= group(seen, "anonymous") <= OWN + MIB
 
 
 @pytest.mark.parametrize("kind", PRELOADED)
 def test_a_small_heap(kind: str) -> None:
-    """Whose extents begin and end where no mapping does."""
+    """Its extents begin and end inside mappings."""
     if not has(PRELOADED[kind]):
         pytest.skip(f"needs {PRELOADED[kind]}: make setup-test")
     command: list[str | Path] = [compiled("own_layers.c"), "malloc", "30", "40000", "threads", "3", "30000"]
@@ -91,25 +91,25 @@ def test_a_small_heap(kind: str) -> None:
 def test_heap_of_a_program_with_musl(linking: str) -> None:
     program = compiled("own_allocator.c", *([linking] if linking else []), compiler="musl-gcc")
     with running([program], ready=None) as child, contextlib.closing(open_process(child.pid)) as process:
-        told = told_by(child)
+        report = read_report(child)
         seen = quiet_snapshot(process)
         adds_up(process, seen)
-    unowned = [block for block in told.blocks if not owners_of(seen, [block]).get("musl")]
+    unowned = [block for block in report.blocks if not owners_of(seen, [block]).get("musl")]
     assert sum(size for _, size in unowned) < PAGE, "at the unused end of a library's data"
-    assert owners_of(seen, told.maps).keys() == {None}
+    assert owners_of(seen, report.maps).keys() == {None}
     assert kinds(seen).keys() == {"musl"}
-    assert told.of_itself["kept"] <= group(seen, "musl malloc") <= told.of_itself["made"] * 1.1 + 8 * MIB
+    assert report.figures["kept"] <= group(seen, "musl malloc") <= report.figures["made"] * 1.1 + 8 * MIB
     assert OWN <= group(seen, "anonymous") <= OWN + 2 * MIB, "its own mappings and the stacks of threads"
 
 
-def test_an_allocator_within_a_program() -> None:
-    """ruff is written in Rust and brings jemalloc along, as many programs and wheels do."""
+def test_allocator_linked_into_a_program() -> None:
+    """ruff is written in Rust and contains jemalloc, as many programs and wheels do."""
     ruff = Path(sys.executable).with_name("ruff")
     if not ruff.exists() or b"jemalloc_bg_thd" not in ruff.read_bytes():
         pytest.skip("needs a ruff that has jemalloc in it")
     with running([ruff, "server"], ready=None) as child, contextlib.closing(open_process(child.pid)) as process:
         end = time.monotonic() + 20
-        while group(take_snapshot(process)[0], "jemalloc") < MIB // 4:  # it says nothing when it is ready
+        while group(take_snapshot(process)[0], "jemalloc") < MIB // 4:  # it does not print when it is ready
             assert time.monotonic() < end
         seen = quiet_snapshot(process)
         adds_up(process, seen)

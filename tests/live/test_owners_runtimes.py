@@ -1,4 +1,4 @@
-"""Memory of virtual machines and runtimes, against their own word."""
+"""Memory of virtual machines and runtimes, compared with their own figures."""
 
 import contextlib
 import re
@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from owned import adds_up, go_program, group, kinds, owners_of, quiet_snapshot, told_by
+from owned import adds_up, go_program, group, kinds, owners_of, quiet_snapshot, read_report
 from processes import LEAKERS, running
 
 from memforensics.case.model import Snapshot
@@ -32,43 +32,43 @@ KIND_OF = {
 @pytest.mark.skipif(not any(Path("/usr/lib").glob("go-*/bin/go")), reason="needs Go: make setup-test")
 def test_heap_of_a_stripped_go_program() -> None:
     with running([go_program("own_go.go"), "2000", "40960"], ready=None) as child:
-        told = told_by(child)
+        report = read_report(child)
         with contextlib.closing(open_process(child.pid)) as process:
             seen = quiet_snapshot(process)
             adds_up(process, seen)
-    assert owners_of(seen, told.blocks).keys() == {"go-heap"}
-    assert owners_of(seen, told.maps).keys() == {None}
+    assert owners_of(seen, report.blocks).keys() == {"go-heap"}
+    assert owners_of(seen, report.maps).keys() == {None}
     assert kinds(seen).keys() == {"go-heap", "go-runtime"}
-    assert told.of_itself["in_use"] - MIB <= group(seen, "Go heap") <= told.of_itself["held"] + MIB
-    assert 0 < group(seen, "Go runtime structures") <= told.of_itself["records"]
-    assert 5 * MIB <= group(seen, "anonymous") <= 5 * MIB + told.of_itself["records"]
+    assert report.figures["in_use"] - MIB <= group(seen, "Go heap") <= report.figures["held"] + MIB
+    assert 0 < group(seen, "Go runtime structures") <= report.figures["records"]
+    assert 5 * MIB <= group(seen, "anonymous") <= 5 * MIB + report.figures["records"]
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_heap_of_a_javascript_program() -> None:
     with running(["node", LEAKERS / "own_node.js"], ready=None) as child:
-        told = told_by(child)
+        report = read_report(child)
         with contextlib.closing(open_process(child.pid)) as process:
             seen = quiet_snapshot(process)
             adds_up(process, seen)
     heap = group(seen, "V8 heap (JavaScript)")
     if not heap:
         pytest.skip("this node's V8 has another form of header")
-    assert told.of_itself["resident"] * 0.85 <= heap <= told.of_itself["resident"] + 2 * MIB, "code lies elsewhere"
+    assert report.figures["resident"] * 0.85 <= heap <= report.figures["resident"] + 2 * MIB, "code lies elsewhere"
     blocks = group(seen, "mmapped malloc blocks")
     assert 32 * MIB <= blocks <= 34 * MIB, "its buffer lies outside its heap"
     assert group(seen, "anonymous") < 3 * MIB
 
 
 def java_homes() -> list[Path]:
-    """Every JVM at hand, once; the one that is called by its name alone first."""
+    """Every installed JVM once, that of PATH first."""
     named = shutil.which("rmiregistry")
     found = [*([Path(named)] if named else []), *sorted(Path("/usr/lib/jvm").glob("*/bin/rmiregistry"))]
     return list(dict.fromkeys(path.resolve().parent for path in found))
 
 
 def native_memory(tools: Path, pid: int) -> list[tuple[int, int, str]]:
-    """What the JVM says of its own reservations (jcmd, native memory tracking): (start, end, what for)."""
+    """The JVM's own list of its reservations (jcmd, native memory tracking): (start, end, purpose)."""
     if not (tools / "jcmd").exists():
         return []
     command: list[str | Path] = [tools / "jcmd", str(pid), "VM.native_memory", "detail"]
@@ -78,7 +78,7 @@ def native_memory(tools: Path, pid: int) -> list[tuple[int, int, str]]:
 
 
 def until_touched(process: Process, size: int) -> None:
-    """A JVM prints nothing when it is ready."""
+    """Waits until the heap is touched, because a JVM does not print when it is ready."""
     end = time.monotonic() + 30
     while group(take_snapshot(process)[0], "Java heap") < size and time.monotonic() < end:
         time.sleep(0.1)
@@ -96,7 +96,7 @@ def test_parts_of_a_jvm(tools: Path, collector: str) -> None:
         regions = native_memory(tools, process.pid)
         seen = quiet_snapshot(process)
         adds_up(process, seen)
-    assert 46 * MIB <= group(seen, "Java heap") <= 48 * MIB, "touched whole; some of it is mapped from the archive"
+    assert 46 * MIB <= group(seen, "Java heap") <= 48 * MIB, "all of it is touched; some is mapped from the archive"
     for name in ("JVM code cache", "JVM metaspace", "JVM GC structures"):
         assert group(seen, name) > 0, name
     assert kinds(seen)["thread-stack"] > 5
@@ -111,7 +111,7 @@ def why_at(regions: list[tuple[int, int, str]], address: int) -> str | None:
 
 
 def missed(seen: Snapshot, regions: list[tuple[int, int, str]], whys: tuple[str, ...]) -> Counter[str]:
-    """Resident anonymous mappings that the JVM has for that, without a mark."""
+    """Resident anonymous mappings that the JVM has for these purposes, without a mark."""
     marks = {mark.start for mark in seen.marks}
     return Counter(
         f"{why} at {mapping.start:#x}"

@@ -1,4 +1,4 @@
-"""The kernel's walk of aarch64's stacks (unwind.bpf.h), compiled for user space: there is no such machine at hand."""
+"""The in-kernel walk of aarch64 stacks (unwind.bpf.h), compiled for user space, so that it runs on any machine."""
 
 import ctypes
 import functools
@@ -31,7 +31,7 @@ def _library() -> ctypes.CDLL:
 def kernel_walk(
     registers: Registers, stack: BytesMemory, learned: Unwound
 ) -> tuple[layout.Ended, list[layout.NativePc]]:
-    """By the rules of that unwinding alone."""
+    """Walks with the rules of this unwinding only."""
     rules = {frame.lookup_pc: layout.pack_rule(frame.rule) for frame in learned.frames if frame.rule is not None}
     entries = b"".join(pc.to_bytes(8, "little") + rule for pc, rule in rules.items() if rule is not None)
     frames, count = (ctypes.c_uint64 * layout.MAX_NATIVE)(), ctypes.c_uint32()

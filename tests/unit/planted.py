@@ -1,4 +1,4 @@
-"""200 secrets, each planted in the way in which programs are given them: (command line, environment, the secret)."""
+"""200 secrets in the places where programs receive them: (command line, environment, the secret)."""
 
 import random
 import string
@@ -109,7 +109,7 @@ MALLOC_CONF narenas:1,secret:{}
 
 
 def planted() -> list[tuple[list[str], dict[str, str], str]]:
-    """200 of them, the same each time."""
+    """The 200 secrets, the same each time."""
     rng = random.Random(200)
     out: list[tuple[list[str], dict[str, str], str]] = []
     at = 0

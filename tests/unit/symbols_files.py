@@ -1,4 +1,4 @@
-"""Real ELF files that the tests of symbols/ work on: what this very Python has mapped, and a compiled program."""
+"""Real ELF files for the tests of symbols/: files that this Python has mapped, and a compiled program."""
 
 import _ctypes
 import functools
@@ -17,7 +17,7 @@ from memforensics.symbols.elf.reader import ElfFile
 
 @functools.cache
 def mapped_files() -> tuple[Path, ...]:
-    """Libraries of this process with code, smallest first."""
+    """Mapped files of this process with code, smallest first."""
     assert _ctypes  # its import maps libffi
     lines = Path("/proc/self/maps").read_text().splitlines()
     paths = {line[73:] for line in lines if "r-xp" in line and line[73:].startswith("/")}
@@ -34,7 +34,7 @@ def libc() -> Path:
 
 
 def python_code() -> Path:
-    """libpython, or the program that has it inside."""
+    """libpython, or the program that contains it."""
     return next((path for path in mapped_files() if path.name.startswith("libpython3")), Path(sys.executable).resolve())
 
 
@@ -50,6 +50,6 @@ def chain_program(*flags: str) -> Path:
 
 
 def ucx_libraries() -> list[Path]:
-    """The real UCX wheel's libraries, where MEMFORENSICS_UCX_DIR says they are (anywhere below it)."""
+    """The libraries of the real UCX wheel, anywhere below MEMFORENSICS_UCX_DIR."""
     folder = os.environ.get("MEMFORENSICS_UCX_DIR")
     return sorted(Path(folder).rglob("libuc[msp].so.0.0.0")) if folder else []

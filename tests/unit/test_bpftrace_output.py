@@ -37,10 +37,10 @@ def test_sites_are_what_was_mapped_less_what_went() -> None:
         {"type": "map", "data": {"@mapped_count": {WHOLE: 10, CUT: 2}}},
         {"type": "map", "data": {"@outstanding_bytes": {WHOLE: 4096, CUT: 8192}}},
         {"type": "map", "data": {"@outstanding_count": {WHOLE: 1, CUT: 2}}},
-        {"type": "map", "data": {"@not_booked": 3}},
+        {"type": "map", "data": {"@not_recorded": 3}},
     ]
     printed = parse_output("\n".join(json.dumps(line) for line in lines) + "\nnot json\n")
-    assert (printed.number("@not_booked"), printed.number("@failed"), printed.unparsed_lines) == (3, 0, 1)
+    assert (printed.number("@not_recorded"), printed.number("@failed"), printed.unparsed_lines) == (3, 0, 1)
     first, second = sites_of(printed, 7, 100, 200)
     assert (first.outstanding_bytes, first.outstanding_count, first.freed_count) == (8192, 2, 0)
     assert (second.outstanding_bytes, second.freed_bytes, second.freed_count) == (4096, 36864, 9)

@@ -209,7 +209,7 @@ class BpftraceTrace:
             ("stacks cut short: bpftrace walks frame pointers, which this code lacks", cut, "--engine bcc"),
             (
                 "unmaps not booked: of memory mapped before the trace, or from inside a mapping",
-                printed.number("@not_booked"),
+                printed.number("@not_recorded"),
                 "--engine bcc",
             ),
             (
