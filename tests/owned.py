@@ -22,7 +22,7 @@ from memforensics.target.pagemap import PAGE
 
 @dataclass
 class MemoryReport:
-    """What a program prints: "block ADDRESS SIZE" (the allocator's), "map ADDRESS SIZE" (others), "figure NAME BYTES"."""
+    """Printed lines: "block ADDRESS SIZE" (the allocator's), "map ADDRESS SIZE" (others), "figure NAME BYTES"."""
 
     blocks: list[tuple[int, int]] = field(default_factory=list)
     maps: list[tuple[int, int]] = field(default_factory=list)

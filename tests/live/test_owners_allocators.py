@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from owned import MemoryReport, adds_up, group, kinds, owners_of, quiet_snapshot, settle, read_report
+from owned import MemoryReport, adds_up, group, kinds, owners_of, quiet_snapshot, read_report, settle
 from processes import compiled, running
 
 from memforensics.case.model import Snapshot
