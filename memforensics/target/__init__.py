@@ -1,6 +1,6 @@
-"""One process or a tree of them, seen from outside: identity, /proc, memory, mapped files, cgroup.
+"""A process or process tree, seen from outside: identity, /proc, memory, mapped files, cgroup.
 
-The only room that takes a pid. Everything else takes text, bytes, a stream, or one of these objects.
+Only this room takes a PID. All others take text, bytes, a stream, or one of these objects.
 """
 
 from memforensics.target.process import Process, open_process

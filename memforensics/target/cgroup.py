@@ -1,7 +1,7 @@
-"""The memory controller that bounds a process: cgroup v1 and v2, wherever they are mounted.
+"""The memory cgroup of a process: v1 and v2, wherever they are mounted.
 
-The files are found through mountinfo, so that a container that sees only its own part of the hierarchy is read
-correctly; `fs_root` lets a folder of captured files stand for the machine.
+The files are found through mountinfo, so a container that sees only its own part of the hierarchy is read correctly.
+With `fs_root` a folder of captured files takes the place of the machine.
 """
 
 import os
@@ -24,13 +24,13 @@ class _Mount:
 
 
 def cgroup_of(process: Process, *, fs_root: Path = Path("/")) -> Cgroup | None:
-    """The memory cgroup of a process; None where there is none that we can see.
+    """The memory cgroup of a process; None if none is visible.
 
-    `limit_bytes` is that of the cgroup and all its visible ancestors which leaves the least room: an ancestor's may be
-    the larger one, and full of others' memory. usage, anon and file are those of the level that sets this limit (the
-    process's own where there is no limit): what must stay below it.
+    Of the cgroup and its visible ancestors, the one whose limit leaves the least room counts: an ancestor may have the
+    larger limit and be full of other processes' memory. usage, anon and file are the figures of that level, or of the
+    process's own cgroup if no level has a limit.
     """
-    own = process.proc.root / "self" / "mountinfo"  # the mounts that *we* see: the files are opened by us
+    own = process.proc.root / "self" / "mountinfo"  # our own mounts: we open the files
     try:
         mountinfo = own.read_text(errors="surrogateescape")
     except OSError:
@@ -39,9 +39,9 @@ def cgroup_of(process: Process, *, fs_root: Path = Path("/")) -> Cgroup | None:
 
 
 def read_cgroup(cgroup_text: str, mountinfo: str, *, fs_root: Path = Path("/")) -> Cgroup | None:
-    """The same, from the text of /proc/PID/cgroup and of a mountinfo."""
+    """The same from the text of /proc/PID/cgroup and of a mountinfo."""
     paths = dict(_hierarchies(cgroup_text))
-    for controller in ("memory", ""):  # in the hybrid layout the memory controller is where v1 has it
+    for controller in ("memory", ""):  # in the hybrid layout the memory controller is in v1
         path, mount = paths.get(controller), _mount(mountinfo, controller)
         if path is None or mount is None:
             continue
@@ -53,7 +53,7 @@ def read_cgroup(cgroup_text: str, mountinfo: str, *, fs_root: Path = Path("/")) 
 
 
 def _hierarchies(text: str) -> Iterator[tuple[str, str]]:
-    """Controller -> path; the v2 hierarchy is the controller ""."""
+    """Controller and path; the controller of the v2 hierarchy is ""."""
     for line in lines_of(text):
         words = line.split(":", 2)
         if len(words) == 3 and words[2].startswith("/") and "\0" not in line and len(line) < _MAX_PATH:
@@ -62,15 +62,15 @@ def _hierarchies(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _mount(mountinfo: str, controller: str) -> _Mount | None:
-    """The last mount (the one on top) of that controller's hierarchy."""
+    """The last, topmost mount of the controller's hierarchy."""
     found = None
     for line in lines_of(mountinfo):
         left, separator, right = line.partition(" - ")
         words, types = left.split(" "), right.split(" ")
         if not separator or len(words) < 5 or len(types) < 3 or not words[3].startswith("/") or "\0" in line:
             continue
-        wanted = controller in types[2].split(",") if controller else True
-        if types[0] == ("cgroup" if controller else "cgroup2") and wanted:
+        matches = controller in types[2].split(",") if controller else True
+        if types[0] == ("cgroup" if controller else "cgroup2") and matches:
             found = _Mount(root=words[3], point=words[4])
     return found
 
@@ -80,9 +80,7 @@ def _levels(path: str, mount: _Mount, fs_root: Path) -> Iterator[Path]:
     top = fs_root / mount.point.lstrip("/")
     inside = os.path.relpath(path, mount.root)
     if inside.startswith(".."):
-        inside = (
-            "."  # a cgroup outside what is mounted here (another namespace): the mount's root is the nearest we see
-        )
+        inside = "."  # the cgroup is outside this mount (another namespace): its root is the nearest visible level
     for part in (PurePosixPath(inside), *PurePosixPath(inside).parents):
         yield top / part
         if str(part) == ".":
@@ -106,15 +104,15 @@ def _level_v2(path: str, level: Path) -> Cgroup:
 
 
 def _read_v1(path: str, levels: list[Path]) -> Cgroup | None:
-    told = [level for level in levels if _text(level / "memory.limit_in_bytes") is not None]
-    return _tightest(_level_v1(path, level, is_top=level is told[-1]) for level in told)
+    readable = [level for level in levels if _text(level / "memory.limit_in_bytes") is not None]
+    return _tightest(_level_v1(path, level, is_top=level is readable[-1]) for level in readable)
 
 
 def _level_v1(path: str, level: Path, *, is_top: bool) -> Cgroup:
     stat = _stat(level / "memory.stat")
     limits = [_number(level / "memory.limit_in_bytes")]
     if is_top:
-        limits.append(stat.get("hierarchical_memory_limit"))  # of ancestors that are not mounted here, too
+        limits.append(stat.get("hierarchical_memory_limit"))  # includes ancestors that are not mounted here
     shmem = stat.get("total_shmem", stat.get("shmem"))
     return Cgroup(
         version=1,
@@ -127,7 +125,7 @@ def _level_v1(path: str, level: Path, *, is_top: bool) -> Cgroup:
 
 
 def _tightest(levels: Iterable[Cgroup]) -> Cgroup | None:
-    """The one with the least room below its limit, or the lowest where none has a limit; None where nothing is read."""
+    """The level with the least room below its limit; the lowest if none has a limit; None if none is readable."""
     found = [level for level in levels if (level.limit_bytes, level.usage_bytes, level.anon_bytes) != (None,) * 3]
     limited = [
         (level.limit_bytes - _used(level), place) for place, level in enumerate(found) if level.limit_bytes is not None
@@ -136,18 +134,18 @@ def _tightest(levels: Iterable[Cgroup]) -> Cgroup | None:
 
 
 def _used(level: Cgroup) -> int:
-    """What stays below the limit until it is freed, as far as that was told."""
+    """Memory that stays until it is freed: anonymous memory, else the usage."""
     return (level.anon_bytes if level.anon_bytes is not None else level.usage_bytes) or 0
 
 
 def _sum(of_kind: int | None, shmem: int | None) -> int | None:
-    """Shared memory is page cache in the books of the kernel ("file" of v2, "cache" of v1; admin-guide/cgroup-v2.rst),
-    yet it cannot be dropped: it counts to what stays."""
+    """The kernel counts shared memory as page cache ("file" in v2, "cache" in v1; admin-guide/cgroup-v2.rst), but it
+    cannot be dropped, so it is added to anonymous memory."""
     return None if of_kind is None else max(of_kind + (shmem or 0), 0)
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file; None for "max", no such file, or no number."""
+    """The number in a file; None for "max", a missing file, or other text."""
     return number((_text(path) or "").strip())
 
 
@@ -157,8 +155,8 @@ def _stat(path: Path) -> dict[str, int]:
 
 
 def _text(path: Path) -> str | None:
-    """None where there is no such file, or it cannot be read."""
+    """None if the file does not exist or cannot be read."""
     try:
         return path.read_text(errors="surrogateescape")
-    except (OSError, ValueError):  # no such name is possible
+    except (OSError, ValueError):  # the path is not a possible name
         return None

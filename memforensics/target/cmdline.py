@@ -1,10 +1,10 @@
-"""Which words of a command line may be kept. Pure: takes the words of /proc/PID/cmdline.
+"""The words of a command line that may be kept. Pure: takes the words of /proc/PID/cmdline.
 
-An argument can hold a password, a prompt or a customer's name, in any position and under any option. So the rule is an
+An argument can hold a password, a prompt or a customer's name, in any position and under any option. So there is an
 allow-list: the program, the script or module that it runs, and known options with values of a harmless shape (numbers,
-sizes, names, paths) are kept. Everything else becomes `...`, runs of it one `...`.
+sizes, names, paths) are kept. Any run of other words becomes `...`.
 
-Every filter here takes time linear in the text, and the text is cut first: the target chooses its own arguments.
+The target chooses its own arguments, so the text is cut first and every filter takes linear time.
 """
 
 import math
@@ -23,7 +23,7 @@ LEFT_OUT = "..."
 MAX_WORDS = 512  # of a command line
 MAX_WORD = 512  # characters; no harmless word is longer
 
-# Options that are kept when each part of their name (--max-model-len: max, model, len) is one of these.
+# An option is kept if each part of its name (--max-model-len: max, model, len) is one of these.
 _PARTS = _words("""
     accept active allow alloc arena async attention attn auto backlog batch batched batching batches blas block blocks
     bits buffer bucket buckets budget bytes cache caching capture checkpoint checkpoints chunk chunked chunks compile
@@ -47,9 +47,9 @@ _PARTS = _words("""
     """)
 _COUNTED = frozenset({"token", "tokens"})  # --max-tokens counts; --token is a secret
 _COUNTS = frozenset({"max", "min", "num", "batched", "total", "prompt", "new"})
-# Short options of interpreters, servers and llama.cpp, kept with a number or alone.
+# Short options of interpreters, servers and llama.cpp; they are kept, with their value if it is a number.
 _SHORT = _words("-c -b -ub -t -tb -np -ngl -n -w -O -OO -u -I -E -s -S -B -cb -fa -cram -sm -mg -q -v -tp -dp -pp")
-# Options whose value is a name or path of software, never of a person or a service.
+# Options whose value names software, never a person or a service.
 _NAMED = _words("""
     --model --model-path --model-name --model-id --tokenizer --served-model-name --dtype --kv-cache-dtype --quantization
     --load-format --load-mode --pooling --pooling-type --device --attention-backend --distributed-executor-backend
@@ -80,7 +80,7 @@ _VERBS = _words(
     "serve server run worker start launch chat complete api predict runner beat up dev api_server launch_server"
 )
 
-# --- what looks like a secret, wherever it stands -------------------------------------------------------------------
+# --- secrets, in any position ----------------------------------------------------------------------------------------
 
 _SECRET_PREFIX = re.compile(
     r"(?:sk|pk|rk|ghp|gho|ghu|ghs|ghr|hf|npm|pypi|glpat|gsk|xai|nvapi|whsec|dop_v1|shpat|sq0|key|tok)[-_][\w-]{6,}"
@@ -95,7 +95,7 @@ _MIN_ENTROPY = 3.0  # bits a character of a run of 20 and more: random hex has a
 
 
 def looks_secret(text: str) -> bool:
-    """Whether it has the shape of a key: a known prefix, or a long run of letters and digits without a pattern."""
+    """Whether the text looks like a key: a known prefix, or a long run of letters and digits without a pattern."""
     if _SECRET_PREFIX.search(text):
         return True
     for match in _RUN.finditer(text):
@@ -116,7 +116,7 @@ def _entropy(text: str) -> float:
 
 
 def harmless_command(words: Sequence[str]) -> tuple[str, ...]:
-    """The command line with everything left out that is not known to be harmless."""
+    """The command line with only the words that are known to be harmless."""
     kept = list(_kept(words[:MAX_WORDS]))
     if len(words) > MAX_WORDS:
         kept.append(None)
@@ -124,7 +124,7 @@ def harmless_command(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def harmless_options(words: Iterable[str]) -> tuple[str, ...]:
-    """The same of options without a program: JAVA_TOOL_OPTIONS, NODE_OPTIONS."""
+    """The same for options without a program: JAVA_TOOL_OPTIONS, NODE_OPTIONS."""
     return _joined(list(_options(list(words)[:MAX_WORDS], 0, "")))
 
 
@@ -239,7 +239,7 @@ def _options(words: Sequence[str], at: int, program: str) -> Iterator[str | None
 
 
 def _is_harmless(name: str) -> bool:
-    """Whether each part of the option's name is of the known vocabulary."""
+    """Whether each part of the option's name is a known word."""
     if not _fits(_OPTION_NAME, name) or not name.startswith("--"):
         return False
     parts = re.split(r"[-_.]", name.lstrip("-").lower())
@@ -266,8 +266,9 @@ _SEPARATOR = re.compile(r"([\s,;|]+)")
 
 
 def harmless_value(name: str, value: str) -> str:
-    """The value of an allow-listed variable without what looks like a secret. Options are filtered as on a command
-    line; in any other value a piece that names or looks like a secret becomes `...`, and so does what precedes an @."""
+    """The value of an allow-listed variable without anything that looks like a secret. Options are filtered as on a
+    command line. In any other value a piece that names or looks like a secret becomes `...`, and the text before an @,
+    too."""
     if _OPTIONS_VARIABLE.fullmatch(name):
         return " ".join(harmless_options(value.split()))
     out: list[str] = []

@@ -1,7 +1,7 @@
-"""The target's environment, through an allow-list: values of anything else never leave the process.
+"""The environment of the target, through an allow-list: other values are never read out of the process.
 
-/proc/PID/environ is the block at exec time. A variable that the program itself set later (vLLM and NIXL do so for UCX)
-is only in the live `environ`, whose address symbols/ finds and passes in here.
+/proc/PID/environ is the block at exec. A variable that the program set later (vLLM and NIXL do so for UCX) is only in
+the live `environ`; its address is found by the rooms above.
 """
 
 import os
@@ -13,7 +13,7 @@ from memforensics.case.model import EnvVar
 from memforensics.target.cmdline import harmless_value
 from memforensics.target.memory import Memory, Unreadable, read_c_string, read_u64
 
-# What changes how memory is obtained, hooked, cached or given back.
+# Variables that change how memory is obtained, hooked, cached or released.
 ALLOWED = re.compile(
     r"(?:UCX|UCS|NCCL|RCCL|NIXL|MALLOC|MIMALLOC|TCMALLOC|JEMALLOC|PYTORCH|TORCH|OMP|KMP|GOMP|MKL|ONEDNN|DNNL|OPENBLAS"
     r"|ARROW|VLLM|SGLANG|LMCACHE|GGML|LLAMA|CUDA|HIP|HSA|XLA|ORT|RAY|MPI|OMPI|FI|IBV|RDMAV|GLIBC)_[A-Z0-9_]*"
@@ -22,7 +22,7 @@ ALLOWED = re.compile(
     r"|JAVA_OPTS|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|JDK_JAVA_OPTIONS|OPENSEARCH_JAVA_OPTS|ES_JAVA_OPTS|NODE_OPTIONS"
     r"|WEB_CONCURRENCY|TF_(?:GPU_ALLOCATOR|FORCE_GPU_ALLOW_GROWTH|NUM_[A-Z_]+|CPU_ALLOCATOR[A-Z_]*|XLA_FLAGS)"
 )
-# A name of the list that says of itself that its value is secret (VLLM_API_KEY).
+# An allowed name with one of these words has a secret value (VLLM_API_KEY).
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|COOKIE|PRIVATE", re.IGNORECASE)
 _MAX_VARIABLES = 4096
 _MAX_VALUE_BYTES = 8192
@@ -30,12 +30,12 @@ _ENTRIES_A_READ = 64
 
 
 def is_allowed(name: str) -> bool:
-    """Whether the value of that variable may be read out."""
+    """Whether the value of the variable may be kept."""
     return ALLOWED.fullmatch(name) is not None and not SECRET_NAME.search(name)
 
 
 def allowed_variables(entries: Iterable[bytes], source: str = "exec") -> tuple[EnvVar, ...]:
-    """The allow-listed ones of `NAME=value` entries, the first of each name (as getenv does), by name."""
+    """The allow-listed variables among `NAME=value` entries, by name; of equal names the first, as getenv does."""
     found: dict[str, EnvVar] = {}
     for entry in entries:
         name_bytes, equals, value = entry.partition(b"=")
@@ -52,10 +52,10 @@ def parse_environ(block: bytes) -> tuple[EnvVar, ...]:
 
 
 def live_environ(memory: Memory, environ_address: int) -> tuple[EnvVar, ...]:
-    """The allow-listed variables that the process has now. `environ_address` is that of libc's variable `environ`
-    (`__environ`): a pointer to a NULL-terminated array of pointers. Strings that cannot be read are passed over.
+    """The allow-listed variables that the process has now. `environ_address` is the address of libc's variable
+    `environ` (`__environ`), a pointer to a NULL-terminated array of pointers. Strings that cannot be read are skipped.
 
-    Unreadable when the array itself cannot be read (the program may be just growing it: try again).
+    Unreadable if the array itself cannot be read. The program may be changing it: try again.
     """
     array = read_u64(memory, environ_address)
     entries: list[bytes] = []
@@ -71,7 +71,7 @@ def _pointers(memory: Memory, array: int) -> list[int]:
     out: list[int] = []
     while len(out) < _MAX_VARIABLES:
         address = array + 8 * len(out)
-        # never past the page: what follows the array may not be mapped
+        # stay within the page: the next one may not be mapped
         count = min(_ENTRIES_A_READ, (4096 - address % 4096) // 8) or 1
         block = struct.unpack(f"<{count}Q", memory.read(address, 8 * count))
         if 0 in block:

@@ -1,4 +1,4 @@
-"""Reading a target's memory. One door for everything that does: a live process and a bytes buffer are the same."""
+"""Reading the memory of a target. A live process and a bytes buffer have the same interface."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ _SHORT = 256 * 1024  # 0.1 ms
 
 
 class Unreadable(MemforensicsError):
-    """That range cannot be read now: not mapped, or not readable. Never answered with zeros."""
+    """The range cannot be read now: it is not mapped or not readable. Zeros never take its place."""
 
     def __init__(self, address: int, size: int) -> None:
         super().__init__(f"cannot read {size} bytes at {address:#x} of the target")
@@ -24,16 +24,16 @@ class Unreadable(MemforensicsError):
 
 
 class Memory(Protocol):
-    """What reads memory at an address."""
+    """Reads memory at an address."""
 
     def read(self, address: int, size: int) -> bytes:
-        """Exactly `size` bytes. Unreadable when any of them cannot be had."""
+        """Exactly `size` bytes. Unreadable if any of them cannot be read."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class BytesMemory:
-    """A buffer that stands at an address."""
+    """A buffer as the memory at an address."""
 
     base: int
     data: bytes
@@ -46,10 +46,10 @@ class BytesMemory:
 
 
 class ProcessMemory:
-    """/proc/PID/mem of a live process: no stop, no ptrace attach, nothing written.
+    """/proc/PID/mem of a live process. It is not stopped, not attached to, and nothing is written.
 
-    The file is bound to the address space it was opened on: after an exec, reads give 0 bytes (mm of the old image),
-    never those of the new program.
+    The file belongs to the address space in which it was opened: after an exec, reads return 0 bytes, never bytes of
+    the new program.
     """
 
     def __init__(self, pid: int, proc: ProcFS) -> None:
@@ -94,7 +94,7 @@ def read_u32(memory: Memory, address: int) -> int:
 
 
 def read_c_string(memory: Memory, address: int, limit: int = 4096) -> bytes:
-    """Bytes up to the NUL, `limit` at most; reads in steps that do not cross into an unmapped page by surprise."""
+    """Bytes up to the NUL, at most `limit`. No read crosses a page, because the next one may not be mapped."""
     out = b""
     while len(out) < limit:
         step = min(limit - len(out), 256 - (address + len(out)) % 256)

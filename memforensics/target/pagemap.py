@@ -1,8 +1,8 @@
-"""/proc/PID/pagemap: which pages are there, without touching one.
+"""/proc/PID/pagemap: which pages are present, without touching one.
 
-Two ways: the PAGEMAP_SCAN ioctl (kernel 6.7, fs/proc/task_mmu.c, uapi/linux/fs.h) and the entries themselves
-(Documentation/admin-guide/mm/pagemap.rst). Neither stops the target; both hold its mmap lock for reading for the
-length of one call, so calls are bounded.
+There are two ways: the PAGEMAP_SCAN ioctl (kernel 6.7, fs/proc/task_mmu.c, uapi/linux/fs.h) and the entries themselves
+(Documentation/admin-guide/mm/pagemap.rst). Neither stops the target. Both hold its mmap lock for reading during one
+call, so calls are bounded.
 """
 
 import contextlib
@@ -28,25 +28,24 @@ IS_FILE, IS_PRESENT, IS_PFNZERO, IS_HUGE = 1 << 2, 1 << 3, 1 << 5, 1 << 6
 
 
 class Query(NamedTuple):
-    """Which pages a scan tells of: those of which all of `all_of` and one of `any_of` holds, the categories of
-    `inverted` being turned round before. Their records say which of `told` hold. `pages`: a call ends after so many; 0:
-    any number."""
+    """The pages that a scan reports: those with all categories of `all_of` and one of `any_of`, after the categories of
+    `inverted` are inverted. Records have the categories of `reported`. A call ends after `pages` pages; 0: no limit."""
 
     inverted: int
     all_of: int
     any_of: int
-    told: int
+    reported: int
     pages: int
 
 
-# Of address space a call, which holds the target's mmap lock for 0.2 to 0.8 ms. Pages alone do not bound it: page
-# tables with one page each take as long as full ones.
+# Address space of one call, which holds the target's mmap lock for 0.2 to 0.8 ms. A limit of pages does not bound the
+# time: page tables with one page each take as long as full ones.
 SCAN_BYTES = 512 << 20
-# The zero page is no resident memory of the kernel's count.
+# The kernel does not count the zero page as resident memory.
 PRESENT = Query(IS_PFNZERO, IS_PRESENT | IS_PFNZERO, 0, IS_PRESENT | IS_HUGE, 32768)
-PRESENT_KINDS = PRESENT._replace(told=IS_PRESENT | IS_HUGE | IS_FILE, pages=8192)  # a look at each page's struct
-# What is absent, and huge pages. Pages that a scan does not tell of cost a quarter of others (0.7 ms a GiB), so this is
-# for dense memory.
+PRESENT_KINDS = PRESENT._replace(reported=IS_PRESENT | IS_HUGE | IS_FILE, pages=8192)  # needs each page's struct
+# Absent pages and huge pages. A page that a scan does not report costs a quarter of one that it reports (0.7 ms a GiB),
+# so this suits dense memory.
 ABSENT = Query(IS_PRESENT, 0, IS_PRESENT | IS_PFNZERO | IS_HUGE, IS_PRESENT | IS_PFNZERO | IS_HUGE, 0)
 
 ENTRIES_BYTES = 64 << 20  # read at a time: 0.6 ms
@@ -55,8 +54,8 @@ _SCAN_ARG = struct.Struct("12Q")
 _REGION = struct.Struct("3Q")
 _IOCTL = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), 96 bytes
 _REGIONS_A_CALL = 16384
-# A waiting mmap has been woken, but does not run yet, when we ask for the lock again and get it (locking/rwsem.c:
-# readers may steal until the waiter has waited for some 4 ms; 8 ms were measured). So after a long call it gets time.
+# A waiting mmap that was woken may not run yet when the next call takes the lock again (locking/rwsem.c: readers may
+# steal it until the waiter has waited for about 4 ms; 8 ms were measured). So there is a pause after a long call.
 _LONG_S, _PAUSE_S = 50e-6, 50e-6
 _FRAME = (1 << 55) - 1  # of a pagemap entry
 _HUGE = 2 << 20
@@ -67,7 +66,7 @@ class Pagemap:
     """The open file. `close` it, or use it in a with block."""
 
     def __init__(self, pid: int, proc: ProcFS, *, may_scan: bool = True) -> None:
-        """`may_scan` False: as on a kernel without PAGEMAP_SCAN."""
+        """`may_scan=False` behaves as a kernel without PAGEMAP_SCAN."""
         self.pid = pid
         self._may_scan = may_scan
         try:
@@ -87,10 +86,10 @@ class Pagemap:
         return True
 
     def scan(self, start: int, end: int, *, kinds: bool = False) -> Iterator[tuple[int, int, bool]]:
-        """Runs (start, end, is file) of present pages, the zero page left out, ascending. `is file` (page cache or
-        shared memory: not anonymous) is only told with `kinds`. One bounded call after the other.
+        """Runs (start, end, is file) of present pages without the zero page, ascending, by bounded calls. `is file`
+        (page cache or shared memory: not anonymous) is known only with `kinds`.
 
-        TargetGone when it left, ProbeFailed when this kernel has no PAGEMAP_SCAN.
+        TargetGone when the process left, ProbeFailed when this kernel has no PAGEMAP_SCAN.
         """
         query = PRESENT_KINDS if kinds else PRESENT
         run: tuple[int, int, int] | None = None
@@ -108,14 +107,14 @@ class Pagemap:
             yield run[0], run[1], bool(run[2])
 
     def call(self, query: Query, start: int, end: int) -> tuple[memoryview, int]:
-        """One call: the kernel's records, three words each (start, end, categories), until the next call; and how far
-        it looked. It ends where its pages, its address space or the room for records are used up.
+        """One call: the kernel's records of three words (start, end, categories), valid until the next call, and the
+        address where the call ended. It ends when its limit of pages, of address space or of records is reached.
 
-        TargetGone when it left, ProbeFailed when this kernel has no PAGEMAP_SCAN.
+        TargetGone when the process left, ProbeFailed when this kernel has no PAGEMAP_SCAN.
         """
         end = min(end, start + SCAN_BYTES)
         if not realtime_priority.is_able:
-            os.sched_yield()  # others have their turn first, so that a whole slice is ours
+            os.sched_yield()  # others run first, so that this call has a whole time slice
         try:
             count, walked = self._scan_once(query, start, end)
         except OSError as error:
@@ -123,15 +122,15 @@ class Pagemap:
                 raise TargetGone(self.pid, "its address space is gone (exit or exec)") from error
             raise ProbeFailed("PAGEMAP_SCAN failed", why=os.strerror(error.errno or 0)) from error
         found = memoryview(self._vector)[: count * _REGION.size]
-        # Linux leaves walk_end where its own buffer of 512 records was full last, even when it then came to the end
-        # (fs/proc/task_mmu.c, do_pagemap_scan, 6.7 to 6.18): the records tell how far it was at least.
+        # Linux leaves walk_end where its own buffer of 512 records was last full, even if it then reached the end
+        # (fs/proc/task_mmu.c, do_pagemap_scan, 6.7 to 6.18). The last record is a lower bound.
         if count:
             walked = max(walked, _REGION.unpack_from(found, len(found) - _REGION.size)[1])
         return found, walked if walked > start else end
 
     def present(self, start: int, end: int, *, limit_bytes: int | None = None) -> list[tuple[int, int]]:
-        """Runs (start, end) of present pages by reading the entries, on any kernel; the zero page counts as present.
-        At most `limit_bytes` of address space are looked at."""
+        """Runs (start, end) of present pages by the entries, on any kernel, in at most `limit_bytes` of address space.
+        The zero page counts as present."""
         if limit_bytes is not None:
             end = min(end, start + limit_bytes)
         runs: list[tuple[int, int]] = []
@@ -141,9 +140,9 @@ class Pagemap:
         return runs
 
     def entries(self, start: int, end: int) -> bytes:
-        """The entries themselves, a little-endian word a page, on any kernel: it takes the target's mmap lock for each
-        2 MiB anew (fs/proc/task_mmu.c, pagemap_read(), PAGEMAP_WALK_SIZE). ENTRIES_BYTES of address space at most, for
-        the target's sake. TargetGone, ProbeFailed."""
+        """The entries, one little-endian word a page, on any kernel. The kernel takes the target's mmap lock anew for
+        each 2 MiB (fs/proc/task_mmu.c, pagemap_read(), PAGEMAP_WALK_SIZE). Ask for at most ENTRIES_BYTES of address
+        space. TargetGone, ProbeFailed."""
         try:
             with realtime_priority:
                 return os.pread(self._fd, (end - start) // PAGE * 8, start // PAGE * 8)
@@ -153,7 +152,7 @@ class Pagemap:
             raise ProbeFailed("cannot read pagemap", why=error.strerror or "") from error
 
     def frame(self, address: int) -> int:
-        """The number of the page there; 0 where none is, or we may not know it. TargetGone, ProbeFailed."""
+        """The frame number of the page; 0 if no page is present, or numbers are hidden. TargetGone, ProbeFailed."""
         (entry,) = struct.unpack("<Q", self.entries(address, address + PAGE))
         return entry & _FRAME if entry >> 63 else 0
 
@@ -171,7 +170,7 @@ class Pagemap:
                 query.inverted,
                 query.all_of,
                 query.any_of,
-                query.told,
+                query.reported,
             )
         )
         began = time.perf_counter()
@@ -194,8 +193,9 @@ class Pagemap:
 
 
 def zero_frames() -> list[range]:
-    """Numbers of the page, and of the huge page's pages, that stand in for all memory that was only ever read: present,
-    and none of the kernel's count. Told by our own memory; none where page numbers are hidden (CAP_SYS_ADMIN)."""
+    """Frame numbers of the zero page and of the huge zero page, which back all memory that was only ever read. They are
+    present and not counted as resident. Read from our own memory; empty where frame numbers are hidden
+    (CAP_SYS_ADMIN)."""
     found = []
     with contextlib.suppress(MemforensicsError, OSError), Pagemap(os.getpid(), ProcFS()) as own:
         for advice, size in (mmap.MADV_NOHUGEPAGE, PAGE), (mmap.MADV_HUGEPAGE, _HUGE):
@@ -211,7 +211,7 @@ def zero_frames() -> list[range]:
 
 
 def _extend_runs(runs: list[tuple[int, int]], base: int, entries: bytes) -> None:
-    """Little-endian entries of 8 bytes: the highest bit of the last one is "present"."""
+    """Adds the present pages of little-endian entries of 8 bytes, whose highest bit means present."""
     for found in _PRESENT.finditer(entries[7::8]):
         start, end = base + found.start() * PAGE, base + found.end() * PAGE
         if runs and runs[-1][1] == start:

@@ -12,8 +12,8 @@ _NUMBER = re.compile(r"[0-9]{1,20}")
 
 
 def number(text: str) -> int | None:
-    """A decimal number as the kernel prints one, below 2**64. None for anything else (int() takes "1_0", " 1" and
-    "\N{ARABIC-INDIC DIGIT ONE}", too)."""
+    """A decimal number as the kernel prints it, below 2**64. None for anything else: int() also accepts "1_0", " 1" and
+    "\N{ARABIC-INDIC DIGIT ONE}"."""
     value = int(text) if _NUMBER.fullmatch(text) else None
     return value if value is not None and value < 1 << 64 else None
 
@@ -36,8 +36,7 @@ class StatLine:
 
 
 def parse_stat(text: str) -> StatLine:
-    """/proc/PID/stat. The command name may hold spaces, parentheses and bytes that are no text. UnknownForm when it is
-    not such a line."""
+    """/proc/PID/stat. The command name may hold spaces, parentheses and any bytes. UnknownForm for any other text."""
     head, opening, rest = text.partition(" (")
     comm, closing, tail = rest.rpartition(") ")
     fields = tail.split()
@@ -55,13 +54,13 @@ def parse_status(text: str) -> dict[str, str]:
 
 
 def status_numbers(status: dict[str, str], key: str) -> tuple[int, ...]:
-    """The numbers of a line of status (Uid, NSpid, Threads). () when it is not there, or holds anything else."""
+    """The numbers in a line of status (Uid, NSpid, Threads). () if the line is missing or holds anything else."""
     found = tuple(map(number, status.get(key, "").split()))
     return tuple(value for value in found if value is not None) if None not in found else ()
 
 
 def status_bytes(status: dict[str, str], key: str) -> int | None:
-    """A `kB` field of status in bytes. None when the kernel does not print it (absent is not zero)."""
+    """A `kB` field of status in bytes. None if the kernel does not print it: absent is not zero."""
     value = status.get(key)
     if value is None or not value.endswith(" kB"):
         return None
@@ -70,12 +69,12 @@ def status_bytes(status: dict[str, str], key: str) -> int | None:
 
 
 def lines_of(text: str) -> list[str]:
-    """Only a newline ends a line: a name may hold what str.splitlines() takes for an end."""
+    """The lines of a text. Only a newline ends one: a name may hold other characters at which splitlines() splits."""
     return text.removesuffix("\n").split("\n") if text else []
 
 
 def parse_rollup(status_text: str) -> Rollup | None:
-    """The kernel's own figures from /proc/PID/status. None when it prints no memory (kernel thread, exiting, < 4.5)."""
+    """The kernel's figures in /proc/PID/status. None if it prints no memory (kernel thread, exiting, before 4.5)."""
     status = parse_status(status_text)
     anon, file_, shmem = (status_bytes(status, key) for key in ("RssAnon", "RssFile", "RssShmem"))
     if anon is None or file_ is None or shmem is None:
@@ -91,8 +90,8 @@ def parse_rollup(status_text: str) -> Rollup | None:
 
 
 def tmpfs_devices(mountinfo: str) -> frozenset[str]:
-    """Devices ("00:1a", as maps spells them) of the tmpfs mounts in /proc/PID/mountinfo: pages of files there are
-    RssShmem, not page cache. Lines of another form are passed over."""
+    """Devices ("00:1a", as in maps) of the tmpfs mounts in /proc/PID/mountinfo: pages of files there are RssShmem, not
+    page cache. Lines of another form are skipped."""
     return frozenset(_devices(lines_of(mountinfo), "tmpfs"))
 
 

@@ -1,4 +1,4 @@
-"""One live process: who it is, whether it is still the same one, and its /proc, memory and mapped files."""
+"""One live process: its identity, and access to its /proc files, memory and mapped files."""
 
 import contextlib
 import os
@@ -21,42 +21,42 @@ from memforensics.target.rooted import open_in_root
 from memforensics.target.smaps import ParsedSmaps, parse_smaps, read_smaps
 from memforensics.units import KIB
 
-_FEW_SMAPS = 256 * KIB  # some 350 mappings: read line by line in the time that numpy takes to be imported
+_FEW_SMAPS = 256 * KIB  # about 350 mappings: importing numpy takes as long as reading them line by line
 
 
 @dataclass(slots=True)
 class Process:
-    """A process held by identity: pid, start time and, where the kernel has it, a pidfd.
+    """A process, identified by PID, start time and, if the kernel has it, a pidfd. Open one with `open_process`.
 
-    Make one with `open_process`. Every reader raises TargetGone (or NoSuchProcess) once it left, and
-    PermissionNeeded where it is not for us.
+    Every read raises TargetGone or NoSuchProcess when the process has left, and PermissionNeeded when it is not
+    permitted.
     """
 
     pid: int
     start_ticks: int
     proc: ProcFS
-    exe_id: tuple[int, int] | None  # device and inode of the program: tells an exec
+    exe_id: tuple[int, int] | None  # device and inode of the program, to detect an exec
     pidfd: int | None = None
     _memory: ProcessMemory | None = field(default=None, repr=False)
 
     # --- identity
 
     def stat(self) -> StatLine:
-        """UnknownForm, too."""
+        """Raises UnknownForm, too."""
         return parse_stat(self.proc.read_text(self.pid, "stat"))
 
     def left_how(self) -> str | None:
-        """None while it is still this process; else how it left: it exited, is a zombie, its PID is another's."""
+        """None while the process runs; else how it left: it exited, or its PID belongs to another process."""
         if self.pidfd is not None and select.select([self.pidfd], [], [], 0)[0]:
             return "it exited"
         try:
             now = self.stat()
         except UnknownForm:
-            return None  # there, whatever it says
+            return None  # it is there
         except TargetError:
             return "it exited"
         except PermissionNeeded:
-            return None  # hidden from us (hidepid), not gone
+            return None  # hidden (hidepid), not gone
         if now.start_ticks != self.start_ticks:
             return "its PID was given to another process"
         if now.state in "ZX":
@@ -64,17 +64,17 @@ class Process:
         return None
 
     def check(self) -> None:
-        """TargetGone when it left."""
+        """Raises TargetGone if the process left."""
         how = self.left_how()
         if how is not None:
             raise TargetGone(self.pid, how)
 
     def execed(self) -> bool:
-        """Whether another program runs in it now than at the start (exec keeps pid and start time)."""
+        """Whether the process runs another program than at the start (exec keeps PID and start time)."""
         return self.exe_id is not None and self.exe_now() not in (None, self.exe_id)
 
     def exe_now(self) -> tuple[int, int] | None:
-        """Device and inode of the program that runs in it now."""
+        """Device and inode of the program that it runs now."""
         return _exe_id(self.proc, self.pid)
 
     # --- reading
@@ -89,8 +89,8 @@ class Process:
         return parse_maps(self.read_text("maps"), named_or_code=named_or_code)
 
     def smaps(self) -> ParsedSmaps:
-        """All of smaps. The target's mmap lock is held while the page tables of a mapping are walked (FACTS: 9 ms a
-        resident GiB)."""
+        """All of smaps. The kernel holds the target's mmap lock while it walks the page tables of a mapping: 9 ms a
+        resident GiB."""
         with self.proc.open(self.pid, "smaps") as file:
             try:
                 begun = b""
@@ -105,7 +105,7 @@ class Process:
                 raise self.proc.explain(error, self.pid, "smaps") from error
 
     def tmpfs_devices(self) -> frozenset[str]:
-        """Devices, as maps spells them, of the tmpfs mounts that it sees; none where its mounts may not be read."""
+        """Devices, as in maps, of the tmpfs mounts that the process sees; empty if its mounts may not be read."""
         with contextlib.suppress(PermissionNeeded, OSError):  # EINVAL: it is exiting
             return tmpfs_devices(self.read_text("mountinfo"))
         return frozenset()
@@ -114,8 +114,8 @@ class Process:
         return parse_status(self.read_text("status"))
 
     def sample(self, *, clock: Callable[[], int] = time.monotonic_ns) -> Sample:
-        """One Sample from status. TargetGone when the kernel prints no memory for it (it is exiting), UnknownForm when
-        it prints something else than a size."""
+        """One Sample from status. TargetGone if the kernel prints no memory (the process is exiting), UnknownForm if it
+        prints anything but a size."""
         t_ns = clock()
         status = self.status()
         anon = status_bytes(status, "RssAnon")
@@ -138,7 +138,7 @@ class Process:
         )
 
     def resident_bytes(self) -> int:
-        """The kernel's VmRSS. TargetGone when it prints none (exiting)."""
+        """The kernel's RSS. TargetGone if it prints none (the process is exiting)."""
         return self.sample().rss
 
     def threads(self) -> list[int]:
@@ -149,17 +149,18 @@ class Process:
 
     @property
     def memory(self) -> ProcessMemory:
-        """Opened at the first use and kept: bound to the address space of that moment."""
+        """Opened at the first use, and bound to the address space of that time."""
         if self._memory is None:
             self._memory = ProcessMemory(self.pid, self.proc)
         return self._memory
 
     @contextlib.contextmanager
     def open_mapped(self, mapping: Mapping) -> Iterator[BinaryIO]:
-        """The very file that is mapped there, deleted ones and other mount namespaces included.
+        """The file that is mapped there, even if it was deleted or is in another mount namespace.
 
-        /proc/PID/map_files first (exact inode); where that is forbidden, the path inside /proc/PID/root, links kept
-        inside it, with device and inode compared; never a bare path. FileNotFoundError when the file cannot be had.
+        /proc/PID/map_files is tried first (exact inode). If that is forbidden, the path is opened inside
+        /proc/PID/root, with links resolved inside it, and device and inode are compared. A bare path is never opened.
+        FileNotFoundError if the file cannot be opened.
         """
         name = f"{mapping.start:x}-{mapping.end:x}"
         base = self.proc.root / str(self.pid)
@@ -180,17 +181,17 @@ class Process:
 
     @contextlib.contextmanager
     def open_inside(self, path: str, *, follow_last: bool = True) -> Iterator[BinaryIO]:
-        """A regular file by the path that it has for the process itself. OSError when it cannot be had, or when it is a
-        link and `follow_last` is off; TargetGone."""
+        """A regular file by the path that the process itself sees. OSError if it cannot be opened, or is a link and
+        `follow_last` is off; TargetGone."""
         self.check()
         with open_in_root(self.proc.root / str(self.pid) / "root", path, follow_last=follow_last) as stream:
             yield stream
 
     @contextlib.contextmanager
     def open_jit_map(self) -> Iterator[BinaryIO]:
-        """What a just-in-time compiler tells perf of its code: /tmp/perf-PID.map, by the PID and in the file system
-        that the process itself sees. OSError when there is none, or it belongs to neither the process's user nor root
-        (perf ignores such too: tools/perf/util/symbol.c), or it is a link; TargetGone, PermissionNeeded."""
+        """The symbols that a just-in-time compiler writes for perf: /tmp/perf-PID.map, with the PID and in the file
+        system that the process itself sees. OSError if the file is missing, is a link, or belongs to another user than
+        the process's or root (perf ignores such files, too: tools/perf/util/symbol.c); TargetGone, PermissionNeeded."""
         status = self.status()
         inner = (status_numbers(status, "NSpid") or (self.pid,))[-1]
         with self.open_inside(f"/tmp/perf-{inner}.map", follow_last=False) as stream:
@@ -208,14 +209,13 @@ class Process:
 
 
 def open_process(pid: int, *, proc: ProcFS | None = None, need_memory: bool = True) -> Process:
-    """The process with that PID, checked: there, not a kernel thread, not a zombie, and (need_memory) ours to read.
-
-    NoSuchProcess, NotATarget, PermissionNeeded, UnknownForm.
+    """The process with that PID. It must exist, be neither a kernel thread nor a zombie and, with `need_memory`, be
+    readable. NoSuchProcess, NotATarget, PermissionNeeded, UnknownForm.
     """
     proc = proc or ProcFS()
     pidfd: int | None = None
     if proc.is_live and hasattr(os, "pidfd_open"):
-        with contextlib.suppress(OSError):  # a kernel without pidfds, or gone: stat below tells which
+        with contextlib.suppress(OSError):  # no pidfds in this kernel, or the process left: stat shows which
             pidfd = os.pidfd_open(pid)
     try:
         about = parse_stat(proc.read_text(pid, "stat"))

@@ -1,4 +1,4 @@
-"""The one door to /proc. The root is an argument: a folder of captured text is a /proc too."""
+"""Access to /proc. The root is an argument, so a folder of captured text can take its place."""
 
 import errno
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 from memforensics.errors import NoSuchProcess, PermissionNeeded, ProbeFailed, TargetGone
 
 _KIB = 1024
-# What is read of a file that the target itself sizes: its arguments and environment may span all of its memory
-# (PR_SET_MM_MAP). What lies beyond is left out.
+# How much is read of a file whose size the target chooses: arguments and environment may span all of its memory
+# (PR_SET_MM_MAP). The rest is left out.
 _CUT_AT = {"cmdline": 64 * _KIB, "environ": 1024 * _KIB}
-# The most that is read of a file with a line for each mapping or mount. More is refused: half a table is not one.
+# The largest file that is read, with a line for each mapping or mount. A larger one is refused, not cut.
 _AT_MOST = {"maps": 512 * _KIB * _KIB, "mountinfo": 16 * _KIB * _KIB}
-_SMALL = 1024 * _KIB  # of every other
+_SMALL = 1024 * _KIB  # of any other file
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class ProcFS:
         return sorted(int(entry.name) for entry in self.root.iterdir() if entry.name.isdigit())
 
     def read_bytes(self, pid: int, name: str) -> bytes:
-        """/proc/PID/name: the first 64 KiB of cmdline and the first MiB of environ, the whole of every other file.
-        ProbeFailed when that is more than any real process has. TargetGone when the process left, PermissionNeeded
-        when it is not for us."""
+        """/proc/PID/name: the first 64 KiB of cmdline, the first MiB of environ, or the whole of any other file.
+        ProbeFailed if the file is larger than a real process needs, TargetGone when the process left, PermissionNeeded
+        when it may not be read."""
         cut = _CUT_AT.get(name)
         limit = cut or _AT_MOST.get(name, _SMALL)
         try:
@@ -42,18 +42,20 @@ class ProcFS:
         except OSError as error:
             raise self.explain(error, pid, name) from error
         if cut is None and len(data) > limit:
-            raise ProbeFailed(f"/proc/{pid}/{name} is larger than {limit >> 10} KiB", why="it is not read")
+            raise ProbeFailed(
+                f"/proc/{pid}/{name} is larger than {limit >> 10} KiB", why="a file of this size is not read"
+            )
         return data
 
     def open(self, pid: int, name: str) -> FileIO:
-        """/proc/PID/name, unbuffered. Errors as read_bytes; reading raises OSErrors, for `explain`."""
+        """/proc/PID/name, unbuffered. Errors as read_bytes; reads raise OSError, for `explain`."""
         try:
             return FileIO(self.root / str(pid) / name)
         except OSError as error:
             raise self.explain(error, pid, name) from error
 
     def check_readable(self, pid: int, name: str) -> None:
-        """As read_bytes, without reading: the kernel decides at the open (proc_maps_open(), fs/proc/task_mmu.c)."""
+        """Errors as read_bytes, without a read: the kernel decides at open (proc_maps_open(), fs/proc/task_mmu.c)."""
         try:
             os.close(os.open(self.root / str(pid) / name, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
@@ -69,7 +71,7 @@ class ProcFS:
             raise self.explain(error, pid, name) from error
 
     def explain(self, error: OSError, pid: int, name: str) -> Exception:
-        """An OSError on /proc/PID/name in the project's own words. Gone and forbidden are different facts."""
+        """The project's own error for an OSError on /proc/PID/name. Gone and forbidden are different facts."""
         if error.errno in (errno.ENOENT, errno.ESRCH, errno.ENOTDIR):
             if not (self.root / str(pid)).exists():
                 return NoSuchProcess(pid)
@@ -84,7 +86,7 @@ class ProcFS:
 
 
 def _read_up_to(file: FileIO, limit: int) -> bytes:
-    """Up to the end, `limit` bytes at most. procfs gives short reads."""
+    """Up to `limit` bytes. procfs returns short reads."""
     pieces: list[bytes] = []
     left = limit
     while left > 0 and (piece := file.read(min(left, _SMALL))):

@@ -1,6 +1,6 @@
-"""PROCMAP_QUERY: one mapping of a process by address, without the text of all others (kernel 6.11, fs/proc/task_mmu.c,
-uapi/linux/fs.h). Dearer than maps for all of them (FACTS.md), and it knows what maps does not print: the page size, and
-a path that has a backslash of its own."""
+"""PROCMAP_QUERY: one mapping by address, without the text of all others (kernel 6.11, fs/proc/task_mmu.c,
+uapi/linux/fs.h). For all mappings it costs more than maps. It knows what maps does not print: the page size, and
+whether a backslash is part of the path."""
 
 import ctypes
 import errno
@@ -32,9 +32,10 @@ class ProcMap:
         self._name = ctypes.create_string_buffer(_NAME_BYTES)
 
     def at(self, address: int, *, or_next: bool = False) -> tuple[Mapping, int] | None:
-        """The mapping there (or_next: else the next above) and its page size in bytes; None where there is none.
+        """The mapping at the address (with or_next: or the next above) and its page size in bytes; None if there is
+        none.
 
-        TargetGone when it left, ProbeFailed when this kernel has no PROCMAP_QUERY.
+        TargetGone when the process left, ProbeFailed when this kernel has no PROCMAP_QUERY.
         """
         arg = bytearray(
             _ARG.pack(
@@ -55,7 +56,7 @@ class ProcMap:
                 return None
             if error.errno == errno.ESRCH:
                 raise TargetGone(self.pid, "its address space is gone (exit or exec)") from error
-            why = "it came with Linux 6.11" if error.errno == errno.ENOTTY else os.strerror(error.errno or 0)
+            why = "it needs Linux 6.11" if error.errno == errno.ENOTTY else os.strerror(error.errno or 0)
             raise ProbeFailed("PROCMAP_QUERY failed", why=why) from error
         _, _, _, start, end, flags, page_size, offset, inode, major, minor, name_size, *_ = _ARG.unpack(arg)
         path = self._name.raw[: max(name_size - 1, 0)].decode("utf-8", "surrogateescape")
@@ -74,7 +75,7 @@ class ProcMap:
         return mapping, page_size
 
     def all(self) -> Iterator[Mapping]:
-        """Every mapping, ascending, one call each; not [vsyscall], which is none of the process's own."""
+        """All mappings, ascending, one call each; without [vsyscall], which is not the process's own."""
         address = 0
         while address < _END and (found := self.at(address, or_next=True)) is not None:
             yield found[0]

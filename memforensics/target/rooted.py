@@ -1,4 +1,4 @@
-"""Files of another root directory (a container's, an unpacked image), opened as a process in it would open them."""
+"""Files in another root directory (of a container or an unpacked image), opened as a process inside would."""
 
 import contextlib
 import errno
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 _MAX_LINKS = 40  # the kernel's own limit (include/linux/namei.h, MAXSYMLINKS)
-_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
 def open_in_root(root: Path, path: str, *, follow_last: bool = True) -> Iterator[BinaryIO]:
-    """A regular file below `root`. Links stay inside, absolute ones and `..` too: what openat2(2) does for
-    RESOLVE_IN_ROOT, which Python does not offer. Nothing but a regular file is ever opened, so that no device or FIFO
-    of that name acts on us. OSError, as of open; ELOOP where the last name is a link and `follow_last` is off."""
+    """A regular file below `root`. All links are resolved inside it, absolute ones and `..` included, as openat2(2)
+    does with RESOLVE_IN_ROOT, which Python does not offer. Only a regular file is opened, so that no device or FIFO can
+    act on us. OSError as from open; ELOOP if the last name is a link and `follow_last` is off."""
     with contextlib.ExitStack() as opened:
         at = _walk(root, path, opened, follow_last)
         if not stat.S_ISREG(os.fstat(at).st_mode):
@@ -26,7 +26,7 @@ def open_in_root(root: Path, path: str, *, follow_last: bool = True) -> Iterator
 
 
 def _walk(root: Path, path: str, opened: contextlib.ExitStack, follow_last: bool) -> int:
-    """A descriptor (O_PATH) of what the path names; all that were opened on the way are closed with `opened`."""
+    """An O_PATH descriptor of the file. `opened` closes all descriptors of the walk."""
     folders = [os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
     opened.callback(os.close, folders[0])
     waiting = path.split("/")[::-1]
@@ -38,7 +38,7 @@ def _walk(root: Path, path: str, opened: contextlib.ExitStack, follow_last: bool
         if name == "..":
             del folders[max(1, len(folders) - 1) :]
             continue
-        found = os.open(name, _LOOK, dir_fd=folders[-1])
+        found = os.open(name, _FLAGS, dir_fd=folders[-1])
         opened.callback(os.close, found)
         mode = os.fstat(found).st_mode
         if stat.S_ISLNK(mode):
