@@ -1,4 +1,4 @@
-"""What a probe is: availability(target) -> open(target, budget) -> poll() ... -> close()."""
+"""The interface of a probe: availability(target), open(target, budget), poll() any number of times, close()."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -45,8 +45,8 @@ Evidence = (
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """Whether a probe can observe this target here: ok; partial (some of it); unavailable. `why` and `enable` (the
-    exact command or setting) for the latter two."""
+    """Whether a probe can observe the target: ok, partial or unavailable. The latter two have a `why`, and in `enable`
+    the exact command or setting that helps."""
 
     status: ProbeState
     why: str = ""
@@ -55,16 +55,16 @@ class Availability:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a probe may spend."""
+    """The time and overhead that a probe may use."""
 
     seconds: float
-    overhead: float | None = None  # share of the target's CPU above the floor, 0 to 1; None: no bound asked for
+    overhead: float | None = None  # share of the target's CPU above the floor, 0 to 1; None: no limit
 
 
 class Probe(Protocol):
-    """One way of observing. `open` may raise ProbeFailed, PermissionNeeded, ToolMissing; `poll` gives what is new
-    since the last call and raises TargetGone when the target left; `close` always works, twice too, and gives the
-    last evidence, losses and costs included."""
+    """One way of observing. `open` may raise ProbeFailed, PermissionNeeded, ToolMissing. `poll` returns what is new
+    since the last call, and raises TargetGone when the target left. `close` always works, also twice, and returns the
+    last evidence, with losses and costs."""
 
     name: str
 

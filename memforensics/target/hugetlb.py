@@ -1,23 +1,25 @@
-"""Which mappings are of hugetlb pages. The kernel counts those apart from RSS (HugetlbPages in status), whatever they
-are called: /anon_hugepage, a memfd, SysV shared memory, a file on a mounted hugetlbfs."""
+"""Mappings of hugetlb pages. The kernel counts those apart from RSS (HugetlbPages in status), under any name:
+/anon_hugepage, a memfd, SysV shared memory, a file on a mounted hugetlbfs."""
 
 import contextlib
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from memforensics.case.model import Mapping
 from memforensics.errors import MemforensicsError
+from memforensics.target.pagemap import PAGE
 from memforensics.target.process import Process
+from memforensics.target.procmap import ProcMap
 
 _HUGETLBFS_MAGIC = 0x958458F6  # uapi/linux/magic.h
 
 
-def hugetlb_devices(process: Process, mappings: Sequence[Mapping]) -> frozenset[str]:
-    """Devices, as maps spells them, whose files are of hugetlb pages. One file a device is asked; what may not be
-    opened is known by its name alone."""
+def hugetlb_devices(process: Process, mappings: Iterable[Mapping]) -> frozenset[str]:
+    """Devices, as in maps, whose files have hugetlb pages. One mapping of each device is tested: by its page size
+    (Linux 6.11+), by its file system, or by its name if its file may not be opened."""
     example: dict[str, Mapping] = {}
     for mapping in mappings:
-        if mapping.inode:
+        if mapping.path and mapping.device != "00:00":
             known = example.setdefault(mapping.device, mapping)
             if mapping.path.startswith("/anon_hugepage") and known is not mapping:
                 example[mapping.device] = mapping
@@ -27,6 +29,9 @@ def hugetlb_devices(process: Process, mappings: Sequence[Mapping]) -> frozenset[
 def _is_hugetlb(process: Process, mapping: Mapping) -> bool:
     if mapping.path.startswith("/anon_hugepage"):
         return True
+    with contextlib.suppress(OSError, MemforensicsError), ProcMap(process.pid, process.proc) as procmap:
+        found = procmap.at(mapping.start)
+        return found is not None and found[1] > PAGE
     with contextlib.suppress(OSError, MemforensicsError), process.open_mapped(mapping) as stream:
         about = (ctypes.c_long * 32)()  # struct statfs, 120 bytes: f_type comes first
         done = ctypes.CDLL(None, use_errno=True).fstatfs(stream.fileno(), about)

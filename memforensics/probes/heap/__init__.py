@@ -1,1 +1,1 @@
-"""The heap: who allocated what is still held."""
+"""The heap: outstanding allocations, and references to them."""

@@ -29,6 +29,7 @@ from memforensics.probes.gdb import guard
 from memforensics.probes.gdb.session import check_runs
 from memforensics.target import Process
 from memforensics.target.parse import status_numbers
+from memforensics.text import basename
 
 NAME = "memray"
 WARNING = (
@@ -68,9 +69,9 @@ def require(process: Process) -> None:
             enable=f"end that debugger (process {tracer})",
         )
     check_runs(process)
-    names = {mapping.path.rsplit("/", 1)[-1] for mapping in process.maps().mappings}
+    names = {basename(mapping.path) for mapping in process.maps().mappings}
     if not any(name.startswith(("python", "libpython")) for name in names):
-        raise NotATarget(f"process {process.pid} is no Python process", why="no python or libpython is mapped in it")
+        raise NotATarget(f"process {process.pid} is not a Python process", why="it maps neither python nor libpython")
     if process.proc.read_link(process.pid, "ns/mnt") != os.readlink("/proc/self/ns/mnt"):
         raise ProbeFailed(
             f"process {process.pid} sees other files than we do",
@@ -109,7 +110,7 @@ def _attach(process: Process, file: Path, seconds: int) -> Pause:
     with _memray(process, "attach", "--duration", str(seconds), "-o", str(file)) as running:
         while running.poll() is None:
             now = time.monotonic()
-            if _stands(process):
+            if _is_stopped(process):
                 stopped_s += now - last
             if now > deadline:
                 raise ProbeFailed(
@@ -169,7 +170,7 @@ def _wait_until_let_go(process: Process) -> None:
             time.sleep(0.01)
 
 
-def _stands(process: Process) -> bool:
+def _is_stopped(process: Process) -> bool:
     try:
         return process.stat().state in "tT"
     except (TargetError, PermissionNeeded):

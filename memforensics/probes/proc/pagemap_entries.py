@@ -1,7 +1,8 @@
-"""Which pages are resident by the entries of /proc/PID/pagemap: what a kernel without PAGEMAP_SCAN has (before 6.7).
+"""Resident pages by the entries of /proc/PID/pagemap, for kernels without PAGEMAP_SCAN (before 6.7).
 
-A word a page of address space, whether anything is there or not (Documentation/admin-guide/mm/pagemap.rst): 2 ms a GiB,
-so not for large reservations. The target's mmap lock is let go every 2 MiB; smaps holds it for a whole mapping.
+There is one word for each page of address space, present or not (Documentation/admin-guide/mm/pagemap.rst). Reading
+takes 2 ms a GiB, too much for large reservations. The kernel releases the target's mmap lock every 2 MiB; smaps holds
+it for a whole mapping.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +22,8 @@ _FRAME = (1 << 55) - 1
 
 
 class Entries:
-    """Of one process. Where page numbers are hidden from us (CAP_SYS_ADMIN) memory that was only ever read counts as
-    resident: nothing else tells the zero page from one that is shared after a fork."""
+    """The entries of one process. Where frame numbers are hidden (CAP_SYS_ADMIN), memory that was only ever read counts
+    as resident: only the number distinguishes the zero page from a page shared after a fork."""
 
     def __init__(self, pagemap: Pagemap) -> None:
         self._pagemap, self._zero = pagemap, cache(zero_frames)
@@ -33,21 +34,23 @@ class Entries:
 
     def _records(self, at: int, end: int) -> Ints:
         words = np.frombuffer(self._pagemap.entries(at, end), "<u8")
-        if len(words) < (end - at) // PAGE:  # pagemap_read() gives nothing, and no error, once it exits
+        if len(words) < (end - at) // PAGE:  # pagemap_read() returns nothing, without an error, once the process exits
             raise TargetGone(self._pagemap.pid, "its address space is gone (exit or exec)")
         return records(words, at, self._zero)
 
 
 def records(words: Words, at: int, zero: Callable[[], Sequence[range]]) -> Ints:
-    """Entries from the address `at` on as PAGEMAP_SCAN would tell of them: runs of start, end and categories (present,
-    file). `zero`: numbers of pages that are no memory; asked only where one is shared."""
-    tops = words.view(np.uint8)[7::8]  # little-endian: all that is asked but the number
+    """Entries from the address `at` on, as the records of PAGEMAP_SCAN: runs of start, end and categories (present,
+    file). `zero`: the frames of zero pages; called only if a page is shared."""
+    tops = words.view(np.uint8)[7::8]  # little-endian: all flags that are needed
     kinds = (tops & (_PRESENT | _FILE)) * (tops >= _PRESENT)
     shared = np.flatnonzero((tops & (_PRESENT | _EXCLUSIVE)) == _PRESENT)
-    if len(shared):  # the huge zero page counts as a file's
+    if len(shared):  # the huge zero page is marked as a file's page
         frames = words[shared] & _FRAME
         for some in zero():
-            kinds[shared[frames - some.start < len(some)]] = 0  # unsigned: what is below is far above
+            kinds[shared[frames - some.start < len(some)]] = (
+                0  # unsigned: a number below the range wraps to a large one
+            )
     edges = np.concatenate(([0], np.flatnonzero(kinds[1:] != kinds[:-1]) + 1, [len(words)]))
     of_run = kinds[edges[:-1]]
     runs = np.flatnonzero(of_run)

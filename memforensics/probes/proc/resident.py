@@ -1,35 +1,30 @@
-"""Resident bytes of every mapping by PAGEMAP_SCAN: a tenth to a half of what smaps costs, and the target's mmap lock
-let go after each bounded call.
+"""Resident bytes of every mapping by PAGEMAP_SCAN, at a tenth to a half of the cost of smaps. The target's mmap lock is
+released after each bounded call.
 
-How much must be asked differs. Pages of private file mappings may be copies (anonymous) or the file's, which takes a
-look at each page; a device's own pages are no memory of the kernel's count, and have no kind; for the rest the mapping
-tells it all. There, dense memory is counted by what is absent, as pages that are told of cost four times as much as
-others; emptiness is crossed looking for what is present.
+Pages of a private file mapping are copies (anonymous) or the file's, and pages of a device are not counted by the
+kernel: there each page is asked for its kind. In other mappings all pages are of one kind. Their dense parts are
+counted by absent pages, because a page that is reported costs four times as much as one that is not; sparse parts are
+counted by present pages.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from memforensics.errors import ProbeFailed
-from memforensics.probes.proc.pagemap_entries import Entries
-from memforensics.target import Process
+from memforensics.probes.proc.pagemap_entries import Entries, Ints
 from memforensics.target.maps import Columns
 from memforensics.target.pagemap import ABSENT, IS_FILE, IS_HUGE, IS_PFNZERO, PAGE, PRESENT, PRESENT_KINDS, Pagemap
-from memforensics.target.procmap import ProcMap
 
-Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-_CALL_MAPPINGS = 500  # looked at in one call at most: 0.2 ms
-_GAP = 64 << 20  # between mappings that one call looks at together
-_GAP_OF_SOME = 1 << 20  # the same, where others may lie between
+_CALL_MAPPINGS = 500  # in one call: 0.2 ms
+_GAP = 64 << 20  # the largest between two mappings of one call
+_GAP_OF_SOME = 1 << 20  # the same if other mappings may lie between them
 _TOP = np.uint64((1 << 63) - 1)
 
-_NONE, _PLAIN, _KINDS = 0, 1, 2
+_NONE, _PLAIN, _KINDS = 0, 1, 2  # not memory; all pages of one kind; pages of several kinds
 _OF_DEVICES = ("/dev/", "/sys/", "/proc/", "anon_inode:", "socket:", "/dmabuf:")
 _SHMEM = ("/dev/zero", "/dev/shm/", "/memfd:", "/SYSV")
 
@@ -40,7 +35,7 @@ class Resident:
 
     rss: list[int]
     anonymous: list[int]
-    anon_huge: list[int] | None  # the huge pages: None where they are not told of
+    anon_huge: list[int] | None  # huge pages; None if the kernel does not report them
     shmem_huge: list[int] | None
     file_huge: list[int] | None
 
@@ -53,8 +48,9 @@ def count_resident(
     apart: Collection[str] = (),
     tmpfs: Collection[str] = (),
 ) -> Resident:
-    """Of these mappings; is_whole: they are all that there are. `apart`: devices whose pages are not of the kernel's
-    count (`hugetlb_devices`); `tmpfs`: those whose files are shared memory. TargetGone, ProbeFailed."""
+    """Resident bytes of these mappings. `is_whole`: they are all mappings of the process. `apart`: devices whose pages
+    the kernel counts apart from RSS (`hugetlb_devices`). `tmpfs`: devices whose files are shared memory. TargetGone,
+    ProbeFailed."""
     start, end = _addresses(columns.start), _addresses(columns.end)
     kinds = np.full(len(columns), _PLAIN)
     shared, shmem = np.zeros(len(columns), bool), np.zeros(len(columns), bool)
@@ -65,34 +61,21 @@ def count_resident(
             kinds[place] = _NONE if columns.device[place] in apart else _kind(path, shared=bool(shared[place]))
     scan = _Scan(pagemap) if pagemap.can_scan() else _ByEntries(pagemap)
     for first, last in _spans(start, end, kinds, min(scan.gap, _GAP if is_whole else _GAP_OF_SOME)):
-        look = scan.by_kind if kinds[first] == _KINDS else scan.plain
-        look(int(start[first]), int(end[last - 1]))
+        read = scan.by_kind if kinds[first] == _KINDS else scan.plain
+        read(int(start[first]), int(end[last - 1]))
     return scan.of(start, end, shared, shmem, (kinds == _KINDS) & shared)
 
 
-def hugetlb_devices(process: Process, columns: Columns) -> frozenset[str]:
-    """Of files of hugetlbfs, memfd's and System V's among them: their pages are no RSS. Where the process has any, each
-    device is asked for its page size; before Linux 6.11 it is not told."""
-    if not process.sample().hugetlb:
-        return frozenset()
-    names = (columns.device, columns.start, columns.path)
-    of_device = {device: start for device, start, path in zip(*names, strict=True) if path}
-    with suppress(ProbeFailed), ProcMap(process.pid, process.proc) as procmap:
-        found = {device: procmap.at(start) for device, start in of_device.items() if device != "00:00"}
-        return frozenset(device for device, one in found.items() if one is not None and one[1] > PAGE)
-    return frozenset()
-
-
 class _Scan:
-    """What the calls told, ascending."""
+    """The records of all calls, ascending."""
 
     gap = _GAP
 
     def __init__(self, pagemap: Pagemap) -> None:
         self._pagemap = pagemap
         self._present: list[Ints] = []  # records of present pages
-        self._absent: list[Ints] = []  # records of absent and of huge pages ...
-        self._dense: list[tuple[int, int]] = []  # ... and where those were asked for
+        self._absent: list[Ints] = []  # records of absent and huge pages
+        self._dense: list[tuple[int, int]] = []  # the ranges that were asked for absent pages
 
     def by_kind(self, at: int, end: int) -> None:
         while at < end:
@@ -107,16 +90,16 @@ class _Scan:
                 records = _copied(found)
                 self._absent.append(records)
                 self._dense.append((at, last))
-                is_dense = 3 * _octets(records, _is_absent(records[2::3])) < 2 * (last - at)
+                is_dense = 3 * _bytes_in(records, _is_absent(records[2::3])) < 2 * (last - at)
             else:
                 found, last = self._pagemap.call(PRESENT, at, end)
                 records = _copied(found)
                 self._present.append(records)
-                is_dense = 2 * _octets(records) > last - at
+                is_dense = 2 * _bytes_in(records) > last - at
             at = last
 
     def of(self, start: Ints, end: Ints, shared: Bools, shmem: Bools, of_device: Bools) -> Resident:
-        """Sums by mapping."""
+        """The sums of each mapping."""
         first, last, categories = _columns(self._present)
         is_file, is_huge = categories & IS_FILE != 0, categories & IS_HUGE != 0
         of_file = _within(first[is_file], last[is_file], start, end)
@@ -129,7 +112,7 @@ class _Scan:
         windows = np.array(self._dense, np.int64).reshape(-1, 2)
         present += _within(windows[:, 0], windows[:, 1], start, end)
         present -= _within(first[is_absent], last[is_absent], start, end)
-        mapped_huge += np.where(shared, huge, 0)  # looked at without its kind
+        mapped_huge += np.where(shared, huge, 0)  # counted without their kind
         return Resident(
             rss=np.where(of_device, of_file, present).tolist(),
             anonymous=np.where(shared, 0, present - of_file).tolist(),
@@ -140,9 +123,9 @@ class _Scan:
 
 
 class _ByEntries(_Scan):
-    """The same where the kernel has no PAGEMAP_SCAN; entries do not tell of huge pages."""
+    """The same without PAGEMAP_SCAN; entries do not show huge pages."""
 
-    gap = 64 * PAGE  # a gap has entries too
+    gap = 64 * PAGE  # a gap has entries, too
 
     def __init__(self, pagemap: Pagemap) -> None:
         super().__init__(pagemap)
@@ -159,12 +142,12 @@ class _ByEntries(_Scan):
 
 
 def _is_absent(categories: Ints) -> Bools:
-    """Of the records of ABSENT, which are of huge pages too."""
+    """Which records of ABSENT are of absent pages; the others are of huge pages."""
     absent: Bools = categories & (IS_HUGE | IS_PFNZERO) != IS_HUGE
     return absent
 
 
-def _octets(records: Ints, which: "Bools | slice" = slice(None)) -> int:
+def _bytes_in(records: Ints, which: "Bools | slice" = slice(None)) -> int:
     return int((records[1::3] - records[::3])[which].sum())
 
 
@@ -190,13 +173,13 @@ def _kind(path: str, *, shared: bool) -> int:
 
 
 def _addresses(values: Sequence[int]) -> Ints:
-    """[vsyscall] stands above what is looked at."""
+    """As signed numbers; [vsyscall] lies above all that is scanned."""
     addresses: Ints = np.minimum(np.array(values, np.uint64), _TOP).astype(np.int64)
     return addresses
 
 
 def _spans(start: Ints, end: Ints, kinds: Ints, gap: int) -> Iterator[tuple[int, int]]:
-    """Places (first, one past the last) of consecutive mappings that are looked at together."""
+    """Places (first, one past the last) of consecutive mappings that are scanned in one call."""
     cuts = np.flatnonzero((kinds[1:] != kinds[:-1]) | (start[1:] - end[:-1] > gap)) + 1
     for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(kinds)], strict=True):
         if first < last and kinds[first] != _NONE:
@@ -205,14 +188,14 @@ def _spans(start: Ints, end: Ints, kinds: Ints, gap: int) -> Iterator[tuple[int,
 
 
 def _within(first: Ints, last: Ints, start: Ints, end: Ints) -> Ints:
-    """Bytes of the runs in each mapping."""
+    """The bytes of the runs in each mapping."""
     if not len(first):
         return np.zeros(len(start), np.int64)
     return _below(first, last, end) - _below(first, last, start)
 
 
 def _below(first: Ints, last: Ints, edges: Ints) -> Ints:
-    """Bytes of the runs, which are ascending and apart, below each edge."""
+    """The bytes of the runs, which are ascending and disjoint, below each edge."""
     so_far = np.concatenate(([0], np.cumsum(last - first)))
     runs = np.searchsorted(first, edges, side="right")
     beyond = np.maximum(last[np.maximum(runs - 1, 0)] - edges, 0)

@@ -12,6 +12,8 @@ from typing import cast
 from memforensics.case.model import Mapping, OwnerMark
 from memforensics.runtimes.scene import NegativeCache
 from memforensics.target import Process
+from memforensics.target.hugetlb import hugetlb_devices
+from memforensics.target.maps import columns_of
 from memforensics.target.pagemap import Pagemap
 from memforensics.units import MIB
 
@@ -88,11 +90,10 @@ class SnapshotCache:
 def _count(
     process: Process, maps: bytes, pagemap: Pagemap, read_ns: int | None, *, is_whole: bool = True
 ) -> tuple[tuple[Mapping, ...], int]:
-    from memforensics.probes.proc.resident import count_resident, hugetlb_devices  # numpy takes 0.1 s to import
-    from memforensics.target.maps import columns_of
+    from memforensics.probes.proc.resident import count_resident  # numpy takes 0.1 s to import
 
     columns = columns_of(maps)
-    apart = hugetlb_devices(process, columns)
+    apart = hugetlb_devices(process, columns.mappings()) if process.sample().hugetlb else frozenset()
     found = count_resident(pagemap, columns, is_whole=is_whole, apart=apart, tmpfs=process.tmpfs_devices())
     counted = {field.name: column for field in fields(found) if (column := getattr(found, field.name)) is not None}
     if read_ns is not None:
