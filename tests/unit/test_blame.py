@@ -63,7 +63,7 @@ def constructed_case(*sites: AllocationSite, hooks: tuple[Hook, ...] = ()) -> Ca
 LEAF = (native(LIBC, "mmap"),)
 
 
-def test_the_most_outstanding_growth_comes_first_whatever_the_traffic() -> None:
+def test_groups_are_ranked_by_outstanding_growth() -> None:
     busy = replace(
         constructed_site(1, (*LEAF, python("busy", 1)), 100_000), allocated_bytes=10**12, freed_bytes=10**12 - 2_000_000
     )
@@ -76,7 +76,7 @@ def test_the_most_outstanding_growth_comes_first_whatever_the_traffic() -> None:
     assert 0.9 < findings[0].share <= 1.0
 
 
-def test_what_is_not_resident_does_not_count() -> None:
+def test_memory_that_is_not_resident_does_not_count() -> None:
     reserved = replace(constructed_site(1, (*LEAF, python("reserve", 1)), 64 * MIB), resident_bytes=0)
     assert draft_findings(constructed_case(reserved), growth_bytes=10 * MIB, seconds=20.0) == []
 
@@ -106,7 +106,7 @@ def test_equal_findings_of_several_processes_are_one() -> None:
     assert item.text.startswith("the same code grows in 3 processes (+540 MiB/min in total): 12, 11, 13")
 
 
-def test_many_small_equal_findings_are_no_small_one() -> None:
+def test_equal_findings_are_joined_before_small_ones_are_dropped() -> None:
     stack = (*LEAF, python("keep", 3))
     sites = [of_process(constructed_site(1, stack, MIB // 200), pid) for pid in range(1, 31)]
     sites.append(of_process(constructed_site(2, (*LEAF, python("load", 5)), 2 * MIB), 1))
@@ -114,7 +114,7 @@ def test_many_small_equal_findings_are_no_small_one() -> None:
     assert [(f.culprit.function, len(f.pids)) for f in found if f.culprit] == [("load", 1), ("keep", 30)]
 
 
-def test_findings_of_one_process_or_without_code_stay_apart() -> None:
+def test_findings_of_one_process_or_without_a_culprit_stay_apart() -> None:
     unseen = [of_process(constructed_site(1, LEAF, 2 * MIB), pid) for pid in (1, 2)]
     through = [constructed_site(n, (*LEAF, Frame(kind="python", file="/usr/lib/python3.11/x.py", function=f"via{n}"),
                                     python("keep", 3)), 2 * MIB) for n in (3, 4)]  # fmt: skip
@@ -123,7 +123,7 @@ def test_findings_of_one_process_or_without_code_stay_apart() -> None:
     assert {f.members for f in found} == {()}
 
 
-def test_evidence_is_added_of_each_process() -> None:
+def test_evidence_is_added_for_each_process() -> None:
     stack = (*LEAF, python("keep", 3))
     sites = [of_process(constructed_site(1, stack, n * MIB), pid) for n, pid in ((3, 11), (5, 12))]
     (finding,) = draft_findings(workers(*sites), growth_bytes=160 * MIB, seconds=20.0)
@@ -147,7 +147,7 @@ def test_sites_of_one_culprit_are_one_finding() -> None:
     assert groups[0].growth_bytes == 60 * MIB
 
 
-def test_the_version_is_that_of_the_mapped_file() -> None:
+def test_the_culprit_has_the_version_of_the_mapped_file() -> None:
     site = constructed_site(1, (*LEAF, native("/l/libpool.so.1", "pool_grow"), python("serve", 9)), 8 * MIB)
     case = replace(
         constructed_case(site),
@@ -162,7 +162,7 @@ def test_the_version_is_that_of_the_mapped_file() -> None:
     assert (culprit.caller.function, culprit.caller.line) == ("serve", 9)
 
 
-def test_file_mappings_are_no_growth() -> None:
+def test_file_mappings_are_not_growth() -> None:
     site = replace(constructed_site(1, (*LEAF, python("load", 1)), 8 * MIB), file_backed=True)
     assert growth_groups(constructed_case(site)) == []
 
@@ -170,7 +170,7 @@ def test_file_mappings_are_no_growth() -> None:
 MALLOC = (*LEAF, native(LIBC, "malloc"))
 
 
-def test_who_extends_a_heap_is_not_called_its_holder() -> None:
+def test_code_that_extends_a_heap_does_not_hold_its_memory() -> None:
     """The heap is one thing: its sites are one finding, and who asked most is named as that and no more."""
     brk = native(LIBC, "brk")
     often = [
@@ -198,7 +198,7 @@ def test_who_extends_a_heap_is_not_called_its_holder() -> None:
         ((*MALLOC, native("/l/libstdc++.so.6", "operator new"), native("/l/libx.so", "load")), 1 * MIB, False),
     ],
 )
-def test_a_block_with_a_mapping_of_its_own_extends_no_heap(
+def test_a_block_with_its_own_mapping_does_not_extend_a_heap(
     frames: tuple[Frame, ...], block: int, extends: bool
 ) -> None:
     site = constructed_site(1, frames, block)
@@ -214,7 +214,7 @@ def grown(**bytes_by_layer: int) -> dict[int, dict[Layer, int]]:
 LAYER_NAMES: dict[str, Layer] = {"anonymous": "anon-mmap", "native": "native-heap", "java": "jvm-heap"}
 
 
-def test_a_runtime_that_maps_its_heap_like_anyone_is_told_by_the_owners_of_the_mappings() -> None:
+def test_a_runtime_heap_is_recognized_by_the_owners_of_mappings() -> None:
     sites = [
         constructed_site(n, (native("/srv/app", "runtime.sysMap"), native("/srv/app", name)), 4 * MIB)
         for n, name in ((1, "main.store"), (2, "main.load"), (3, "main.store"))
@@ -227,20 +227,20 @@ def test_a_runtime_that_maps_its_heap_like_anyone_is_told_by_the_owners_of_the_m
 
 
 @pytest.mark.parametrize(("anonymous", "native_heap"), [(160, 0), (160, 160), (0, 40)])
-def test_memory_stays_in_the_layer_where_it_grew_or_where_no_heap_explains_it(anonymous: int, native_heap: int) -> None:
+def test_memory_stays_in_its_layer_if_no_heap_explains_it(anonymous: int, native_heap: int) -> None:
     site = constructed_site(1, (*LEAF, native("/l/libx.so", "load")), 8 * MIB)
     change = grown(anonymous=anonymous * MIB, native=native_heap * MIB)
     assert [f.layer for f in draft_findings(constructed_case(site), 160 * MIB, 20.0, change)] == ["anon-mmap"]
 
 
-def test_a_heap_that_others_explain_is_not_taken_for_the_owner() -> None:
+def test_a_heap_that_other_groups_explain_is_not_the_owner() -> None:
     own = constructed_site(1, (*LEAF, native("/l/libx.so", "load")), 4 * MIB)
     heap = replace(constructed_site(2, (native(LIBC, "brk"), native("/l/liby.so", "parse")), 4 * MIB), kind="brk")
     found = draft_findings(constructed_case(own, heap), 160 * MIB, 20.0, grown(anonymous=0, native=80 * MIB))
     assert sorted(f.layer for f in found) == ["anon-mmap", "native-heap"]
 
 
-def test_pages_of_v8s_heap_are_nobodys_function() -> None:
+def test_pages_of_the_v8_heap_name_no_function() -> None:
     frames = (*LEAF, native("/usr/bin/node", "v8::base::OS::Allocate(void*)"), native("/usr/bin/node", "node::Run()"))
     site = constructed_site(1, frames, MIB)
     (group,) = growth_groups(constructed_case(site))
@@ -254,7 +254,7 @@ def test_a_single_mapping_has_no_rate() -> None:
     assert site_rate(replace(constructed_site(1, LEAF, MIB), outstanding_count=1, kind="mremap")) is not None
 
 
-def test_lines_that_only_come_are_told_from_those_of_the_same_function_that_come_and_go() -> None:
+def test_a_group_is_reduced_to_its_growing_sites() -> None:
     churned = constructed_site(1, (*LEAF, python("buffer", 4), python("batch", 9)), 0)
     points = tuple(replace(p, outstanding_bytes=(p.t_ns // NS_PER_S % 3) * 50 * MIB) for p in churned.timeline)
     churned = replace(churned, timeline=points, outstanding_bytes=100 * MIB, resident_bytes=100 * MIB)

@@ -80,25 +80,25 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
 @pytest.mark.parametrize("kind", list(KINDS), ids=lambda kind: kind.__name__)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_each_kind_comes_back_as_it_was(kind: type, data: st.DataObject, tmp_path: Path) -> None:
+def test_each_kind_of_evidence_round_trips(kind: type, data: st.DataObject, tmp_path: Path) -> None:
     record = data.draw(values_of(kind))
     path = tmp_path / "a.case"
     path.unlink(missing_ok=True)
     assert getattr(loaded(written(path, record)), KINDS[kind][1]) == (record,)
 
 
-def test_a_whole_case_comes_back(tmp_path: Path) -> None:
+def test_a_whole_case_round_trips(tmp_path: Path) -> None:
     minute = case(snapshots=(snapshot(),))
     records = [record for _, field in KINDS.values() for record in getattr(minute, field)]
     assert loaded(written(tmp_path / "a.case", *records)) == minute
 
 
-def test_every_field_of_a_case_is_kept() -> None:
+def test_every_field_of_a_case_has_a_table() -> None:
     fields = set(model.Case.__dataclass_fields__) - {"meta"}
     assert fields == {field for _, field in KINDS.values()}
 
 
-def test_bytes_that_are_no_text_are_escaped_not_refused(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
     odd = "/tmp/\udcff\udc80\0\n"
     shot = snapshot()
     shot = replace(shot, mappings=(structs.replace(shot.mappings[0], path=odd),))
@@ -153,7 +153,7 @@ def test_a_foreign_record_is_an_error_and_the_next_works(tmp_path: Path) -> None
 # --- the file ----------------------------------------------------------------------------------------------------
 
 
-def test_nobody_else_may_read_it_nor_its_log(tmp_path: Path) -> None:
+def test_the_case_and_its_log_are_private(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
         with CaseFile.create(tmp_path / "a.case", META) as file:
@@ -178,13 +178,13 @@ def test_a_case_is_never_overwritten(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_no_place_for_it_is_said(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="cannot create"):
         CaseFile.create(tmp_path / "none" / "a.case", META)
 
 
 @pytest.mark.parametrize("name", ["with space.case", "50%?.case", "a#b.case", "é\udcff.case"])
-def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
+def test_any_file_name_works(tmp_path: Path, name: str) -> None:
     assert len(loaded(written(tmp_path / name, sample(1))).samples) == 1
 
 
@@ -214,14 +214,14 @@ def _newer(path: Path) -> None:
     ],
     ids=["none", "folder", "empty", "text", "other-sqlite", "newer"],
 )
-def test_what_is_no_case_is_said(tmp_path: Path, make: Any, says: str) -> None:
+def test_a_file_that_is_not_a_case_is_an_error(tmp_path: Path, make: Any, says: str) -> None:
     path = tmp_path / "a.case"
     make(path)
     with pytest.raises(CaseError, match=says):
         loaded(path)
 
 
-def test_a_truncated_file_never_ends_in_a_traceback(tmp_path: Path) -> None:
+def test_a_truncated_file_is_a_case_error(tmp_path: Path) -> None:
     whole = written(tmp_path / "a.case", *(sample(n) for n in range(2000))).read_bytes()
     assert len(whole) > 64 * 1024
     for size in (1, 50, 100, 1024, 4096, 5000, 20480, len(whole) // 2, len(whole) - 4096):
@@ -234,7 +234,7 @@ def test_a_truncated_file_never_ends_in_a_traceback(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0, 60_000), junk=st.binary(min_size=1, max_size=600))
-def test_a_damaged_file_never_ends_in_a_traceback(tmp_path: Path, at: int, junk: bytes) -> None:
+def test_a_damaged_file_is_a_case_error(tmp_path: Path, at: int, junk: bytes) -> None:
     origin = tmp_path / "a.case"
     if not origin.exists():
         written(origin, target(), snapshot(), *case().sites, *(sample(n) for n in range(500)))
@@ -254,7 +254,7 @@ def test_a_damaged_file_never_ends_in_a_traceback(tmp_path: Path, at: int, junk:
             leftover.unlink()
 
 
-def test_a_field_younger_than_the_file_takes_its_default(tmp_path: Path) -> None:
+def test_a_field_newer_than_the_file_has_its_default(tmp_path: Path) -> None:
     path = written(tmp_path / "a.case", target(role="vLLM engine"), sample(1))
     db = sqlite3.connect(path)
     db.execute("ALTER TABLE target DROP COLUMN role")
@@ -308,7 +308,7 @@ def _promised(writer: subprocess.Popen[str], at_least: int) -> int:
     return said
 
 
-def test_a_killed_writer_leaves_all_it_committed(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
+def test_a_killed_writer_leaves_all_commits(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
     said = _promised(writer, 300)
     writer.send_signal(signal.SIGKILL)
     writer.wait()
@@ -318,7 +318,7 @@ def test_a_killed_writer_leaves_all_it_committed(tmp_path: Path, writer: subproc
     assert times == list(range(1, len(times) + 1))
 
 
-def test_the_file_without_its_log_is_a_case_with_less_in_it(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
+def test_the_file_without_its_log_is_a_smaller_case(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
     _promised(writer, 1500)
     writer.send_signal(signal.SIGKILL)
     writer.wait()
@@ -343,7 +343,7 @@ def test_a_reader_sees_whole_commits_while_it_is_written(tmp_path: Path, writer:
 
 
 @pytest.mark.needs_root
-def test_a_killed_case_in_a_folder_that_is_not_ours(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
+def test_a_case_of_a_killed_writer_opens_in_a_read_only_folder(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
     """Read by another user, who may write neither the file nor its folder, the log still counts."""
     said = _promised(writer, 200)
     writer.send_signal(signal.SIGKILL)
@@ -421,7 +421,7 @@ def test_tables_are_plain_sql(tmp_path: Path) -> None:
     db.close()
 
 
-def test_rows_of_a_table_and_of_none(tmp_path: Path) -> None:
+def test_rows_of_an_existing_and_of_a_missing_table(tmp_path: Path) -> None:
     path = written(tmp_path / "a.case", sample(7))
     with CaseFile.open(path) as file:
         names, rows = file.rows("sample")
@@ -449,7 +449,7 @@ def as_of_the_first_version(path: Path) -> Path:
     return path
 
 
-def test_a_closed_case_is_one_file_and_stays_so_when_read(tmp_path: Path) -> None:
+def test_a_closed_case_is_one_file(tmp_path: Path) -> None:
     path = written(tmp_path / "a.case", sample(1))
     assert beside(path) == set()
     with CaseFile.open(path) as file:
@@ -458,7 +458,7 @@ def test_a_closed_case_is_one_file_and_stays_so_when_read(tmp_path: Path) -> Non
     assert beside(path) == set()
 
 
-def test_reading_an_old_case_makes_no_files(tmp_path: Path) -> None:
+def test_reading_a_case_in_wal_mode_creates_no_files(tmp_path: Path) -> None:
     path = as_of_the_first_version(tmp_path / "a.case")
     assert len(loaded(path).samples) == 1
     assert beside(path) == set()
@@ -472,7 +472,7 @@ def test_a_changed_case_is_one_file_again(tmp_path: Path) -> None:
     assert len(loaded(path).samples) == 2
 
 
-def test_closing_while_another_reads_loses_nothing(tmp_path: Path) -> None:
+def test_closing_while_another_process_reads_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.case"
     file = CaseFile.create(path, META)
     file.put([sample(1)])
@@ -486,7 +486,7 @@ def test_closing_while_another_reads_loses_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["with-its-index", "copied-without-its-index"])
 @pytest.mark.needs_root
-def test_a_killed_writer_s_case_is_read_whole_from_a_read_only_folder(
+def test_a_killed_writer_s_case_is_complete_in_a_read_only_folder(
     tmp_path: Path, writer: subprocess.Popen[str], indexed: bool
 ) -> None:
     said = _promised(writer, 300)
@@ -516,7 +516,7 @@ def test_reading_what_a_killed_writer_left_changes_no_file(tmp_path: Path, write
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-def test_a_case_of_before_a_kind_of_evidence(tmp_path: Path) -> None:
+def test_a_case_without_a_newer_table_opens(tmp_path: Path) -> None:
     """Its table is not there."""
     path = written(tmp_path / "a.case", *case().sites)
     with sqlite3.connect(path) as db:
@@ -554,7 +554,7 @@ def test_a_case_of_before_a_kind_of_evidence(tmp_path: Path) -> None:
         ("UPDATE heap_state SET allocator = 7 WHERE id = 1", None),
     ],
 )
-def test_a_damaged_row_is_left_out_counted_and_said(tmp_path: Path, statement: str, table: str | None) -> None:
+def test_a_damaged_row_is_left_out_and_counted(tmp_path: Path, statement: str, table: str | None) -> None:
     whole = case(snapshots=(snapshot(),))
     records = [record for _, field in KINDS.values() for record in getattr(whole, field)]
     path = written(tmp_path / "a.case", *records)
@@ -571,7 +571,7 @@ def test_a_damaged_row_is_left_out_counted_and_said(tmp_path: Path, statement: s
 
 
 @pytest.mark.parametrize("t_ns", [2**62, -(2**63), 0])
-def test_a_report_ends_whatever_the_times(tmp_path: Path, t_ns: int) -> None:
+def test_a_report_works_with_extreme_times(tmp_path: Path, t_ns: int) -> None:
     whole = case()
     samples = [*whole.samples[:-1], replace(whole.samples[-1], t_ns=t_ns)]
     found = loaded(written(tmp_path / "a.case", *whole.targets, *samples))

@@ -61,7 +61,7 @@ POOL = SiteCondition(frames=("libucs*!ucs_mpool_grow | libucs*!ucs_mpool_get",),
 
 
 @pytest.mark.parametrize(("mib", "state"), [(49, "unmet"), (50, "met"), (51, "met")])
-def test_sites_that_fit_hold_the_share_or_more(mib: int, state: str) -> None:
+def test_matching_sites_must_hold_the_share(mib: int, state: str) -> None:
     finding = growing_finding(weighing(mib, finding_site().stack), weighing(100 - mib))
     told = judged(POOL, finding)
     assert told[0] == state
@@ -73,13 +73,13 @@ def test_sites_that_fit_hold_the_share_or_more(mib: int, state: str) -> None:
         assert told[1].startswith("only ")
 
 
-def test_of_the_sites_that_fit_the_largest_is_cited() -> None:
+def test_the_largest_matching_site_is_cited() -> None:
     frames = (native("ucs_mpool_get", UCS), *LIST_STACK.frames)
     finding = growing_finding(weighing(10, finding_site().stack), weighing(30, Stack(frames=frames)))
     assert "ucs_mpool_get (libucs.so.0.0.0)" in judged(POOL, finding)[1]
 
 
-def test_sites_of_other_kinds_and_without_bytes_say_nothing() -> None:
+def test_other_kinds_and_empty_sites_are_ignored() -> None:
     fitting = finding_site().stack
     finding = growing_finding(weighing(40, fitting), weighing(60, kind="fault"), weighing(0))
     assert judged(POOL, finding)[0] == "met"
@@ -87,7 +87,7 @@ def test_sites_of_other_kinds_and_without_bytes_say_nothing() -> None:
     assert told == ("unknown", "no stacks of mmap or mremap or brk or malloc calls were captured", "")
 
 
-def test_each_pattern_fits_some_frame_and_a_python_frame_by_its_file() -> None:
+def test_each_pattern_must_match_a_frame() -> None:
     both = SiteCondition(frames=("libc.so*!mmap", "archive.py!Archive.keep"))
     told = judged(both, growing_finding(weighing(1)))
     assert told[1].endswith("mmap (libc.so.6), Archive.keep (archive.py)")
@@ -99,14 +99,14 @@ def test_each_pattern_fits_some_frame_and_a_python_frame_by_its_file() -> None:
     assert told[1] == "only 0% of the outstanding bytes come through libx*!f and liby*!g"
 
 
-def test_of_the_frames_that_fit_the_outermost_is_named() -> None:
+def test_the_outermost_matching_frame_is_named() -> None:
     nested = Stack(frames=(native("ucs_mpool_get", UCS), python("f", "/a.py", 1), native("ucs_mpool_grow", UCS)))
     assert judged(POOL, growing_finding(weighing(1, nested)))[1].endswith("through ucs_mpool_grow (libucs.so.0.0.0)")
     bare = Stack(frames=(native(None, ""),))
     assert judged(SiteCondition(frames=("*!*",)), growing_finding(weighing(1, bare)))[1].endswith("through ? (?)")
 
 
-def test_a_call_inside_another_function_does_not_fit() -> None:
+def test_a_call_inside_another_function_does_not_match() -> None:
     inside = SiteCondition(frames=("libucs*!*",), inside=("munmap", "free"))
     told = judged(inside)
     assert told[0] == "met"
@@ -136,7 +136,7 @@ def test_without_an_audit_of_this_process_hooks_are_unknown() -> None:
     assert judged(HOOKED, seen=of_another)[0] == "unknown"
 
 
-def test_a_hook_without_a_known_owner_is_not_it() -> None:
+def test_a_hook_without_a_known_owner_does_not_match() -> None:
     nobody = case(hooks=(replace(ucx_hook(), owner_path=None),))
     assert judged(HOOKED, seen=nobody)[0] == "unmet"
 
@@ -175,13 +175,13 @@ def test_the_culprit_and_a_hooks_owner_have_versions_too() -> None:
     assert judged(UCX, other, unread)[0] == "unknown"
 
 
-def test_a_version_of_another_process_is_not_this_ones() -> None:
+def test_versions_of_other_processes_are_ignored() -> None:
     of_another = tuple(replace(module, pid=OTHER) for module in ucx_modules())
     told = judged(UCX, replace(growing_finding(), culprit=None), case(modules=of_another, hooks=()))
     assert told == ("unknown", "the version of UCX could not be read", "")
 
 
-def test_what_is_no_version_is_unknown() -> None:
+def test_an_invalid_version_is_unknown() -> None:
     told = judged(UCX, replace(growing_finding(), culprit=None), case(modules=ucx_modules("master"), hooks=()))
     assert told == ("unknown", "the version of UCX is 'master', which is not a version number", "")
     before_release = judged(
@@ -208,14 +208,14 @@ def test_a_variable_by_either_name() -> None:
         assert told == ("unmet", f"{name}=lazy or not (live environment)", "")
 
 
-def test_only_the_live_environment_lacks_a_variable() -> None:
+def test_only_the_live_environment_shows_a_missing_variable() -> None:
     text = "CUDA_MODULE_LOADING | CML is not in the environment that was read"
     assert judged(LAZY, seen=with_env(EnvVar(name="A", value="1"))) == ("unknown", text, "")
     assert judged(LAZY, seen=with_env(EnvVar(name="A", value="1", source="live"))) == ("unmet", text, "")
     assert judged(LAZY, seen=case(targets=())) == ("unknown", text, "")
 
 
-def test_the_live_environment_is_believed_over_that_of_exec() -> None:
+def test_the_live_environment_has_priority() -> None:
     both = target(EnvVar(name="A", value="old"), EnvVar(name="A", value="new", source="live"))
     assert environment(both, "A") == ("new", "live environment")
     assert environment(both, "B") == (None, "")
@@ -246,7 +246,7 @@ def test_a_layer() -> None:
     assert judged(LayerCondition(layers=("shmem",)))[0] == "unmet"
 
 
-def test_what_this_version_cannot_read_is_unknown() -> None:
+def test_a_fact_that_cannot_be_read_is_unknown() -> None:
     assert judged(UnreadCondition(what="the GPU")) == ("unknown", "not read: the GPU", "")
 
 
@@ -263,21 +263,21 @@ RETAINS = HeapCondition(allocator="glibc", retained_share=0.5)
 ARENAS = HeapCondition(allocator="glibc", retained_share=0.5, arenas=8)
 
 
-def test_the_last_reading_of_the_heap_counts() -> None:
+def test_the_last_heap_reading_counts() -> None:
     two = case(heaps=(heap(BASE + 5, retained=50), heap(BASE, retained=10)))
     text = "glibc keeps 50% of its memory free and resident"
     assert judged(RETAINS, seen=two) == ("met", text, f"heaps/{PID}/{BASE + 5}")
     assert judged(RETAINS, seen=case(heaps=(heap(retained=49),)))[0] == "unmet"
 
 
-def test_enough_is_kept_in_enough_arenas() -> None:
+def test_retention_needs_share_and_arenas() -> None:
     for arenas, retained, state in ((8, 50, "met"), (7, 50, "unmet"), (8, 49, "unmet")):
         told = judged(ARENAS, seen=case(heaps=(heap(retained=retained, arenas=arenas),)))
         text = f"glibc keeps {retained}% of its memory free and resident, in {arenas} arenas"
         assert told[:2] == (state, text)
 
 
-def test_a_heap_that_was_not_read_or_in_part_is_unknown() -> None:
+def test_an_unread_or_partly_read_heap_is_unknown() -> None:
     for heaps in ((), (heap(allocator="jemalloc"),), (replace(heap(), pid=OTHER),)):
         assert judged(RETAINS, seen=case(heaps=heaps)) == ("unknown", "the glibc heap was not read", "")
     for part in (heap(retained=None, arenas=9), heap(system=0, arenas=9), heap(system=None, arenas=9), heap()):
@@ -298,14 +298,14 @@ def huge_pages(*each: tuple[Mapping, ...], share: float = 0.8) -> tuple[str, str
     return judged(HugePagesCondition(share=share), seen=case(snapshots=snapshots))
 
 
-def test_huge_pages_that_make_the_growth() -> None:
+def test_huge_pages_that_make_up_the_growth() -> None:
     text = "huge pages make 80% of the growth of resident anonymous memory"
     assert huge_pages((pages(10, 20, 100),), (pages(50, 70, 124),)) == ("met", text, "")
     assert huge_pages((pages(10, 20, 100),), (pages(49, 70, 100),))[0] == "unmet"
     assert huge_pages((pages(10, 20, 100),), (pages(50, 70, 125),))[0] == "unmet", "it was mapped, too"
 
 
-def test_all_anonymous_mappings_count_and_no_others() -> None:
+def test_only_anonymous_mappings_count() -> None:
     before = (pages(1, 2), pages(1, 2, path="[heap]", start=200), pages(1, 2, path="[anon:x]", start=400))
     after = (pages(11, 12), pages(1, 12, path="[heap]", start=200), pages(10, 12, path="[anon:x]", start=400))
     files = (pages(0, 900, path="/a", start=600), pages(None, None, path="/b", start=800))
@@ -320,7 +320,7 @@ def test_huge_pages_between_the_first_and_the_last_reading() -> None:
         assert huge_pages(*readings) == ("unknown", "huge pages were not read twice", "")
 
 
-def test_without_growth_huge_pages_explain_nothing() -> None:
+def test_huge_pages_need_growth() -> None:
     text = "resident anonymous memory did not grow between the readings"
     assert huge_pages((pages(10, 20),), (pages(20, 20),)) == ("unmet", text, "")
     assert huge_pages((pages(10, 20),), (pages(11, 21),))[0] == "met"
@@ -334,7 +334,7 @@ def test_huge_pages_of_another_process_are_not_read() -> None:
 # --- evidence
 
 
-def test_an_outcome_is_evidence_in_the_entrys_words() -> None:
+def test_evidence_has_the_words_of_the_entry() -> None:
     condition = RoleCondition(role="vLLM engine")
     outcome = HOOKED.evaluate(MatchContext(growing_finding(), case()))
     plain, said = evidence_of(HOOKED, outcome, None), evidence_of(HOOKED, outcome, "UCX sees munmap")

@@ -258,14 +258,14 @@ RATE = Rate(estimate=17.0 * MIB, low=16.0 * MIB, high=18.0 * MIB)
         ({"next_step": None}, "no next step"),
     ],
 )
-def test_the_check_sees_a_contradiction(change: dict[str, Any], says: str) -> None:
+def test_the_check_detects_a_contradiction(change: dict[str, Any], says: str) -> None:
     case, diagnosis = of(GROWING)
     assert diagnosis.verdict == "growing"
     assert contradictions(case, diagnosis) == []
     assert says in " ".join(contradictions(case, replace(diagnosis, **change)))
 
 
-def test_a_leak_needs_a_finding_that_says_leak() -> None:
+def test_a_leak_needs_a_finding_with_that_verdict() -> None:
     case, diagnosis = of(GROWING)
     item = EvidenceItem(kind="lost", text="nothing points to it")
     finding = replace(diagnosis.findings[0], verdict="leak", evidence=(item,))

@@ -68,7 +68,7 @@ SITE = "/opt/venv/lib/python3.11/site-packages"
         ("<string>", "Point.__new__", None),
     ],
 )
-def test_what_only_starts_other_code_is_not_application(path: str, function: str, calls: str | None) -> None:
+def test_code_that_only_starts_other_code_is_not_application(path: str, function: str, calls: str | None) -> None:
     assert not is_application(path, function, calls)
 
 

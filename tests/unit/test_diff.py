@@ -40,7 +40,7 @@ def changed(groups: tuple[MappingGroup, ...]) -> list[MappingGroup]:
     return [group for group in groups if group.what != "same"]
 
 
-def test_a_region_whose_start_descends_keeps_its_end() -> None:
+def test_a_region_that_grows_downwards_keeps_its_end() -> None:
     (group,) = changed(diff(snapshot(anonymous(100, 50)), snapshot(anonymous(80, 70))))
     assert (group.what, group.moved, group.change_bytes) == ("grew", True, 20 * PAGE)
     assert f"ending at {150 * PAGE:x}" in group.name
@@ -71,7 +71,7 @@ def test_many_of_one_size_are_one_group() -> None:
     assert group.change_bytes == 100 * MIB
 
 
-def test_what_appears_and_what_goes() -> None:
+def test_groups_that_appear_and_go() -> None:
     seen = diff(snapshot(anonymous(10, 5, path="/dev/shm/a")), snapshot(anonymous(10, 9, path="[heap]")))
     assert {group.what for group in seen} == {"appeared", "went"}
     assert {(group.before_bytes, group.after_bytes) for group in seen} == {(None, 9 * PAGE), (5 * PAGE, None)}
@@ -88,7 +88,7 @@ def test_without_resident_bytes_sizes_are_compared() -> None:
     assert group.change_bytes == -3 * PAGE
 
 
-def test_what_moved_as_a_whole_is_no_change() -> None:
+def test_a_moved_region_has_not_changed() -> None:
     before = snapshot(*(anonymous(1000 * i, 256) for i in range(3)))
     after = snapshot(*(anonymous(1000 * i + 500, 256) for i in range(3)))
     (group,) = diff(before, after)
@@ -97,7 +97,7 @@ def test_what_moved_as_a_whole_is_no_change() -> None:
     assert not any(g.moved for g in diff(before, after, same_process=False)), "addresses mean nothing between two"
 
 
-def test_a_region_is_called_by_the_address_that_it_kept() -> None:
+def test_a_region_is_named_by_the_address_that_it_kept() -> None:
     for after, name, moved in (
         (anonymous(80, 70), f"region ending at {150 * PAGE:x}", True),
         (anonymous(100, 70), f"region starting at {100 * PAGE:x}", False),
@@ -107,14 +107,14 @@ def test_a_region_is_called_by_the_address_that_it_kept() -> None:
         assert (group.name, group.moved) == (f"anonymous, {name}", moved)
 
 
-def test_regions_that_only_touch_are_two() -> None:
+def test_adjacent_regions_are_separate() -> None:
     """Two mappings side by side, one of which shrinks from its start."""
     before = snapshot(anonymous(100, 10), anonymous(110, 10))
     (group,) = changed(diff(before, snapshot(anonymous(100, 10), anonymous(114, 6))))
     assert (group.count_before, group.count_after, group.change_bytes) == (1, 1, -4 * PAGE)
 
 
-def test_a_region_is_what_overlaps_through_others() -> None:
+def test_mappings_that_overlap_through_others_are_one_region() -> None:
     """A long mapping reaches over two short ones; the next begins where it ends."""
     before = snapshot(anonymous(100, 40), anonymous(140, 5))
     after = snapshot(anonymous(100, 2), anonymous(110, 2), anonymous(130, 10), anonymous(140, 7))
@@ -122,7 +122,7 @@ def test_a_region_is_what_overlaps_through_others() -> None:
     assert groups == {(1, 3): -26, (1, 1): 2}
 
 
-def test_sizes_that_are_there_once_are_called_by_their_octave() -> None:
+def test_unique_sizes_are_named_by_their_range() -> None:
     assert size_classes([MIB, MIB, 5 * PAGE, 8 * PAGE, 16 * PAGE - 1]) == {
         MIB: "1.0 MiB each",
         5 * PAGE: "16.0 KiB to 32.0 KiB",
@@ -131,7 +131,7 @@ def test_sizes_that_are_there_once_are_called_by_their_octave() -> None:
     }
 
 
-def test_sizes_that_read_alike_are_called_by_their_bytes() -> None:
+def test_sizes_with_equal_text_are_named_in_bytes() -> None:
     close = MIB + PAGE
     assert size_classes([MIB, MIB, close, close, 3 * MIB, 3 * MIB]) == {
         MIB: f"{MIB} bytes each",
@@ -150,7 +150,7 @@ def test_the_largest_mappings_of_a_group_are_its_examples() -> None:
     assert gone.examples == group.examples
 
 
-def test_mappings_of_one_owner_that_moved_are_told() -> None:
+def test_moved_mappings_of_an_owner_are_marked() -> None:
     def segments(*starts: int) -> Snapshot:
         return snapshot(*(anonymous(start, 8, path="/dev/shm/a") for start in starts))
 
@@ -171,13 +171,13 @@ def test_without_resident_bytes_a_mapping_counts_once_by_its_size() -> None:
     assert sum(group.change_bytes for group in diff(bare(10), bare(14))) == 4 * PAGE
 
 
-def test_what_lies_beside_rss_is_no_change() -> None:
+def test_memory_outside_rss_is_not_a_change() -> None:
     device = anonymous(500, 64, rss=0, path="/dev/nvidia0")
     assert diff(snapshot(anonymous(10, 1)), snapshot(anonymous(10, 1), device))[0].what == "same"
     assert total_change(snapshot(anonymous(10, 1)), snapshot(anonymous(10, 1), device)) == 0
 
 
-def test_the_rest_is_summed_with_its_layer_where_it_has_one() -> None:
+def test_smaller_groups_are_summed() -> None:
     before = snapshot(*(anonymous(1000 * i, 10 + i, path=f"/m/{i}") for i in range(4)))
     after = snapshot(*(anonymous(1000 * i, 10, path=f"/m/{i}") for i in range(4)))
     *_, rest = diff(before, after, limit=2)
@@ -199,7 +199,7 @@ def test_of_equal_changes_the_larger_group_comes_first() -> None:
     assert [group.name.split()[-1] for group in diff(before, after)] == ["c", "a", "b"]
 
 
-def test_what_is_summed_says_how_many() -> None:
+def test_the_summed_group_has_the_number_of_groups() -> None:
     after = snapshot(*(anonymous(1000 * i, 1 + i, path=f"/m/{i}") for i in range(7)))
     groups = diff(snapshot(), after, limit=3)
     assert [group.summed for group in groups] == [0, 0, 5]
@@ -218,7 +218,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 
 
 @given(snapshots(), snapshots(), st.integers(1, 8))
-def test_changes_sum_to_the_total_whatever_is_cut(before: Snapshot, after: Snapshot, limit: int) -> None:
+def test_changes_sum_to_the_total_with_any_limit(before: Snapshot, after: Snapshot, limit: int) -> None:
     groups = diff(before, after, limit=limit)
     assert sum(group.change_bytes for group in groups) == total_change(before, after)
     assert len(groups) <= limit
@@ -226,7 +226,7 @@ def test_changes_sum_to_the_total_whatever_is_cut(before: Snapshot, after: Snaps
 
 
 @given(snapshots(), snapshots(), st.integers(1, 50))
-def test_backwards_the_signs_are_turned(before: Snapshot, after: Snapshot, limit: int) -> None:
+def test_swapping_the_snapshots_inverts_the_signs(before: Snapshot, after: Snapshot, limit: int) -> None:
     there, back = diff(before, after, limit=limit), diff(after, before, limit=limit)
     assert sum(g.change_bytes for g in there) == -sum(g.change_bytes for g in back)
     turned = {"grew": "shrank", "shrank": "grew", "appeared": "went", "went": "appeared", "same": "same"}
@@ -241,7 +241,7 @@ def test_the_largest_change_comes_first(before: Snapshot, after: Snapshot) -> No
 
 
 @given(snapshots())
-def test_a_snapshot_does_not_differ_from_itself(seen: Snapshot) -> None:
+def test_a_snapshot_has_no_change_from_itself(seen: Snapshot) -> None:
     assert all(group.what == "same" and not group.change_bytes for group in diff(seen, seen))
 
 
@@ -262,7 +262,7 @@ def cut_up(draw: st.DrawFn) -> tuple[Snapshot, Snapshot, int]:
 
 
 @given(cut_up(), st.integers(1, 12))
-def test_splits_and_merges_are_no_change(cut: tuple[Snapshot, Snapshot, int], limit: int) -> None:
+def test_splits_and_merges_are_not_changes(cut: tuple[Snapshot, Snapshot, int], limit: int) -> None:
     before, after, added = cut
     groups = diff(before, after, limit=limit)
     assert sum(group.change_bytes for group in groups) == total_change(before, after) == added
@@ -271,7 +271,7 @@ def test_splits_and_merges_are_no_change(cut: tuple[Snapshot, Snapshot, int], li
     assert sum(group.count_after for group in groups) == len(after.mappings)
 
 
-def test_two_screens() -> None:
+def test_a_limit_per_screen() -> None:
     """Narrow ones have no column for the layer; what has no bytes on either side is no change."""
     empty = anonymous(9000, 64, rss=0)
     groups = diff(snapshot(anonymous(100, 50)), snapshot(anonymous(80, 70), empty))
@@ -285,7 +285,7 @@ def test_two_screens() -> None:
         assert all(len(line) <= width for line in text.splitlines())
 
 
-def test_groups_of_a_tree_sum_to_its_change_also_where_a_process_came_or_went() -> None:
+def test_groups_of_a_tree_sum_to_its_change() -> None:
     grew = SnapshotPair(
         snapshot(anonymous(100, 10)), snapshot(anonymous(100, 10), anonymous(200, 30), anonymous(300, 30))
     )

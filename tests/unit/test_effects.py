@@ -49,12 +49,12 @@ def effects(*runs: tuple[str, Line]) -> dict[str, VariantResult]:
 @pytest.mark.parametrize(
     ("rate", "effect"), [(0, "works"), (5, "works"), (60, "partly"), (120, "none"), (400, "worse")]
 )
-def test_the_effect_of_each_rate_beside_120_mib_a_minute(rate: float, effect: str) -> None:
+def test_effect_by_rate_compared_with_120_mib_a_minute(rate: float, effect: str) -> None:
     found = effects(("plain", grows(120)), ("A=1", grows(rate)), ("plain", grows(121)), ("A=1", grows(rate)))
     assert found["A=1"].effect == effect
 
 
-def test_runs_that_differ_widely_do_not_show_that_a_variant_works() -> None:
+def test_widely_differing_runs_show_no_effect() -> None:
     """Their mean is zero; the interval is as wide as the growth of the plain command."""
     found = effects(
         ("plain", grows(120)), ("A=1", grows(90)), ("A=1", grows(-90)), ("plain", grows(120)), ("A=1", grows(0))
@@ -101,7 +101,7 @@ def test_variants_run_in_a_new_order_each_round() -> None:
     ("code", "text"),
     [(0, "ended with exit code 0"), (7, "ended with exit code 7"), (-9, "was killed by SIGKILL"), (-40, "signal 40")],
 )
-def test_the_end_of_a_command_in_words(code: int, text: str) -> None:
+def test_exit_text(code: int, text: str) -> None:
     assert text in exit_text(code)
 
 

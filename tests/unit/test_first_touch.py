@@ -41,7 +41,7 @@ def case_of(*sites: AllocationSite) -> Case:
     return Case(meta=META, sites=sites)
 
 
-def test_whoever_touches_most_is_named_as_that_and_no_more() -> None:
+def test_code_that_first_touches_most_pages_is_named() -> None:
     sites = (touched(1, "churn", 10), touched(2, "parse", 15), touched(3, "parse", 25), touched(4, "scan", 900, pid=8))
     finding = with_first_touch(case_of(*sites, touched(5, "load", 900, file_backed=True)), UNSEEN)
     assert finding.culprit == Culprit(
@@ -56,7 +56,7 @@ def test_whoever_touches_most_is_named_as_that_and_no_more() -> None:
     assert finding.against == (FIRST_TOUCH_ONLY,)
 
 
-def test_a_cited_site_is_the_faults_own() -> None:
+def test_the_finding_cites_the_fault_sites() -> None:
     site = touched(1, "parse", 3)
     (cited,) = with_first_touch(case_of(site), UNSEEN).sites
     assert (cited.pid, cited.kind, cited.count) == (7, "fault", 3 * 256)
@@ -64,7 +64,7 @@ def test_a_cited_site_is_the_faults_own() -> None:
     assert cited.stack == site.stack
 
 
-def test_half_of_what_was_touched_is_enough_to_be_named() -> None:
+def test_half_of_the_touched_bytes_is_enough() -> None:
     half = with_first_touch(case_of(touched(1, "parse", 20), touched(2, "scan", 10), touched(3, "load", 10)), UNSEEN)
     assert half.culprit is not None
     assert half.culprit.function == "parse"
@@ -72,17 +72,17 @@ def test_half_of_what_was_touched_is_enough_to_be_named() -> None:
     assert less.culprit is None
 
 
-def test_where_many_touch_nobody_is_named() -> None:
+def test_no_code_is_named_if_many_touch_pages() -> None:
     assert with_first_touch(case_of(*(touched(n, f"f{n}", 10) for n in range(3))), UNSEEN) == UNSEEN
 
 
-def test_without_faults_and_where_somebody_was_seen_to_ask_it_is_left_alone() -> None:
+def test_a_finding_without_faults_or_with_a_culprit_does_not_change() -> None:
     asked = replace(UNSEEN, culprit=Culprit(library="l", extends=True))
     assert with_first_touch(case_of(), UNSEEN) == UNSEEN
     assert with_first_touch(case_of(touched(1, "parse", 40)), asked) == asked
 
 
-def test_only_a_heap_that_nobody_was_seen_to_extend_calls_for_it() -> None:
+def test_only_a_heap_without_captured_stacks_needs_a_fault_trace() -> None:
     assert is_heap_without_stack(UNSEEN)
     assert not is_heap_without_stack(replace(UNSEEN, culprit=Culprit(library="l", extends=True)))
     assert not is_heap_without_stack(replace(UNSEEN, layer="anon-mmap"))
@@ -90,6 +90,6 @@ def test_only_a_heap_that_nobody_was_seen_to_extend_calls_for_it() -> None:
     assert not is_heap_without_stack(replace(UNSEEN, evidence=()))
 
 
-def test_the_collector_that_moves_java_objects_is_nobodys_name() -> None:
+def test_first_touch_does_not_name_a_java_collector() -> None:
     java = replace(UNSEEN, layer="jvm-heap")
     assert with_first_touch(case_of(touched(1, "G1Evacuate", 40)), java) == java

@@ -30,5 +30,5 @@ def steady(sizes_mib: list[int]) -> str:
     ],
     ids=["flat", "imports", "late", "given-back", "saw-teeth"],
 )
-def test_what_is_steady_is_said_as_it_was(sizes_mib: list[int], says: str) -> None:
+def test_headline_of_a_steady_process(sizes_mib: list[int], says: str) -> None:
     assert steady(sizes_mib) == says

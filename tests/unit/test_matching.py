@@ -63,7 +63,7 @@ def kinds(finding: Finding) -> dict[str, str]:
 # --- from signs to a cause
 
 
-def test_a_required_sign_that_is_met_makes_the_cause() -> None:
+def test_a_met_required_sign_makes_the_cause() -> None:
     found = matched(sign(MET, says="It grows there"))
     assert (found.cause, found.title, found.verdict, found.confidence) == ("made", "A made cause", "leak", 0.5)
     assert found.evidence[len(growing_finding().evidence) :] == (
@@ -72,17 +72,17 @@ def test_a_required_sign_that_is_met_makes_the_cause() -> None:
     )
 
 
-def test_a_required_sign_that_is_unmet_rules_it_out() -> None:
+def test_an_unmet_required_sign_excludes_the_entry() -> None:
     assert matched(sign(MET), sign(UNMET)) == growing_finding()
     assert matched(sign(UNMET)) == growing_finding()
 
 
-def test_a_cause_needs_one_required_sign_that_speaks_for_it() -> None:
+def test_a_cause_needs_a_met_required_sign() -> None:
     assert matched(sign(UNKNOWN)) == growing_finding()
     assert matched(sign(UNKNOWN), sign(MET, need="adds", weight=0.5)) == growing_finding()
 
 
-def test_an_unknown_required_sign_makes_it_possible_in_its_own_layer() -> None:
+def test_an_unknown_required_sign_makes_the_cause_possible() -> None:
     found = matched(sign(MET), sign(UNKNOWN))
     text = "possible cause made (A made cause); not confirmed: not read: the moon"
     assert kinds(found) == {"possible-cause": text}
@@ -95,18 +95,18 @@ def test_an_unknown_required_sign_makes_it_possible_in_its_own_layer() -> None:
     assert kinds(matched(sign(anywhere), sign(UNKNOWN), finding=gpu)) == {}
 
 
-def test_where_the_rest_is_proof_enough_an_unknown_sign_is_said() -> None:
+def test_an_unknown_sign_that_only_lowers_the_confidence_is_reported() -> None:
     found = matched(sign(MET), sign(UNKNOWN, when_unknown="lower"))
     assert found.cause == "made"
     assert found.against == ("not read: the moon; this lowers the confidence",)
 
 
-def test_an_unknown_sign_that_only_adds_is_not_said() -> None:
+def test_an_unknown_optional_sign_is_not_reported() -> None:
     found = matched(sign(MET), sign(UNKNOWN, need="adds", weight=0.5), sign(UNMET, need="adds", weight=0.5))
     assert (found.cause, found.confidence, found.against) == ("made", 0.5, ())
 
 
-def test_an_entry_that_is_only_plausible_is_no_cause() -> None:
+def test_a_plausible_entry_is_not_a_cause() -> None:
     plausible = HEAD.replace('"V"', '"P"')
     assert kinds(matched(sign(MET), head=plausible)) == {
         "possible-cause": "possible cause made (A made cause); not confirmed: not verified"
@@ -121,7 +121,7 @@ def test_only_a_finding_that_grows_takes_the_entrys_verdict(verdict: str) -> Non
     assert matched(sign(MET), head=without).verdict == "growing"
 
 
-def test_of_two_causes_the_surer_is_named() -> None:
+def test_the_cause_with_the_higher_confidence_is_named() -> None:
     weak, strong = entry(sign(MET)), replace_id(entry(sign(MET), head=HEAD.replace("0.5", "0.6")), "strong")
     for catalogue in ((weak, strong), (strong, weak)):
         found = match(growing_finding(), case(), catalogue)
@@ -154,7 +154,7 @@ def test_candidates_keep_the_order_of_the_catalogue_and_of_the_signs() -> None:
 # --- how sure it is
 
 
-def test_each_sign_that_is_met_takes_its_share_of_the_doubt() -> None:
+def test_each_met_sign_raises_the_confidence() -> None:
     added = sign(MET, need="adds", weight=0.5)
     assert matched(sign(MET), added).confidence == 0.75
     assert matched(sign(MET), added, added).confidence == 0.875
@@ -181,7 +181,7 @@ def spliced(*, doubtful: bool = False, guessed: bool = False) -> Finding:
         (growing_finding(), (Loss(probe="observe", what="w", count=9, reduce="r"),), ()),
     ],
 )
-def test_what_makes_the_stacks_less_sure_lowers_it(
+def test_doubtful_stacks_lower_the_confidence(
     finding: Finding, losses: tuple[Loss, ...], against: tuple[str, ...]
 ) -> None:
     found = matched(sign(MET), finding=finding, losses=losses)
@@ -195,7 +195,7 @@ def test_doubts_multiply() -> None:
     assert found.confidence == round(0.5 * 0.95**3, 3)
 
 
-def test_what_speaks_against_the_draft_is_kept() -> None:
+def test_counter_evidence_of_the_finding_is_kept() -> None:
     found = matched(sign(MET), finding=replace(spliced(doubtful=True), against=("before",)))
     assert found.against[0] == "before"
     assert len(found.against) == 2
@@ -212,7 +212,7 @@ def offered(found: Finding) -> list[str]:
     return [f"{remedy.name}={remedy.value}" for remedy in found.remedies]
 
 
-def test_remedies_come_in_the_entrys_order_and_a_veto_moves_one_to_the_end() -> None:
+def test_remedies_keep_their_order_and_a_veto_moves_one_to_the_end() -> None:
     ladder = (
         remedy("A", extra=veto(MET, "last", "it is slow")),
         remedy("B"),
@@ -229,7 +229,7 @@ def test_remedies_come_in_the_entrys_order_and_a_veto_moves_one_to_the_end() -> 
     assert found.remedies[0].text == "Set it."
 
 
-def test_a_veto_that_drops_a_remedy_is_told() -> None:
+def test_a_dropped_remedy_is_reported() -> None:
     both = veto(MET, "drop", "it breaks here") + veto(MET, "drop", "and there") + veto(MET, "last", "it is slow")
     found = matched(sign(MET), remedy("A", extra=both), remedy("B"))
     assert offered(found) == ["B=1024"]
@@ -237,7 +237,7 @@ def test_a_veto_that_drops_a_remedy_is_told() -> None:
     assert found.confidence == 0.5
 
 
-def test_a_remedy_in_place_is_doubt_about_the_cause() -> None:
+def test_a_remedy_in_place_lowers_the_confidence() -> None:
     found = matched(sign(MET), remedy(), remedy("B"), **with_env("1024"))
     assert offered(found) == ["B=1024"]
     assert found.confidence == 0.3
@@ -245,7 +245,7 @@ def test_a_remedy_in_place_is_doubt_about_the_cause() -> None:
     assert text.startswith("A_SIZE=1024 is already set (live environment), but memory still grows")
 
 
-def test_another_value_is_a_caveat() -> None:
+def test_the_current_value_is_a_caveat() -> None:
     found = matched(sign(MET), remedy(caveats=["Mind."]), **with_env("4096"))
     assert found.remedies[0].caveats == ("Mind.", "current value: A_SIZE=4096 (live environment)")
     limited = remedy(satisfied_up_to="1G")
@@ -277,7 +277,7 @@ def test_a_remedy_that_the_mapped_version_lacks_is_not_offered() -> None:
     assert (offered(newer), newer.remedies[0].caveats) == (["A_SIZE=1024"], ())
 
 
-def test_a_remedy_whose_need_is_unknown_is_offered_with_that_said() -> None:
+def test_a_remedy_with_an_unknown_need_is_offered_with_a_caveat() -> None:
     nobody = replace(growing_finding(), culprit=None)
     unread = matched(sign(MET), remedy(extra=NEEDS), finding=nobody, hooks=(), modules=ucx_modules(None))
     assert unread.remedies[0].caveats == ("It needs UCX >=1.20; the version of UCX could not be read.",)
@@ -303,7 +303,7 @@ def test_a_remedy_whose_need_is_unknown_is_offered_with_that_said() -> None:
         ('range = ">=1.20"', 'range = "newer"', "newer"),
     ],
 )
-def test_a_file_that_is_no_entry(old: str, new: str, fault: str) -> None:
+def test_an_invalid_entry_is_refused(old: str, new: str, fault: str) -> None:
     text = HEAD + sign(MET) + remedy(extra=NEEDS + veto(UNMET, "drop", "it breaks"))
     assert parse_entry(text, "made.toml").id == "made"
     assert old in text
@@ -318,7 +318,7 @@ def test_certainty_p_needs_no_source_and_shares_may_be_0_and_1() -> None:
     assert parse_entry(text.replace("0.5", "0"), "made.toml").strength == 0
 
 
-def test_a_folder_is_read_in_the_order_of_ids(tmp_path: Path) -> None:
+def test_a_folder_is_read_in_order_of_ids(tmp_path: Path) -> None:
     text = HEAD + sign(MET)
     for name in ("zz", "aa"):
         (tmp_path / f"{name}.toml").write_text(text.replace('"made"', f'"{name}"'))
@@ -330,7 +330,7 @@ def test_a_folder_is_read_in_the_order_of_ids(tmp_path: Path) -> None:
         load_catalogue(tmp_path)
 
 
-def test_a_missing_folder_says_what_to_give(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_with_help(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder") as raised:
         load_catalogue(tmp_path / "none")
     assert "folder of .toml files" in raised.value.enable

@@ -55,7 +55,7 @@ def layered(layer: Layer) -> Finding:
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("traced", [True, False])
 @pytest.mark.parametrize("runtime", ["cpython", "jvm", "glibc"])
-def test_every_layer_has_a_command_that_runs(layer: Layer, traced: bool, runtime: str) -> None:
+def test_every_layer_has_a_valid_command(layer: Layer, traced: bool, runtime: str) -> None:
     about = target(runtimes=(Runtime(name=runtime, version="17"),))
     where = replace(case() if traced else UNTRACED, targets=(about,))
     step = next_step_for_finding(where, layered(layer))
@@ -68,7 +68,7 @@ def test_every_layer_has_a_command_that_runs(layer: Layer, traced: bool, runtime
         parses(step)
 
 
-def test_a_heap_asks_for_who_touches_it_first_and_then_for_more() -> None:
+def test_steps_for_a_growing_heap() -> None:
     heap = layered("native-heap")
     assert "trace-faults" in next_step_for_finding(case(), heap)
     touched = replace(case().sites[0], kind="fault")
@@ -82,17 +82,17 @@ def test_a_heap_asks_for_who_touches_it_first_and_then_for_more() -> None:
 @pytest.mark.parametrize(
     ("glibc", "call"), [("2.36", "clone3"), ("2.34", "clone3"), ("2.31", "clone"), (None, "clone")]
 )
-def test_threads_are_captured_at_the_call_that_this_libc_uses(glibc: str | None, call: str) -> None:
+def test_threads_are_captured_at_the_clone_call_of_this_glibc(glibc: str | None, call: str) -> None:
     about = target(runtimes=(Runtime(name="glibc", version=glibc),))
     assert f"--on {call} --count" in next_step_for_finding(case(targets=(about,)), layered("thread-stack"))
 
 
-def test_a_step_that_came_with_the_evidence_is_taken() -> None:
+def test_a_step_of_the_evidence_has_priority() -> None:
     known = replace(UNKNOWN, evidence=(EvidenceItem(kind="next", text="take two heap snapshots: kill -USR1 4242"),))
     assert next_step_for_finding(case(), known) == "take two heap snapshots: kill -USR1 4242"
 
 
-def test_a_known_cause_is_measured_with_its_first_variable() -> None:
+def test_a_known_cause_leads_to_prove_with_its_first_variable() -> None:
     found = match(growing_finding(finding_site(INVQ_STACK)), case(modules=ucx_modules()), load_catalogue())
     words = parses(next_step_for_finding(case(), found))
     assert words[:3] == ["prove", "--env", "UCX_RCACHE_MAX_UNRELEASED=1024"]
@@ -125,7 +125,7 @@ def of(command: str, step_case: Case = UNTRACED) -> Case:
 
 
 @pytest.mark.parametrize("command", ["diagnose", "watch"])
-def test_too_little_asks_for_a_longer_look_than_the_last(command: str) -> None:
+def test_insufficient_data_leads_to_a_longer_observation(command: str) -> None:
     step = next_step_for_report(of(command), SHORT, "insufficient-data", ())
     assert step is not None
     words = parses(step)
@@ -134,14 +134,14 @@ def test_too_little_asks_for_a_longer_look_than_the_last(command: str) -> None:
 
 
 @pytest.mark.parametrize(("command", "words"), [("diagnose", 4), ("watch", 2)])
-def test_the_command_that_was_just_run_is_never_the_next_step_as_it_was(command: str, words: int) -> None:
+def test_the_last_command_is_never_the_next_step_unchanged(command: str, words: int) -> None:
     step = next_step_for_report(of(command), RISING, "growing", ())
     assert step is not None
     assert len(parses(step)) == words  # with a longer duration, or the default of another command
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_ci_ends_its_command_and_no_step_names_its_pid(layer: Layer) -> None:
+def test_steps_after_ci_name_no_pid(layer: Layer) -> None:
     finding = next_step_for_finding(of("ci", case()), layered(layer))
     whole = next_step_for_report(of("ci"), SHORT, "insufficient-data", ())
     for step in (finding, whole):
@@ -151,17 +151,17 @@ def test_ci_ends_its_command_and_no_step_names_its_pid(layer: Layer) -> None:
         assert str(PID) not in words
 
 
-def test_what_is_steady_needs_nothing() -> None:
+def test_a_steady_process_has_no_next_step() -> None:
     assert next_step_for_report(case(), RISING, "steady", ()) is None
 
 
-def test_the_report_s_step_is_that_of_the_first_finding() -> None:
+def test_the_report_has_the_step_of_the_first_finding() -> None:
     diagnosis = conclude_case(case())
     assert diagnosis.next_step == diagnosis.findings[0].next_step
     assert diagnosis.next_step
 
 
-def test_the_command_is_printed_as_the_program_was_started() -> None:
+def test_commands_have_the_program_name_as_started() -> None:
     meta = replace(case().meta, program="sudo /opt/venv/bin/memforensics")
     step = next_step_for_finding(replace(case(), meta=meta), layered("anon-mmap"))
     assert ": sudo /opt/venv/bin/memforensics trace-mmap 4242 " in step

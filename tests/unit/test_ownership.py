@@ -46,7 +46,7 @@ def by_layer(rows: tuple[LayerRow, ...]) -> dict[str, int]:
     return {row.layer: (row.bytes or 0) // PAGE for row in rows if row.in_rss and row.bytes}
 
 
-def test_names_tell_the_layer() -> None:
+def test_layers_by_mapping_names() -> None:
     seen = snapshot(
         mapping(10, 1, "[heap]"),
         mapping(20, 2, "[stack]"),
@@ -61,7 +61,7 @@ def test_names_tell_the_layer() -> None:
     }  # fmt: skip
 
 
-def test_pages_that_a_library_changed_are_no_page_cache() -> None:
+def test_modified_library_pages_are_anonymous() -> None:
     seen = snapshot(
         mapping(10, 8, LIBC, perms="r-xp"), mapping(18, 4, LIBC, perms="rw-p", anon=3), mapping(22, 2), mapping(40, 5)
     )
@@ -81,7 +81,7 @@ def test_a_mark_owns_its_part_of_a_mapping() -> None:
     assert by_layer(layers(None, seen)) == {"python-object": 3, "anon-mmap": 5}
 
 
-def test_devices_lie_beside_rss() -> None:
+def test_device_mappings_are_outside_rss() -> None:
     rows = layers(None, snapshot(mapping(10, 4, "/dev/nvidia-uvm", perms="rw-s", rss=0)))
     assert [(row.layer, row.in_rss, row.bytes) for row in rows if row.bytes] == [("gpu", False, 4 * PAGE)]
 
@@ -109,7 +109,7 @@ what is this
 """
 
 
-def test_mappings_of_devices_by_the_node_they_come_from() -> None:
+def test_device_mappings_by_device_node() -> None:
     parsed = parse_maps(DEVICES)
     assert parsed.unparsed_lines == 1
     unread = Snapshot(pid=1, t_ns=0, reader="maps", mappings=parsed.mappings)
@@ -130,12 +130,12 @@ def test_mappings_of_devices_by_the_node_they_come_from() -> None:
     assert named["/dev/hugepages/rtemap_0"] == HUGE_PAGES, "a mount that happens to lie there"
 
 
-def test_what_the_mappings_do_not_show_is_unattributed() -> None:
+def test_memory_that_mappings_do_not_show_is_unattributed() -> None:
     assert by_layer(layers(None, snapshot(mapping(10, 4), extra_pages=3))) == {"anon-mmap": 4, "unattributed": 3}
     assert by_layer(layers(None, snapshot(mapping(10, 4), extra_pages=-3))) == {"anon-mmap": 1}
 
 
-def test_retention_is_null_until_it_is_read_and_then_carved_out() -> None:
+def test_retention_is_subtracted_from_the_heap_once_read() -> None:
     seen = snapshot(mapping(10, 10, "[heap]"))
     (unread,) = (row for row in layers(None, seen) if row.layer == "allocator-retention")
     assert (unread.bytes, unread.in_rss) == (None, False)
@@ -185,7 +185,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("path", "group", "layer"), NAMES)
-def test_a_name_tells_group_and_layer(path: str, group: str, layer: str) -> None:
+def test_group_and_layer_by_name(path: str, group: str, layer: str) -> None:
     assert owners(mapping(10, 4, path)) == [(group, layer, 4, True)]
     assert owners(unread(10, 4, path)) == [(group, layer, None, True)]
 
@@ -198,7 +198,7 @@ def test_a_name_tells_group_and_layer(path: str, group: str, layer: str) -> None
         ("/srv/table.bin (deleted)", "modified pages of table.bin"),
     ],
 )
-def test_pages_that_are_no_longer_the_files_are_the_programs(path: str, copies: str) -> None:
+def test_private_copies_of_file_pages_are_anonymous(path: str, copies: str) -> None:
     """Those of a private mapping that were written to."""
     (own, rest) = owners(mapping(10, 8, path, rss=5, anon=2))
     assert (own, rest[2:]) == ((copies, "anon-mmap", 2, True), (3, True))
@@ -220,11 +220,11 @@ CODE = mapping(4, 2, LIBC, perms="r-xp")
         (mapping(10, 4, "/srv/table.bin"), mapping(14, 3), False),  # no library
     ],
 )
-def test_what_follows_a_librarys_data_is_its_bss(before: Mapping, what: Mapping, is_bss: bool) -> None:
+def test_anonymous_memory_after_library_data_is_its_bss(before: Mapping, what: Mapping, is_bss: bool) -> None:
     assert owners(CODE, before, what)[-1][0] == ("library data" if is_bss else "anonymous")
 
 
-def test_a_program_is_a_file_with_code_in_it() -> None:
+def test_a_file_with_an_executable_mapping_is_a_program() -> None:
     found = owners(mapping(1, 1, "[vdso]", perms="r-xp"), CODE, mapping(30, 2, "/srv/table.bin", perms="r--p"))
     assert [group for group, *_ in found][1:] == ["libraries and program", "file table.bin"]
 
@@ -243,7 +243,7 @@ def test_marks_of_one_mapping_own_their_parts() -> None:
     assert [found[2] for found in owners(unread(10, 10), marks=marks)] == [None, None]
 
 
-def test_a_mark_may_reach_over_several_mappings() -> None:
+def test_a_mark_can_cover_several_mappings() -> None:
     """The whole of a mapping is its, whatever part of that it says is resident."""
     over = (marked(12, 10, "pymalloc-arena", resident=1),)
     found = owners(mapping(10, 4), mapping(14, 6), mapping(20, 5), mapping(25, 5), marks=over)
@@ -253,7 +253,7 @@ def test_a_mark_may_reach_over_several_mappings() -> None:
     ]  # fmt: skip
 
 
-def test_stacks_of_ended_threads_are_thread_stacks_under_their_own_name() -> None:
+def test_stacks_of_ended_threads_are_a_group_of_thread_stacks() -> None:
     """glibc keeps them for the next thread: they are the threads' memory, and no anonymous mapping."""
     marks = (marked(10, 3, "thread-stack"), marked(20, 2, "thread-stack-unused"))
     assert owners(mapping(10, 3), mapping(20, 2), marks=marks) == [
@@ -262,16 +262,16 @@ def test_stacks_of_ended_threads_are_thread_stacks_under_their_own_name() -> Non
     ]
 
 
-def test_a_mark_that_ends_where_a_mapping_begins_is_not_its() -> None:
+def test_a_mark_that_ends_at_a_mapping_does_not_own_it() -> None:
     around = (marked(6, 4, "jemalloc"), marked(14, 4, "jemalloc"))
     assert owners(mapping(10, 4), marks=around) == [("anonymous", "anon-mmap", 4, True)]
 
 
-def test_a_mark_of_an_unknown_kind_is_unattributed_under_its_name() -> None:
+def test_a_mark_of_an_unknown_kind_is_unattributed() -> None:
     assert owners(mapping(10, 4), marks=(marked(10, 4, "moonmalloc"),)) == [("moonmalloc", "unattributed", 4, True)]
 
 
-def test_a_file_on_tmpfs_is_shared_memory_and_a_model_is_named() -> None:
+def test_files_on_tmpfs_are_shared_memory() -> None:
     path, whole = "/models/a.safetensors", mapping(10, 8, "/models/a.safetensors", rss=5, anon=1)
     changed = ("modified pages of a.safetensors", "anon-mmap", 1, True)
     for kind, group, layer in (
@@ -282,13 +282,13 @@ def test_a_file_on_tmpfs_is_shared_memory_and_a_model_is_named() -> None:
         assert owners(whole, marks=(marked(10, 8, kind),)) == [changed, (group, layer, 4, True)], (kind, path)
 
 
-def test_huge_pages_lie_beside_rss_whatever_a_reader_counts() -> None:
+def test_hugetlb_pages_are_outside_rss() -> None:
     for path, layer in (("/anon_hugepage (deleted)", "anon-mmap"), ("/mnt/huge/a", "shmem")):
         mark = (marked(10, 512, "hugetlb", resident=256),)
         assert owners(mapping(10, 512, path), marks=mark) == [(HUGE_PAGES, layer, 256, False)]
 
 
-def test_huge_pages_of_no_mapping_that_was_seen_are_counted() -> None:
+def test_hugetlb_pages_without_a_mapping_are_counted() -> None:
     mark = (marked(10, 512, "hugetlb", resident=256),)
     seen = snapshot(mapping(10, 512, "/mnt/huge/a", rss=0), marks=mark)
     assert seen.rollup is not None
@@ -304,7 +304,7 @@ def replace_rollup(seen: Snapshot, **sums: int) -> Snapshot:
     return dataclasses.replace(seen, rollup=dataclasses.replace(seen.rollup, **sums))
 
 
-def test_a_device_that_is_resident_is_in_rss_and_the_rest_beside_it() -> None:
+def test_resident_device_pages_are_in_rss() -> None:
     assert owners(mapping(10, 8, "/dev/dri/card0", perms="rw-s", rss=3)) == [
         ("GPU mappings", "gpu", 3, True),
         ("GPU mappings", "gpu", 5, False),
@@ -312,14 +312,14 @@ def test_a_device_that_is_resident_is_in_rss_and_the_rest_beside_it() -> None:
     assert owners(mapping(10, 8, "/dev/dri/card0", perms="---s", rss=0)) == [("GPU mappings", "gpu", 0, False)]
 
 
-def test_the_owner_of_most_bytes_is_the_mappings() -> None:
+def test_the_owner_of_most_bytes_owns_the_mapping() -> None:
     found = pieces(snapshot(mapping(10, 10, rss=9), marks=(marked(10, 6, "jemalloc", resident=5),)))
     assert owner_of(found) == Owner("jemalloc", "native-heap")
     assert owner_of(reversed(found)) == Owner("jemalloc", "native-heap")
     assert owner_of(pieces(snapshot(unread(10, 4)))) == Owner("anonymous", "anon-mmap")
 
 
-def test_a_surplus_is_taken_off_the_largest_row() -> None:
+def test_a_surplus_is_subtracted_from_the_largest_row() -> None:
     """What the kernel counts is less than what the mappings show: no row becomes negative."""
     three = (mapping(10, 4), mapping(20, 7, "[heap]"), mapping(30, 1, "[stack]"))
     rows = by_layer(layers(None, snapshot(*three, extra_pages=-2)))
@@ -336,7 +336,7 @@ def test_without_a_rollup_the_mappings_are_summed() -> None:
     assert changes == {"anon-mmap": -PAGE, "native-heap": 2 * PAGE, "unattributed": 0}
 
 
-def test_what_each_allocator_retains_comes_out_of_its_own_heap() -> None:
+def test_retention_is_subtracted_from_the_allocator_s_heap() -> None:
     marks = (marked(20, 10, "pymalloc-arena"),)
     seen = snapshot(mapping(10, 10, "[heap]"), mapping(20, 10), marks=marks)
     heaps = [
@@ -369,7 +369,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 
 
 @given(snapshots())
-def test_rows_sum_to_the_kernels_figure_and_none_is_negative(seen: Snapshot) -> None:
+def test_rows_sum_to_rss_and_none_is_negative(seen: Snapshot) -> None:
     rows = layers(None, seen)
     assert seen.rollup is not None
     assert sum(row.bytes or 0 for row in rows if row.in_rss) == seen.rollup.rss_anon
@@ -387,7 +387,7 @@ def test_pieces_sum_to_each_mappings_rss(seen: Snapshot) -> None:
 
 
 @given(snapshots(), snapshots())
-def test_changes_sum_to_the_change_of_the_figure(before: Snapshot, after: Snapshot) -> None:
+def test_changes_sum_to_the_change_of_rss(before: Snapshot, after: Snapshot) -> None:
     assert before.rollup is not None
     assert after.rollup is not None
     changes = sum(row.change_bytes or 0 for row in layers(before, after) if row.in_rss)

@@ -38,7 +38,7 @@ def names(finding: Finding) -> list[str]:
     return [f"{r.name} {r.value}" for r in finding.remedies]
 
 
-def test_the_queue_is_named_with_its_ladder_in_order() -> None:
+def test_the_ucx_leak_has_its_remedies_in_order() -> None:
     found = match(growing_finding(), case(), CATALOGUE)
     assert (found.cause, found.verdict) == ("ucx-invq", "leak")
     assert names(found) == ["UCX >= 1.21.0", "UCX_RCACHE_MAX_UNRELEASED 1024", "UCX_MEM_MMAP_HOOK_MODE none"]
@@ -50,7 +50,7 @@ def test_the_queue_is_named_with_its_ladder_in_order() -> None:
     assert found.against == ("the trace lost events",)
 
 
-def test_the_draft_is_kept() -> None:
+def test_evidence_and_culprit_of_the_finding_are_kept() -> None:
     before = growing_finding()
     found = match(before, case(), CATALOGUE)
     assert found.evidence[: len(before.evidence)] == before.evidence
@@ -69,13 +69,13 @@ def test_affected_versions(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.16.0", "1.21.0", "1.22.0"])
-def test_other_versions_are_not_it(version: str) -> None:
+def test_fixed_version_offers_no_remedy(version: str) -> None:
     found = match(replace(growing_finding(), culprit=None), case(modules=ucx_modules(version), hooks=()), CATALOGUE)
     assert found.cause is None
     assert found.remedies == ()
 
 
-def test_an_unknown_version_lowers_the_confidence_and_is_said() -> None:
+def test_an_unknown_version_lowers_the_confidence() -> None:
     anonymous = replace(growing_finding(), culprit=None)
     sure = match(anonymous, case(), CATALOGUE)
     unsure = match(anonymous, case(modules=ucx_modules(None), hooks=()), CATALOGUE)
@@ -91,9 +91,7 @@ def bundled_ucx(version: str | None) -> tuple[Module, ...]:
 
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize(("on_stack", "other", "cause"), [("1.19.0", "1.21.0", "ucx-invq"), ("1.21.0", "1.19.0", None)])
-def test_of_two_copies_the_one_on_the_stack_counts(
-    on_stack: str, other: str, cause: str | None, is_first: bool
-) -> None:
+def test_the_copy_on_the_stacks_counts(on_stack: str, other: str, cause: str | None, is_first: bool) -> None:
     copies = [ucx_modules(on_stack), bundled_ucx(other)]
     modules = tuple(module for copy in (copies if is_first else reversed(copies)) for module in copy)
     found = match(replace(growing_finding(), culprit=None), case(modules=modules, hooks=()), CATALOGUE)
@@ -105,7 +103,7 @@ def test_of_two_copies_the_one_on_the_stack_counts(
         assert "/libucx/lib/" in version.ref
 
 
-def test_another_copy_does_not_stand_for_one_whose_version_is_unread() -> None:
+def test_the_version_of_another_copy_does_not_count() -> None:
     modules = (*ucx_modules(None), *bundled_ucx("1.21.0"))
     found = match(replace(growing_finding(), culprit=None), case(modules=modules, hooks=()), CATALOGUE)
     assert found.cause == "ucx-invq"
@@ -114,7 +112,7 @@ def test_another_copy_does_not_stand_for_one_whose_version_is_unread() -> None:
     )
 
 
-def test_without_stacks_two_versions_are_unknown_and_both_named() -> None:
+def test_two_versions_without_stacks_are_unknown() -> None:
     condition = VersionCondition(name="libuc[mpst]*.so*", range=">=1.17.0,<1.21.0", product="UCX")
     bare = replace(growing_finding(finding_site(Stack(frames=()))), culprit=None)
     outcome = condition.evaluate(MatchContext(bare, case(modules=(*ucx_modules(), *bundled_ucx("1.21.0")), hooks=())))
@@ -170,7 +168,7 @@ def test_only_options_of_the_mapped_version_are_offered(version: str | None, off
         ("", None),
     ],
 )
-def test_sizes_are_read_as_ucx_reads_them(value: str, size: int | None) -> None:
+def test_sizes_are_parsed_as_ucx_parses_them(value: str, size: int | None) -> None:
     assert parse_memunits(value) == size
 
 
@@ -187,13 +185,13 @@ def test_only_a_small_finite_value_of_max_unreleased_is_in_place(value: str, is_
 @pytest.mark.parametrize(
     ("value", "is_in_place"), [("none", True), ("NONE", True), ("nonempty", False), ("a none", False)]
 )
-def test_satisfied_by_fits_the_whole_value(value: str, is_in_place: bool) -> None:
+def test_satisfied_by_matches_the_whole_value(value: str, is_in_place: bool) -> None:
     variable = EnvVar(name="UCX_MEM_MMAP_HOOK_MODE", value=value, source="live")
     found = match(growing_finding(), case(targets=(target(variable),)), CATALOGUE)
     assert ("UCX_MEM_MMAP_HOOK_MODE none" not in names(found)) is is_in_place
 
 
-def test_a_veto_that_drops_takes_the_remedy_away_and_says_why() -> None:
+def test_a_dropped_remedy_has_its_reason() -> None:
     dropping = parse_entry(UCX_TEXT.replace('effect = "last"', 'effect = "drop"'), "ucx-invq.toml")
     rocm = Module(pid=PID, path="/opt/rocm/lib/libamdhip64.so.6", start=0x7F1000000000)
     found = match(growing_finding(), case(modules=(*ucx_modules(), rocm)), (dropping,))
@@ -203,18 +201,18 @@ def test_a_veto_that_drops_takes_the_remedy_away_and_says_why() -> None:
     assert len(names(match(growing_finding(), case(), (dropping,)))) == 3
 
 
-def test_the_same_pool_outside_the_hooks_is_not_it() -> None:
+def test_the_same_pool_outside_the_hooks_does_not_match() -> None:
     pool = Stack(frames=(native("mmap", "/usr/lib/libc.so.6"), native("ucs_mpool_grow", UCS)))
     assert match(growing_finding(finding_site(pool, inside=None)), case(), CATALOGUE).cause is None
 
 
-def test_growth_of_another_program_with_ucx_loaded_is_not_it() -> None:
+def test_other_growth_with_ucx_loaded_does_not_match() -> None:
     found = match(growing_finding(finding_site(LIST_STACK, inside=None)), case(), CATALOGUE)
     assert (found.cause, found.remedies) == (None, ())
     assert "ucx" not in repr(found.evidence).lower()
 
 
-def test_growth_without_stacks_in_another_layer_is_not_possibly_it() -> None:
+def test_growth_without_stacks_in_another_layer_is_not_possible_ucx() -> None:
     """A heap that grows while UCX is loaded: no mapping was made, so no stack excludes it, but its layer does."""
     unseen = replace(growing_finding(), sites=(), culprit=None)
     found = match(replace(unseen, layer="native-heap"), case(), CATALOGUE)
@@ -222,18 +220,18 @@ def test_growth_without_stacks_in_another_layer_is_not_possibly_it() -> None:
     assert any("ucx-invq" in item.text for item in match(unseen, case(), CATALOGUE).evidence)
 
 
-def test_a_pass_through_the_mmap_hook_is_not_it() -> None:
+def test_a_call_passed_through_the_mmap_hook_does_not_match() -> None:
     through = Stack(frames=(native("ucm_mmap", UCM, hook=True), *LIST_STACK.frames))
     assert match(growing_finding(finding_site(through, inside="mmap")), case(), CATALOGUE).cause is None
 
 
-def test_most_of_the_memory_must_come_that_way() -> None:
+def test_most_of_the_memory_must_match() -> None:
     list_site = replace(finding_site(LIST_STACK, inside=None), outstanding_bytes=4 * 1024**3)
     assert match(growing_finding(finding_site(), list_site), case(), CATALOGUE).cause is None
 
 
 @pytest.mark.parametrize("verdict", ["steady", "insufficient-data"])
-def test_what_does_not_grow_gets_no_remedy(verdict: str) -> None:
+def test_memory_that_does_not_grow_gets_no_remedy(verdict: str) -> None:
     still = replace(growing_finding(), verdict=verdict)  # type: ignore[arg-type]
     assert match(still, case(), CATALOGUE) == still
 
@@ -247,7 +245,7 @@ def test_a_remedy_in_place_is_not_offered_again(source: str) -> None:
     assert found.confidence < match(growing_finding(), case(), CATALOGUE).confidence
 
 
-def test_another_value_of_the_variable_is_named() -> None:
+def test_the_current_value_of_the_variable_is_named() -> None:
     variable = EnvVar(name="UCX_RCACHE_MAX_UNRELEASED", value="inf", source="live")
     found = match(growing_finding(), case(targets=(target(variable),)), CATALOGUE)
     assert found.remedies[1].caveats[-1].startswith("current value: UCX_RCACHE_MAX_UNRELEASED=inf (live environment); ")
@@ -260,7 +258,7 @@ def test_rocm_moves_the_hook_mode_to_the_end_and_warns() -> None:
     assert any("maps ROCm libraries" in caveat for caveat in found.remedies[-1].caveats)
 
 
-def test_hashed_names_of_bundled_copies_fit() -> None:
+def test_hashed_names_of_bundled_copies_match() -> None:
     def hashed(path: str) -> str:
         return path.replace(".so.0.0.0", "-97f10f8d.so.0.0.0")
 
@@ -273,7 +271,7 @@ def test_hashed_names_of_bundled_copies_fit() -> None:
     assert found.cause == "ucx-invq"
 
 
-def test_retention_needs_the_heap_to_have_been_read() -> None:
+def test_retention_needs_a_heap_reading() -> None:
     retained = replace(
         growing_finding(finding_site(LIST_STACK, inside=None)),
         layer="allocator-retention",
@@ -333,7 +331,7 @@ def test_growth_without_openmp_teams(growth: Finding) -> None:
     assert match(growth, case(), CATALOGUE).cause is None
 
 
-def test_nothing_is_firm_without_its_evidence() -> None:
+def test_no_entry_is_a_cause_without_evidence() -> None:
     """No entry becomes a cause on a process of which nothing is known."""
     bare = replace(growing_finding(finding_site(Stack(frames=()), inside=None)), culprit=None)
     empty = case(targets=(), modules=(), hooks=(), hook_audits=(), sites=(), heaps=())
@@ -342,7 +340,7 @@ def test_nothing_is_firm_without_its_evidence() -> None:
         assert (found.cause, found.remedies) == (None, ()), layer
 
 
-def test_a_plausible_entry_is_mentioned_never_firm() -> None:
+def test_a_plausible_entry_is_only_mentioned() -> None:
     plausible = parse_entry(UCX_TEXT.replace('certainty = "V"', 'certainty = "P"'), "ucx-invq.toml")
     found = match(growing_finding(), case(), (plausible,))
     assert (found.cause, found.remedies, found.verdict) == (None, (), "growing")
@@ -364,13 +362,13 @@ def test_a_plausible_entry_is_mentioned_never_firm() -> None:
         ("title =", "title", ""),
     ],
 )
-def test_a_bad_file_is_named_with_its_fault(old: str, new: str, why: str) -> None:
+def test_an_invalid_file_is_named_with_its_error(old: str, new: str, why: str) -> None:
     with pytest.raises(UsageError, match=r"mine\.toml") as raised:
         parse_entry(UCX_TEXT.replace(old, new), "mine.toml")
     assert why in raised.value.why
 
 
-def test_own_folder_adds_and_replaces(tmp_path: Path) -> None:
+def test_a_folder_adds_and_replaces_entries(tmp_path: Path) -> None:
     (tmp_path / "ucx-invq.toml").write_text(UCX_TEXT.replace("1024", "2048"))
     (tmp_path / "ours.toml").write_text(UCX_TEXT.replace('id = "ucx-invq"', 'id = "ours"'))
     (tmp_path / "notes.txt").write_text("no entry")
@@ -436,7 +434,7 @@ def test_escape_characters_of_an_entry_are_shown_as_text(tmp_path: Path) -> None
         assert "\x1b" not in done.stdout
 
 
-def test_an_id_is_its_file_s_name(tmp_path: Path) -> None:
+def test_an_id_is_the_name_of_its_file(tmp_path: Path) -> None:
     (tmp_path / "other.toml").write_text(UCX_TEXT)
     with pytest.raises(UsageError, match=r"other\.toml"):
         load_catalogue(tmp_path)
@@ -467,7 +465,7 @@ def conflicts(finding: Finding) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
-def test_settings_that_do_not_go_together_are_mentioned_beside_the_cause(name: str) -> None:
+def test_conflicting_settings_are_mentioned_with_the_cause(name: str) -> None:
     nixl = Module(pid=PID, path="/srv/nixl/libnixl.so", start=0x7F1000000000)
     modules = (*ucx_modules(), nixl)
     variable = EnvVar(name=name, value="max_split_size_mb:64,expandable_segments:True", source="live")
@@ -478,7 +476,7 @@ def test_settings_that_do_not_go_together_are_mentioned_beside_the_cause(name: s
     assert conflicts(match(growing_finding(), case(modules=modules, targets=(target(off),)), CATALOGUE)) == []
 
 
-def test_a_variable_that_exec_did_not_have_is_unknown_not_unset() -> None:
+def test_a_variable_missing_at_exec_is_unknown() -> None:
     """The program may have set it later: only the live environment can say no."""
     condition = EnvCondition(name="UCX_TLS", value=".*")
     other = EnvVar(name="UCX_LOG_LEVEL", value="info", source="exec")
@@ -489,7 +487,7 @@ def test_a_variable_that_exec_did_not_have_is_unknown_not_unset() -> None:
     assert seen == ["unknown", "unknown", "unmet"]
 
 
-def test_growth_of_the_heap_is_never_called_retention_by_the_arenas_alone() -> None:
+def test_arenas_alone_do_not_make_heap_growth_retention() -> None:
     heap = HeapState(
         pid=PID, t_ns=BASE, allocator="glibc", retained_bytes=600, system_bytes=1000, in_use_bytes=400, arenas=28
     )

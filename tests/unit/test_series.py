@@ -40,7 +40,7 @@ def case(samples: list[Sample], targets: tuple[Target, ...] = ()) -> Case:
 TICKS = [i * 0.5 for i in range(81)]
 
 
-def test_a_child_that_leaks_is_the_trees_growth_and_is_named() -> None:
+def test_a_leaking_child_is_growth_of_the_tree() -> None:
     found = case([s for t in TICKS for s in (sample(1, t, 900 * MIB), sample(7, t, 50 * MIB + MIB * t))])
     assert verdict_of_trend(tree_trend(found)) == "growing"
     first, second = members(found)
@@ -49,7 +49,7 @@ def test_a_child_that_leaks_is_the_trees_growth_and_is_named() -> None:
     assert second.change_bytes == 0
 
 
-def test_workers_that_join_late_are_no_growth() -> None:
+def test_workers_that_start_late_are_not_growth() -> None:
     samples = [sample(1, t, 100 * MIB) for t in TICKS]
     for i in range(8):  # a worker each 4 s; each fills 60 MiB of its own in its first second
         samples += [sample(10 + i, t, 60 * MIB * min(t - 4 * i - 4, 1.0)) for t in TICKS if t >= 4 * i + 4]
@@ -66,7 +66,7 @@ def test_recycled_workers_are_a_saw_tooth() -> None:
     assert verdict_of_trend(tree_trend(case(samples))) == "steady"
 
 
-def test_growth_of_a_member_that_left_goes_with_it() -> None:
+def test_growth_of_a_process_that_exited_is_subtracted() -> None:
     samples = [sample(1, t, 100 * MIB) for t in TICKS]
     samples += [sample(2, t, 10 * MIB + 10 * MIB * t) for t in TICKS if t < 20]
     line = tree_series(samples)
@@ -79,7 +79,7 @@ def test_page_cache_is_not_growth() -> None:
     assert verdict_of_trend(tree_trend(found)) == "steady"
 
 
-def test_what_is_swapped_out_has_not_gone() -> None:
+def test_swapped_memory_counts() -> None:
     found = case([sample(1, t, 500 * MIB - 5 * MIB * t, swap=6 * MIB * t) for t in TICKS])
     assert verdict_of_trend(tree_trend(found)) == "growing"
 
@@ -111,7 +111,7 @@ def multiplying(each: int, *, stay: bool) -> Case:
     return case(samples)
 
 
-def test_processes_that_multiply_are_growth_of_their_own_kind() -> None:
+def test_a_rising_number_of_processes_is_a_finding() -> None:
     found = multiplying(4, stay=True)
     more = population(found)
     assert more is not None
@@ -126,13 +126,13 @@ def test_processes_that_multiply_are_growth_of_their_own_kind() -> None:
     assert told.headline.startswith("Number of processes grows: 1 at the start, 10 now")
 
 
-def test_processes_that_are_replaced_are_not_more() -> None:
+def test_replaced_processes_are_not_a_rising_number() -> None:
     found = multiplying(4, stay=False)
     assert population(found) is None
     assert conclude_case(found).exit_code == 0
 
 
-def test_a_pid_that_became_another_program_begins_anew() -> None:
+def test_a_pid_with_a_new_program_starts_a_new_series() -> None:
     """2 GiB, then an exec, and 30 MiB a minute from 20 MiB on."""
     samples = [sample(1, t, 2 * GIB if t < 15 else 20 * MIB + (t - 15) * MIB / 2) for t in TICKS]
     target = Target(pid=1, start_ticks=1, start_wall_ns=0, began_ns=int(14.9 * NS_PER_S))
@@ -141,7 +141,7 @@ def test_a_pid_that_became_another_program_begins_anew() -> None:
     assert verdict_of_trend(tree_trend(case(samples, (target,)))) == "growing"
 
 
-def test_thinned_samples_are_the_same_tree() -> None:
+def test_thinned_samples_give_the_same_trend() -> None:
     """Dense at the end and sparse before: neither a member's leaving nor a tick is lost on it."""
     times = [i * 16.0 for i in range(30)] + [480 + i * 4.0 for i in range(30)] + [600 + i for i in range(60)]
     samples = [s for t in times for s in (sample(1, t, 300 * MIB), sample(2, t, 50 * MIB + MIB * t / 6))]

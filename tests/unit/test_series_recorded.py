@@ -63,11 +63,11 @@ def words(series: Recorded, length: int, begin_s: float = 0.0) -> list[str]:
 
 @pytest.mark.parametrize("name", LEAKS)
 @pytest.mark.parametrize("length", [20, 30, 60, 120, 240, 480])
-def test_a_real_leak_is_growth_wherever_one_looks(name: str, length: int) -> None:
+def test_a_real_leak_is_growing_in_every_window(name: str, length: int) -> None:
     assert set(words(recorded(name), length)) == {"growing"}
 
 
-def test_a_leak_under_saw_teeth_never_levels_off_and_shows_in_the_end() -> None:
+def test_a_leak_under_saw_teeth_is_detected_at_the_end() -> None:
     """100 MiB come and go every two seconds, and 1 MiB a second stays: a minute shows it; until then nothing is said
     of a bound that nobody can have seen."""
     series = recorded(UNDER_SAW_TEETH)
@@ -85,7 +85,7 @@ def test_no_prefix_is_called_a_leak(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HEALTHY)
-def test_what_is_healthy_comes_to_rest(name: str) -> None:
+def test_healthy_series_end_steady(name: str) -> None:
     """After the warm-up or filling that it has by design. Windows of two minutes; one in ten may still be a burst."""
     told = words(recorded(name), 120, SETTLE_S.get(name, 60.0)) or words(recorded(name), 40, SETTLE_S[name])
     assert told.count("growing") <= len(told) // 10, told
@@ -99,7 +99,7 @@ def test_page_cache_is_not_growth() -> None:
 
 
 @pytest.mark.parametrize("name", [*LEAKS, "batches", "jvm", "node", "torch-warm-up", "ucx-fixed", "workers"])
-def test_thinned_it_says_the_same(name: str) -> None:
+def test_a_thinned_series_has_the_same_verdict(name: str) -> None:
     series = recorded(name)
     line: TieredSamples[tuple[float, int]] = TieredSamples(48, seed=1)
     for point in zip(series.seconds, series.anon, strict=True):

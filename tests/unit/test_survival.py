@@ -37,7 +37,7 @@ def _at_most(hits: int, trials: int, share: float) -> float:
 
 
 @given(trials=st.integers(1, 120), data=st.data(), confidence=st.sampled_from([0.9, 0.95, 0.9875]))
-def test_limits_are_those_of_clopper_and_pearson(trials: int, data: st.DataObject, confidence: float) -> None:
+def test_limits_are_clopper_pearson(trials: int, data: st.DataObject, confidence: float) -> None:
     """At the upper limit, as few hits come with a probability of 1 - confidence."""
     hits = data.draw(st.integers(0, trials))
     upper, lower = upper_limit(hits, trials, confidence), lower_limit(hits, trials, confidence)
@@ -91,7 +91,7 @@ def _cohorts(born: list[int], left: list[int] | None = None) -> tuple[Cohort, ..
     )
 
 
-def test_deaths_are_counted_of_the_older_half_of_the_births() -> None:
+def test_deaths_are_counted_in_the_older_half_of_the_births() -> None:
     """A FIFO that filled up has kept all its young blocks and none of the old ones."""
     share = deaths_over_births(_site([100, 100, 100, 100], [0, 0, 100, 100]))
     assert share is not None
@@ -103,7 +103,7 @@ def test_deaths_are_counted_of_the_older_half_of_the_births() -> None:
     assert deaths_over_births(_site([], [])) is None
 
 
-def test_sampled_births_tell_less() -> None:
+def test_sampled_births_have_wider_limits() -> None:
     exact, sampled = deaths_over_births(_site([256], [256])), deaths_over_births(_site([256], [256], effective=2))
     assert exact is not None
     assert sampled is not None
@@ -154,18 +154,18 @@ def _kinds(found: Case) -> list[str]:
         (_check(48, 48, site_id=2), []),
     ],
 )
-def test_what_a_check_says_of_a_finding(check: ReferenceCheck, kinds: list[str]) -> None:
+def test_evidence_of_a_reference_check(check: ReferenceCheck, kinds: list[str]) -> None:
     assert _kinds(case(reference_checks=(check,), hooks=())) == kinds
 
 
-def test_a_small_site_that_is_lost_does_not_make_the_finding() -> None:
+def test_a_small_lost_site_does_not_make_the_finding_lost() -> None:
     (site,) = case().sites
     small = replace(site, site_id=2, outstanding_bytes=site.outstanding_bytes // 4)
     found = case(sites=(site, small), reference_checks=(_check(48, 48, site_id=2), _check(48, 0)), hooks=())
     assert _kinds(found) == ["referenced"]
 
 
-def test_sites_that_are_worth_a_search() -> None:
+def test_sites_to_search_for_references() -> None:
     def finding(**more: Any) -> Finding:
         first = FindingSite(
             pid=PID,
@@ -216,7 +216,7 @@ def _releases(*calls: int) -> tuple[Releases, ...]:
         ([25] * 12, [], False),
     ],
 )
-def test_births_that_come_with_releases(births: list[int], calls: list[int], expected: bool) -> None:
+def test_births_in_proportion_to_releases(births: list[int], calls: list[int], expected: bool) -> None:
     assert grows_with_releases(_cohorts(births), _releases(*calls)) is expected
 
 
@@ -229,14 +229,14 @@ def _hooked(births: list[int], left: list[int], calls: list[int]) -> list[str]:
     return _kinds(replace(minute, sites=(site,), traces=(replace(trace, releases=_releases(*calls)),)))
 
 
-def test_memory_mapped_inside_munmap_that_stays_and_comes_with_it() -> None:
+def test_memory_mapped_inside_munmap_that_stays_is_leak_evidence() -> None:
     assert _hooked([25] * 12, [25] * 12, [1000] * 12) == ["give-back-hook"]
     assert _hooked([25] * 12, [20] * 12, [1000] * 12) == []  # some are unmapped
     assert _hooked([25] * 12, [25] * 12, [1000, 5000] * 6) == []  # not with the releases
     assert _hooked([2] * 12, [2] * 12, [1000] * 12) == []  # too few to exclude 5% deaths
 
 
-def test_the_same_memory_outside_of_a_hook_is_no_such_evidence() -> None:
+def test_memory_mapped_outside_a_hook_is_not_leak_evidence() -> None:
     """Zero deaths and a straight line: a FIFO does that until it is full."""
     (site,) = case().sites
     (trace,) = case().traces
@@ -245,6 +245,6 @@ def test_the_same_memory_outside_of_a_hook_is_no_such_evidence() -> None:
     assert _kinds(case(sites=(site,), traces=(counted,), hooks=())) == []
 
 
-def test_a_finding_without_evidence_stays_as_it_is() -> None:
+def test_a_finding_without_survival_evidence_does_not_change() -> None:
     (finding,) = analyze(case(hooks=())).findings
     assert with_survival(case(hooks=()), finding) is finding

@@ -64,7 +64,7 @@ def told(case: Case, one: Finding | None = None, groups: tuple[MappingGroup, ...
     return found.title, {item.kind: item.text for item in found.evidence}
 
 
-def test_stacks_of_threads_that_nobody_joined() -> None:
+def test_stacks_of_unjoined_threads_are_leak_evidence() -> None:
     title, evidence = told(stacks([10, 20, 30, 40]))
     assert title == "40 ended threads started by request (app.py:31) were never joined"
     assert "10 at the start, 40 now" in evidence[ENDED]
@@ -87,7 +87,7 @@ def test_stacks_of_threads_that_nobody_joined() -> None:
     ],
     ids=["two", "cached", "small", "late", "stops", "joined", "pool", "living", "musl", "unknown"],
 )
-def test_no_evidence(case: Case) -> None:
+def test_other_stacks_are_not_leak_evidence(case: Case) -> None:
     assert told(case) == ("stacks stay", {})
 
 
@@ -114,13 +114,13 @@ def traced(case: Case, mapped: int, unmapped: int) -> tuple[str, dict[str, str]]
         ([10, 20, 30], 100, 5, True),
     ],
 )
-def test_a_trace_stands_for_a_snapshot_and_sees_joins(
+def test_a_trace_replaces_a_snapshot_and_shows_joins(
     ended: list[int], mapped: int, unmapped: int, is_evidence: bool
 ) -> None:
     assert (ENDED in traced(stacks(ended), mapped, unmapped)[1]) is is_evidence
 
 
-def test_two_snapshots_of_one_moment_do_not_hide_it() -> None:
+def test_two_snapshots_of_the_same_time_do_not_hide_growth() -> None:
     assert ENDED in told(stacks([10, 20, 30, 30]))[1]
 
 
@@ -133,7 +133,7 @@ def test_two_snapshots_of_one_moment_do_not_hide_it() -> None:
         ("glibc.pthread.stack_cache_size=x", 40 * MIB),
     ],
 )
-def test_the_tunable_sets_the_limit(tunables: str, limit: int) -> None:
+def test_the_tunable_sets_the_stack_cache_limit(tunables: str, limit: int) -> None:
     target = replace(TARGET, environment=(EnvVar(name="GLIBC_TUNABLES", value=tunables),))
     assert stack_cache_bytes(target) == limit
     assert (ENDED in told(stacks([10, 15, 20], target=target))[1]) is (limit < 80 * MIB)
@@ -154,7 +154,7 @@ def group(name: str, grown: int) -> MappingGroup:
     )  # fmt: skip
 
 
-def test_threads_that_have_not_ended_are_named_with_what_they_hold() -> None:
+def test_living_threads_are_named_with_their_memory() -> None:
     groups = group("thread stacks", 2 * MIB), group("glibc arenas", 6 * MIB), group("anonymous", MIB)
     title, evidence = told(sampled([12, 400, 919]), finding(907), groups)
     assert title == "907 threads started by request (app.py:31) have not ended"
@@ -167,10 +167,10 @@ def test_threads_that_have_not_ended_are_named_with_what_they_hold() -> None:
 
 
 @pytest.mark.parametrize(("counts", "traced"), [([12, 919], 3), ([12, 13], 907), ([12, 919, 12], 907), ([], 907)])
-def test_other_growth_of_stacks_names_no_threads(counts: list[int], traced: int) -> None:
+def test_stack_growth_without_more_threads_names_no_threads(counts: list[int], traced: int) -> None:
     assert told(sampled(counts), finding(traced)) == ("stacks stay", {})
 
 
-def test_other_layers_are_left_alone() -> None:
+def test_findings_of_other_layers_do_not_change() -> None:
     other = replace(finding(907), layer="anon-mmap")
     assert with_threads(sampled([12, 919]), [other], {}, 10 * MIB) == [other]

@@ -41,7 +41,7 @@ def test_false_upward_trends_are_rare(kind: object) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [k for k in calibrate.KINDS if k.grows], ids=lambda k: k.name)
-def test_growth_is_seen(kind: object) -> None:
+def test_growth_is_detected(kind: object) -> None:
     found = calibrate.shapes(kind, SERIES)
     assert found["linear"] >= SEEN_AT_LEAST.get(kind.name, 0.98) * SERIES, found  # type: ignore[attr-defined]
 
@@ -61,7 +61,7 @@ def test_the_rate_of_a_line_is_its_rate() -> None:
     assert trend.p < 0.001
 
 
-def test_chunks_of_a_mebibyte_are_a_line() -> None:
+def test_growth_in_chunks_of_1_mib_is_linear() -> None:
     times = [i * 0.5 for i in range(41)]
     trend = fit_trend(times, [50 * MIB + (10 * MIB * t / 60) // MIB * MIB for t in times])
     assert trend.shape == "linear"
@@ -69,7 +69,7 @@ def test_chunks_of_a_mebibyte_are_a_line() -> None:
     assert trend.rate.estimate == pytest.approx(10 * MIB, rel=0.3)
 
 
-def test_two_rises_are_no_line_yet() -> None:
+def test_two_rises_are_a_step() -> None:
     times = [i * 0.5 for i in range(41)]
     trend = fit_trend(times, [50 * MIB + (t > 6) * 2 * MIB + (t > 13) * 2 * MIB for t in times])
     assert trend.shape == "step"
@@ -77,7 +77,7 @@ def test_two_rises_are_no_line_yet() -> None:
 
 
 @pytest.mark.parametrize("interval", [0.1, 0.5, 5.0, 60.0])
-def test_a_levelled_warm_up_has_a_bound(interval: float) -> None:
+def test_a_warm_up_that_leveled_off_has_a_bound(interval: float) -> None:
     times = [i * interval for i in range(120)]
     tau = times[-1] / 9
     trend = fit_trend(times, [MIB * 500 * (1 - 2.718281828 ** (-t / tau)) for t in times])
@@ -85,7 +85,7 @@ def test_a_levelled_warm_up_has_a_bound(interval: float) -> None:
     assert trend.bound_bytes == pytest.approx(500 * MIB, rel=0.05)
 
 
-def test_a_warm_up_that_still_rises_by_what_matters_is_not_called_bounded() -> None:
+def test_a_warm_up_that_still_rises_is_not_bounded() -> None:
     """Known answer: four time constants of 500 MiB in a minute; at the end it rises by 36 MiB/min."""
     times = [i * 0.5 for i in range(121)]
     trend = fit_trend(times, [MIB * 500 * (1 - 2.718281828 ** (-t / 15)) for t in times])
@@ -95,7 +95,7 @@ def test_a_warm_up_that_still_rises_by_what_matters_is_not_called_bounded() -> N
 
 @pytest.mark.parametrize("onset", [0.3, 0.5, 0.6, 0.7, 0.8])
 @pytest.mark.parametrize("seconds", [60.0, 300.0, 3600.0])
-def test_a_late_leak_is_growing_from_its_onset_on_at_its_own_rate(onset: float, seconds: float) -> None:
+def test_a_late_leak_has_its_onset_and_its_rate(onset: float, seconds: float) -> None:
     """Known answer: 200 MiB/min from a share of the window on."""
     rng, interval = random.Random(8), seconds / 120
     times = [i * interval for i in range(121)]
@@ -108,7 +108,7 @@ def test_a_late_leak_is_growing_from_its_onset_on_at_its_own_rate(onset: float, 
     assert trend.rate.low > 190 * MIB
 
 
-def test_growth_after_a_warm_up_is_judged_without_it() -> None:
+def test_growth_after_a_warm_up_has_its_own_rate() -> None:
     times = [i * 0.5 for i in range(121)]
     trend = fit_trend(times, [MIB * (min(t, 6) * 50 + max(t - 6, 0)) for t in times])
     assert trend.shape == "linear"
@@ -117,13 +117,13 @@ def test_growth_after_a_warm_up_is_judged_without_it() -> None:
     assert trend.rate.estimate == pytest.approx(60 * MIB, rel=0.05)
 
 
-def test_growth_across_a_restart_of_the_observer() -> None:
+def test_a_line_with_a_gap_is_linear() -> None:
     times = [i * 0.5 for i in range(40)] + [300 + i * 0.5 for i in range(40)]
     trend = fit_trend(times, [100 * MIB + 5 * MIB * t / 60 for t in times])
     assert trend.shape == "linear"
 
 
-def test_days_at_a_minute() -> None:
+def test_three_days_of_samples_per_minute() -> None:
     rng = random.Random(5)
     times = [i * 60.0 for i in range(3 * 1440)]
     grows = fit_trend(times, [2048 * MIB + 0.4 * MIB * t / 60 + rng.gauss(0, 20 * MIB) for t in times])
@@ -133,7 +133,7 @@ def test_days_at_a_minute() -> None:
 
 
 @pytest.mark.parametrize(("times", "values"), [([], []), ([0.0], [1]), ([0.0, 0.5, 1.0], [1, 2, 3])])
-def test_too_little_says_how_much_longer(times: list[float], values: list[float]) -> None:
+def test_too_short_series_say_how_much_longer_to_observe(times: list[float], values: list[float]) -> None:
     trend = fit_trend(times, values)
     assert trend.shape == "too-short"
     assert trend.rate is None
@@ -142,7 +142,7 @@ def test_too_little_says_how_much_longer(times: list[float], values: list[float]
     assert verdict_of_trend(trend) == "insufficient-data"
 
 
-def test_the_least_effect_gets_finer_with_time() -> None:
+def test_the_minimum_rate_falls_with_the_window() -> None:
     assert minimum_rate(0, 60) == MIB
     assert minimum_rate(20 * 1024 * MIB, 60) > 10 * MIB
     assert minimum_rate(0, 86400) == 64 * KIB
@@ -160,7 +160,7 @@ def test_a_line_alone_is_never_a_leak(shape: Shape) -> None:
     st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(0, 1 << 44)), max_size=120),
     st.integers(0, 1 << 30),
 )
-def test_any_series_has_an_answer_and_the_same_one_twice(points: list[tuple[float, int]], seed: int) -> None:
+def test_any_series_has_a_reproducible_trend(points: list[tuple[float, int]], seed: int) -> None:
     times, t = [], 0.0
     for gap, _ in points:
         t += gap
@@ -174,7 +174,7 @@ def test_any_series_has_an_answer_and_the_same_one_twice(points: list[tuple[floa
 
 @pytest.mark.parametrize("gap_s", [5.0, 11.0, 40.0])
 @pytest.mark.parametrize("lone", [1, 2])
-def test_a_line_with_a_long_gap_after_its_first_samples_is_a_line(gap_s: float, lone: int) -> None:
+def test_a_gap_after_the_first_samples_does_not_hide_a_line(gap_s: float, lone: int) -> None:
     """Known answer: 48 MiB a minute, in the bends of a heap that grows by pools, and nothing read for a while."""
     times = [0.5 * n for n in range(lone)] + [gap_s + 0.5 * n for n in range(18)]
     values = [6 * MIB + 48 * MIB / 60 * t + 60_000 * (n % 3) for n, t in enumerate(times)]
@@ -184,7 +184,7 @@ def test_a_line_with_a_long_gap_after_its_first_samples_is_a_line(gap_s: float, 
     assert 40 * MIB < trend.rate.estimate < 56 * MIB
 
 
-def test_a_short_line_of_a_few_points_is_a_line() -> None:
+def test_nine_points_can_be_linear() -> None:
     """Known answer: a pool that grows by whole chunks, read nine times in as many seconds, as a trace tells it."""
     times = [0.0, 0.45, 1.94, 2.94, 3.95, 5.46, 6.96, 8.44, 9.06]
     chunks = [0, 2, 9, 14, 19, 26, 33, 41, 44]
@@ -193,7 +193,7 @@ def test_a_short_line_of_a_few_points_is_a_line() -> None:
 
 
 @pytest.mark.parametrize("at", [3, 4, 5, 6])
-def test_a_step_of_a_few_points_is_a_step(at: int) -> None:
+def test_nine_points_can_be_a_step(at: int) -> None:
     trend = fit_trend([float(n) for n in range(9)], [100 * MIB + (20 * MIB if n >= at else 0) for n in range(9)])
     assert trend.shape == "step"
 
@@ -210,7 +210,7 @@ def test_detection_grows_with_the_effect() -> None:
         assert shapes[0.1].count("linear") <= 1
 
 
-def test_a_late_line_in_a_long_look_needs_to_pass_all_that_was_before() -> None:
+def test_a_late_line_must_rise_above_all_earlier_values() -> None:
     """Two hours of slow waves whose last quarter of an hour rises in a line, as it did before; then a leak does."""
     times = [i * 10.0 for i in range(720)]
     waves = [300 * MIB + 40 * MIB * abs((t / 1700) % 2 - 1) for t in times]
@@ -239,7 +239,7 @@ def steady_or_bounded(trend: Trend) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", calibrate.KINDS, ids=lambda k: k.name)
-def test_no_shape_that_stands_for_an_end_of_growth_has_a_rate_above_what_matters(kind: object) -> None:
+def test_a_shape_without_growth_never_has_a_significant_rate(kind: object) -> None:
     for seed in range(8):
         times, values = calibrate.draw(kind, seed)
         trend = fit_trend(times, values)
@@ -252,9 +252,7 @@ SERIES_OF_ANY_KIND = st.tuples(st.sampled_from(calibrate.KINDS), st.integers(0, 
 
 @settings(max_examples=30, deadline=None)
 @given(SERIES_OF_ANY_KIND, st.integers(-1000, 1000), st.integers(0, 1 << 20))
-def test_a_shift_of_the_values_or_of_the_time_changes_nothing(
-    drawn: tuple[object, int], mib: int, seconds: int
-) -> None:
+def test_shifting_values_or_times_does_not_change_the_trend(drawn: tuple[object, int], mib: int, seconds: int) -> None:
     times, values = calibrate.draw(*drawn)
     # In whole bytes and 1/1024 s, so that sums and differences are exact.
     times, values = [round(t * 1024) / 1024 for t in times], [float(round(v)) for v in values]
@@ -265,7 +263,7 @@ def test_a_shift_of_the_values_or_of_the_time_changes_nothing(
 
 @settings(max_examples=30, deadline=None)
 @given(SERIES_OF_ANY_KIND, st.sampled_from([2.0, 8.0, 64.0]))
-def test_values_and_what_matters_scaled_alike_have_the_same_shape(drawn: tuple[object, int], factor: float) -> None:
+def test_scaling_values_and_minimum_effect_keeps_the_shape(drawn: tuple[object, int], factor: float) -> None:
     """Where the rise is well above the least one that is looked at, which does not scale."""
     times, values = calibrate.draw(*drawn)
     values = [64.0 * round(v) for v in values]
@@ -288,7 +286,7 @@ def assert_same(a: Trend, b: Trend) -> None:
             assert mine == pytest.approx(other, rel=1e-3, abs=KIB)
 
 
-def test_numbers_without_an_end_and_times_that_do_not_rise() -> None:
+def test_infinite_values_and_unordered_times_are_ignored() -> None:
     times = [float(n) for n in range(60)]
     values = [MIB * n for n in range(60)]
     plain = fit_trend(times, values)

@@ -18,7 +18,7 @@ def wobble(seed: int, memory: float) -> list[float]:
     return list(itertools.accumulate(kicks, lambda before, kick: memory * before + kick))
 
 
-def test_the_true_rate_lies_above_and_below_an_interval_equally_seldom() -> None:
+def test_the_interval_misses_the_true_rate_equally_often_on_both_sides() -> None:
     times = [float(t) for t in range(SAMPLES)]
     true = 60 * MIB
     rates = []
@@ -33,7 +33,7 @@ def test_the_true_rate_lies_above_and_below_an_interval_equally_seldom() -> None
     assert 0.3 * SERIES <= sum(rate.estimate > true for rate in rates) <= 0.7 * SERIES
 
 
-def test_neighbours_that_resemble_each_other_are_no_evidence_of_a_trend() -> None:
+def test_autocorrelated_noise_has_no_significant_trend() -> None:
     times = [float(t) for t in range(SAMPLES)]
     found = [fit_trend(times, [900 * MIB + w for w in wobble(seed, 0.7)]).p for seed in range(SERIES)]
     assert None not in found

@@ -38,7 +38,7 @@ def heap(share: float) -> Finding:
     )  # fmt: skip
 
 
-def test_a_heap_that_grows_unseen_as_well_is_one_finding_and_names_nobody() -> None:
+def test_a_heap_with_few_captured_stacks_names_no_code() -> None:
     """An arena that was reserved before the trace: a quarter of its growth had a system call of its own."""
     rows = (row("native-heap", 100), row("python-object", 1), row("anon-mmap", -30))
     found = with_unexplained_growth(CASE, GROWTH, (), rows, [heap(0.25)], TRACED)
@@ -47,25 +47,25 @@ def test_a_heap_that_grows_unseen_as_well_is_one_finding_and_names_nobody() -> N
     assert any(item.kind == "residue" for item in found[0].evidence)
 
 
-def test_whoever_asked_for_most_of_it_stays_named() -> None:
+def test_code_that_requested_most_of_a_heap_is_named() -> None:
     found = with_unexplained_growth(CASE, GROWTH, (), (row("native-heap", 100),), [heap(0.6)], TRACED)
     assert len(found) == 1
     assert found[0].culprit is not None
     assert found[0].share == 1.0
 
 
-def test_the_rest_is_in_the_layer_that_grew_most_beyond_what_is_explained() -> None:
+def test_unexplained_growth_is_in_the_layer_with_most_of_it() -> None:
     rows = (row("native-heap", 45), row("jvm-heap", 50), row("file", 900))
     found = with_unexplained_growth(CASE, GROWTH, (), rows, [heap(0.4)], TRACED)
     assert [(f.layer, f.share) for f in found] == [("native-heap", 0.4), ("jvm-heap", 0.6)]
 
 
-def test_nothing_is_added_where_the_sites_explain_it() -> None:
+def test_explained_growth_adds_no_finding() -> None:
     explained = [heap(0.8)]
     assert with_unexplained_growth(CASE, GROWTH, (), (row("native-heap", 100),), explained, TRACED) == explained
 
 
-def test_a_managed_heap_says_how_to_see_its_objects() -> None:
+def test_a_managed_heap_has_a_command_to_list_its_objects() -> None:
     group = MappingGroup(
         name="Java heap", layer="jvm-heap", before_bytes=0, after_bytes=MIB, count_before=1, count_after=1, what="grew"
     )

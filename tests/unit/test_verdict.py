@@ -77,14 +77,14 @@ def test_a_known_cause_that_grows_is_a_leak() -> None:
     assert decision.findings[0].confidence == 0.9
 
 
-def test_a_known_cause_whose_trace_was_short_goes_by_the_line_of_the_whole() -> None:
+def test_known_cause_with_a_short_trace_depends_on_total_growth() -> None:
     short = replace(KNOWN, trend=fit_trend([0.0, 1.0, 2.0], [0.0, MIB, 2 * MIB]))
     assert decide(constructed_case(age_s=60), growth(RISING), [short]).verdict == "leak"
     assert decide(constructed_case(age_s=60), growth(RISING), [replace(short, share=0.1)]).verdict == "growing"
     assert decide(constructed_case(age_s=60), growth(FLAT), [short]).verdict == "steady"
 
 
-def test_a_known_cause_that_does_not_grow_is_none() -> None:
+def test_known_cause_that_does_not_grow_is_not_reported() -> None:
     still = replace(KNOWN, trend=FLAT, rate=FLAT.rate)
     decision = decide(constructed_case(age_s=60), growth(FLAT), [still])
     assert decision.verdict == "steady"
@@ -92,7 +92,7 @@ def test_a_known_cause_that_does_not_grow_is_none() -> None:
 
 
 @pytest.mark.parametrize("word", ["bounded", "retention"])
-def test_growth_that_is_known_to_be_bounded_is_so_as_a_whole(word: Verdict) -> None:
+def test_bounded_cause_makes_the_verdict_bounded(word: Verdict) -> None:
     finding = replace(FINDING, cause="a-cache", verdict=word, confidence=0.8)
     assert decide(constructed_case(age_s=60), growth(RISING), [finding]).verdict == word
 
@@ -126,7 +126,7 @@ def straight(x: float) -> float:
     return 4 * GIB + 1.2 * GIB * x
 
 
-def test_growth_that_was_watched_for_long_enough_is_a_leak_and_says_the_figures() -> None:
+def test_sustained_growth_is_a_leak_with_its_figures() -> None:
     case, found = watched(straight)
     decision = decide(case, found, [FINDING])
     assert decision.verdict == "leak"
@@ -149,12 +149,12 @@ def test_growth_that_was_watched_for_long_enough_is_a_leak_and_says_the_figures(
     ],
     ids=["too-short", "too-little", "too-small", "full-at-70%", "warm-up", "saw-teeth"],
 )
-def test_growth_that_does_not_meet_the_rule_is_no_leak(level: Callable[[float], float], seconds: float) -> None:
+def test_growth_that_is_not_sustained_is_not_a_leak(level: Callable[[float], float], seconds: float) -> None:
     case, found = watched(level, seconds)
     assert decide(case, found, [FINDING]).verdict != "leak"
 
 
-def test_a_process_that_doubles_in_the_watch_has_grown_enough() -> None:
+def test_a_process_that_doubles_has_grown_enough() -> None:
     case, found = watched(lambda x: 300 * MIB + 310 * MIB * x)
     assert decide(case, found, [FINDING]).verdict == "leak"
 
@@ -166,7 +166,7 @@ def test_the_age_of_a_process_is_not_evidence() -> None:
 
 
 @pytest.mark.parametrize("word", ["bounded", "retention"])
-def test_a_cause_that_says_bounded_is_never_overruled(word: str) -> None:
+def test_sustained_growth_does_not_override_a_bounded_cause(word: str) -> None:
     case, found = watched(straight)
     limited = replace(FINDING, cause="a-cache", verdict=word, confidence=0.8, share=0.8)  # type: ignore[arg-type]
     other = replace(FINDING, share=0.2)
@@ -174,7 +174,7 @@ def test_a_cause_that_says_bounded_is_never_overruled(word: str) -> None:
     assert decide(case, found, [limited, other]).verdict == "growing"
 
 
-def test_a_small_part_of_watched_growth_is_not_called_the_leak() -> None:
+def test_a_small_part_of_sustained_growth_is_not_the_leak() -> None:
     case, found = watched(straight)
     decision = decide(case, found, [replace(FINDING, share=0.71), replace(FINDING, share=0.29)])
     assert [f.verdict for f in decision.findings] == ["leak", "growing"]
@@ -183,7 +183,7 @@ def test_a_small_part_of_watched_growth_is_not_called_the_leak() -> None:
 @pytest.mark.parametrize(
     ("births", "left", "verdict"), [(100, 100, "leak"), (100, 98, "growing"), (40, 40, "growing"), (1000, 970, "leak")]
 )
-def test_deaths_of_the_top_site_speak_against_it(births: int, left: int, verdict: str) -> None:
+def test_freed_blocks_of_the_top_site_exclude_sustained_growth(births: int, left: int, verdict: str) -> None:
     """Fewer than 5% of the older blocks died, by the upper limit: 2 of 100 may be 6%, and none of 40 may be 7%."""
     case, found = watched(straight)
     cohort = Cohort(
@@ -209,7 +209,7 @@ def of_kinds(*kinds: str, base: Finding = FINDING) -> Finding:
 
 
 @pytest.mark.parametrize("kinds", [("ended-threads",), ("lost",), ("inside", "give-back-hook")])
-def test_evidence_that_nothing_frees_it_makes_growth_a_leak(kinds: tuple[str, ...]) -> None:
+def test_leak_evidence_makes_growth_a_leak(kinds: tuple[str, ...]) -> None:
     case = constructed_case(age_s=60)
     assert decide(case, growth(RISING), [of_kinds(*kinds)]).verdict == "leak"
     still = replace(of_kinds(*kinds), trend=FLAT, rate=FLAT.rate)
@@ -220,11 +220,11 @@ def test_evidence_that_nothing_frees_it_makes_growth_a_leak(kinds: tuple[str, ..
 
 
 @pytest.mark.parametrize("kinds", [(), ("inside",), ("give-back-hook",), ("stack", "rate"), ("referenced",)])
-def test_other_evidence_does_not(kinds: tuple[str, ...]) -> None:
+def test_other_evidence_does_not_make_growth_a_leak(kinds: tuple[str, ...]) -> None:
     assert decide(constructed_case(age_s=60), growth(RISING), [of_kinds(*kinds)]).verdict == "growing"
 
 
-def test_a_bounded_cause_is_not_a_leak_by_such_evidence() -> None:
+def test_leak_evidence_does_not_make_a_bounded_cause_a_leak() -> None:
     limited = of_kinds("lost", base=replace(FINDING, cause="a-cache", verdict="bounded", confidence=0.8))
     assert decide(constructed_case(age_s=60), growth(RISING), [limited]).verdict == "bounded"
 
@@ -233,7 +233,7 @@ def test_a_bounded_cause_is_not_a_leak_by_such_evidence() -> None:
 
 
 @pytest.mark.parametrize("shape", ["flat", "step", "saw-tooth", "plateau", "falling"])
-def test_nothing_is_steady_or_bounded_while_its_rate_lies_above_what_matters(shape: Shape) -> None:
+def test_a_rate_that_matters_is_never_steady_or_bounded(shape: Shape) -> None:
     rises = replace(FLAT, shape=shape, rate=Rate(estimate=128 * MIB, low=92 * MIB, high=165 * MIB))
     decision = decide(constructed_case(age_s=60), growth(rises), [])
     assert decision.verdict == "insufficient-data"
@@ -241,7 +241,7 @@ def test_nothing_is_steady_or_bounded_while_its_rate_lies_above_what_matters(sha
     assert decide(constructed_case(age_s=60), growth(barely), []).verdict in ("steady", "bounded")
 
 
-def test_a_line_that_bent_has_the_rate_of_its_end_and_is_not_growing() -> None:
+def test_a_series_that_leveled_off_has_the_rate_of_its_end() -> None:
     case, found = watched(lambda x: 100 * MIB + 90 * MIB * min(x / 0.45, 1.0), 60.0, 0.5)
     assert found.rate is not None
     assert found.rate.low <= 0.0 <= found.rate.high
@@ -253,7 +253,7 @@ def layer_row(layer: Layer, mib_a_minute: float) -> LayerRow:
     return LayerRow(layer=layer, in_rss=True, bytes=200 * MIB, change_bytes=9 * MIB, rate=rate)
 
 
-def test_growth_beside_memory_that_shrinks_is_found_by_its_layer() -> None:
+def test_growth_hidden_by_shrinking_memory_is_found_by_its_layer() -> None:
     """The whole is flat and excludes it; the layer of the finding grew like the finding."""
     case, own = constructed_case(age_s=60), replace(FINDING, share=None)
     rows = {PID: [layer_row("anon-mmap", 58), layer_row("native-heap", -58)]}
@@ -264,20 +264,20 @@ def test_growth_beside_memory_that_shrinks_is_found_by_its_layer() -> None:
     assert decide(case, growth(FLAT), [own], {PID + 1: rows[PID]}).verdict == "steady"
 
 
-def test_growth_beside_a_process_that_shrinks_is_found_by_its_process() -> None:
+def test_growth_hidden_by_a_shrinking_process_is_found_by_its_process() -> None:
     case, own = constructed_case(age_s=60), replace(FINDING, share=None)
     member = MemberGrowth(pid=PID, change_bytes=60 * MIB, rate=RISING.rate)
     assert decide(case, growth(FLAT), [own], members=[member]).verdict == "growing"
     assert decide(case, growth(FLAT), [own], members=[replace(member, pid=PID + 1)]).verdict == "steady"
 
 
-def test_a_heap_that_grew_as_a_layer_is_not_dropped() -> None:
+def test_a_heap_whose_layer_grows_is_kept() -> None:
     own = replace(FINDING, layer="native-heap", share=None, culprit=Culprit(library="l", extends=True))
     rows = {PID: [layer_row("native-heap", 58)]}
     assert decide(constructed_case(age_s=60), growth(FLAT), [own], rows).verdict == "growing"
 
 
-def test_survivors_that_explain_a_rise_that_goes_on_are_not_steady() -> None:
+def test_traced_memory_that_explains_a_continuing_rise_is_not_steady() -> None:
     """A line that begins late: too short to be straight, and all of it is traced memory that is still there."""
     case, _ = watched(lambda x: 100 * MIB + 30 * MIB * max(0.0, x - 0.7) / 0.3, 60.0, 0.5)
     case = replace(case, traces=constructed_case(age_s=60).traces)
@@ -288,12 +288,12 @@ def test_survivors_that_explain_a_rise_that_goes_on_are_not_steady() -> None:
 
 
 @pytest.mark.parametrize(("share", "word"), [(0.7, "bounded"), (0.69, "growing"), (0.2, "growing")])
-def test_a_bounded_cause_explains_most_of_what_is_called_bounded(share: float, word: str) -> None:
+def test_bounded_needs_a_cause_that_explains_most_growth(share: float, word: str) -> None:
     limited = replace(FINDING, cause="a-cache", verdict="bounded", confidence=0.8, share=share)
     assert decide(constructed_case(age_s=60), growth(RISING), [limited]).verdict == word
 
 
-def test_growth_beside_a_bounded_cause_stays_growing() -> None:
+def test_other_growth_next_to_a_bounded_cause_is_growing() -> None:
     limited = replace(FINDING, cause="a-cache", verdict="bounded", confidence=0.8, share=0.75)
     other = replace(FINDING, share=0.25)
     assert decide(constructed_case(age_s=60), growth(RISING), [limited, other]).verdict == "growing"
@@ -323,13 +323,13 @@ def test_more_evidence_never_lowers_the_confidence(first: str | None, more: str,
     assert confidence(before, "growing", grows=False) <= less
 
 
-def test_code_that_is_seen_makes_it_surer_than_none() -> None:
+def test_known_code_raises_the_confidence() -> None:
     requested, held = MORE["code-that-requested-it"](BARE), MORE["code-that-holds-it"](BARE)
     sure = [confidence(f, "growing", grows=True) for f in (BARE, requested, held, of_kinds("lost", base=held))]
     assert sure == sorted(set(sure))
 
 
-def test_what_the_whole_does_not_show_is_less_sure() -> None:
+def test_growth_that_total_memory_does_not_show_has_lower_confidence() -> None:
     hidden = replace(BARE, evidence=(HIDDEN,))
     assert confidence(hidden, "growing", grows=True) < confidence(BARE, "growing", grows=True)
 
@@ -338,7 +338,7 @@ def test_what_the_whole_does_not_show_is_less_sure() -> None:
     ("dropped", "unknown", "is_doubtful"),
     [(0, None, False), (9, 0, False), (9, 5, False), (9, 50, True), (9, None, True)],
 )
-def test_sums_after_dropped_events_are_less_sure(dropped: int, unknown: int | None, is_doubtful: bool) -> None:
+def test_dropped_events_lower_the_confidence(dropped: int, unknown: int | None, is_doubtful: bool) -> None:
     trace = TraceSummary(
         pid=PID,
         engine="bcc",
@@ -359,12 +359,12 @@ def test_sums_after_dropped_events_are_less_sure(dropped: int, unknown: int | No
         assert (finding.confidence < before[cause].confidence) is is_doubtful
 
 
-def test_a_known_cause_is_as_sure_as_the_catalogue_unless_its_memory_is_flat() -> None:
+def test_a_known_cause_has_the_confidence_of_the_catalogue_if_it_grows() -> None:
     assert confidence(KNOWN, "leak", grows=True) == 0.9
     assert confidence(KNOWN, "growing", grows=False) == 0.5
 
 
-def test_nothing_measured_is_insufficient() -> None:
+def test_a_case_without_samples_is_insufficient_data() -> None:
     assert decide(constructed_case(age_s=60), None, []).verdict == "insufficient-data"
 
 
@@ -372,7 +372,7 @@ def test_flat_is_steady() -> None:
     assert decide(constructed_case(age_s=60), growth(FLAT), []).verdict == "steady"
 
 
-def test_what_a_trace_of_long_ago_saw_is_a_leak_only_while_the_line_goes_on() -> None:
+def test_an_old_trace_shows_a_leak_only_while_memory_still_grows() -> None:
     """A watch goes on after the search for the cause; the memory may have stopped growing since."""
     case = constructed_case(age_s=600)
     ended = case.samples[-1].t_ns - 600 * NS_PER_S
@@ -388,7 +388,7 @@ def swinging(seconds: int = 20) -> Trend:
     return fit_trend(times, [100 * MIB + t * MIB + (t % 2.0) * 50 * MIB for t in times])
 
 
-def test_mappings_that_only_grow_are_told_where_the_whole_swings_too_much_to_show_it() -> None:
+def test_growing_mappings_are_reported_although_total_memory_fluctuates() -> None:
     own = replace(FINDING, trend=line(60 * MIB, 15, start=0), share=None)
     assert growth(swinging()).trend.shape != "linear"
     decision = decide(constructed_case(age_s=60), growth(swinging()), [own])
@@ -396,13 +396,13 @@ def test_mappings_that_only_grow_are_told_where_the_whole_swings_too_much_to_sho
     assert [item.kind for item in decision.findings[0].evidence] == ["hidden"]
 
 
-def test_a_full_cache_that_turns_its_memory_over_is_steady() -> None:
+def test_a_full_cache_that_replaces_entries_is_steady() -> None:
     """What was mapped since the trace began grows, and as much that was there before goes."""
     own = replace(FINDING, trend=line(600 * MIB, 15, start=0))
     assert decide(constructed_case(age_s=60), growth(FLAT), [own]).verdict == "steady"
     assert decide(constructed_case(age_s=60), growth(swinging()), [own]).verdict != "growing"
 
 
-def test_a_heap_is_not_hidden_by_its_own_swings() -> None:
+def test_a_fluctuating_heap_is_not_hidden_growth() -> None:
     own = replace(FINDING, trend=line(60 * MIB, 15, start=0), culprit=Culprit(library="l", extends=True))
     assert decide(constructed_case(age_s=60), growth(swinging()), [own]).verdict != "growing"

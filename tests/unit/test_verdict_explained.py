@@ -10,7 +10,7 @@ from memforensics.case.model import Verdict
 
 
 @pytest.mark.parametrize("word", ["bounded", "retention"])
-def test_a_limited_cause_explains_most_of_the_growth_or_the_whole_is_growing(word: Verdict) -> None:
+def test_limited_cause_must_explain_most_of_the_growth(word: Verdict) -> None:
     whole = constructed_case(age_s=60), growth(RISING)
     for share, verdict in ((0.71, word), (0.5, "growing"), (0.1, "growing")):
         limited = replace(FINDING, cause="some-cause", verdict=word, share=share)
@@ -18,7 +18,7 @@ def test_a_limited_cause_explains_most_of_the_growth_or_the_whole_is_growing(wor
     assert 0.5 < EXPLAINED_SHARE < 1.0
 
 
-def test_the_shares_of_limited_causes_are_summed_by_kind() -> None:
+def test_shares_of_limited_causes_are_summed_by_verdict() -> None:
     whole = constructed_case(age_s=60), growth(RISING)
     halves = [replace(FINDING, cause=f"cause-{n}", verdict="bounded", share=0.36) for n in range(2)]
     assert decide(*whole, halves).verdict == "bounded"
