@@ -271,7 +271,7 @@ def test_splits_and_merges_are_not_changes(cut: tuple[Snapshot, Snapshot, int], 
     assert sum(group.count_after for group in groups) == len(after.mappings)
 
 
-def test_a_limit_per_screen() -> None:
+def test_the_table_of_groups_fits_two_widths() -> None:
     """Narrow ones have no column for the layer; what has no bytes on either side is no change."""
     empty = anonymous(9000, 64, rss=0)
     groups = diff(snapshot(anonymous(100, 50)), snapshot(anonymous(80, 70), empty))
