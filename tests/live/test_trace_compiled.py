@@ -117,7 +117,7 @@ def test_nothing_is_touched_below_a_folder_of_another_user(tmp_path: Path, monke
     """He may swap it, or a link in it, for any other folder at any time."""
     victim = tmp_path / "victim" / "ebpf"
     victim.mkdir(parents=True)
-    for number in range(compiled.KEPT + 8):
+    for number in range(compiled.MAX_FILES + 8):
         (victim / f"file{number}").touch()
     cache = tmp_path / "cache"
     cache.mkdir()
@@ -131,5 +131,5 @@ def test_nothing_is_touched_below_a_folder_of_another_user(tmp_path: Path, monke
     (cache / "memforensics").unlink()
     made(bcc)
     assert bcc.times == 3
-    assert len(list(victim.iterdir())) == compiled.KEPT + 8
+    assert len(list(victim.iterdir())) == compiled.MAX_FILES + 8
     assert list(cache.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 from memforensics.probes.ebpf.loader import engine, layout
 from memforensics.symbols.unwind.cfi import Rule
 
-SOURCE = engine.one_text("mmap.bpf.c").decode()
+SOURCE = engine.expand_includes("mmap.bpf.c").decode()
 WALK = (engine.SOURCES / "unwind.bpf.h").read_text()
 
 

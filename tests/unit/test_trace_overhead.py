@@ -16,7 +16,7 @@ class Simulated:
         self.account_ns, self.walk_ns, self.per_second = account_ns, walk_ns, per_second
         self.level, self.run_ns, self.seconds = 0, 0.0, 0.0
         self.governor = Governor(share, self.apply)
-        self.governor.begin(self.reading())
+        self.governor.start(self.reading())
 
     def apply(self, level: int) -> None:
         self.level = level
@@ -34,7 +34,7 @@ class Simulated:
                 return
             self.run_ns += self.cost() * NS_PER_S * apart_s
             self.seconds += apart_s
-            self.governor.look(self.reading())
+            self.governor.update(self.reading())
 
 
 COSTS = {
@@ -85,17 +85,17 @@ def test_it_is_walked_more_again_when_it_is_cheap() -> None:
 
 def test_a_target_that_sleeps_decides_nothing() -> None:
     governor = Governor(0.01, lambda _: pytest.fail("nothing to decide"))
-    governor.begin(Reading(0, {1: 0}))
+    governor.start(Reading(0, {1: 0}))
     for second in range(1, 20):
-        governor.look(Reading(second * 1_000_000, {1: second * 10}))
+        governor.update(Reading(second * 1_000_000, {1: second * 10}))
     assert governor.reached is None
 
 
 def test_a_process_that_came_or_left_counts_while_it_is_there() -> None:
     governor = Governor(None, lambda _: None)
-    governor.begin(Reading(0, {1: 0}))
-    governor.look(Reading(NS_PER_S // 100, {1: NS_PER_S, 2: 50 * NS_PER_S}))
-    governor.look(Reading(3 * NS_PER_S // 100, {2: 51 * NS_PER_S}))
+    governor.start(Reading(0, {1: 0}))
+    governor.update(Reading(NS_PER_S // 100, {1: NS_PER_S, 2: 50 * NS_PER_S}))
+    governor.update(Reading(3 * NS_PER_S // 100, {2: 51 * NS_PER_S}))
     assert governor.reached == pytest.approx(0.015)
 
 

@@ -36,7 +36,7 @@ class CostMeter:
         self._next_read = 0.0
 
     def start(self) -> None:
-        self.governor.begin(self._read())
+        self.governor.start(self._read())
 
     def start_recording(self) -> None:
         """What ran until now only learned stacks."""
@@ -51,7 +51,7 @@ class CostMeter:
             self.update()
 
     def update(self) -> None:
-        self.governor.look(self._read())
+        self.governor.update(self._read())
 
     def cost(self, probe: str, *, is_counted: bool) -> Cost:
         """`is_counted`: the kernel counts run time."""

@@ -1,10 +1,10 @@
-"""How densely stacks are walked, so that what a trace costs stays below a share of the target's CPU time. Pure.
+"""How many stacks are walked, so that a trace costs less than a share of the target's CPU time. Pure.
 
-The cost is the run time of the programs (bpf_stats) for what is traced, which is what comes on top of the floor: merely
-arming the events. The programs also run for all other processes of the host, and return at once: see `RunTimes`.
-Walks are most of it, and are thinned out by lot; each that is left counts for the others, so sums stay unbiased. The
-account of mappings cannot be thinned out: a removal that is not seen makes a ledger wrong, not coarse. So where the
-account alone costs more than the bound, the trace declines: it ends there, with what it has, and says so.
+The cost is the run time of the programs (bpf_stats) for what is traced. It comes on top of the floor, which is the cost
+of merely arming the events. The programs also run for all other processes of the host, and return at once: see
+`RunTimes`. Most of the cost is walks. They can be sampled: each walked stack counts for others, so sums stay unbiased.
+The ledger of mappings cannot be sampled: without one removal it is wrong. So when the ledger alone costs more than
+the bound, the trace declines: it ends, with what it has, and says so.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +16,11 @@ from memforensics.units import NS_PER_S
 
 TOP_LEVEL = 16  # one walk in 65,536 small mappings, all of those above 256 MiB
 EASE_AT = 0.4  # of the bound: below it, twice as many walks still fit
-FILL = 0.8  # of the bound: what it may cost after that, at the most
+FILL = 0.8  # of the bound: the most that it may cost after more is walked
 UNDER_READINGS = 3  # below EASE_AT in a row, before more is walked
-OVER_READINGS = 3  # above the bound in a row, with hardly any walks left, before it declines
-HELPED = 0.75  # of what it cost before: if to walk less did not bring it below, walks are not what costs
-LEAST_CPU_NS = NS_PER_S // 20  # of the targets, between two readings: less says nothing
+OVER_READINGS = 3  # above the bound in a row, with hardly any walks left, before the trace declines
+HELPED = 0.75  # of the cost before: when walking less did not bring it below this, walks are not the cost
+MIN_CPU_NS = NS_PER_S // 20  # of the targets, between two readings: less means nothing
 
 
 class Times(NamedTuple):
@@ -35,9 +35,9 @@ class Times(NamedTuple):
 class RunTimes:
     """The run time of the programs, divided between what is traced and the other processes of the host.
 
-    The programs count their runs for what is traced, and time them from where they know that it is traced. What they do
-    before is the same for each run, whoever's it is, and is what a run for another process does: so the rest of the
-    time is divided by runs.
+    The programs count their runs for traced processes, and time them from the check that a process is traced. What they
+    do before that check is the same in each run, and is all that a run for another process does. So the remaining time
+    is divided by runs.
     """
 
     def __init__(self) -> None:
@@ -76,9 +76,9 @@ def percent(share: float) -> str:
 
 
 class Governor:
-    """Told the readings, one or two a second; says how densely to walk through `apply(level)`: at level n, one of 2**n
-    of the mappings (faults) of one page, twice as many of those twice as large. `share`: the bound; None: there is
-    none, and the cost is only reckoned."""
+    """Takes one or two readings a second and sets how many stacks are walked, by `apply(level)`: at level n, one of
+    2**n mappings (faults) of one page, and twice as many of those twice as large. `share`: the bound; None: there is
+    none, and the cost is only computed."""
 
     def __init__(self, share: float | None, apply: Callable[[int], None]) -> None:
         self.share = share
@@ -89,24 +89,24 @@ class Governor:
         self._last: Reading | None = None
         self._run_ns = self._cpu_ns = 0
         self._under = self._over = 0
-        self._reduced_at: float | None = None  # what it cost when less was walked for the last time
+        self._reduced_at: float | None = None  # the cost when the level was last raised
 
     @property
     def reached(self) -> float | None:
-        """Run time over the targets' CPU time so far. None: they used too little for that to mean anything."""
-        return self._run_ns / self._cpu_ns if self._cpu_ns >= LEAST_CPU_NS else None
+        """Run time over the CPU time of the targets so far. None: they used too little of it to mean anything."""
+        return self._run_ns / self._cpu_ns if self._cpu_ns >= MIN_CPU_NS else None
 
-    def begin(self, reading: Reading | None) -> None:
+    def start(self, reading: Reading | None) -> None:
         self._last = reading
 
-    def look(self, reading: Reading | None) -> None:
-        """At the next reading; None: there is none."""
+    def update(self, reading: Reading | None) -> None:
+        """Takes the next reading; None: there is none."""
         last = self._last
         if last is None or reading is None:
             self._last = reading or last
             return
         used_ns = sum(max(0, now - last.cpu_ns[pid]) for pid, now in reading.cpu_ns.items() if pid in last.cpu_ns)
-        if used_ns < LEAST_CPU_NS or self.declined:
+        if used_ns < MIN_CPU_NS or self.declined:
             return
         self._last = reading
         ran_ns = max(0, reading.run_ns - last.run_ns)
@@ -116,24 +116,24 @@ class Governor:
             self._judge(self.share, ran_ns / used_ns, self._run_ns / self._cpu_ns)
 
     def losses(self, is_counted: bool) -> Iterator[tuple[str, str, int]]:
-        """What, what reduces it, count. `is_counted`: there were readings."""
+        """`is_counted`: the kernel counts run time."""
         if self.share is None:
             return
         reached = self.reached or 0.0
         enough = f"--overhead {percent(reached * 1.5)}"
         if not is_counted:
-            yield "bound on the overhead that could not be kept: the kernel does not count run time", "root", 1
+            yield "the overhead bound was not kept: the kernel does not count run time", "root", 1
         elif self.declined:
             yield (
-                f"trace ended early: the account alone costs {percent(reached)} of the CPU time of what is traced, "
-                f"more than the {percent(self.share)} that it may",
+                f"trace ended early: the account alone costs {percent(reached)} of the traced CPU time, more than the "
+                f"{percent(self.share)} of --overhead",
                 enough,
                 1,
             )
         elif reached > self.share:
             yield (
-                f"bound on the overhead that was passed: {percent(reached)} of the CPU time of what is traced, more "
-                f"than {percent(self.share)}, because the trace was too short to settle",
+                f"the overhead bound was passed: {percent(reached)} of the traced CPU time, more than "
+                f"{percent(self.share)}, because the trace was too short to adapt",
                 f"a longer trace, or {enough}",
                 1,
             )
@@ -146,14 +146,14 @@ class Governor:
             self.declined = True
         elif is_over:
             helped = self._reduced_at is None or now < HELPED * self._reduced_at
-            self._go(self.level + int(now / share).bit_length() if helped else TOP_LEVEL)
+            self._set_level(self.level + int(now / share).bit_length() if helped else TOP_LEVEL)
             self._reduced_at = now
         elif self._under >= UNDER_READINGS:
             self._under = 0
             self._reduced_at = None
-            self._go(self.level - (int(FILL * share / max(now, share / (1 << TOP_LEVEL))).bit_length() - 1))
+            self._set_level(self.level - (int(FILL * share / max(now, share / (1 << TOP_LEVEL))).bit_length() - 1))
 
-    def _go(self, level: int) -> None:
+    def _set_level(self, level: int) -> None:
         level = min(max(level, 0), TOP_LEVEL)
         if level != self.level:
             self.level = level

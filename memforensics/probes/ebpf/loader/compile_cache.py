@@ -1,7 +1,7 @@
-"""eBPF programs as bytes: compiled by bcc's clang, which takes a second of a CPU, and kept for the next time.
+"""eBPF programs as bytes: compiled by bcc's clang, which takes a CPU second, and cached.
 
-They are kept below $XDG_CACHE_HOME, in a folder of our own that nobody else may write to, under a hash of all that they
-were made from. Whatever is not as it should be there (another owner, a damaged file) is not used, and not reported.
+The cache is a folder below $XDG_CACHE_HOME that nobody else may write to. The name of a file is a hash of all that the
+programs depend on. A file or folder with another owner, other rights or damage is not used, and not reported.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ import platformdirs
 from memforensics.probes.ebpf.loader.objects import MapSpec
 
 FORMAT = 1
-KEPT = 32  # files: the oldest go
+MAX_FILES = 32  # the oldest ones are deleted
 MAX_BYTES = 16 << 20  # of a file: ours have some 100 KiB
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _LOAD_IMM64, _PSEUDO_MAP_FD = 0x18, 1  # an instruction that names a map (include/uapi/linux/bpf.h)
@@ -39,8 +39,8 @@ class Compiled:
 
 
 def linked(code: bytes, number_of: dict[int, int]) -> bytes:
-    """Code whose instructions name maps by other numbers: indices for descriptors, or descriptors for indices.
-    KeyError where one is not among them."""
+    """The code with other numbers for its maps: indices for descriptors, or descriptors for indices. KeyError: a map
+    has no number."""
     out = bytearray(code)
     for at in range(0, len(out), 8):
         if out[at] == _LOAD_IMM64 and out[at + 1] >> 4 == _PSEUDO_MAP_FD:
@@ -50,13 +50,13 @@ def linked(code: bytes, number_of: dict[int, int]) -> bytes:
 
 
 def compiled(bcc: Any, text: bytes, flags: Sequence[str]) -> Compiled:
-    """From the cache, or by clang. Exceptions of bcc's as they are."""
+    """Reads the cache, or compiles. Raises the exceptions of bcc."""
     key = _key(bcc, text, flags)
-    found = _kept(key)
+    found = _read(key)
     if found is None:
         found = _compile(bcc, text, flags)
         with contextlib.suppress(OSError):
-            _keep(key, found)
+            _write(key, found)
     return found
 
 
@@ -83,7 +83,7 @@ def _compile(bcc: Any, text: bytes, flags: Sequence[str]) -> Compiled:
 
 
 def _spec(name: str, descriptor: int) -> MapSpec:
-    """What bcc created a map from, as the kernel tells it."""
+    """The parameters with which bcc created a map, by the kernel."""
     said = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
     fields = {key: int(value, 0) for key, value in re.findall(r"^(m\w+|\w+_size):\s*(0x[\da-f]+|\d+)$", said, re.M)}
     return MapSpec(
@@ -100,7 +100,7 @@ def _spec(name: str, descriptor: int) -> MapSpec:
 
 
 def _key(bcc: Any, text: bytes, flags: Sequence[str]) -> str:
-    """Of the text, which has our headers in it, and of all else that the code may depend on."""
+    """A hash of the text, which contains our headers, and of all else that the code may depend on."""
     parts = [str(FORMAT), *flags, str(getattr(bcc, "__version__", "")), platform.release(), platform.machine()]
     folder = Path(__file__).parent.parent / "bpf" / "include"
     hashed = hashlib.sha256("\0".join(parts).encode())
@@ -111,9 +111,9 @@ def _key(bcc: Any, text: bytes, flags: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[int]:
-    """A descriptor of our own folder, made when it is not there. Every step is made from the descriptor of the one
-    before, follows no link, and must belong to us: another user who owns a parent cannot swap it for another place.
-    OSError where there can be none."""
+    """A descriptor of our cache folder, which is created when it is missing. Each step opens a folder by the descriptor
+    of the one before, follows no link, and checks the owner. So another user who owns a parent cannot replace it.
+    OSError when there can be no such folder."""
     home = platformdirs.user_cache_dir()
     if not os.path.isabs(home):
         raise FileNotFoundError(home)
@@ -135,13 +135,13 @@ def _folder() -> Iterator[int]:
 
 
 def _check(descriptor: int) -> None:
-    """PermissionError where anyone else could have written it."""
+    """PermissionError when another user can write it."""
     about = os.fstat(descriptor)
     if about.st_uid != os.geteuid() or about.st_mode & 0o022:
         raise PermissionError(errno.EPERM, "another user can write there")
 
 
-def _kept(key: str) -> Compiled | None:
+def _read(key: str) -> Compiled | None:
     try:
         with (
             _folder() as folder,
@@ -156,7 +156,7 @@ def _kept(key: str) -> Compiled | None:
         return None
 
 
-def _keep(key: str, made: Compiled) -> None:
+def _write(key: str, made: Compiled) -> None:
     data = msgspec.msgpack.encode(made)
     with _folder() as folder:
         fresh = f".{secrets.token_hex(8)}"
@@ -172,12 +172,12 @@ def _keep(key: str, made: Compiled) -> None:
 
 
 def _drop_oldest(folder: int) -> None:
-    """Keeps the newest KEPT files."""
+    """Keeps the newest MAX_FILES files."""
     about = {}
     for name in os.listdir(folder):
         with contextlib.suppress(OSError):
             about[name] = os.stat(name, dir_fd=folder, follow_symlinks=False)
     files = [name for name, found in about.items() if stat.S_ISREG(found.st_mode)]
-    for name in sorted(files, key=lambda name: about[name].st_mtime)[:-KEPT]:
+    for name in sorted(files, key=lambda name: about[name].st_mtime)[:-MAX_FILES]:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=folder)

@@ -36,9 +36,9 @@ _INIT_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 
 @dataclass(frozen=True, slots=True)
 class RunStats:
-    """What the kernel counted for our programs: how often they ran, for whatever process, and the time that took.
-    `missed`: runs that were left out because a BPF program was running on that CPU already. `traced_runs`: those for
-    what is traced; `traced_ns`: the time of these from where they knew it."""
+    """What the kernel counted for our programs: all runs, for any process, and their time. `missed`: runs that were
+    skipped because a BPF program was running on that CPU already. `traced_runs`: runs for traced processes;
+    `traced_ns`: their time from the check that the process is traced."""
 
     runs: int
     run_ns: int
@@ -48,8 +48,8 @@ class RunStats:
 
 
 def import_bcc() -> Any:
-    """The distribution's bcc, also from a virtual environment and another Python version (it is pure ctypes).
-    ToolMissing when it is not installed."""
+    """The distribution's bcc, also in a virtual environment or another Python version (it is pure ctypes). ToolMissing
+    when it is not installed."""
     if DIST_PACKAGES not in sys.path:
         sys.path.append(DIST_PACKAGES)  # at the end: nothing else there may shadow our environment
     fix = "apt-get install python3-bpfcc   (never `pip install bcc`: that is an unrelated program)"
@@ -69,7 +69,7 @@ def import_bcc() -> Any:
 
 
 def tracefs(places: Sequence[Path] = TRACEFS, mountinfo: Path = Path("/proc/self/mountinfo")) -> Path:
-    """Where tracefs is mounted. ToolMissing when it is nowhere, PermissionNeeded when it is not for us."""
+    """Where tracefs is mounted. ToolMissing: it is not mounted. PermissionNeeded: it cannot be read."""
     closed: Path | None = None
     for place in places:
         try:
@@ -124,8 +124,8 @@ def hash_flags() -> int:
     return 1 if release and (int(release[1]), int(release[2])) >= (6, 1) else 0
 
 
-class _Meter:
-    """The kernel's counters of runs (`read`), switched on all of the first seconds and then at intervals."""
+class _RunCounter:
+    """The kernel's counters of runs. They are on for the first seconds, and then at intervals."""
 
     FIRST_S, ON_S, OFF_S = 2.0, 0.1, 0.9
 
@@ -135,8 +135,8 @@ class _Meter:
         self._able = self._descriptor is not None
         self._since = time.monotonic()
         self._first = True
-        self._estimated = (0.0, 0.0)  # runs and ns of the times without counting
-        self._rate = (0.0, 0.0)  # of the last time with
+        self._estimated = (0.0, 0.0)  # runs and ns while the counters were off
+        self._rate = (0.0, 0.0)  # of the last time that they were on
         self._before = RunStats(0, 0, 0)  # at its beginning
 
     def read(self) -> RunStats | None:
@@ -192,7 +192,7 @@ class Engine:
     def __init__(self, source: str, defines: Mapping[str, int]) -> None:
         tracefs()
         if os.geteuid() != 0 and not _has_bpf_capability():
-            raise _forbidden()
+            raise _permission_error()
         self._bcc = import_bcc()
         flags = [f"-D{name}={value}" for name, value in defines.items()]
         flags += ["-I/usr/include", f"-I/usr/include/{platform.machine()}-linux-gnu", "-w", "-g0"]
@@ -202,9 +202,9 @@ class Engine:
             _captured_stderr() as said,
         ):
             try:
-                self._code = compiled(self._bcc, one_text(source), flags)
+                self._code = compiled(self._bcc, expand_includes(source), flags)
             except Exception as error:
-                raise _explained(error, said(), source) from error
+                raise _translated(error, said(), source) from error
         self._lib = self._bcc.libbcc.lib
         self._maps: dict[str, Table] = {}
         self._loaded: dict[str, int] = {}
@@ -217,8 +217,8 @@ class Engine:
                 self._maps[spec.name] = Table(self._lib, objects.create_map(spec), spec)
         except OSError as error:
             self._close_descriptors()
-            raise _explained(error, "", source) from error
-        self._meter = _Meter(self._count_runs)
+            raise _translated(error, "", source) from error
+        self._meter = _RunCounter(self._count_runs)
 
     def attach(self, programs: Mapping[str, str]) -> None:
         """Tracepoint ("syscalls:sys_exit_mmap") -> function."""
@@ -229,11 +229,11 @@ class Engine:
                 descriptor = int(self._lib.bpf_attach_tracepoint(program, category.encode(), name.encode()))
             if descriptor < 0:
                 why = OSError(ctypes.get_errno(), f"{event}: {os.strerror(ctypes.get_errno())}")
-                raise _explained(why, said(), event)
+                raise _translated(why, said(), event)
             self._attached.append(descriptor)
 
     def tail_call(self, table: str, index: int, function: str) -> None:
-        """Puts a program into a table of programs that others go on to."""
+        """Puts a program into a table for tail calls."""
         self._maps[table].put(struct.pack("<I", index), struct.pack("<I", self._load(function)))
 
     def _load(self, function: str) -> int:
@@ -243,7 +243,7 @@ class Engine:
                 code = linked(self._code.functions[function], descriptors)
                 self._loaded[function] = objects.load_program(function, code)
             except OSError as error:
-                raise _explained(error, "", function) from error
+                raise _translated(error, "", function) from error
         return self._loaded[function]
 
     def table(self, name: str, key: struct.Struct, value: struct.Struct) -> Table:
@@ -261,48 +261,48 @@ class Engine:
         each = (self._maps[name].get(struct.pack("<I", i)) or b"" for i in range(count))
         return [sum(value for (value,) in struct.iter_unpack("<q", values)) for values in each]
 
-    def open_ring(self, name: str, at_once: int = 512) -> None:
-        """Its records are among `events` from now on, up to so many in one call."""
-        self._rings.append(Ring(self._bcc, self._maps[name], at_once))
+    def open_ring(self, name: str, max_records: int = 512) -> None:
+        """Adds a ring buffer to `events`, which reads up to so many of its records in one call."""
+        self._rings.append(Ring(self._bcc, self._maps[name], max_records))
 
     def events(self, timeout_s: float = 0.0) -> list[bytes]:
-        """What the programs told, the oldest first; waits up to `timeout_s` when there is nothing. It need not be all:
-        see `has_read`. What is left waits in the kernel."""
+        """The next records, oldest first; waits up to `timeout_s` when there are none. These need not be all
+        (`has_read`); the rest waits in the kernel."""
         if timeout_s > 0 and not any(ring.waiting for ring in self._rings):
             wait_for_any(self._rings, timeout_s)
         return [record for ring in self._rings for record in ring.take()]
 
     def written_until(self) -> list[int]:
-        """How far each ring buffer is written, for `has_read`."""
+        """The write position of each ring buffer, for `has_read`."""
         return [ring.end for ring in self._rings]
 
     def has_read(self, until: Sequence[int]) -> bool:
-        """Whether all that was told until then was read."""
+        """Whether all records up to these positions were read."""
         return all(ring.position >= end for ring, end in zip(self._rings, until, strict=True))
 
     def waiting_bytes(self) -> int:
-        """Of records that are not read yet."""
+        """The size of the records that were not read yet."""
         return sum(ring.waiting for ring in self._rings)
 
     def discard_events(self) -> int:
-        """Throws away what was not read, after `detach`; how many records."""
+        """Discards all records, after `detach`; returns how many."""
         return sum(ring.discard() for ring in self._rings)
 
     def run_stats(self) -> RunStats | None:
-        """None where the kernel does not count (before 5.8, or not allowed)."""
+        """None where the kernel does not count runs (before 5.8, or not allowed)."""
         return self._meter.read()
 
     def pace_run_counts(self) -> None:
-        """Called now and then: from then on runs are counted a tenth of the time and estimated for the rest, because
-        counting is itself a good part of what a run costs."""
+        """Call it a few times a second. After the first seconds runs are counted a tenth of the time and estimated for
+        the rest, because counting itself is a good part of the cost of a run."""
         self._meter.pace()
 
     def restart_run_counts(self) -> None:
-        """From now on runs may cost something else: they are counted all of the time for a while, as at first."""
+        """Runs may have another cost from now on: counts all of them for a while, as at the start."""
         self._meter.anew()
 
     def stop_run_counts(self) -> None:
-        """Runs are not counted any more."""
+        """Stops counting runs."""
         self._meter.close()
 
     def _count_runs(self) -> RunStats:
@@ -340,8 +340,8 @@ class Engine:
             os.close(descriptor)
 
 
-def one_text(source: str) -> bytes:
-    """The source with our own headers in their places: bcc rewrites map accesses in the main file only."""
+def expand_includes(source: str) -> bytes:
+    """The source with our own headers pasted in: bcc rewrites map accesses in the main file only."""
 
     def included(match: re.Match[str]) -> str:
         return (SOURCES / match[1]).read_text()
@@ -361,7 +361,7 @@ def _has_bpf_capability() -> bool:
     return bool(effective >> 39 & 1 and effective >> 38 & 1) or bool(effective >> 21 & 1)
 
 
-def _forbidden(why: str = "") -> PermissionNeeded:
+def _permission_error(why: str = "") -> PermissionNeeded:
     return PermissionNeeded(
         "not allowed to load eBPF programs",
         privilege="CAP_BPF and CAP_PERFMON (or root)",
@@ -370,14 +370,14 @@ def _forbidden(why: str = "") -> PermissionNeeded:
     )
 
 
-def _explained(error: Exception, said: str, what: str) -> MemforensicsError:
-    """A bare exception of bcc in the project's own words."""
+def _translated(error: Exception, said: str, what: str) -> MemforensicsError:
+    """An exception of bcc as an error with its cause and remedy."""
     lines: Sequence[str] = [line for line in said.splitlines() if line.strip() and not line.startswith("HINT:")]
     if os.environ.get("MEMFORENSICS_DEBUG"):
         sys.stderr.write(said)
     text = f"{error} {said}"
     if "Operation not permitted" in text or "super-user" in text:
-        return _forbidden("the kernel refused (EPERM): capabilities, lockdown or a seccomp filter")
+        return _permission_error("the kernel refused (EPERM): capabilities, lockdown or a seccomp filter")
     why = next((line for line in lines if "rror: " in line), lines[-1] if lines else str(error))
     return ProbeFailed(
         f"the eBPF programs cannot be loaded ({what.strip()[:60]})",
@@ -401,13 +401,13 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _captured_stderr() -> Iterator[Any]:
-    """clang and the verifier write to descriptor 2 themselves: kept for the explanation, not shown."""
+    """clang and the verifier write to descriptor 2. Keeps that for the error, and does not show it."""
     keep = os.dup(2)
     spool = os.memfd_create("bcc")
     text, is_open = "", True
 
     def said() -> str:
-        """All of it so far; after the block, all that there was."""
+        """All of it so far."""
         nonlocal text
         if not is_open:
             return text

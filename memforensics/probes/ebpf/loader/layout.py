@@ -1,4 +1,4 @@
-"""The shapes that the BPF programs (mmap.bpf.c, stacks.bpf.h, unwind.bpf.h) share with user space, as bytes. Pure."""
+"""The byte layouts that the BPF programs (mmap.bpf.c, stacks.bpf.h, unwind.bpf.h) share with user space. Pure."""
 
 import struct
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ MAX_NATIVE = 128
 MAX_PYTHON = 128
 
 TARGET_KEY = struct.Struct("<I")
-TARGET = struct.Struct("<QQQQQQ")  # address space, brk, forked from, mappings not walked, last removal told, munmaps
+TARGET = struct.Struct("<QQQQQQ")  # address space, brk, parent, stacks skipped, last removal sent, munmaps
 LIVE_KEY = struct.Struct("<QQ")  # address space, address
 LIVE = struct.Struct("<QQQII")  # length, site, born_ns, weight, gone
 SITE_KEY = struct.Struct("<QQ")  # address space, site
@@ -70,7 +70,7 @@ class EventType(IntEnum):
 
 
 class LiveRange(NamedTuple):
-    """One whole mapping in the kernel's table. `weight`: how many its stack stands for; 0: it was not walked."""
+    """One whole mapping in the kernel's table. `weight`: how many its stack counts for; 0: it was not walked."""
 
     start: int
     end: int
@@ -101,7 +101,7 @@ LOSSES: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class NativePc:
-    """One recorded frame. `is_return`: a return address (look up the byte before)."""
+    """One recorded frame. `is_return`: a return address; the call is the byte before."""
 
     pc: int
     is_return: bool
@@ -121,7 +121,8 @@ class PythonFrame:
 
 @dataclass(frozen=True, slots=True)
 class RangeEvent:
-    """[start, end) of an address space. Meaning of the rest by type; see mmap.bpf.c. `old` of an EVICT: the weight."""
+    """[start, end) of an address space. The type gives the other fields their meaning (mmap.bpf.c); `old` of an EVICT
+    is the weight."""
 
     type: EventType
     tid: int
@@ -137,8 +138,9 @@ class RangeEvent:
 
 @dataclass(frozen=True, slots=True)
 class StackEvent:
-    """The stack of a new site, leaf first. A miss also has registers and a copy of the stack from their rsp on:
-    the leaf's, or (`from_leaf` False; the last of `native`, a long way up) those of the frame without a rule."""
+    """The stack of a new site, leaf first. A miss also has registers, and a copy of the stack from their rsp on. They
+    are those of the leaf; or, when the frame without a rule is far up (`from_leaf` is False), of that frame, the last
+    of `native`."""
 
     space: int
     tid: int
@@ -159,7 +161,7 @@ class StackEvent:
 
 
 def parse_event(data: bytes, with_python: bool) -> RangeEvent | StackEvent:
-    """One event of the ring buffer. ValueError or struct.error when it is none."""
+    """One record of the ring buffer. ValueError, struct.error: it is damaged."""
     number, tid, space, t_ns = _HEAD.unpack_from(data)
     kind = EventType(number)
     if kind not in (EventType.STACK, EventType.MISS):
@@ -222,7 +224,7 @@ _I32 = range(-(1 << 31), 1 << 31)
 
 
 def pack_rule(rule: Rule) -> bytes | None:
-    """The kernel's form of a rule. None when the kernel's walk cannot follow it (another register, an expression):
+    """struct rule of the kernel. None when the kernel's walk cannot follow the rule (another register, an expression):
     such a pc stays a miss, and user space unwinds it each time."""
     if rule.end:
         return RULE.pack(0, 0, 0, 0, 1, 0)

@@ -35,7 +35,7 @@ class MapSpec:
 
 
 def enable_stats() -> int | None:
-    """Has the kernel count run time while the descriptor is open (Linux 5.8). None where it does not, or not for us."""
+    """Makes the kernel count run time while the descriptor is open (Linux 5.8). None where it cannot or may not."""
     try:
         return bpf(BpfCommand.ENABLE_STATS, bytearray(ATTRIBUTE_BYTES), 4)  # BPF_STATS_RUN_TIME
     except OSError:
@@ -51,7 +51,7 @@ def create_map(spec: MapSpec) -> int:
 
 
 def load_program(name: str, code: bytes) -> int:
-    """A program for tracepoints. OSError, with the verifier's last words."""
+    """Loads a program for tracepoints. OSError has the last lines of the verifier."""
     try:
         return _load(name, code, None)
     except OSError as error:
@@ -85,8 +85,8 @@ def _load(name: str, code: bytes, log: Any) -> int:
 
 @contextlib.contextmanager
 def _no_signals() -> Iterator[None]:
-    """The verifier gives up with EAGAIN when a signal waits (kernel/bpf/verifier.c, do_check); so none may. A debugger
-    or a stop still can: hence the attempts."""
+    """Blocks signals, because the verifier gives up with EAGAIN when one is pending (kernel/bpf/verifier.c, do_check).
+    A debugger or a stop can still interrupt it: hence the attempts."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         yield
@@ -114,7 +114,7 @@ class Table:
         self.key_size, self.value_size, self.capacity = spec.key_size, spec.value_size, spec.capacity
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All entries, in no order. Entries that come or go meanwhile may or may not be among them."""
+        """All entries, in no order. Entries that are added or removed meanwhile may or may not be among them."""
         for keys, values in self.batches():
             for i in range(len(keys) // self.key_size):
                 yield (
@@ -123,7 +123,7 @@ class Table:
                 )
 
     def batches(self, batch: int = 4096) -> Iterator[tuple[bytes, bytes]]:
-        """The same in large pieces: keys end to end, and their values."""
+        """All entries in large pieces: concatenated keys, and concatenated values."""
         token_in, token_out = (ctypes.c_uint32 * 16)(), (ctypes.c_uint32 * 16)()
         pointer, first = ctypes.POINTER(ctypes.c_uint32), True
         while True:
@@ -147,7 +147,7 @@ class Table:
             ctypes.memmove(token_in, token_out, 64)
 
     def get(self, key: bytes) -> bytes | None:
-        """All CPUs' values end to end, each on 8 bytes, where there is one a CPU."""
+        """Of a per-CPU map: the values of all CPUs, concatenated, each padded to 8 bytes."""
         size = self.value_size
         if self.spec.kind in _PER_CPU:
             size = (size + 7 & ~7) * possible_cpus()
@@ -155,14 +155,14 @@ class Table:
         return value.raw if self._lib.bpf_lookup_elem(self.descriptor, key, value) == 0 else None
 
     def put(self, key: bytes, value: bytes, *, new: bool = False) -> bool:
-        """False when the table is full or, with `new`, when there is such an entry."""
+        """False: the table is full or, with `new`, has such an entry."""
         return bool(self._lib.bpf_update_elem(self.descriptor, key, value, int(new)) == 0)
 
     def take(self, key: bytes) -> bytes | None:
-        """Looks up and removes in one step (Linux 5.14 for hashes). None when it was not there (any more)."""
+        """Looks up and removes an entry in one step (Linux 5.14 for hashes). None: there is none."""
         value = ctypes.create_string_buffer(self.value_size)
         return value.raw if self._lib.bpf_lookup_and_delete(self.descriptor, key, value) == 0 else None
 
     def remove(self, key: bytes) -> bool:
-        """False when it was not there (any more)."""
+        """False: there is no such entry."""
         return bool(self._lib.bpf_delete_elem(self.descriptor, key) == 0)

@@ -1,6 +1,6 @@
-"""One BPF ring buffer, read a bounded piece at a time: programs that are faster than the reader would keep it for ever.
+"""One BPF ring buffer, read a bounded number of records at a time: programs may write faster than we read.
 
-What is not read stays in the kernel's buffer; the kernel drops, and counts, what finds no room there.
+Records that are not read stay in the kernel's buffer. The programs drop and count records for which there is no room.
 """
 
 import ctypes
@@ -17,8 +17,8 @@ from memforensics.probes.ebpf.loader.objects import Table
 class Ring:
     """ProbeFailed from the constructor. `close` before the table's descriptor is closed."""
 
-    def __init__(self, bcc: Any, table: Table, at_once: int) -> None:
-        self._lib, self._at_once = bcc.libbcc.lib, at_once
+    def __init__(self, bcc: Any, table: Table, max_records: int) -> None:
+        self._lib, self._max_records = bcc.libbcc.lib, max_records
         self._taken: list[bytes] = []
         self._discards, self._discarded = False, 0
         self._callback = bcc.libbcc._RINGBUF_CB_TYPE(self._take)
@@ -37,21 +37,21 @@ class Ring:
             raise ProbeFailed(f"ring buffer {table.spec.name} cannot be opened", why=why)
 
     def _take(self, _context: Any, data: Any, size: int) -> int:
-        """Called by ring_buffer__consume() of libbpf, which stops at a number below 0, behind this record."""
+        """ring_buffer__consume() of libbpf calls this. A negative result stops it after this record."""
         if self._discards:
             self._discarded += 1
             return 0
         self._taken.append(ctypes.string_at(data, size))
-        return 0 if len(self._taken) < self._at_once else -1
+        return 0 if len(self._taken) < self._max_records else -1
 
     def take(self) -> list[bytes]:
-        """The oldest records, up to `at_once` of them, in order."""
+        """The oldest records, up to `max_records` of them, in order."""
         self._lib.bpf_consume_ringbuf(self._ring)
         out, self._taken = self._taken, []
         return out
 
     def discard(self) -> int:
-        """Throws all records away; how many. Only when no program writes any more."""
+        """Discards all records, and returns how many. Call it only when no program writes any more."""
         self._discards, self._discarded = True, 0
         self._lib.bpf_consume_ringbuf(self._ring)
         self._discards = False
@@ -69,7 +69,7 @@ class Ring:
 
     @property
     def waiting(self) -> int:
-        """Bytes that are not read yet."""
+        """Bytes that were not read yet."""
         return self.end - self.position
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class Ring:
 
 
 def wait_for_any(rings: list[Ring], timeout_s: float) -> None:
-    """Until one of them has a record."""
+    """Waits until one of them has a record."""
     poll = select.poll()
     for ring in rings:
         poll.register(ring._descriptor, select.POLLIN)

@@ -7,7 +7,7 @@ from memforensics.case.model import Frame, Stack
 from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.loader.layout import Ended, NativePc, StackEvent
 from memforensics.probes.ebpf.loader.program_set import StackPrograms
-from memforensics.probes.ebpf.stacks.python_frames import PythonSide
+from memforensics.probes.ebpf.stacks.python_frames import PythonUnwinder
 from memforensics.probes.ebpf.stacks.sites import DecodedStack
 from memforensics.probes.ebpf.stacks.unwind_rule_cache import RuleCache, UnwoundStack
 from memforensics.symbols.address_space import AddressSpace
@@ -23,7 +23,7 @@ class StackDecoder:
         self.ended = False
         self._modules = AddressSpace(process)
         self._symbolizer = Symbolizer(self._modules)
-        self.python = PythonSide(process, self._modules, programs)
+        self.python = PythonUnwinder(process, self._modules, programs)
         self.rules = RuleCache(
             self._modules,
             lambda pc, packed: programs.put_rule(space, pc, packed),
@@ -62,7 +62,7 @@ class StackDecoder:
         with contextlib.suppress(MemforensicsError):
             if any(self._modules.find(pc.pc) is None for pc in found.native):
                 self.rules.refresh_if_due()
-        self.python.look()
+        self.python.detect()
         return found
 
     def _frame_finder(self, pc: NativePc) -> Callable[[], Frame]:

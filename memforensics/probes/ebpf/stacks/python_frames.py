@@ -1,4 +1,4 @@
-"""The Python half of a stack: tells the kernel how to walk a CPython process, and splices what it found."""
+"""The Python frames of a stack: gives the kernel the offsets of a CPython process, and splices the frames it walked."""
 
 import contextlib
 import time
@@ -19,7 +19,7 @@ from memforensics.symbols.address_space import AddressSpace
 from memforensics.target import Process
 from memforensics.target.memory import Unreadable, read_u64
 
-LOOK_AGAIN_S = 1.0  # for a CPython that was not yet loaded or initialized, or has been unloaded
+DETECT_INTERVAL_S = 1.0  # a CPython may be loaded, initialized or unloaded later
 
 # struct py_stack.flags of pyframes.bpf.h
 _TRUNCATED, _UNREADABLE, _TOO_MANY, _SEVERAL = 2, 4, 8, 16
@@ -28,16 +28,16 @@ _CUT_SHORT = {
     _UNREADABLE: "stacks whose outer Python frames are missing: one could not be read",
     _TOO_MANY: "stacks without their Python frames: more than 256 threads, or in more than 4 interpreters",
 }
-DISAGREE = "stacks whose native and Python frames do not agree, cut where that begins"
-SEVERAL = "stacks without their Python frames: in which of several interpreters they are is not certain"
-NAMELESS = "Python frames without a name: their code was gone when it was read"
+DISAGREE = "stacks cut short: native and Python frames disagree"
+SEVERAL = "stacks without their Python frames: it is uncertain which of several interpreters they are in"
+NAMELESS = "Python frames without a name: their code was freed before it was read"
 
 Symbolized = tuple[NativePc, Frame]
-Decoded = dict[PythonFrame, Frame | None]  # None: the interpreter's own, not for people
+Decoded = dict[PythonFrame, Frame | None]  # None: a frame of the interpreter itself, which is not shown
 
 
 class PythonPrograms(Protocol):
-    """Loaded programs that walk Python frames where `python` is true."""
+    """Loaded programs that walk Python frames if `python` is true."""
 
     python: bool
 
@@ -46,30 +46,30 @@ class PythonPrograms(Protocol):
     def remove_python(self, pid: int) -> None: ...
 
 
-class PythonSide:
-    """Of one address space. Without a CPython in it (that we can read: `why_not`), stacks stay native.
+class PythonUnwinder:
+    """The CPython of one address space. Without one, or with one that cannot be read (`why_not`), stacks stay native.
 
-    `lost`: what and how often, by the stacks that were spliced."""
+    `lost`: counts of what the spliced stacks lack."""
 
     def __init__(self, process: Process, space: AddressSpace, programs: PythonPrograms) -> None:
         self._process, self._space, self._programs = process, space, programs
         self._runtime: CPythonRuntime | None = None
         self._codes: CodeReader | None = None
-        self._look_again = self._tell_again = 0.0
+        self._next_detect = self._next_threads = 0.0
         self.why_not: str | None = None
         self.lost: Counter[str] = Counter()
-        self.look()
+        self.detect()
 
     @property
     def found(self) -> bool:
-        """Whether there is a CPython, and the kernel knows it."""
+        """Whether there is a CPython and the kernel walks it."""
         return self._runtime is not None
 
-    def look(self) -> None:
-        """Looks for a CPython, once a second at most, until there is one, and whether it still is."""
-        if not self._programs.python or time.monotonic() < self._look_again:
+    def detect(self) -> None:
+        """Searches for a CPython, once a second at most; when there is one, checks whether it is still loaded."""
+        if not self._programs.python or time.monotonic() < self._next_detect:
             return
-        self._look_again = time.monotonic() + LOOK_AGAIN_S
+        self._next_detect = time.monotonic() + DETECT_INTERVAL_S
         if self._runtime is not None:
             if self._runtime.module.identity in {module.identity for module in self._space.modules}:
                 return
@@ -81,19 +81,19 @@ class PythonSide:
             self.why_not = str(error)
             return
         except MemforensicsError:
-            return  # it is leaving, or not yet there
+            return  # it is exiting, or not ready yet
         if runtime is None:
             return
         self._runtime, self._codes = runtime, CodeReader(self._process.memory, runtime.offsets)
         self._programs.add_python(self._process.pid, pack_process(runtime, pid_namespace(self._process)))
-        self._tell_old_threads(runtime)
+        self._add_old_threads(runtime)
 
-    def _tell_old_threads(self, runtime: CPythonRuntime) -> None:
-        """CPython lists its threads newest first, and the kernel looks at the first KERNEL_FINDS of them: it is told of
-        the older ones, of which the main thread is the last."""
-        if time.monotonic() < self._tell_again or pid_namespace(self._process) != (0, 0):
+    def _add_old_threads(self, runtime: CPythonRuntime) -> None:
+        """CPython lists its threads newest first, and the kernel searches the first KERNEL_FINDS of them. So it is
+        given the older ones; the main thread is the last."""
+        if time.monotonic() < self._next_threads or pid_namespace(self._process) != (0, 0):
             return
-        self._tell_again = time.monotonic() + LOOK_AGAIN_S
+        self._next_threads = time.monotonic() + DETECT_INTERVAL_S
         with contextlib.suppress(MemforensicsError, Unreadable):
             memory = self._process.memory
             head = read_u64(memory, runtime.address + runtime.offsets.interpreters_head)
@@ -102,7 +102,7 @@ class PythonSide:
                 self._programs.add_python_thread(self._process.pid, tid, packed)
 
     def decoded(self, python: Sequence[PythonFrame]) -> Decoded:
-        """The frames for people. Now: later the code objects may be gone."""
+        """The frames by name. Call it at once: later the code objects may be freed."""
         if self._codes is None:
             return {}
         return {one: self._codes.frame(one.code, one.instruction, one.flags) for one in python}
@@ -115,7 +115,7 @@ class PythonSide:
         complete: bool,
         decoded: Decoded | None = None,
     ) -> Stack:
-        """One stack of both; the Python frames `decoded`, or now."""
+        """Joins native and Python frames. `decoded`: the Python frames by name; None: they are read now."""
         runtime = self._runtime
         known = self.decoded(python) if decoded is None else decoded
         if runtime is None or not known:
@@ -133,7 +133,7 @@ class PythonSide:
 
         short = [what for flag, what in _CUT_SHORT.items() if flags & flag]
         if flags & _TOO_MANY:
-            self._tell_old_threads(runtime)  # for the next stack
+            self._add_old_threads(runtime)  # for the next stack
         whole = not short
         made = splice(native, python, is_eval=is_eval, flags=flags_of, complete=complete, whole=whole)
         # With several interpreters the frames may be of another one. Only a whole native stack shows that they are not.
@@ -154,7 +154,7 @@ class PythonSide:
         )
 
     def end(self) -> None:
-        """The process left: the kernel need not know it any more."""
+        """The process exited: removes it from the kernel's table."""
         if self._runtime is not None:
             self._programs.remove_python(self._process.pid)
 

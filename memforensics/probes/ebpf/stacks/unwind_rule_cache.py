@@ -1,4 +1,4 @@
-"""From a miss to rules: user space unwinds the copy of the stack with the full CFI, and tells the kernel each rule."""
+"""Learns unwind rules from misses: unwinds the copy of the stack with the full CFI, and gives the kernel each rule."""
 
 import time
 from collections.abc import Callable
@@ -15,10 +15,9 @@ PutRule = Callable[[int, bytes], bool]  # (pc to look up, packed rule) -> False 
 DropRule = Callable[[int], object]
 
 MAX_FRAMES = 256
-SPARING = 50.0  # between two readings of the mappings for an unknown pc, so many times what one takes
+REFRESH_INTERVAL_RATIO = 50.0  # between two readings of the mappings for an unknown pc: so many times what one takes
 
-
-FREE_FAILURES = 4  # in vain, from one pc, before most of its misses are left alone
+FREE_FAILURES = 4  # from one pc, before most of its misses are skipped
 MAX_SKIPPED = 256
 _MAX_FAILING = 1 << 16
 
@@ -32,10 +31,10 @@ class UnwoundStack(NamedTuple):
 
 @dataclass(slots=True)
 class _FailingPc:
-    """A pc from which nothing was learned, so many times in a row."""
+    """A pc from which nothing was learned, several times in a row."""
 
     failures: int = 1
-    left: int = 0  # misses to be left alone before the next try
+    left: int = 0  # misses to skip before the next try
 
     def failed(self) -> None:
         self.failures += 1
@@ -50,8 +49,9 @@ class _FailingPc:
 
 
 class RuleCache:
-    """Rules of one address space. A pc that could not be unwound is never noted: a later miss there tries again. To try
-    in vain is the dearest (guesses are made to the end), so from a pc where that goes on, ever fewer are tried."""
+    """The unwind rules of one address space that the kernel has. A pc that cannot be unwound gets no rule, so its next
+    miss tries again. A failed unwind costs most, because every guess is tried. So a pc that keeps failing is tried less
+    and less often."""
 
     def __init__(self, space: AddressSpace, put: PutRule, drop: DropRule) -> None:
         self.space = space
@@ -61,7 +61,7 @@ class RuleCache:
         self._not_before = 0.0
         self._failing: dict[int, _FailingPc] = {}
         self.misses = 0
-        self.skipped = 0  # misses of which nothing was to be learned
+        self.skipped = 0  # misses of failing pcs
         self.not_stored = 0  # the table was full
 
     @property
@@ -69,7 +69,7 @@ class RuleCache:
         return len(self._known)
 
     def learn(self, event: StackEvent) -> UnwoundStack:
-        """Unwinds from the frame where the kernel stopped, and puts a rule for each pc passed on the way."""
+        """Unwinds from the frame where the kernel stopped, and stores a rule for each pc on the way."""
         assert event.registers is not None
         self.misses += 1
         stopped_at = event.native[-1].pc if event.native else event.registers.rip
@@ -91,7 +91,7 @@ class RuleCache:
                 self._note(frame.lookup_pc, frame.rule)
         last = unwound.frames[-1] if unwound.frames else None
         if unwound.complete and last is not None and last.rule is None:
-            rule = self.space.rule(last.lookup_pc)  # that there is no caller must be known too
+            rule = self.space.rule(last.lookup_pc)  # the kernel must know that there is no caller
             if rule is not None:
                 self._note(last.lookup_pc, rule)
         if unwound.complete or len(self._known) > known:
@@ -112,23 +112,23 @@ class RuleCache:
             self.not_stored += 1
 
     def map_code(self, start: int, end: int) -> None:
-        """New code was mapped there."""
+        """An executable file was mapped there."""
         self._stale = True
         self._failing.clear()
         self._drop_where(lambda pc: start <= pc < end)
 
     def refresh_if_due(self) -> None:
-        """Reads the mappings again, for a pc in none that is known: at once when code was mapped since, else (it is
-        code without a file, or a damaged stack) sparingly, for it takes long where there are many."""
+        """Reads the mappings for a pc in no known module: at once when code was mapped since. Else the pc is code
+        without a file or of a damaged stack, and the mappings are read rarely, because many of them take long."""
         if self._stale or time.monotonic() >= self._not_before:
             self.refresh()
 
     def refresh(self) -> None:
-        """Reads the mappings again; forgets the rules of modules that went or were replaced."""
+        """Reads the mappings, and drops the rules of modules that are gone or were replaced."""
         began = time.monotonic()
         self._stale = False
         change = self.space.refresh()
-        self._not_before = time.monotonic() + SPARING * (time.monotonic() - began)
+        self._not_before = time.monotonic() + REFRESH_INTERVAL_RATIO * (time.monotonic() - began)
         gone: list[MappedModule] = [*change.went, *(before for before, _ in change.changed)]
         if gone:
             self._drop_where(lambda pc: any(module.start <= pc < module.end for module in gone))
