@@ -21,7 +21,7 @@ def main() -> int:
     if " LEAK " not in shown or not heading:
         print("the demo did not find its leak; the README is unchanged", file=sys.stderr)
         return 1
-    rest = "(further down: who intercepts what, why it grows, the evidence, all layers, what observing cost)"
+    rest = "(below: intercepted functions, why it grows, the evidence, all layers, the cost of the observation)"
     before, _, after = README.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = after.partition(END)
     text = f"{before}{BEGIN}\n\n```text\n{shown.strip()}\n\n{rest}\n```\n\n{END}{after}"

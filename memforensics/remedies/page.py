@@ -76,7 +76,7 @@ def _page(entry: Entry, mark: str) -> Iterator[str]:
 
 
 def _remedy_lines(number: int, remedy: RemedyEntry) -> Iterator[str]:
-    when = "at a restart" if remedy.scope == "restart" else "while it runs"
+    when = "after a restart" if remedy.scope == "restart" else "at once"
     yield f"{number}. `{remedy.setting}` ({remedy.kind}, takes effect {when}). {remedy.text}"
     for caveat in remedy.caveats:
         yield f"   - Note: {caveat}"
