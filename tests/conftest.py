@@ -16,9 +16,14 @@ from processes import EXAMPLE, TESTS
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # the hooks of the gate
 
-# Property tests have no deadline. The gate uses the same examples each time, other runs use new ones.
+# Property tests have no deadline. The gate uses the same 100 examples each time. Other runs use 30 new ones, to be fast
+# and to try more over many runs.
 settings.register_profile(
-    "memforensics", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=REQUIRE_ALL
+    "memforensics",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=REQUIRE_ALL,
+    max_examples=100 if REQUIRE_ALL else 30,
 )
 settings.load_profile("memforensics")
 # Any example kills a mutant, so examples are neither shrunk nor stored.

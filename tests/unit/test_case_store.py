@@ -1,13 +1,9 @@
-"""The case file under load, damage and murder. Everything here is a real file, a real writer, a real signal."""
+"""The case file: what is written comes back, and damaged files and rows are handled. All files are real."""
 
 import contextlib
 import os
-import signal
 import sqlite3
 import stat
-import subprocess
-import sys
-import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -266,146 +262,6 @@ def test_a_field_newer_than_the_file_has_its_default(tmp_path: Path) -> None:
     assert back.costs == ()
 
 
-# --- writers that die, readers that look on ----------------------------------------------------------------------
-
-WRITER = textwrap.dedent(
-    """
-    import sys
-    from pathlib import Path
-    sys.path.insert(0, sys.argv[2])
-    from fixtures.constructed import case
-    from memforensics.case.model import Sample
-    from memforensics.case.store import CaseFile
-    file = CaseFile.create(Path(sys.argv[1]), case().meta)
-    n = 0
-    while True:
-        n += 1
-        file.put([Sample(pid=1, t_ns=n, rss_anon=n, rss_file=0, rss_shmem=0)])
-        if n % 100 == 0:
-            print(n, flush=True)
-    """
-)
-
-
-@pytest.fixture
-def writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that appends to a.case as fast as it can, and says each hundredth sample once it is committed."""
-    tests = str(Path(__file__).resolve().parents[1])
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path / "a.case"), tests], stdout=subprocess.PIPE, text=True
-    )
-    yield process
-    process.kill()
-    process.wait()
-    assert process.stdout is not None
-    process.stdout.close()
-
-
-def _promised(writer: subprocess.Popen[str], at_least: int) -> int:
-    assert writer.stdout is not None
-    while (said := int(writer.stdout.readline())) < at_least:
-        pass
-    return said
-
-
-def test_a_killed_writer_leaves_all_commits(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
-    said = _promised(writer, 300)
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    assert (tmp_path / "a.case-wal").exists()
-    times = [s.t_ns for s in loaded(tmp_path / "a.case").samples]
-    assert len(times) >= said
-    assert times == list(range(1, len(times) + 1))
-
-
-def test_the_file_without_its_log_is_a_smaller_case(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
-    _promised(writer, 1500)
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    whole = len(loaded(tmp_path / "a.case").samples)
-    copy = tmp_path / "copy" / "a.case"
-    copy.parent.mkdir()
-    copy.write_bytes((tmp_path / "a.case").read_bytes())
-    times = [s.t_ns for s in loaded(copy).samples]
-    assert 0 < len(times) <= whole
-    assert times == list(range(1, len(times) + 1))
-
-
-def test_a_reader_sees_whole_commits_while_it_is_written(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
-    last = 0
-    for _ in range(5):
-        said = _promised(writer, last + 100)
-        times = [s.t_ns for s in loaded(tmp_path / "a.case").samples]
-        assert times == list(range(1, len(times) + 1))
-        assert len(times) >= said
-        last = len(times)
-    assert writer.poll() is None
-
-
-@pytest.mark.needs_root
-def test_a_case_of_a_killed_writer_opens_in_a_read_only_folder(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
-    """Read by another user, who may write neither the file nor its folder, the log still counts."""
-    said = _promised(writer, 200)
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    folder = tmp_path
-    for path in (folder, *folder.parents):
-        if path == Path("/") or path == Path("/tmp"):
-            break
-        path.chmod(0o755)
-    for path in folder.glob("a.case*"):
-        path.chmod(0o644)
-    code = (
-        "import os, sys, urllib.parse; from pathlib import Path\n"  # the interpreter may lie where nobody may read
-        "from memforensics.case.store import CaseFile\n"
-        "os.setgid(65534); os.setuid(65534)\n"
-        "print(len(CaseFile.open(Path(sys.argv[1])).load().samples))"
-    )
-    out = subprocess.run([sys.executable, "-c", code, str(folder / "a.case")], capture_output=True, text=True)
-    assert out.returncode == 0, out.stderr
-    assert int(out.stdout) >= said
-
-
-@pytest.mark.needs_root
-def test_a_full_disk_keeps_what_was_committed(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        path = disk / "a.case"
-        written_until = 0
-
-        def write_all() -> None:
-            nonlocal written_until
-            for start in range(0, 200_000, 200):
-                file.put(sample(n) for n in range(start, start + 200))
-                written_until = start + 200
-
-        with CaseFile.create(path, META) as file:
-            with pytest.raises(CaseError, match="cannot write") as raised:
-                write_all()
-            assert "kept" in raised.value.why
-            assert "--record" in raised.value.enable
-            assert [s.t_ns for s in loaded(path).samples] == list(range(written_until))
-            subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
-            file.put([sample(written_until)])
-        assert len(loaded(path).samples) == written_until + 1
-        _fill(disk / "fill")
-        with pytest.raises(CaseError, match="cannot create"):
-            CaseFile.create(disk / "b.case", META)
-        assert not (disk / "b.case").exists()
-    finally:
-        subprocess.run(["umount", disk], check=True)
-
-
-def _fill(path: Path) -> None:
-    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-
-
 # --- tables, for pandas and people -------------------------------------------------------------------------------
 
 
@@ -482,38 +338,6 @@ def test_closing_while_another_process_reads_loses_nothing(tmp_path: Path) -> No
         file.close()
         assert len(reader.load().samples) == 2
     assert len(loaded(path).samples) == 2
-
-
-@pytest.mark.parametrize("indexed", [True, False], ids=["with-its-index", "copied-without-its-index"])
-@pytest.mark.needs_root
-def test_a_killed_writer_s_case_is_complete_in_a_read_only_folder(
-    tmp_path: Path, writer: subprocess.Popen[str], indexed: bool
-) -> None:
-    said = _promised(writer, 300)
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    place = tmp_path / "read-only"
-    place.mkdir()
-    for end in ("", "-wal", "-shm") if indexed else ("", "-wal"):
-        (place / f"a.case{end}").write_bytes((tmp_path / f"a.case{end}").read_bytes())
-    subprocess.run(["mount", "--bind", place, place], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
-        times = [s.t_ns for s in loaded(place / "a.case").samples]
-    finally:
-        subprocess.run(["umount", place], check=True)
-    assert len(times) >= said
-    assert times == list(range(1, len(times) + 1))
-
-
-def test_reading_what_a_killed_writer_left_changes_no_file(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
-    _promised(writer, 300)
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    (tmp_path / "a.case-shm").unlink()
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    loaded(tmp_path / "a.case")
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_a_case_without_a_newer_table_opens(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The gate of .ci/run: with MEMFORENSICS_REQUIRE_ALL=1 no test is skipped for want of something that setup brings."""
+"""The gate of .ci/run: with MEMFORENSICS_REQUIRE_ALL=1 a skip fails, unless setup.sh cannot install what is missing."""
 
 import os
 import re
@@ -12,6 +12,8 @@ from processes import TESTS, interpreters
 
 from memforensics.runtimes.cpython.offsets import known_versions
 
+pytestmark = pytest.mark.live
+
 SKIPS = {
     "inside a test": "def test_it(): pytest.skip('needs zram')",
     "inside a fixture": "@pytest.fixture\ndef lack(): pytest.skip('needs zram')\ndef test_it(lack): pass",
@@ -23,14 +25,14 @@ SKIPS = {
     "by unittest": "import unittest\nclass TestIt(unittest.TestCase):\n def test_it(self): self.skipTest('needs zram')",
 }
 STAYS = {
-    "a reason that no setup can mend": "def test_it(): pytest.skip('rustc cannot link here')",
+    "a reason that setup cannot remove": "def test_it(): pytest.skip('rustc cannot link here')",
     "an expected failure": "@pytest.mark.xfail\ndef test_it(): raise ValueError('as expected')",
     "a test that passes": "def test_it(): pass",
 }
 
 
 def outcomes(folder: Path, *, require_all: bool) -> dict[str, str]:
-    """Of pytest on a file of each case, in a worker of xdist: the element of the JUnit report, and what it says."""
+    """Runs pytest on one file per case, in a worker of xdist. The element of the JUnit report and its text, by case."""
     cases = {**SKIPS, **STAYS}
     for number, source in enumerate(cases.values()):
         (folder / f"test_{number}.py").write_text(f"import pytest\n{source}\n")
@@ -62,18 +64,18 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("case", SKIPS)
-def test_a_skip_fails_where_everything_is_required(required: dict[str, str], case: str) -> None:
+def test_a_skip_fails_if_everything_is_required(required: dict[str, str], case: str) -> None:
     assert re.match("(failure|error): ", required[case])
     assert "skipped, and MEMFORENSICS_REQUIRE_ALL=1: " in required[case]
 
 
 @pytest.mark.parametrize("case", SKIPS)
-def test_it_is_a_skip_elsewhere(elsewhere: dict[str, str], case: str) -> None:
+def test_a_skip_passes_otherwise(elsewhere: dict[str, str], case: str) -> None:
     assert elsewhere[case].startswith("skipped: ")
 
 
 @pytest.mark.parametrize("case", STAYS)
-def test_what_setup_cannot_bring_does_not_fail(required: dict[str, str], elsewhere: dict[str, str], case: str) -> None:
+def test_allowed_skips_do_not_fail(required: dict[str, str], elsewhere: dict[str, str], case: str) -> None:
     assert not re.match("failure|error", required[case])
     assert not re.match("failure|error", elsewhere[case])
 
