@@ -16,7 +16,6 @@ from memforensics.case.model import (
     CapturedStack,
     Case,
     CaseMeta,
-    Cost,
     Diagnosis,
     Frame,
     Growth,
@@ -34,7 +33,6 @@ from memforensics.case.model import (
     Sample,
     Snapshot,
     Target,
-    TraceSummary,
     Verdict,
 )
 from memforensics.errors import ProbeFailed
@@ -116,24 +114,12 @@ class TraceView:
     left: tuple[tuple[int, str], ...] = ()
 
     @property
-    def summaries(self) -> tuple[TraceSummary, ...]:
-        return self.case.traces
-
-    @property
-    def losses(self) -> tuple[Loss, ...]:
-        return self.case.losses
-
-    @property
-    def costs(self) -> tuple[Cost, ...]:
-        return self.case.costs
-
-    @property
     def events(self) -> int:
-        return sum(summary.events for summary in self.summaries)
+        return sum(summary.events for summary in self.case.traces)
 
     @property
     def coverage(self) -> float | None:
-        known = [s for s in self.summaries if s.resident_bytes is not None and s.coverage is not None]
+        known = [s for s in self.case.traces if s.resident_bytes is not None and s.coverage is not None]
         growth = sum(s.rss_growth_bytes or 0 for s in known)
         return sum(s.resident_bytes or 0 for s in known) / growth if growth > 0 else None
 

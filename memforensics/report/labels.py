@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memforensics.case.model import AllocationSite, Frame, Loss
-from memforensics.case.views import Family, SiteGroup
+from memforensics.case.model import AllocationSite, Frame
+from memforensics.case.views import Family, SiteGroup, TraceView
 from memforensics.report.sentences import frame_name, loss_text, source_place
 from memforensics.text import basename
 from memforensics.units import duration_text
@@ -135,8 +135,9 @@ def kind_text(sites: Sequence[AllocationSite]) -> str:
     return (kinds + marks).strip() or "anonymous"
 
 
-def coverage_text(coverage: float | None, engine: str) -> str:
-    if coverage is None and engine == "bpftrace":
+def coverage_text(view: TraceView) -> str:
+    coverage = view.coverage
+    if coverage is None and view.engine == "bpftrace":
         return "unknown: bpftrace does not count resident pages"
     if coverage is None:
         return "unknown: RSS grew too little, or the process exited before its pages were counted"
@@ -144,19 +145,17 @@ def coverage_text(coverage: float | None, engine: str) -> str:
     return f"the traced memory explains {coverage:.1%} of the growth of RSS{above}"
 
 
-def observed_text(seconds: float, engine: str, events: int, labels: Labels) -> str:
-    return f"{duration_text(seconds)} by {engine}, {events:,} {labels.events}"
+def observed_text(view: TraceView) -> str:
+    return f"{duration_text(view.seconds)} by {view.engine}, {view.events:,} {LABELS[view.family].events}"
 
 
-def trust_sentences(
-    coverage: float | None, engine: str, seconds: float, losses: Sequence[Loss], events: int, labels: Labels
-) -> list[str]:
+def trust_sentences(view: TraceView) -> list[str]:
     """How complete a trace is."""
     return [
-        f"observed: {observed_text(seconds, engine, events, labels)}",
-        f"coverage: {coverage_text(coverage, engine)}",
-        *(f"lost: {loss_text(loss)}" for loss in losses),
-        *([] if losses else ["lost: nothing"]),
+        f"observed: {observed_text(view)}",
+        f"coverage: {coverage_text(view)}",
+        *(f"lost: {loss_text(loss)}" for loss in view.case.losses),
+        *([] if view.case.losses else ["lost: nothing"]),
     ]
 
 

@@ -74,7 +74,7 @@ def test_filter_on_several_processes() -> None:
         view = traced([two.pid, one.pid, two.pid], act, selection=wanted)
     assert named(view) == [(one.pid, "leak_1", 13 * 12288, 13), (two.pid, "leak_1", 7 * 8192, 7)]
     assert [(g.named.function, g.outstanding_count) for g in view.left_out if g.named] == [("grow_one", 5)]
-    assert {summary.pid for summary in view.summaries} == {one.pid, two.pid}
+    assert {summary.pid for summary in view.case.traces} == {one.pid, two.pid}
 
 
 def test_trace_goes_on_when_one_process_exits() -> None:

@@ -107,7 +107,7 @@ def profile_of(view: TraceView) -> Profile:
         processes={target.pid: target.comm for target in case.targets},
         names={_key(site): group_name(group) for group in view.groups for site in group.sites},
         samples=case.samples,
-        notes=trust_sentences(view.coverage, view.engine, view.seconds, view.losses, view.events, labels),
+        notes=trust_sentences(view),
         labels=labels,
     )
 

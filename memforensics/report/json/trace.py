@@ -70,11 +70,11 @@ def trace(view: TraceView) -> Trace:
             groups=len(view.left_out), outstanding_bytes=sum(group.outstanding_bytes for group in view.left_out)
         ),
         coverage=view.coverage,
-        losses=shapes.losses(view.losses),
-        overhead=shapes.overhead(view.costs, view.seconds),
+        losses=shapes.losses(view.case.losses),
+        overhead=shapes.overhead(view.case.costs, view.seconds),
         traces=tuple(
             shaped(TracedProcess, summary, seconds=(summary.ended_ns - summary.began_ns) / 1e9)
-            for summary in view.summaries
+            for summary in view.case.traces
         ),
     )
 

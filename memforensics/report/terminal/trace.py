@@ -162,7 +162,7 @@ def _in_columns(group: SiteGroup, width: int) -> str:
 def result(view: TraceView, *, top: int, all_stacks: bool, width: int) -> RenderableType:
     """The table of sites, full stacks, coverage, losses and cost."""
     groups, file_groups, left_out, labels = view.groups, view.file_groups, view.left_out, LABELS[view.family]
-    several = len({summary.pid for summary in view.summaries}) > 1
+    several = len({summary.pid for summary in view.case.traces}) > 1
     parts: list[RenderableType] = []
     if groups:
         parts.append(sites_table(groups[:top], max(0, len(groups) - top), labels, several, width))
@@ -240,13 +240,13 @@ def trace_facts(view: TraceView) -> Table:
     """What the sites mean, coverage, losses and overhead."""
     rows: list[tuple[str, Text | str]] = [
         ("meaning", LABELS[view.family].meaning),
-        ("observed", observed_text(view.seconds, view.engine, view.events, LABELS[view.family])),
-        ("coverage", coverage_text(view.coverage, view.engine)),
-        *(("lost", sentences.loss_text(loss)) for loss in view.losses),
+        ("observed", observed_text(view)),
+        ("coverage", coverage_text(view)),
+        *(("lost", sentences.loss_text(loss)) for loss in view.case.losses),
     ]
-    if not view.losses:
+    if not view.case.losses:
         rows.append(("lost", "nothing"))
-    for cost in view.costs:
+    for cost in view.case.costs:
         rows += [("overhead", text) for text in sentences.kernel_cost(cost, view.seconds)]
         if cost.observer_cpu_s is not None:
             rows.append(("", f"memforensics used {duration_text(cost.observer_cpu_s)} of CPU time"))
