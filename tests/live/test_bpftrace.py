@@ -75,7 +75,7 @@ def test_rss_growth(program: Path) -> None:
     assert grown == pytest.approx((PAGES - 1) * 4096, abs=64 * 4096)
 
 
-def test_the_probe_gives_sites_and_says_its_limits(program: Path) -> None:
+def test_the_probe_reports_sites_and_its_limits(program: Path) -> None:
     with running([program, str(KEPT), str(BLOCK), str(CHURNED)]) as child:
         process, probe = open_process(child.pid), BpftraceTrace()
         assert probe.availability(process).status == "partial"
@@ -99,7 +99,7 @@ def test_the_probe_gives_sites_and_says_its_limits(program: Path) -> None:
     assert not [e for e in evidence if isinstance(e, Loss)]
 
 
-def test_without_frame_pointers_it_says_that_stacks_are_cut() -> None:
+def test_incomplete_stacks_without_frame_pointers_are_a_loss() -> None:
     with running([compiled("bt_maps.c"), str(KEPT), str(BLOCK), str(CHURNED)]) as child:
         process, probe = open_process(child.pid), BpftraceTrace()
         probe.open(process, Budget(seconds=10))
@@ -111,7 +111,7 @@ def test_without_frame_pointers_it_says_that_stacks_are_cut() -> None:
     assert [(loss.count, loss.reduce) for loss in losses] == [(KEPT + CHURNED, "--engine bcc")]
 
 
-def test_a_target_that_leaves(program: Path) -> None:
+def test_a_target_that_exits(program: Path) -> None:
     with running([program, "1", "4096", "0"]) as child:
         process, probe = open_process(child.pid), BpftraceTrace()
         probe.open(process, Budget(seconds=10))

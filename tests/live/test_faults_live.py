@@ -26,7 +26,7 @@ def toucher() -> list[str | Path]:
     return [compiled("fault_touch.c", "-fomit-frame-pointer")]
 
 
-def test_pages_by_who_touched_them_last() -> None:
+def test_each_page_belongs_to_its_last_toucher() -> None:
     with traced(toucher(), fault_trace()) as it:
         for command in ("own 997", "again 53", "churn 307", "kernel 101", "shared 41"):
             it.do(command)
@@ -57,7 +57,7 @@ def test_reading_untouched_memory_makes_nothing_resident() -> None:
 @pytest.mark.skipif(
     not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(), reason="needs transparent huge pages"
 )
-def test_huge_pages_weigh_what_they_are() -> None:
+def test_huge_pages_count_their_full_size() -> None:
     with traced(toucher(), fault_trace()) as it:
         it.do("huge 3")
         result = it.result()
@@ -75,7 +75,7 @@ def test_an_innocent_temporary_takes_the_faults_of_a_leak() -> None:
     assert 60 * 16 <= resident <= 62 * 16
 
 
-def test_system_calls_that_populate() -> None:
+def test_pages_that_system_calls_populate() -> None:
     with traced(toucher(), fault_trace()) as it:
         it.do("populate 71")
         result = it.result()
@@ -91,7 +91,7 @@ def test_threads_that_touch_at_the_same_time() -> None:
     assert result.pages("touch_own") == (4 * 3001, 4 * 3001)
 
 
-def test_the_stack_itself() -> None:
+def test_pages_of_the_thread_stack() -> None:
     """What lies between the stack pointer and the frames above was never touched: it cannot be read, nor need it be."""
     with traced(toucher(), fault_trace()) as it:
         it.do("stack 3")
@@ -101,7 +101,7 @@ def test_the_stack_itself() -> None:
     assert all(functions(s)[1] == "main" and s.stack.complete for s in sites)
 
 
-def test_files_apart() -> None:
+def test_file_pages_are_separate() -> None:
     with traced(toucher(), fault_trace()) as it:
         pages = int(it.do("file 0").split()[1])
         result = it.result()
@@ -134,7 +134,7 @@ def test_python_functions_and_lines(interpreter: str) -> None:
     assert result.pages("temporary")[0] >= block * 0.95
 
 
-def test_a_forked_child_has_an_account_of_its_own() -> None:
+def test_a_forked_child_has_sites_of_its_own() -> None:
     with traced([compiled("trace_leaker.c", "-fomit-frame-pointer")], fault_trace()) as it:
         it.do("leak 13 12288")
         it.child.tell("fork 17 8192")
@@ -159,7 +159,7 @@ keep_{name}({pages})
 """
 
 
-def test_exec_ends_one_account_and_begins_another() -> None:
+def test_exec_releases_the_sites_of_the_old_program() -> None:
     with traced(execs(KEEP.format(name="before", pages=59), KEEP.format(name="after", pages=43)), fault_trace()) as it:
         it.do("")
         it.child.tell("")
@@ -173,7 +173,7 @@ def test_exec_ends_one_account_and_begins_another() -> None:
     assert len({(s.pid, s.site_id) for s in result.sites}) == len(result.sites)
 
 
-def test_what_was_collected_outlives_the_target() -> None:
+def test_sites_outlive_the_target() -> None:
     with traced(toucher(), fault_trace()) as it:
         it.do("own 997")
         it.sample()
@@ -258,7 +258,7 @@ def test_the_command_prints_json_and_keeps_a_case(tmp_path: Path) -> None:
     assert [s.outstanding_bytes for s in sites if "touch_own" in functions(s)] == [997 * PAGE]
 
 
-def test_the_screen_says_what_it_means() -> None:
+def test_the_screen_has_its_meaning() -> None:
     with running(toucher()) as child, tracer("trace-faults", child, "--duration", "2s") as popen:
         time.sleep(1)
         child.tell("own 997")

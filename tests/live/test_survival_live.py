@@ -41,7 +41,7 @@ def _next_slot(run: Traced) -> None:
     raise AssertionError("no slot ended")
 
 
-def test_births_by_time_and_what_is_left_of_them() -> None:
+def test_cohorts_of_births_and_survivors() -> None:
     with traced([compiled("trace_leaker.c")], mmap_trace()) as run:
         run.do(f"leak 7 {2 * PAGE}")
         run.do(f"churn 13 {3 * PAGE}")
@@ -61,7 +61,7 @@ def test_births_by_time_and_what_is_left_of_them() -> None:
     assert all(site.effective_births is None for site in result.sites)
 
 
-def test_a_comparison_with_proc_that_fails_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_comparison_with_proc_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionNeeded("not allowed to read maps", privilege="CAP_SYS_PTRACE")
 
@@ -111,7 +111,7 @@ def test_an_address_that_python_keeps_as_an_integer_is_a_pointer() -> None:
 
 
 @pytest.mark.parametrize("language", ["C", "Python"])
-def test_blocks_whose_address_is_nowhere_are_lost(language: str) -> None:
+def test_blocks_without_a_pointer_are_lost(language: str) -> None:
     in_c: list[str | Path] = [compiled("keep_pointers.c"), "lost", "400"]
     in_python = python("keep_mappings.py", "forgotten")
     with traced(in_c if language == "C" else in_python, mmap_trace()) as run:
@@ -120,7 +120,7 @@ def test_blocks_whose_address_is_nowhere_are_lost(language: str) -> None:
         assert lost >= 0.9 * tested
 
 
-def test_blocks_whose_address_the_program_chose_are_known_as_such() -> None:
+def test_blocks_at_chosen_addresses_are_marked() -> None:
     with traced([compiled("keep_pointers.c"), "placed", "400"], mmap_trace()) as run:
         _next_slot(run)
         placed = run.result().only("map_block")

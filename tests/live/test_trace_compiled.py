@@ -46,7 +46,7 @@ def made(bcc: Counting, text: bytes = SOURCE) -> Compiled:
     return compiled.compiled(bcc, text, FLAGS)
 
 
-def test_the_second_time_comes_from_the_cache(home: Path) -> None:
+def test_the_second_load_uses_the_cache(home: Path) -> None:
     bcc = Counting()
     first = made(bcc)
     assert [(spec.name, spec.key_size, spec.value_size, spec.capacity) for spec in first.maps] == [("seen", 4, 8, 7)]
@@ -94,7 +94,7 @@ def of_another_user(home: Path) -> None:
 
 @pytest.mark.needs_root
 @pytest.mark.parametrize("harm", [damage, cut, open_for_others, open_folder, link, of_another_user])
-def test_what_is_not_as_it_should_be_is_not_used(home: Path, harm: object) -> None:
+def test_a_changed_cache_is_not_used(home: Path, harm: object) -> None:
     bcc = Counting()
     first = made(bcc)
     assert callable(harm)
@@ -103,7 +103,7 @@ def test_what_is_not_as_it_should_be_is_not_used(home: Path, harm: object) -> No
     assert bcc.times == 2
 
 
-def test_without_a_place_it_is_compiled_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cache_each_load_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setenv("BCC_KERNEL_SOURCE", str(engine.SOURCES))
@@ -113,7 +113,7 @@ def test_without_a_place_it_is_compiled_each_time(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.needs_root
-def test_nothing_is_touched_below_a_folder_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """He may swap it, or a link in it, for any other folder at any time."""
     victim = tmp_path / "victim" / "ebpf"
     victim.mkdir(parents=True)

@@ -34,7 +34,7 @@ def test_duration_holds_while_events_come_faster_than_they_are_read() -> None:
     assert any(trace["unknown_bytes"] for trace in told["traces"])
 
 
-def test_faults_of_many_processes_at_once_end_in_time_too() -> None:
+def test_a_trace_of_many_faulting_processes_ends_in_time() -> None:
     with running([compiled("trace_flood.c")]) as child:
         child.tell("4 1 touch")
         child.wait_for("going")

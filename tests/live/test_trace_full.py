@@ -57,7 +57,7 @@ def losses(probe: MmapTrace | FaultTrace) -> dict[str, Loss]:
     ],
     ids=["mappings", "faults"],
 )
-def test_more_memory_than_fits(make: Callable[..., MmapTrace | FaultTrace], what: str) -> None:
+def test_full_tables_of_memory_are_losses(make: Callable[..., MmapTrace | FaultTrace], what: str) -> None:
     lost = losses(make())
     assert lost[what].count > 200
     assert lost[what].reduce
@@ -71,7 +71,7 @@ def test_more_memory_than_fits(make: Callable[..., MmapTrace | FaultTrace], what
     ],
     ids=["mappings", "faults"],
 )
-def test_more_stacks_and_rules_than_fit(make: Callable[..., MmapTrace | FaultTrace], what: str) -> None:
+def test_full_tables_of_stacks_and_rules_are_losses(make: Callable[..., MmapTrace | FaultTrace], what: str) -> None:
     lost = losses(make(FEW_STACKS, 1 << 16))
     assert lost[what].count > 0
     assert lost[what].reduce

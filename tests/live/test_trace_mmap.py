@@ -70,7 +70,7 @@ def test_replaced_and_remapped_mappings_in_c() -> None:
     assert sizes(grown) == (3 * 5 * PAGE, 3, 3)
 
 
-def test_a_busy_balanced_size_is_sampled_and_what_stays_beside_it_is_not() -> None:
+def test_only_a_busy_balanced_size_is_sampled() -> None:
     with traced(leaker(), mmap_trace()) as it:
         for _ in range(4):
             it.do("churn 20000 8192")
@@ -126,7 +126,7 @@ def test_the_heap_of_a_forked_worker_begins_at_its_program_break() -> None:
     result.accounts_for_growth(pid, within=0.05)
 
 
-def test_a_file_in_memory_is_memory_and_a_file_on_a_disk_is_not() -> None:
+def test_tmpfs_files_count_as_memory() -> None:
     with traced(python("trace_python.py"), mmap_trace()) as it:
         it.do("memfd 7 65536")
         it.do("disk 5 131072")
@@ -168,7 +168,7 @@ def test_python_functions_and_lines(interpreter: str) -> None:
     assert [sizes(s)[:2] for s in threaded] == [(3 * 32768, 3)]
 
 
-def test_what_was_collected_outlives_the_target() -> None:
+def test_sites_outlive_the_target() -> None:
     with traced(leaker(), mmap_trace()) as it:
         it.do("leak 13 12288")
         os.kill(it.child.pid, signal.SIGKILL)
@@ -187,7 +187,7 @@ kept = [keep_{name}() for _ in range({count})]
 """
 
 
-def test_exec_ends_one_account_and_begins_another() -> None:
+def test_exec_releases_the_sites_of_the_old_program() -> None:
     before = KEEP.format(name="before", size=65536, count=7)
     with traced(execs(before, KEEP.format(name="after", size=131072, count=5)), mmap_trace()) as it:
         it.do("")
@@ -238,7 +238,7 @@ def test_the_main_thread_among_many_has_its_python_frames(interpreter: str) -> N
     assert "<module>" in functions(kept)
 
 
-def test_runs_for_other_processes_are_not_the_targets() -> None:
+def test_runs_for_other_processes_are_counted_apart() -> None:
     with running(leaker()) as other, traced(leaker(), mmap_trace()) as it:
         other.tell("churn 100000 8192")
         for _ in range(20):

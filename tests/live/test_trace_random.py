@@ -29,7 +29,7 @@ def anonymous(process: Process) -> list[Span]:
 
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("run", range(RUNS))
-def test_the_ledger_is_what_the_kernel_has_mapped(run: int, threads: int) -> None:
+def test_the_ledger_agrees_with_the_kernel(run: int, threads: int) -> None:
     seed = SEED + 1000 * run
     print(f"MEMFORENSICS_LEDGER_SEED={seed} threads={threads}")
     with running([compiled("trace_random.c")]) as child:

@@ -98,7 +98,7 @@ def toucher(*commands: str, overhead: float | None = None) -> tuple[list[Allocat
     return [s for s in result.sites if not s.file_backed], result.summaries[it.child.pid], result.losses
 
 
-def test_of_very_many_faults_some_are_looked_at() -> None:
+def test_very_many_faults_are_sampled() -> None:
     """What is touched for the first time is looked at each time, what is touched again and again is not."""
     sites, summary, losses = toucher("churn 100000", "own 997", "shared 211")
     assert through(sites, "touch_own") == (997 * PAGE, 997, 997)
@@ -124,7 +124,7 @@ def test_many_pages_that_are_touched_again_are_unbiased() -> None:
     assert abs(ever - 40_000) < spread(40_000, SAMPLE_PERIOD)
 
 
-def test_each_fault_is_looked_at_where_that_is_asked_for() -> None:
+def test_overhead_100_walks_each_fault() -> None:
     sites, summary, losses = toucher("churn 40000", overhead=1.0)
     assert through(sites, "touch_churn") == (0, 0, 40_000)
     assert not summary.unwalked
@@ -132,7 +132,7 @@ def test_each_fault_is_looked_at_where_that_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("command", ["trace-mmap", "trace-faults"])
-def test_where_the_account_alone_is_too_dear_it_declines(command: str) -> None:
+def test_a_trace_declines_when_its_ledger_costs_too_much(command: str) -> None:
     """A loop of nothing but mappings pays for the account more than a thousandth of a percent."""
     program = "import mmap\nprint('ready', flush=True)\nwhile True:\n m = mmap.mmap(-1, 8192); m[0] = 1; m.close()"
     with running([sys.executable, "-c", program]) as child:

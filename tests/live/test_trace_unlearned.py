@@ -36,7 +36,7 @@ def outstanding(sites: list[AllocationSite], function: str) -> tuple[int, int]:
     return sum(s.outstanding_bytes for s in mine), sum(s.outstanding_count for s in mine)
 
 
-def test_different_stacks_that_begin_alike_are_different_sites() -> None:
+def test_stacks_with_the_same_leaf_are_different_sites() -> None:
     """Both callers stand at the same depth, and no rule above the leaf is known when the second comes."""
     sites, losses = observed(mmap_trace(), "leak 7 8192", "partial 5")
     assert outstanding(sites, "leak_many") == (7 * 8192, 7)
@@ -44,7 +44,7 @@ def test_different_stacks_that_begin_alike_are_different_sites() -> None:
     assert not losses
 
 
-def test_faults_of_different_stacks_that_begin_alike_are_different_sites() -> None:
+def test_faults_with_the_same_leaf_are_different_sites() -> None:
     sites, losses = observed(fault_trace(), "leak 7 8192", "partial 5")
     assert outstanding(sites, "leak_many") == (7 * 8192, 7 * 2)
     assert outstanding(sites, "partial_many") == (5 * 4 * PAGE, 5 * 4)

@@ -184,7 +184,7 @@ def test_nothing_is_outstanding_after_an_exec() -> None:
 # --- events
 
 
-def test_what_the_kernel_hands_over_is_not_counted_again() -> None:
+def test_evicted_mappings_are_not_counted_again() -> None:
     """The kernel counts the mappings that it evicts, and brk; freed bytes of them are counted here."""
     table = a_table()
     table.handle(event(EventType.EVICT, 100, 200, site=11, born_ns=5, old=3))
@@ -199,7 +199,7 @@ def test_what_the_kernel_hands_over_is_not_counted_again() -> None:
     assert spans(table) == [(100, 150), (350, 400)]
 
 
-def test_an_undo_is_of_the_same_thread_and_range_and_once() -> None:
+def test_an_undo_matches_thread_and_range_once() -> None:
     table = a_table()
     table.handle(event(EventType.BRK, 100, 200, site=11, born_ns=5))
     table.handle(event(EventType.UNMAP, 100, 200))
@@ -212,7 +212,7 @@ def test_an_undo_is_of_the_same_thread_and_range_and_once() -> None:
     assert traffic(table, 11) == (0, 0, 0, 0)
 
 
-def test_the_last_removals_can_be_undone() -> None:
+def test_recent_removals_can_be_undone() -> None:
     table = a_table()
     for at in range(MAX_RECENT + 1):
         table.handle(event(EventType.BRK, at * 10, at * 10 + 10, site=11, born_ns=5))
@@ -223,7 +223,7 @@ def test_the_last_removals_can_be_undone() -> None:
     assert spans(table) == [(10, 20)]
 
 
-def test_the_same_removal_again_is_the_latest() -> None:
+def test_a_repeated_removal_is_the_latest() -> None:
     table = a_table()
     table.handle(event(EventType.UNMAP, 0, 10))
     for at in range(1, MAX_RECENT):
@@ -235,7 +235,7 @@ def test_the_same_removal_again_is_the_latest() -> None:
     assert spans(table) == [(0, 10)]
 
 
-def test_a_removal_takes_only_what_is_older() -> None:
+def test_a_removal_takes_only_older_mappings() -> None:
     table = a_table()
     table.handle(event(EventType.BRK, 100, 200, site=11, born_ns=500))
     table.handle(event(EventType.UNMAP, 100, 200, t_ns=400))
@@ -246,7 +246,7 @@ def test_a_removal_takes_only_what_is_older() -> None:
     assert traffic(table, 11) == (0, 0, 50, 0)
 
 
-def test_a_mapping_of_unknown_origin_stands_for_nobody() -> None:
+def test_a_mapping_of_unknown_origin_has_no_site() -> None:
     table = a_table()
     table.handle(event(EventType.BRK, 100, 200, site=11, born_ns=5))
     table.add_unknown(150, 250, now_ns=50)
@@ -257,7 +257,7 @@ def test_a_mapping_of_unknown_origin_stands_for_nobody() -> None:
     assert table._local_counts[0] == Counts()
 
 
-def test_a_mapping_that_comes_to_stand_ends_what_is_older_there() -> None:
+def test_a_new_mapping_replaces_older_ones() -> None:
     table = a_table()
     table.handle(event(EventType.BRK, 100, 200, site=11, born_ns=5))
     table.handle(event(EventType.EVICT, 150, 250, site=12, born_ns=50, old=1))
@@ -269,7 +269,7 @@ def test_a_mapping_that_comes_to_stand_ends_what_is_older_there() -> None:
     assert traffic(table, 11) == (0, 0, 50 + 10 + 2 * 100, 0)
 
 
-def test_a_shared_segment_is_booked_when_it_is_attached() -> None:
+def test_a_shared_segment_counts_from_its_attachment() -> None:
     table = a_table()
     table.attach(event(EventType.ATTACH, 1000, 1000, site=11, born_ns=10), 64)
     assert traffic(table, 11) == (64, 1, 0, 0)
@@ -300,7 +300,7 @@ def test_a_mapping_that_grows_as_it_moves_is_one_mapping() -> None:
     assert traffic(table, 12) == (150, 1, 0, 0)
 
 
-def test_what_is_found_after_it_was_moved_follows() -> None:
+def test_an_evicted_mapping_follows_its_move() -> None:
     """The kernel had the whole of it, and tells of it only when the address is used again."""
     table = a_table()
     table.handle(event(EventType.UNMAP, 100, 200, tid=2))

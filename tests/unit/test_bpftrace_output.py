@@ -16,21 +16,21 @@ WHOLE = (
 CUT = "\n\t7f7e280719b3 0x7f7e280719b3 ([unknown])\n"
 
 
-def test_a_whole_stack() -> None:
+def test_a_complete_stack() -> None:
     stack = parse_stack(WHOLE)
     assert [f.function for f in stack.frames] == ["__mmap64", "keep_blocks", "main", "__libc_start_call_main"]
     assert stack.frames[1].module == "/srv/a (b)/leaker"
     assert stack.complete
 
 
-def test_a_stack_that_was_cut() -> None:
+def test_an_incomplete_stack() -> None:
     stack = parse_stack(CUT)
     assert [(f.function, f.module) for f in stack.frames] == [(None, None)]
     assert not stack.complete
     assert not parse_stack("\n").complete
 
 
-def test_sites_are_what_was_mapped_less_what_went() -> None:
+def test_outstanding_is_mapped_less_unmapped() -> None:
     lines = [
         {"type": "attached_probes", "data": {"probes": 7}},
         {"type": "map", "data": {"@mapped_bytes": {WHOLE: 40960, CUT: 8192}}},

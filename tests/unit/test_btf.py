@@ -35,13 +35,13 @@ def test_the_width_of_a_bitfield_is_no_offset() -> None:
     assert offsets(data, [("task", "files")]) == (32,)
 
 
-def test_a_member_or_a_function_of_that_name_is_not_the_structure() -> None:
+def test_only_a_structure_of_that_name_matches() -> None:
     function = struct.pack("<III", TASK, FUNCTION_TYPE << 24 | 1, 0) + struct.pack("<II", FILES, 1)
     data = btf(function, structure(FILE, (TASK, 8)), structure(TASK, (FILES, 24)), strings=STRINGS)
     assert offsets(data, [("task", "files")]) == (3,)
 
 
-def test_what_is_not_there_is_not_guessed() -> None:
+def test_an_absent_field_gives_none() -> None:
     data = btf(structure(TASK, (FILES, 128)), strings=STRINGS)
     assert offsets(data, [("task", "files"), ("task", "absent")]) is None
     assert offsets(data, [("file", "files")]) is None

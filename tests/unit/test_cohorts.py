@@ -25,7 +25,7 @@ def _sums(found: tuple[Cohort, ...]) -> tuple[int, int, int, int]:
 
 
 @given(bounds=times, births=blocks, died=st.data(), late=st.integers(0, 3))
-def test_sums_are_those_of_the_counters(
+def test_cohorts_sum_up_to_the_counters(
     bounds: list[int], births: list[tuple[int, int, int]], died: st.DataObject, late: int
 ) -> None:
     """Readings may come late: births of the next slot are then counted in this one."""
@@ -52,7 +52,7 @@ def test_sums_are_those_of_the_counters(
 
 
 @given(seconds=st.integers(1, 400), each=st.integers(1, 3))
-def test_merging_slots_keeps_what_was_born_in_them(seconds: int, each: int) -> None:
+def test_merging_slots_keeps_their_births(seconds: int, each: int) -> None:
     """A block a second; each slot has as many births as it has seconds."""
     table = AllocationTable(lambda _start: None, itertools.count(1))
     add_site(table, 1)
@@ -71,13 +71,13 @@ def test_merging_slots_keeps_what_was_born_in_them(seconds: int, each: int) -> N
     assert _sums(found)[:2] == (4096 * each * seconds, each * seconds)
 
 
-def test_a_site_that_was_seen_late_has_no_births_before() -> None:
+def test_a_late_site_has_no_earlier_births() -> None:
     slots = Slots(0, bounds=[10 * SECOND, 20 * SECOND])
     found = cohorts(slots, 30 * SECOND, [CounterReading(20 * SECOND, 70, 7)], CounterReading(30 * SECOND, 100, 10), [])
     assert [c.born_count for c in found] == [0, 7, 3]
 
 
-def test_blocks_born_after_the_noted_end_are_in_the_last_cohort() -> None:
+def test_blocks_born_after_the_end_are_in_the_last_cohort() -> None:
     slots = Slots(0, bounds=[10 * SECOND])
     found = cohorts(slots, 20 * SECOND, [], CounterReading(0, 8, 1), [OutstandingBlock(25 * SECOND, 8, 1)])
     assert (found[-1].born_count, found[-1].left_count) == (1, 1)

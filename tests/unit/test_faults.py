@@ -58,7 +58,7 @@ def runs(pages: set[int]) -> list[tuple[int, int]]:
         (Touch(7, 3, 1, 1, window=100), 7, 107),
     ],
 )
-def test_where_the_pages_of_a_fault_are(touch: Touch, start: int, end: int) -> None:
+def test_the_range_of_the_pages_of_a_fault(touch: Touch, start: int, end: int) -> None:
     found = places(touch)[0]
     assert (found["start"], found["end"]) == (start * PAGE, end * PAGE)
 
@@ -70,7 +70,7 @@ def test_the_last_toucher_has_the_page() -> None:
     assert gone["site"].tolist() == [3]
 
 
-def test_of_a_file_no_more_than_came() -> None:
+def test_a_file_fault_counts_only_the_pages_it_brought() -> None:
     """Two faults in one window brought three pages and one; five are resident, one of them since before."""
     found = places(Touch(17, 3, 1, 10, anonymous=False), Touch(30, 1, 2, 20, anonymous=False))
     there, gone = resident_by_site(found, runs({16, 17, 18, 19, 30}))
@@ -78,7 +78,7 @@ def test_of_a_file_no_more_than_came() -> None:
     assert len(gone) == 0
 
 
-def test_pages_of_a_mapping_that_begins_late_in_the_window() -> None:
+def test_a_mapping_that_begins_inside_the_window() -> None:
     """The window then begins with the mapping and is no shorter for that."""
     there, gone = resident_by_site(places(Touch(31, 8, 1, 10, anonymous=False)), runs(set(range(31, 39))))
     assert there[1].bytes == 8 * PAGE
@@ -93,7 +93,7 @@ def test_a_page_that_one_fault_left_out() -> None:
         assert {site: one.bytes // PAGE for site, one in there.items()} == {1: 1, 2: 7}
 
 
-def test_nothing_touched_and_nothing_there() -> None:
+def test_nothing_touched_and_nothing_resident() -> None:
     assert resident_by_site(places(), runs({1, 2}))[0] == {}
     there, gone = resident_by_site(places(Touch(1, 1, 1, 1)), [])
     assert (there, len(gone)) == ({}, 1)
@@ -106,7 +106,7 @@ TOUCHES = st.lists(
 
 
 @given(TOUCHES, st.sets(st.integers(0, 80)))
-def test_pages_are_shared_out_once(raw: list[tuple[int, int, int, bool]], present: set[int]) -> None:
+def test_each_page_has_one_site(raw: list[tuple[int, int, int, bool]], present: set[int]) -> None:
     """Against a plain loop over pages, for folios that are whole."""
     touches, owner = [], {}
     for t_ns, (page, pages, site, _) in enumerate(raw, 1):
@@ -164,7 +164,7 @@ def test_sizes_of_anonymous_folios(tmp_path: Path, whole: str | None, sizes: dic
     assert anonymous_orders(tmp_path) == orders
 
 
-def test_kernels_that_tell_each_change() -> None:
+def test_kernels_that_report_each_change() -> None:
     assert why_not_exact("6.18.44-fc") is None
     assert why_not_exact("6.2.0") is None
     assert "5.15" in (why_not_exact("5.15.0-91-generic") or "")
@@ -208,7 +208,7 @@ def view() -> TraceView:
     return view_of(case(), "bcc", 10.0, family="faults")
 
 
-def test_files_are_apart_and_most_comes_first() -> None:
+def test_files_are_separate_and_the_largest_site_is_first() -> None:
     found = view()
     assert [group.sites[0].site_id for group in found.groups] == [2, 1]
     assert [group.sites[0].site_id for group in found.file_groups] == [3]
@@ -217,11 +217,11 @@ def test_files_are_apart_and_most_comes_first() -> None:
     assert b"65536" not in folded
 
 
-def test_no_culprit_rests_on_faults() -> None:
+def test_faults_name_no_culprit() -> None:
     assert growth_groups(case()) == []
 
 
-def test_the_json_says_what_it_means() -> None:
+def test_the_json_has_its_meaning() -> None:
     shown = trace(view())
     assert shown.meaning == LABELS["faults"].meaning
     assert [site.outstanding_bytes for site in shown.sites] == [8192, 4096, 65536]

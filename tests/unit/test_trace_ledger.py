@@ -61,7 +61,7 @@ def test_ledger_agrees_with_a_page_table(steps: list[tuple[str, tuple[int, int],
 
 
 @given(st.lists(spans, max_size=8), spans)
-def test_what_overlaps_is_what_shares_an_address(mapped: list[tuple[int, int]], asked: tuple[int, int]) -> None:
+def test_overlapping_pieces_share_an_address(mapped: list[tuple[int, int]], asked: tuple[int, int]) -> None:
     ledger = Ledger()
     for number, (start, end) in enumerate(mapped):
         ledger.remove(start, end)
@@ -88,7 +88,7 @@ def test_a_removal_of_one_block_leaves_the_others() -> None:
     assert (mine.left, other.left) == (10, 5)
 
 
-def test_bytes_and_blocks_count_by_weight_where_the_last_byte_goes() -> None:
+def test_freed_bytes_and_blocks_count_by_weight() -> None:
     ledger, sampled, not_walked = Ledger(), Block(1, born_ns=0, weight=3), Block(2, born_ns=0, weight=0)
     ledger.add(0, 10, sampled)
     ledger.add(10, 20, not_walked)
@@ -100,7 +100,7 @@ def test_bytes_and_blocks_count_by_weight_where_the_last_byte_goes() -> None:
     assert (sampled.left, not_walked.left) == (4, 10)
 
 
-def test_nothing_is_added_where_there_is_no_room() -> None:
+def test_an_empty_range_adds_nothing() -> None:
     ledger, block = Ledger(), Block(1, born_ns=0)
     ledger.add(5, 5, block)
     ledger.add(5, 4, block)
@@ -154,7 +154,7 @@ def test_a_mapping_made_after_the_unmap_is_left_alone() -> None:
     assert _outstanding(table, {11: (100, 1)})[11] == (100, 1)
 
 
-def test_a_younger_mapping_at_the_same_address_stands_in_the_place_of_the_one_that_was_read() -> None:
+def test_a_younger_mapping_replaces_the_one_that_was_read() -> None:
     kernel = [LiveRange(100, 150, 12, 500, 1)]
     table = _allocation_table(kernel)
     table.handle(_event(EventType.UNMAP, 180, 200, t_ns=400))
@@ -188,7 +188,7 @@ def test_a_failed_unmap_changes_nothing() -> None:
         assert [(e.start, e.end) for e in kernel] + union(_spans(table)) == [(100, 200)]
 
 
-def test_a_failure_that_is_not_of_the_last_removal_undoes_nothing() -> None:
+def test_an_unknown_failure_undoes_nothing() -> None:
     table = _allocation_table([])
     table.handle(_event(EventType.BRK, 100, 200, site=11, born_ns=5))
     table.handle(_event(EventType.UNMAP, 100, 150))
@@ -196,7 +196,7 @@ def test_a_failure_that_is_not_of_the_last_removal_undoes_nothing() -> None:
     assert _spans(table) == [(150, 200)]
 
 
-def test_mremap_moves_what_was_known_and_books_the_growth() -> None:
+def test_mremap_moves_known_pieces_and_counts_the_growth() -> None:
     kernel = [LiveRange(100, 200, 11, 5, 1)]
     table = _allocation_table(kernel)
     table.handle(_event(EventType.UNMAP, 150, 200))  # half of it
@@ -207,7 +207,7 @@ def test_mremap_moves_what_was_known_and_books_the_growth() -> None:
     assert union(_spans(table)) == [(1000, 1080)]
 
 
-def test_what_was_moved_and_then_unmapped_before_it_was_found_is_gone() -> None:
+def test_a_mapping_that_was_moved_and_unmapped_is_gone() -> None:
     kernel = [LiveRange(100, 200, 11, 5, 1)]
     table = _allocation_table(kernel)
     table.handle(_event(EventType.UNMAP, 100, 150, tid=2, t_ns=110))
@@ -218,7 +218,7 @@ def test_what_was_moved_and_then_unmapped_before_it_was_found_is_gone() -> None:
     assert _outstanding(table, {11: (100, 1)}) == {11: (50, 1), 12: (20, 1)}
 
 
-def test_mremap_of_memory_from_before_the_trace_books_the_growth_alone() -> None:
+def test_mremap_of_older_memory_counts_only_the_growth() -> None:
     table = _allocation_table([])
     table.handle(_event(EventType.UNMAP, 100, 150))
     table.handle(_event(EventType.REMAP, 1000, 1080, site=12, born_ns=120, old=100, old_length=50))
@@ -242,7 +242,7 @@ def test_the_heap_shrinks_from_its_end() -> None:
     assert _outstanding(table, {11: (100, 1), 12: (50, 1)}) == {11: (80, 1), 12: (0, 0)}
 
 
-def test_a_shared_segment_is_detached_without_what_was_mapped_over_it() -> None:
+def test_detaching_a_segment_keeps_mappings_over_it() -> None:
     table = _allocation_table([])
     table.attach(_event(EventType.ATTACH, 1000, 1000, site=11, born_ns=10), 100)
     table.handle(_event(EventType.UNMAP, 1040, 1050, t_ns=20))
@@ -260,7 +260,7 @@ def _union_of(pages_: set[int]) -> list[tuple[int, int]]:
 
 
 @given(pages, pages)
-def test_without_is_a_difference_of_sets(first: set[int], second: set[int]) -> None:
+def test_subtract_is_a_difference_of_sets(first: set[int], second: set[int]) -> None:
     assert union(subtract(_union_of(first), _union_of(second))) == _union_of(first - second)
 
 
@@ -285,7 +285,7 @@ def test_a_mapping_born_when_memory_is_removed_is_not_removed() -> None:
     assert [piece.size for piece in ledger.remove(0, 10, born_before_ns=6)] == [10]
 
 
-def test_of_ranges_that_share_addresses_the_younger_stands() -> None:
+def test_the_younger_of_overlapping_ranges_stays() -> None:
     """The removals between them were not told."""
     kernel = [LiveRange(100, 200, 11, 5, 1), LiveRange(150, 180, 12, 50, 2), LiveRange(300, 400, 11, 6, 1)]
     table = _allocation_table(kernel)
@@ -309,7 +309,7 @@ def test_ranges_that_share_nothing_stay_with_the_kernel() -> None:
     assert len(kernel) == 2
 
 
-def test_what_a_site_has_beyond_its_ranges_was_freed() -> None:
+def test_bytes_beyond_the_ranges_of_a_site_are_freed() -> None:
     live = [LiveRange(100, 150, 11, 5, 1)]
     table = _allocation_table([])
     table.handle(_event(EventType.BRK, 300, 340, site=12, born_ns=70))
@@ -320,7 +320,7 @@ def test_what_a_site_has_beyond_its_ranges_was_freed() -> None:
     assert _outstanding(table, counters) == {11: (50, 1), 12: (30, 1)}
 
 
-def test_removals_are_kept_while_events_wait_that_may_need_them() -> None:
+def test_removals_stay_while_events_wait() -> None:
     table = _allocation_table([])
     table.handle(_event(EventType.UNMAP, 180, 220, t_ns=100))
     for _ in range(3):
@@ -329,7 +329,7 @@ def test_removals_are_kept_while_events_wait_that_may_need_them() -> None:
     assert _spans(table) == [(100, 180)]
 
 
-def test_a_removal_that_is_told_late_is_found_by_its_time() -> None:
+def test_a_late_removal_is_found_by_its_time() -> None:
     table = _allocation_table([])
     table.handle(_event(EventType.UNMAP, 120, 130, t_ns=100))
     table.handle(_event(EventType.UNMAP, 140, 150, t_ns=90))  # by another CPU
@@ -338,7 +338,7 @@ def test_a_removal_that_is_told_late_is_found_by_its_time() -> None:
     assert _spans(table) == [(100, 120), (130, 140), (150, 200), (400, 500)]
 
 
-def test_pieces_beyond_what_is_kept_are_in_no_sum_and_are_counted() -> None:
+def test_pieces_that_do_not_fit_are_counted_and_in_no_sum() -> None:
     table = _allocation_table([])
     table.max_pieces = 2
     for start in (100, 200, 300):

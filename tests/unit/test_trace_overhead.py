@@ -63,9 +63,7 @@ def test_the_bound_holds_or_the_trace_declines(
 
 
 @given(**COSTS)
-def test_without_a_bound_nothing_is_thinned_out(
-    share: float, account_ns: float, walk_ns: float, per_second: int
-) -> None:
+def test_without_a_bound_nothing_is_sampled(share: float, account_ns: float, walk_ns: float, per_second: int) -> None:
     target = Simulated(None, account_ns, walk_ns, per_second)
     target.run(10)
     assert target.level == 0
@@ -74,7 +72,7 @@ def test_without_a_bound_nothing_is_thinned_out(
     assert list(target.governor.losses(True)) == []
 
 
-def test_it_is_walked_more_again_when_it_is_cheap() -> None:
+def test_more_stacks_are_walked_when_the_cost_falls() -> None:
     target = Simulated(0.01, 10, 2000, 100_000)
     target.run(10)
     assert target.level > 3
@@ -83,7 +81,7 @@ def test_it_is_walked_more_again_when_it_is_cheap() -> None:
     assert target.level == 0
 
 
-def test_a_target_that_sleeps_decides_nothing() -> None:
+def test_a_sleeping_target_changes_nothing() -> None:
     governor = Governor(0.01, lambda _: pytest.fail("nothing to decide"))
     governor.start(Reading(0, {1: 0}))
     for second in range(1, 20):
@@ -91,7 +89,7 @@ def test_a_target_that_sleeps_decides_nothing() -> None:
     assert governor.reached is None
 
 
-def test_a_process_that_came_or_left_counts_while_it_is_there() -> None:
+def test_a_process_counts_while_it_runs() -> None:
     governor = Governor(None, lambda _: None)
     governor.start(Reading(0, {1: 0}))
     governor.update(Reading(NS_PER_S // 100, {1: NS_PER_S, 2: 50 * NS_PER_S}))
@@ -99,7 +97,7 @@ def test_a_process_that_came_or_left_counts_while_it_is_there() -> None:
     assert governor.reached == pytest.approx(0.015)
 
 
-def test_what_is_said_when_it_declines() -> None:
+def test_the_loss_of_a_declined_trace() -> None:
     target = Simulated(0.01, 1000, 2000, 100_000)
     target.run(30)
     ((what, reduce, count),) = target.governor.losses(True)
@@ -120,7 +118,7 @@ def test_shares(text: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "%", "-1%", "0%", "1.%", "1%%", "one%"])
-def test_no_shares(text: str) -> None:
+def test_text_that_is_no_share(text: str) -> None:
     with pytest.raises(ValueError, match="share"):
         parse_share(text)
 
@@ -163,6 +161,6 @@ def test_an_idle_target_does_not_pay_for_a_busy_host() -> None:
     assert times.host_runs == 7_698_183
 
 
-def test_estimated_totals_below_what_was_counted_are_no_negative_time() -> None:
+def test_run_time_is_never_negative() -> None:
     times = split(RunStats(0, 0, 0), RunStats(100, 5_000, 0, 300, 90_000))
     assert times == Times(5_000, 100, 0, 0)

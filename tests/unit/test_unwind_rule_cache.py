@@ -40,7 +40,7 @@ def rule_cache() -> Iterator[RuleCache]:
     process.close()
 
 
-def test_a_pc_of_which_nothing_is_learned_is_tried_ever_less(rule_cache: RuleCache) -> None:
+def test_a_failing_pc_is_tried_less_and_less(rule_cache: RuleCache) -> None:
     events = 4 * MAX_SKIPPED
     for _ in range(events):
         stack = rule_cache.learn(miss(NOWHERE))

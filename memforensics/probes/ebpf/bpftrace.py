@@ -1,7 +1,7 @@
-"""The second engine: scripts/bpftrace/outstanding_mmap.bt, run by bpftrace and read as evidence.
+"""The second engine: bpftrace runs scripts/bpftrace/outstanding_mmap.bt, and its output becomes evidence.
 
-For hosts where bpftrace is what there is, and as a second opinion on figures. Its stacks are poor (frame pointers
-only, no Python frames), and its results come at the end. They say so as Losses.
+It is for hosts that have bpftrace and no bcc, and a second opinion on figures. Its stacks are poor (frame pointers
+only, no Python frames), and its results come at the end. Losses say both.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ _FIRST_FRAMES = {"main", "_start", "__libc_start_call_main", "__libc_start_main"
 
 @dataclass(slots=True)
 class Printed:
-    """What bpftrace printed with -f json: maps by name (a scalar under ""), helper errors, lines that were no JSON."""
+    """What bpftrace printed with -f json. `maps`: by name; a scalar has the key ""."""
 
     maps: dict[str, dict[str, int]] = field(default_factory=dict)
     helper_errors: int = 0
@@ -71,8 +71,8 @@ def parse_output(text: str) -> Printed:
 
 
 def parse_stack(text: str) -> Stack:
-    """A stack as bpftrace prints it (perf mode), leaf first. Whole only when it reached a thread's first function; what
-    is below that is libc's, often without a name (Debian's libc has no symbols of its own)."""
+    """A stack as bpftrace prints it (perf mode), leaf first. It is complete when it reached the first function of a
+    thread. The frames below are of libc, often without a name (Debian's libc has no symbols of its own)."""
     frames = []
     for line in text.splitlines():
         if not line.strip():
@@ -83,7 +83,7 @@ def parse_stack(text: str) -> Stack:
             continue
         known = found["symbol"] not in ("", "[unknown]", found["address"], f"0x{found['address']}")
         module = None if found["module"] in ("", "[unknown]") else found["module"]
-        # Behind the leaf nothing but a chain of frame pointers vouches for a frame.
+        # Above the leaf only a chain of frame pointers leads to a frame.
         frames.append(
             Frame(
                 kind="native",
@@ -138,7 +138,7 @@ class BpftraceTrace:
 
     def availability(self, target: Process) -> Availability:
         try:
-            _require()
+            _find_bpftrace()
         except (ToolMissing, PermissionNeeded) as error:
             return Availability("unavailable", str(error), error.enable)
         why = "bpftrace walks frame pointers: without them a stack is one frame, and Python's are never seen"
@@ -146,10 +146,10 @@ class BpftraceTrace:
 
     def open(self, target: Process, budget: Budget) -> None:
         """Starts bpftrace and waits until its probes are attached. ToolMissing, PermissionNeeded, ProbeFailed."""
-        program = _require()
+        program = _find_bpftrace()
         target.check()
         self._target, self._before = target, target.sample()
-        # Should we be killed, it goes with us; should that fail, it ends by itself.
+        # It dies when we are killed. If that fails, it ends after this time.
         seconds = str(int(budget.seconds) + 120)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the trace
         self._running = subprocess.Popen(
@@ -168,12 +168,12 @@ class BpftraceTrace:
         self._began_ns = self._clock()
 
     def poll(self) -> Iterable[Evidence]:
-        """Nothing but whether both are still there: TargetGone, ProbeFailed when bpftrace ended."""
+        """Checks that the target and bpftrace are running: TargetGone, ProbeFailed."""
         if self._target is None or self._running is None:
             return ()
         self._target.check()
         if self._running.poll() is not None:
-            raise ProbeFailed("bpftrace ended by itself", why=self._said())
+            raise ProbeFailed("bpftrace ended early", why=self._errors_text())
         return ()
 
     def close(self) -> Iterable[Evidence]:
@@ -190,7 +190,7 @@ class BpftraceTrace:
     def _summary(self, sites: list[AllocationSite], printed: Printed, ended_ns: int) -> TraceSummary:
         assert self._target is not None
         growth = None
-        with contextlib.suppress(MemforensicsError):  # it left: no second reading
+        with contextlib.suppress(MemforensicsError):  # it exited: there is no second sample
             if self._before is not None:
                 growth = self._target.sample().growth_metric - self._before.growth_metric
         return TraceSummary(
@@ -208,16 +208,16 @@ class BpftraceTrace:
         counted = (
             ("stacks cut short: bpftrace walks frame pointers, which this code lacks", cut, "--engine bcc"),
             (
-                "unmaps not booked: of memory mapped before the trace, or from inside a mapping",
+                "unmaps not recorded: of memory mapped before the trace, or from inside a mapping",
                 printed.number("@not_recorded"),
                 "--engine bcc",
             ),
             (
-                "map updates refused: more mappings at a time than bpftrace was given room for",
+                "mappings dropped: the maps of bpftrace are full",
                 printed.helper_errors,
                 "--engine bcc",
             ),
-            ("lines of bpftrace that could not be read", printed.unparsed_lines, "a bpftrace of 0.17 or newer"),
+            ("lines of bpftrace that could not be parsed", printed.unparsed_lines, "a bpftrace of 0.17 or newer"),
         )
         return [Loss(probe=self.name, what=what, count=n, reduce=reduce) for what, n, reduce in counted if n]
 
@@ -231,12 +231,13 @@ class BpftraceTrace:
             piece = os.read(self._running.stdout.fileno(), 65536) if ready else b""
             if not piece:
                 how = "bpftrace did not start" if ready else f"bpftrace was not ready in {_START_LIMIT_S:.0f} s"
-                raise ProbeFailed(how, why=self._said(), enable="memforensics doctor")
+                raise ProbeFailed(how, why=self._errors_text(), enable="memforensics doctor")
             self._output += piece
         self._output = b""
 
     def _stop(self) -> bytes:
-        """Ends bpftrace as Ctrl-C does, so that it prints its maps; what it printed. By force when it does not."""
+        """Interrupts bpftrace, which then prints its maps, and returns what it printed. Kills it when it does not
+        end."""
         running, self._running = self._running, None
         if running is None:
             return b""
@@ -251,8 +252,8 @@ class BpftraceTrace:
             if self._errors is not None:
                 self._errors.close()
 
-    def _said(self) -> str:
-        """The last lines of its stderr."""
+    def _errors_text(self) -> str:
+        """The last lines of bpftrace's stderr."""
         if self._errors is None or self._errors.closed:
             return ""
         size = self._errors.seek(0, os.SEEK_END)
@@ -261,7 +262,7 @@ class BpftraceTrace:
         return "; ".join(line for line in lines[-4:] if "RLIMIT_MEMLOCK" not in line)
 
 
-def _require() -> str:
+def _find_bpftrace() -> str:
     """The path of bpftrace. ToolMissing, PermissionNeeded."""
     program = shutil.which("bpftrace")
     if program is None:
