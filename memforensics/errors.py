@@ -25,6 +25,8 @@ import shlex
 import sys
 from pathlib import Path
 
+LIST_TARGETS = "memforensics diagnose   (without a PID, it lists likely targets)"
+
 
 class MemforensicsError(Exception):
     """What happened (one line), why (may be empty), and `enable`: the exact command or setting that helps."""
@@ -49,7 +51,7 @@ class TargetError(MemforensicsError):
 
 class NoSuchProcess(TargetError):
     def __init__(self, pid: int) -> None:
-        super().__init__(f"no process has PID {pid}", enable="run the command without a PID: it lists likely targets")
+        super().__init__(f"no process has PID {pid}", enable=LIST_TARGETS)
         self.pid = pid
 
 

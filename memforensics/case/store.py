@@ -28,6 +28,7 @@ from msgspec import structs
 
 from memforensics.case import model
 from memforensics.errors import CaseError, CaseExists
+from memforensics.text import utf8_all
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x4D465243  # "MFRC"
@@ -147,7 +148,8 @@ class CaseFile:
         if path.exists() and not path.is_file():
             raise CaseError(f"{path} is not a case file", why="it is not a regular file")
         if not path.is_file():
-            raise CaseError(f"there is no case file {path}", enable="memforensics diagnose PID --record FILE makes one")
+            make_one = "memforensics diagnose PID --record FILE   (makes one)"
+            raise CaseError(f"there is no case file {path}", enable=make_one)
         if not os.access(path, os.R_OK):
             raise CaseError(f"cannot read {path}", why="permission denied", enable="run with sudo, or chown the file")
         try:
@@ -471,7 +473,7 @@ def _to_sql(value: Any, column: _Column) -> Any:
         return _json(value)
     if column.scalar is int and not -(2**63) <= value < 2**63:
         return hex(value)  # SQLite's integers are signed; an INTEGER column stores this text unchanged
-    return _escaped(value)
+    return utf8_all(value)  # text of /proc may have bytes that are not UTF-8, which SQLite rejects
 
 
 class _Damaged(Exception):
@@ -547,16 +549,4 @@ def _stored_as(column: _Column) -> str:
 
 
 def _json(value: object) -> str:
-    return msgspec.json.encode(_escaped(msgspec.to_builtins(value))).decode()
-
-
-def _escaped(value: Any) -> Any:
-    """The value with lone surrogates escaped: /proc text may have bytes that are not UTF-8, which JSON and SQLite
-    reject."""
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, list | tuple):
-        return [_escaped(v) for v in value]
-    if isinstance(value, dict):
-        return {_escaped(k): _escaped(v) for k, v in value.items()}
-    return value
+    return msgspec.json.encode(utf8_all(msgspec.to_builtins(value))).decode()

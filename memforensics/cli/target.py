@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Concatenate, ParamSpec, TypeVar
 import typer
 
 from memforensics.cli.common import say
-from memforensics.errors import UsageError
+from memforensics.errors import LIST_TARGETS, UsageError
 from memforensics.text import visible
 from memforensics.units import size_text
 
@@ -112,7 +112,7 @@ def choose_pid(
         return found[0].pid
     criteria = " and ".join(repr(word) for word in (name, cmdline) if word is not None)
     if not found:
-        raise UsageError(f"no process matches {criteria}", enable="run the command without it: it lists likely targets")
+        raise UsageError(f"no process matches {criteria}", enable=LIST_TARGETS)
     say(candidates_text(found[:15], width=width, show_cmdline=show_cmdline), err=True)
     raise UsageError(f"{len(found)} process trees match {criteria}", enable="name one of these PIDs")
 

@@ -39,7 +39,7 @@ def leaks(ucx_version: str, environment: Mapping[str, str]) -> bool:
     try:
         version = tuple(int(number) for number in ucx_version.split(".")[:2])
     except ValueError as error:
-        raise UsageError(f"{ucx_version!r} is not a version of UCX; write 1.19.0") from error
+        raise UsageError(f"{ucx_version!r} is not a version of UCX", enable="--ucx-version 1.19.0") from error
     off = environment.get("UCX_MEM_MMAP_HOOK_MODE") == "none" or "UCX_RCACHE_MAX_UNRELEASED" in environment
     return version < _FIXED_IN and not off
 

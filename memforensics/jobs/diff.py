@@ -210,7 +210,7 @@ def _of_main_process(case: Case, path: Path) -> list[Snapshot]:
     """The snapshots of the root process, or, if it has fewer than two, of the process that changed most."""
     by_process = _by_process(case)
     if not by_process:
-        raise CaseError(f"{path} has no snapshots", enable="memforensics snapshot PID --record FILE makes one")
+        raise CaseError(f"{path} has no snapshots", enable="memforensics snapshot PID --record FILE   (makes one)")
     root = by_process.get(case.meta.root_pid or 0, [])
     if len(root) >= 2:
         return root

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from memforensics.case.model import Mapping, Sample
-from memforensics.errors import NotATarget, PermissionNeeded, TargetError, TargetGone, UnknownForm
+from memforensics.errors import LIST_TARGETS, NotATarget, PermissionNeeded, TargetError, TargetGone, UnknownForm
 from memforensics.target.maps import ParsedMaps, parse_maps
 from memforensics.target.memory import ProcessMemory
 from memforensics.target.parse import StatLine, parse_stat, parse_status, status_bytes, status_numbers, tmpfs_devices
@@ -220,7 +220,11 @@ def open_process(pid: int, *, proc: ProcFS | None = None, need_memory: bool = Tr
     try:
         about = parse_stat(proc.read_text(pid, "stat"))
         if about.is_kernel_thread:
-            raise NotATarget(f"process {pid} ({about.comm}) is a kernel thread", why="it has no memory of its own")
+            raise NotATarget(
+                f"process {pid} ({about.comm}) is a kernel thread",
+                why="it has no memory of its own",
+                enable=LIST_TARGETS,
+            )
         if about.state in "ZX":
             raise NotATarget(
                 f"process {pid} ({about.comm}) is a zombie",

@@ -115,7 +115,7 @@ def _run(
             raise ProbeFailed(
                 f"failed to observe: the command {exit_text(code)} after {duration_text(lasted)}",
                 why=" / ".join(run.last_lines()) or "it printed nothing",
-                enable=shlex.join(command),
+                enable=f"run it alone: {shlex.join(command)}",
             )
         return VariantRun(
             variant=variant.name,

@@ -14,6 +14,8 @@ from memforensics.case.model import Case, Diagnosis
 from memforensics.errors import UsageError
 from memforensics.text import visible
 
+EXAMPLE = "--on-leak 'systemctl restart vllm'"
+
 
 class Alarm:
     """Call `notice` with each conclusion; the first leak runs the command. UsageError if it cannot be split."""
@@ -22,9 +24,11 @@ class Alarm:
         try:
             self._words = shlex.split(command)
         except ValueError as error:
-            raise UsageError(f"--on-leak {command!r} is not a command", why=str(error)) from error
+            raise UsageError(
+                f"--on-leak {command!r} cannot be split into words", why=str(error), enable=EXAMPLE
+            ) from error
         if not self._words:
-            raise UsageError("--on-leak needs a command", enable="--on-leak 'systemctl restart vllm'")
+            raise UsageError("--on-leak needs a command", enable=EXAMPLE)
         self._record = record
         self._raised: set[int | None] = set()  # root PIDs for which the command has run
         self._running: list[subprocess.Popen[bytes]] = []
