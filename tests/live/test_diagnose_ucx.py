@@ -76,8 +76,8 @@ def test_stack_reaches_from_the_application_to_the_system_call(
     kinds = [frame["kind"] for frame in site["stack"]]
     # in mode reloc libucs's own calls of mmap are not sent through libucm
     way_down = ["mmap"] if variant == "got" else ["syscall", "ucm_orig_mmap_syscall"]
-    wanted = [*way_down, "ucs_mpool_grow", "ucm_event_dispatch", "ucm_munmap"]
-    assert [name for name in names if name in wanted] == wanted
+    expected = [*way_down, "ucs_mpool_grow", "ucm_event_dispatch", "ucm_munmap"]
+    assert [name for name in names if name in expected] == expected
     assert kinds[names.index("ucm_munmap")] == "hook"
     assert [name for name, _, _ in python_frames(site)][:4] == [
         "Model.stage_tensor", "Model.run_inference", "Server.handle_request", "Server.worker_loop",
@@ -104,9 +104,9 @@ def test_remedies_come_in_the_order_to_try_them(reports: dict[str, dict[str, Any
     ]  # fmt: skip
     assert all(remedy["source"].startswith("https://") for remedy in finding["remedies"])
     assert any("ROCm" in caveat for caveat in finding["remedies"][2]["caveats"])
-    told = " ".join(item["text"] for item in finding["evidence"])
-    assert "1.17.0 to 1.20.x" in told
-    assert "heap profiler" in told
+    evidence = " ".join(item["text"] for item in finding["evidence"])
+    assert "1.17.0 to 1.20.x" in evidence
+    assert "heap profiler" in evidence
 
 
 @pytest.mark.parametrize("variant", ["fixed", "limited", "unhooked"])

@@ -137,7 +137,7 @@ def test_arguments_that_cannot_be_compared_are_refused() -> None:
 
 @contextlib.contextmanager
 def shell_with_a_child(*words: object) -> Iterator[Any]:
-    """A shell and own_layers below it, which grows when told to."""
+    """A shell with own_layers as its child, which grows on request."""
     program = " ".join(map(str, (compiled("own_layers.c"), *words)))
     with running(["/bin/sh", "-c", f"{program}; exit 1"]) as shell:
         yield shell

@@ -168,11 +168,11 @@ def test_command_that_ends_early_exits_3(tmp_path: Path, seconds: int, last: str
     command = [sys.executable, "-c", ENDS.format(seconds, last)]
     done = memforensics("ci", *words, "--junit", "out.xml", "--record", "gate.case", "--", *command, cwd=tmp_path)
     assert done.returncode == 3, done.stdout
-    said = done.stdout + "".join(page.read_text() for page in tmp_path.glob("*.md"))
-    assert f"FAILED  failed to observe: the command {how} after" in said
-    assert "no such model" in said
-    assert "ook for longer" not in said
-    assert "memforensics watch" not in said
+    output = done.stdout + "".join(page.read_text() for page in tmp_path.glob("*.md"))
+    assert f"FAILED  failed to observe: the command {how} after" in output
+    assert "no such model" in output
+    assert "bserve longer" not in output
+    assert "memforensics watch" not in output
     suite = Xml.parse(tmp_path / "out.xml").getroot().find("testsuite")
     assert (suite.get("errors"), suite.get("failures")) == ("1", "0")
     assert how in suite.find("testcase/error").get("message")

@@ -28,12 +28,12 @@ def memforensics(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_line_that_holds_memory_is_named(tmp_path: Path) -> None:
     case_path = tmp_path / "heap.case"
     with running(python("ex_python_heap.py")) as child:
-        said = memforensics(
+        done = memforensics(
             "heap", str(child.pid), "--memray", "--yes", "--duration", "1s", "--json", "--record", str(case_path)
         )
-        assert said.returncode == 0, said.stderr
+        assert done.returncode == 0, done.stderr
         assert child.alive
-    answer = json.loads(said.stdout)
+    answer = json.loads(done.stdout)
     top = answer["sites"][0]
     assert top["stack"][0]["function"] == "keep_a_block"
     assert top["stack"][0]["file"].endswith("ex_python_heap.py")
@@ -51,16 +51,16 @@ def test_line_that_holds_memory_is_named(tmp_path: Path) -> None:
 
 def test_consent_is_required() -> None:
     with running(python("ex_python_heap.py")) as child:
-        said = memforensics("heap", str(child.pid), "--memray")
-    assert said.returncode == 2
-    assert "--yes" in said.stderr
-    assert "runs code inside the process" in said.stderr
+        done = memforensics("heap", str(child.pid), "--memray")
+    assert done.returncode == 2
+    assert "--yes" in done.stderr
+    assert "runs code inside the process" in done.stderr
 
 
 def test_heap_without_the_option_names_memray() -> None:
-    said = memforensics("heap", str(os.getpid()))
-    assert said.returncode == 3
-    assert "--memray" in said.stderr
+    done = memforensics("heap", str(os.getpid()))
+    assert done.returncode == 3
+    assert "--memray" in done.stderr
 
 
 def test_other_process_than_python_is_refused() -> None:

@@ -37,9 +37,9 @@ def test_no_request_fails_during_any_command(ucx_example: Callable[..., list[str
             assert "Traceback" not in done.stderr, words
             assert child.alive, words
             os.kill(child.pid, signal.SIGUSR1)
-            told = re.match(r"served (\d+) failed (\d+)", child.wait_for("served"))
-            assert told is not None
-            served, failed = int(told[1]), int(told[2])
+            found = re.match(r"served (\d+) failed (\d+)", child.wait_for("served"))
+            assert found is not None
+            served, failed = int(found[1]), int(found[2])
             assert failed == 0, words
             assert served > served_before, words
             served_before = served

@@ -85,7 +85,7 @@ def test_no_descriptor_stays_open() -> None:
 
 
 def test_observer_is_not_a_member_of_the_tree() -> None:
-    """A shell that is looked at from within: the one who looks is its child."""
+    """A shell that its own child observes."""
     script = (
         "import os; from memforensics.jobs.observe.tree import TreeObserver\n"
         "with TreeObserver(os.getppid()) as observer:\n"

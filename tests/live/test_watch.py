@@ -65,9 +65,9 @@ def test_bounded_growth_is_healthy() -> None:
     kinds = ("flat", "saw", "fill")
     with contextlib.ExitStack() as stack:
         pids = [stack.enter_context(running(python("watch_grower.py", kind, "120"))).pid for kind in kinds]
-        all_told = [stack.enter_context(lines_of("--interval", "500ms", str(pid))) for pid in pids]
-        for told in all_told:
-            healthy = (line for line in told if line["seconds"] > 9 and line["verdict"] in ("steady", "bounded"))
+        all_series = [stack.enter_context(lines_of("--interval", "500ms", str(pid))) for pid in pids]
+        for series in all_series:
+            healthy = (line for line in series if line["seconds"] > 9 and line["verdict"] in ("steady", "bounded"))
             assert next(healthy)["exit_code"] == 0
 
 
@@ -96,10 +96,10 @@ def test_leak_in_a_child_counts_for_the_tree_and_names_the_child() -> None:
 def test_exit_of_the_target_is_reported_and_the_case_is_kept(tmp_path: Path) -> None:
     case = tmp_path / "left.case"
     words = ("--interval", "250ms", "--record", str(case))
-    with running(python("watch_grower.py", "told", "0")) as child, lines_of(*words, str(child.pid)) as told:
-        next(told)
+    with running(python("watch_grower.py", "told", "0")) as child, lines_of(*words, str(child.pid)) as ticks:
+        next(ticks)
         child.tell("leave")
-        *_, last = told
+        *_, last = ticks
     assert last["ended"] == f"process {child.pid}: it exited"
     with CaseFile.open(case) as file:
         kept = file.load()
@@ -122,11 +122,11 @@ def test_case_is_readable_however_the_watch_ends(tmp_path: Path, number: signal.
             with CaseFile.open(case) as file:
                 before = file.load().samples
         os.kill(watcher.pid, number)
-        _, said = watcher.communicate(timeout=60)
+        _, errors = watcher.communicate(timeout=60)
         assert child.alive
     assert watcher.returncode == code
     if number == signal.SIGINT:
-        assert str(case) in said.decode()
+        assert str(case) in errors.decode()
     with CaseFile.open(case) as file:
         kept = file.load()
     assert kept.samples[: len(before)] == before
@@ -187,7 +187,7 @@ def test_late_leak_is_growing_soon_after_it_starts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         ([], 2, "no PID given"),
         (["4194304"], 3, "no process has PID 4194304"),
@@ -196,8 +196,8 @@ def test_late_leak_is_growing_soon_after_it_starts() -> None:
         (["1", "--duration", "soon"], 2, "duration"),
     ],
 )
-def test_process_that_cannot_be_watched_gives_one_line(words: list[str], code: int, said: str) -> None:
+def test_process_that_cannot_be_watched_gives_one_line(words: list[str], code: int, message: str) -> None:
     done = subprocess.run([*WATCH, *words], capture_output=True, timeout=30, check=False)
     assert done.returncode == code
-    assert said in done.stderr.decode()
+    assert message in done.stderr.decode()
     assert b"Traceback" not in done.stderr

@@ -55,10 +55,10 @@ def test_verdict_is_leak_once_the_cause_is_found(ucx_example: Callable[..., list
     assert last["findings"][0]["cause"] == "ucx-invq"
     assert "libucs" in last["headline"]
     assert 'memforensics_verdict{verdict="growing"} 1.0' in metrics
-    (told,) = rung.read_text().splitlines()
-    assert f"'MEMFORENSICS_PID': '{child.pid}'" in told
-    assert "'MEMFORENSICS_CAUSE': 'ucx-invq'" in told
-    assert f"'MEMFORENSICS_CASE': '{case}'" in told
+    (environment,) = rung.read_text().splitlines()
+    assert f"'MEMFORENSICS_PID': '{child.pid}'" in environment
+    assert "'MEMFORENSICS_CAUSE': 'ucx-invq'" in environment
+    assert f"'MEMFORENSICS_CASE': '{case}'" in environment
     with CaseFile.open(case) as file:
         kept = conclude_case(file.load())
     assert (kept.verdict, kept.findings[0].cause) == ("leak", "ucx-invq")

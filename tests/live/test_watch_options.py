@@ -76,7 +76,7 @@ def test_metrics_equal_the_json_lines() -> None:
         words = (child.pid, "--interval", "200ms", "--prometheus", port, "--duration", "60s")
         with watching(*words) as watcher:
             last = next(line for line in lines(watcher) if line["verdict"] == "growing" and line["layers"])
-            os.kill(watcher.pid, signal.SIGSTOP)  # what it shows stands still
+            os.kill(watcher.pid, signal.SIGSTOP)  # its metrics do not change now
             os.kill(watcher.pid, signal.SIGCONT)
             metrics = scrape(port)
     assert [str(child.pid) in labels for labels in metrics["memforensics_target_info"]] == [True]
@@ -117,13 +117,13 @@ def test_restarted_target_is_a_new_target_with_a_new_case(tmp_path: Path) -> Non
         words = ("--name", name, "--restarts", "--interval", "100ms", "--record", case)
         try:
             with watching(*words) as watcher:
-                told = lines(watcher)
-                assert next(line for line in told if line["rss_bytes"])["pid"] == first.pid
+                ticks = lines(watcher)
+                assert next(line for line in ticks if line["rss_bytes"])["pid"] == first.pid
                 first.kill()
-                assert next(line for line in told if line["ended"])["ended"] == f"process {first.pid}: it exited"
+                assert next(line for line in ticks if line["ended"])["ended"] == f"process {first.pid}: it exited"
                 with subprocess.Popen([program, "600"]) as second:
                     try:
-                        line = next(line for line in told if line["pid"] == second.pid and line["rss_bytes"])
+                        line = next(line for line in ticks if line["pid"] == second.pid and line["rss_bytes"])
                         assert [member["pid"] for member in line["members"]] == [second.pid]
                         assert line["seconds"] < 60
                         watcher.send_signal(signal.SIGINT)
@@ -139,7 +139,7 @@ def test_restarted_target_is_a_new_target_with_a_new_case(tmp_path: Path) -> Non
 
 
 def test_page_cache_of_a_mapped_file_is_not_growth(tmp_path: Path) -> None:
-    """RssFile grows by 24 MiB in a line, RssAnon stands still."""
+    """RssFile grows by 24 MiB in a line, RssAnon stays flat."""
     weights = tmp_path / "weights.bin"
     with weights.open("wb") as file:
         file.truncate(96 * MIB)
@@ -169,13 +169,13 @@ def test_page_cache_of_a_mapped_file_is_not_growth(tmp_path: Path) -> None:
 def test_gap_while_memforensics_is_stopped_is_not_a_step() -> None:
     with running(python("watch_grower.py", "leak", "120")) as child:
         with watching(child.pid, "--interval", "200ms", "--duration", "10s") as watcher:
-            told = lines(watcher)
-            seen = [next(told)["seconds"] for _ in range(10)]
+            ticks = lines(watcher)
+            seen = [next(ticks)["seconds"] for _ in range(10)]
             os.kill(watcher.pid, signal.SIGSTOP)
             time.sleep(2.0)  # the gap itself
             os.kill(watcher.pid, signal.SIGCONT)
             last: dict[str, Any] = {}
-            for last in told:
+            for last in ticks:
                 seen.append(last["seconds"])
                 if last["ended"]:
                     break

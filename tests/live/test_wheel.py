@@ -60,9 +60,9 @@ def test_wheel_has_all_data_files(checkout: Path, wheel: Path) -> None:
     inside = {name.split("/", 1)[1] for name in zipfile.ZipFile(wheel).namelist() if name.startswith("memforensics/")}
     suffixes = (".c", ".h", ".toml", ".json", ".bt", ".gdb", ".typed")
     files = [path.relative_to(checkout / "memforensics") for path in (checkout / "memforensics").rglob("*")]
-    wanted = {str(path) for path in files if path.suffix in (*suffixes, ".py")}
-    assert len(wanted) > 50
-    assert wanted <= inside, wanted - inside
+    expected = {str(path) for path in files if path.suffix in (*suffixes, ".py")}
+    assert len(expected) > 50
+    assert expected <= inside, expected - inside
     for folder, shipped in (("scripts/bpftrace", "bpftrace"), ("examples/ucx_rcache_leak", "ucx_rcache_leak")):
         names = {path.name for path in (checkout / folder).iterdir() if path.suffix in (".bt", ".py", ".md")}
         assert names

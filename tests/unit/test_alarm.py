@@ -27,7 +27,7 @@ LEAK = Diagnosis(
 TELL = "import json, os, sys; open(sys.argv[1], 'a').write(json.dumps([sys.argv[2:], dict(os.environ)]) + chr(10))"
 
 
-def told(path: Path) -> list[tuple[list[str], dict[str, str]]]:
+def recorded_calls(path: Path) -> list[tuple[list[str], dict[str, str]]]:
     return [(words, env) for words, env in map(json.loads, path.read_text().splitlines())]
 
 
@@ -39,7 +39,7 @@ def test_command_runs_once_per_target_with_the_facts_in_its_environment(tmp_path
         alarm.notice(CASE, LEAK)
     alarm.notice(replace(CASE, meta=replace(META, root_pid=8)), LEAK)
     alarm.close()
-    calls = told(out)
+    calls = recorded_calls(out)
     assert sorted(env["MEMFORENSICS_PID"] for _, env in calls) == ["7", "8"]
     words, env = calls[0]
     assert words == ["two words", "$HOME"]

@@ -39,8 +39,14 @@ def out(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> st
 
 def test_listing_shows_the_contents(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = out(capsys, "case", file)
-    for wanted in ("diagnose on node-1", "1 m", f"{PID}  (named)  python3 -m kvstore.server", "61  sample", "2  hook"):
-        assert wanted in text, wanted
+    for part in (
+        "diagnose on node-1",
+        "1 m",
+        f"{PID}  (named)  python3 -m kvstore.server",
+        "61  sample",
+        "2  hook",
+    ):
+        assert part in text, part
 
 
 def test_listing_as_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +82,7 @@ def test_output_file_is_private(file: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "message"),
     [
         (("--format", "csv"), 2, "--table"),
         (("--table", "sample"), 2, "--format csv"),
@@ -85,10 +91,10 @@ def test_output_file_is_private(file: Path, tmp_path: Path, capsys: pytest.Captu
     ],
 )
 def test_wrong_options_give_one_clear_error(
-    file: Path, capsys: pytest.CaptureFixture[str], words: Sequence[str], code: int, says: str
+    file: Path, capsys: pytest.CaptureFixture[str], words: Sequence[str], code: int, message: str
 ) -> None:
     text = out(capsys, "case", file, *words, code=code)
-    assert says in text
+    assert message in text
     assert "Traceback" not in text
 
 

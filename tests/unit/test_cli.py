@@ -157,10 +157,10 @@ def test_name_of_two_process_trees_lists_both(tmp_path: Path, capsys: pytest.Cap
     command, env = [str(tmp_path / name), "-c", TREE], {"PYTHONHOME": sys.base_prefix}
     with running(command, env=env) as one, running(command, env=env) as other:
         assert run(["hooks", "--name", name]) == 2
-        said = capsys.readouterr().err
-        assert f"2 process trees match '{name}'" in said
-        assert str(one.pid) in said
-        assert str(other.pid) in said
+        errors = capsys.readouterr().err
+        assert f"2 process trees match '{name}'" in errors
+        assert str(one.pid) in errors
+        assert str(other.pid) in errors
 
 
 def test_process_chosen_in_two_ways_is_refused() -> None:
@@ -219,8 +219,8 @@ def test_other_user_gets_the_same_command_with_sudo(words: tuple[str, ...]) -> N
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
     assert done.returncode == 3
-    wanted = shlex.join(["sudo", sys.executable, "-m", "memforensics", words[0], str(child.pid), *words[1:]])
-    assert f"do:  {wanted}" in done.stderr
+    expected = shlex.join(["sudo", sys.executable, "-m", "memforensics", words[0], str(child.pid), *words[1:]])
+    assert f"do:  {expected}" in done.stderr
     assert "mount" not in done.stderr
 
 
@@ -236,7 +236,7 @@ def test_root_without_the_capability_gets_no_sudo_advice(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("wanted", "name", "is_it"),
+    ("text", "name", "is_it"),
     [
         ("libucs.so.0", "libucs.so.0.0.0", True),
         ("libucs", "libucs-3ab1.so.0.0.0", True),
@@ -245,5 +245,5 @@ def test_root_without_the_capability_gets_no_sudo_advice(monkeypatch: pytest.Mon
         ("libuc", "libucs.so.0", False),
     ],
 )
-def test_library_matches_by_soname_or_start_of_its_name(wanted: str, name: str, is_it: bool) -> None:
-    assert is_library(wanted, name, f"/lib/{name}", None) is is_it
+def test_library_matches_by_soname_or_start_of_its_name(text: str, name: str, is_it: bool) -> None:
+    assert is_library(text, name, f"/lib/{name}", None) is is_it

@@ -80,13 +80,13 @@ def test_checking_a_writable_output_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["", "none/a.md", "file/a.md"])
 def test_unwritable_output_is_refused_in_one_line(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot write") as told:
+    with pytest.raises(UsageError, match="cannot write") as refused:
         check_output(tmp_path / path)
-    assert (told.value.why, told.value.enable) == ("", "")
+    assert (refused.value.why, refused.value.enable) == ("", "")
 
 
 def test_file_ending_chooses_the_format() -> None:
     assert [form_of(Path(name)) for name in ("a.md", "a.json", "a.txt", "a")] == ["md", "json", "terminal", "terminal"]
-    with pytest.raises(UsageError, match=r"\.html") as told:
+    with pytest.raises(UsageError, match=r"\.html") as refused:
         form_of(Path("a.html"))
-    assert ".md, .json or .txt" in told.value.enable
+    assert ".md, .json or .txt" in refused.value.enable

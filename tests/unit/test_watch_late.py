@@ -73,18 +73,18 @@ def watched(level: Level, begin: float, end: float) -> Iterator[WatchTick]:
 @pytest.mark.parametrize(("minutes", "rate"), [(10, 20.0), (20, 200.0), (60, 20.0), (240, 200.0), (720, 20.0)])
 def test_late_leak_is_growing_within_three_minutes(minutes: int, rate: float) -> None:
     onset = minutes * 60.0
-    told: list[float] = []
+    growing_s: list[float] = []
     for tick in watched(leak_from(onset, rate, seed=minutes), onset - 60, onset + 180):
         assert len(tick.case.samples) <= 1100
         if tick.judged and tick.diagnosis.verdict == "growing":
-            told.append(tick.t_ns / NS_PER_S - onset)
-            assert told[0] > 0
+            growing_s.append(tick.t_ns / NS_PER_S - onset)
+            assert growing_s[0] > 0
             growth = tick.diagnosis.growth
             assert growth is not None
             assert growth.rate is not None
             assert growth.trend.cut_seconds > onset - 60
-    assert told
-    assert told[0] <= 180
+    assert growing_s
+    assert growing_s[0] <= 180
     assert tick.diagnosis.verdict == "growing"
     assert growth is not None
     assert growth.rate is not None
