@@ -1,5 +1,5 @@
-// Keeps direct buffers of 256 KiB (KeepJava direct) or arrays of 256 KiB (KeepJava heap). Says "ready", then takes one
-// every 5 ms for as long as it lives.
+// Keeps direct buffers of 256 KiB (KeepJava direct) or arrays of 256 KiB (KeepJava heap). Prints "ready", then adds one
+// every 5 ms until it is killed.
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.List;

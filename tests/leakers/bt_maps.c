@@ -1,5 +1,5 @@
-// Known answers for the bpftrace scripts. A line "go" on stdin: maps KEPT blocks of BLOCK bytes and touches every page
-// of them; maps and unmaps CHURNED more; then says "done" and waits. Built with frame pointers: its stacks are whole.
+// Exact figures for the bpftrace scripts. On the line "go" it maps KEPT blocks of BLOCK bytes and touches every page of
+// them, maps and unmaps CHURNED more, then prints "done" and waits. It is built with frame pointers for whole stacks.
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>

@@ -1,5 +1,5 @@
 /*
- * A program with CPython inside, found at run time (argv[1] is libpython). Does what is told on stdin, then says "done":
+ * A program that embeds CPython (argv[1] is libpython). Executes the commands on stdin and prints "done" after each:
  * "init", "finalize"; "run TEXT" runs a line of Python; "ensure N TEXT" runs it N times in a thread that C started, each
  * time with a new thread state (PyGILState_Ensure).
  */

@@ -1,4 +1,4 @@
-"""Prints the line tables of some of its own standard library's code as JSON, with what the interpreter says of them."""
+"""Prints the line tables of code of its standard library as JSON, with the lines that the interpreter finds in them."""
 
 import argparse
 import asyncio.base_events

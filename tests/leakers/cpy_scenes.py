@@ -1,6 +1,6 @@
-"""Threads whose Python is not one plain stack: several interpreters, greenlets, forks. On stdin the name of a scene;
-each maps blocks, each of a size of its own, and for each prints "map " + JSON: its size, the process, and the stack,
-leaf first, that the interpreter tells there (sys._getframe; of a sub-interpreter we know it). Then "done". From 3.8 on.
+"""Threads with more than one plain Python stack: several interpreters, greenlets, forks. Reads the name of a scene from
+stdin. Each scene maps blocks, each with its own size, and prints "map " + JSON per block: size, process, and the
+stack, leaf first, from sys._getframe (known for a sub-interpreter). Then it prints "done". For 3.8 and later.
 """
 
 import json

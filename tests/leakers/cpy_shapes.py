@@ -1,9 +1,9 @@
-"""Threads that map memory out of every shape of Python stack, each when told to, and say where they stood.
+"""Threads that map memory on request, each with another shape of Python stack, and print their stacks.
 
-One thread a shape; each maps blocks of a size of its own. Prints, as each thread starts, a line "stack " + JSON: tid,
-shape, size, and the stack, leaf first, as the interpreter itself tells it (sys._getframe) at the line of the mapping.
-On stdin: "start N" starts the threads of every Nth shape, "map N" lets each thread map N blocks, one after another,
-and says "mapped" when all have. Works on 3.8 and later.
+There is one thread per shape, and each maps blocks of its own size. When a thread starts, it prints a line "stack " +
+JSON: tid, shape, size, and the stack, leaf first, from sys._getframe at the line of the mapping.
+On stdin: "start N" starts the threads of every Nth shape, "map N" makes each thread map N blocks, one after another,
+and prints "mapped" at the end. Works on 3.8 and later.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ ANONYMOUS = (0, 3, 0x22, -1, 0)  # address, PROT_READ|WRITE, MAP_PRIVATE|ANONYMO
 
 
 class Job:
-    """One thread's order: how it maps, and the pipes by which it is told to, and tells. Pipes: a sub-interpreter has
+    """One thread's task: how it maps, and the pipes for requests and answers. Pipes: a sub-interpreter has
     no other way."""
 
     def __init__(self, shape, size, call, arguments):

@@ -1,6 +1,6 @@
-"""Threads that stand in known Python functions and map and unmap memory there, a hundred times a second.
+"""Threads in known Python functions that map and unmap memory there, a hundred times a second.
 
-For each thread prints one JSON line: its tid, its shape and its stack, leaf first, as the interpreter itself tells it
+Prints one JSON line per thread: its tid, its shape and its stack, leaf first, from the interpreter
 (sys._getframe). On stdin: "late" starts another thread, "sub" one in a sub-interpreter, "deeper N" one that is N frames
 deep, "idle N" starts N threads that wait. Works on 3.8 and later.
 """

@@ -1,5 +1,5 @@
-"""A small service that keeps anonymous mappings, known to the byte: each request maps --size bytes, touches them all
-and keeps them: in a list (for ever) or in an LRU that would be full only after --limit of them.
+"""A small service that keeps an exact number of anonymous bytes. Each request maps --size bytes, touches them all and
+keeps them, in a list (for ever) or in an LRU that is full only after --limit of them.
 
 usage: diag_keep_mappings.py --kind private|shared --hold list|lru|nothing [--size N] [--rate N] [--limit N]
 """

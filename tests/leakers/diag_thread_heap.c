@@ -1,5 +1,5 @@
-// A worker thread loses 2,000 bytes 200 times in 100 ms, in an arena of its own; another takes as much and gives it back.
-// Says "ready".
+// A worker thread leaks 2,000 bytes 200 times in 100 ms, in an arena of its own. Another one frees what it allocates.
+// Prints "ready".
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>

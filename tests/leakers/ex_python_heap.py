@@ -1,6 +1,6 @@
-"""Keeps blocks of exactly 1,000,003 bytes in a list, one each 20 ms, and churns others. memray is importable here.
+"""Keeps blocks of exactly 1,000,003 bytes in a list, one every 20 ms, and churns others. It can import memray.
 
-ex_python_heap.py [THREADS]    that many threads wait beside
+ex_python_heap.py [THREADS]    so many more threads, which wait
 """
 
 import sys

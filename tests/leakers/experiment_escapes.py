@@ -1,6 +1,6 @@
-"""Starts what is hard to end, prints "ready" and sleeps: a child, and a grandchild in a session of its own whose parent
-is gone, which ignores SIGTERM and SIGHUP. Its own PID, the child's and the grandchild's go to the file $PIDS, in this
-order."""
+"""Starts processes that are hard to end, prints "ready" and sleeps: a child, and a grandchild in a session of its own,
+whose parent is gone and which ignores SIGTERM and SIGHUP. Writes its own PID, the child's and the grandchild's to the
+file $PIDS, in this order."""
 
 import os
 import signal

@@ -1,5 +1,5 @@
-"""A server whose growth is set from outside: GROW is its rate in MiB/min (120 where unset); its worker does the growing
-where IN_CHILD is set, in a session of its own. FAIL: it ends at once with that exit code. Prints its work as `units N`.
+"""A server that grows at GROW MiB/min (120 if unset). With IN_CHILD a worker in a session of its own grows. With
+FAIL it ends at once with this exit code. It prints its work as `units N`.
 """
 
 import mmap

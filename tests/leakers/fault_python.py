@@ -1,8 +1,8 @@
-"""Touches memory as told, on lines with a known number. Says "ready"; then obeys one line at a time and says "done":
+"""Touches memory on lines with a known number. Prints "ready"; then executes one line at a time and prints "done":
 
 own N        N new pages, written by keep_touched
 kernel N     os.preadv into N new pages, by read_into
-innocent N   N times: temporary makes 60,000 bytes and drops them; leak makes and keeps as many, in the same place
+innocent N   N times: temporary allocates 60,000 bytes and frees them; leak allocates and keeps as many, in the same place
 """
 
 import mmap

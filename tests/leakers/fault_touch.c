@@ -1,11 +1,11 @@
 /*
- * Known answers for the trace of page faults. Says "ready", then obeys one line at a time on stdin, and answers "done":
+ * Exact figures for the trace of page faults. Prints "ready", then executes one line of stdin at a time and answers "done":
  *
  *   own N        N new pages, written by touch_own
- *   again N      N new pages, written by touch_first, given back by MADV_DONTNEED, and written by touch_last
+ *   again N      N new pages, written by touch_first, freed by MADV_DONTNEED, and written by touch_last
  *   churn N      a new page, written by touch_churn and unmapped, N times
  *   innocent N   N times: a temporary of 64 KiB is malloc'ed, written and freed by temporary; then leak mallocs and writes
- *                as much, in the same place, and loses it
+ *                as much, in the same place, and keeps it
  *   kernel N     read(2) into N new pages, by read_into
  *   huge N       N times 2 MiB with MADV_HUGEPAGE, the first byte of each written by touch_huge
  *   zero N       N new pages, only read, by read_only

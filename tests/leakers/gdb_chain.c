@@ -1,6 +1,6 @@
-// Maps and unmaps PRIME bytes through outer -> middle -> inner, and 4096 bytes through decoy, a few hundred times a
-// second, in one thread or (argument: n) in n more. A line on stdin makes it load a library: "loaded" or "failed".
-// With a second argument the process changes its name all the time, between "chain" and a byte that is not UTF-8.
+// Maps and unmaps PRIME bytes through outer -> middle -> inner, and 4096 bytes through decoy, a few hundred times per
+// second, in one thread or, with the argument n, in n more. A line on stdin makes it load a library: "loaded" or "failed".
+// With a second argument the process keeps changing its name between "chain" and a byte that is not UTF-8.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

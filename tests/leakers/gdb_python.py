@@ -1,4 +1,4 @@
-"""Maps 1299709 bytes in a chain of Python functions, a hundred times a second."""
+"""Maps 1299709 bytes in a chain of Python functions, a hundred times per second."""
 
 import mmap
 import time

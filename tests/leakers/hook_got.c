@@ -1,5 +1,5 @@
-// Changes its own GOT slots of munmap (bound by the linker) to my_munmap, and of malloc to memory of no file, as its
-// argument says: munmap, malloc, none. It calls both through the slots first, so that lazy ones are bound.
+// Changes its own GOT slot of munmap (to my_munmap) or of malloc (to anonymous memory), as its argument says: munmap,
+// malloc, none. It first calls both through the slots, so that lazy slots are bound.
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
-// A healthy program with everything that looks like a hook and is none: variables that hold allocator functions and
+// A healthy program with everything that resembles a hook: variables that hold allocator functions and
 // are changed (as in libxml2 or sqlite), addresses of functions taken (in a program at a fixed address they are PLT
-// entries), lazily bound slots, and, with an argument, that library opened in a scope of its own; with a second one, a
-// whole second set of libraries, libc included, in another namespace.
+// entries), lazily bound slots and, with an argument, this library in a scope of its own. With a second argument it has a
+// second set of libraries, libc included, in another namespace.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>

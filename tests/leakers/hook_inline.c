@@ -1,6 +1,6 @@
-// Patches the entry of libc's shmdt in its own memory, in the way its argument names, so that calls go to my_shmdt here.
-// Never calls it. Ways: rel32 (through a trampoline page near libc, as this program is out of its reach), movabs, r11,
-// ripjmp, self (a patch half done: jmp to itself), int3 (what a debugger or uprobe does), and: none.
+// Patches the entry of libc's shmdt in its own memory in the way that its argument names, so that calls go to my_shmdt.
+// It never calls it. Ways: rel32 (through a trampoline page near libc, as this program is out of its reach), movabs, r11,
+// ripjmp, self (a patch half done: jmp to itself), int3 (as by a debugger or uprobe), none.
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
-// A shared library with a whole malloc family of its own (never gives memory back), and two calls of it. Preloaded, it
-// is the process's allocator; opened with RTLD_LOCAL | RTLD_DEEPBIND, it is its own alone. Either way no code and no
-// slot is changed by anyone.
+// A shared library with a malloc family of its own, which never frees, and two calls of it. If it is preloaded, it is the
+// allocator of the process. If it is opened with RTLD_LOCAL | RTLD_DEEPBIND, only it uses its malloc. In both cases no
+// code and no slot is changed.
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-"""Initialises the UCX whose libucp is the argument (so that it installs its memory hooks), and waits."""
+"""Initialises the UCX whose libucp is the argument, so that UCX installs its memory hooks, and waits."""
 
 import ctypes
 import sys

@@ -1,7 +1,7 @@
-// A library that tells its version in exactly one way, or in ways that speak of others.
+// A library that has its version in exactly one place, or has versions of others.
 #ifdef WORD_STRING
 const char *foo_get_version_string(void) { return "foo 4.5.6 (release)"; }
-const char *foo_bar_version(void) { return "99.0.1"; }  // bar's, not foo's
+const char *foo_bar_version(void) { return "99.0.1"; }  // of bar, not of foo
 #endif
 #ifdef WORD_STORED
 void foo_get_version(unsigned *major, unsigned *minor, unsigned *patch) { *major = 7, *minor = 8, *patch = 9; }

@@ -1,5 +1,5 @@
-// Keeps mappings of 64 KiB in a map (keep_go mapped), or slices of 1 MiB (keep_go heap). Says "ready", then takes some
-// every 5 ms for as long as it lives.
+// Keeps mappings of 64 KiB in a map (keep_go mapped), or slices of 1 MiB (keep_go heap). Prints "ready", then adds some
+// every 5 ms until it is killed.
 package main
 
 import (

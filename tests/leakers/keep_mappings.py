@@ -1,6 +1,6 @@
-"""Keeps memory in ways of its own: keep_mappings.py HOW. Says "ready", then takes some every 5 ms for as long as it
-lives. HOW: objects (mmap objects in a dict), addresses (addresses of mappings as Python ints), arrays (numpy),
-buffers (bytearrays), threads (that wait), small (small objects), forgotten (mappings whose addresses are nowhere)."""
+"""Keeps memory in one of several ways: keep_mappings.py HOW. Prints "ready", then adds some every 5 ms until it is
+killed. HOW: objects (mmap objects in a dict), addresses (addresses of mappings as Python ints), arrays (numpy),
+buffers (bytearrays), threads (that wait), small (small objects), forgotten (mappings without a kept address)."""
 
 import ctypes
 import mmap

@@ -1,5 +1,5 @@
-// Keeps buffers of 256 KiB (keep_node.js buffers) or objects (keep_node.js objects). Says "ready", then takes some
-// every 5 ms for as long as it lives.
+// Keeps buffers of 256 KiB (keep_node.js buffers) or objects (keep_node.js objects). Prints "ready", then adds some
+// every 5 ms until it is killed.
 const kept = [];
 console.log("ready");
 setInterval(() => {

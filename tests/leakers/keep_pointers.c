@@ -1,6 +1,6 @@
 /*
- * Maps blocks and keeps their addresses, or not, in a way that is told: `keep_pointers HOW [PER_SECOND]`. Says "ready",
- * then maps and touches 16 KiB at a time for as long as it lives. HOW:
+ * Maps blocks and keeps their addresses in one of several ways, or not: `keep_pointers HOW [PER_SECOND]`. Prints "ready",
+ * then maps and touches 16 KiB at a time until it is killed. HOW:
  *
  *   lost      nowhere
  *   array     in a table in the heap

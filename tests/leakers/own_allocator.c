@@ -1,15 +1,15 @@
-/* Memory from malloc, whichever allocator that is, beside memory that is not malloc's; then "ready".
+/* Allocates memory by malloc, of whatever allocator, and maps other memory; then prints "ready".
  *
  *   own_allocator [THREADS]
  *
- * Each thread (4) makes 6,000 blocks of 16 to 40,000 bytes and frees every third; the main one some of megabytes. Mappings of
- * its own begin where allocators like to begin theirs, and hold what is not known to anyone. Prints, for the test:
+ * Each thread (4) allocates 6,000 blocks of 16 to 40,000 bytes and frees every third. The main thread allocates some of
+ * megabytes. The other mappings begin where allocators often begin theirs, and hold numbers. Prints, for the test:
  *
- *   block ADDRESS SIZE      malloc'ed, touched and kept: every 50th of the small ones, all large ones
- *   map ADDRESS SIZE        mapped and touched, not malloc's
+ *   block ADDRESS SIZE      malloc'ed, touched and kept: every 50th small one, all large ones
+ *   map ADDRESS SIZE        mapped and touched, not by malloc
  *   figure kept BYTES       in all blocks that were kept
  *   figure made BYTES       in all that were made
- *   figure resident BYTES   what the allocator says of itself, where it does: touched, and not given back
+ *   figure resident BYTES   the allocator's own figure, if it has one: touched and not released
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -1,4 +1,4 @@
-/* Memory of every kind, in amounts told on the command line, then "ready"; a line on stdin adds the same again.
+/* Memory of every kind, in amounts from the command line, then "ready". A line on stdin adds the same amounts again.
  *
  *   own_layers [anon COUNT BYTES] [merged COUNT BYTES] [malloc COUNT BYTES] [arenas COUNT BYTES] [threads COUNT BYTES]
  *              [memfd COUNT BYTES] [shm COUNT BYTES] [zero COUNT BYTES] [file COUNT BYTES PATH] [ended COUNT 0]

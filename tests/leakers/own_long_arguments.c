@@ -1,4 +1,4 @@
-/* Makes the kernel say that its arguments, or its environment, span 12 GiB: prctl(PR_SET_MM, PR_SET_MM_MAP) (needs
+/* Makes the kernel report that its arguments, or its environment, span 12 GiB: prctl(PR_SET_MM, PR_SET_MM_MAP) (needs
    CAP_SYS_RESOURCE, or a kernel with CONFIG_CHECKPOINT_RESTORE for a process's own map).
    own_long_arguments arguments|environment */
 #define _GNU_SOURCE

@@ -1,12 +1,12 @@
-/* A malloc'ed block in the midst of other memory that the kernel has merged with it.
+/* A malloc'ed block within other memory that the kernel has merged with it.
  *
  *   own_merged BLOCK ABOVE BELOW STYLE
  *
  * malloc(BLOCK) with ABOVE bytes of other memory directly above, then "ready". Each line on stdin that says "below" maps
  * BELOW more bytes directly under the lowest so far; "divide" gives all of the block but its first page an advice, which
  * divides the mapping (numpy does so for huge pages, RDMA for fork); "replace" frees the block and maps other memory in its place. All
- * is touched. STYLE is what other memory holds: "ones", or "numbers" that look a little like the header of such a block
- * at each page's beginning: 0, and numbers that rise by 1.
+ * is touched. STYLE is what other memory holds: "ones", or "numbers" that resemble the header of such a block
+ * at the beginning of each page: 0, and numbers that rise by 1.
  */
 #define _GNU_SOURCE
 #include <stdint.h>

@@ -1,4 +1,4 @@
-// 100,000 objects and a buffer of 32 MiB, then what V8 says of its own heap: "figure resident BYTES", then "ready".
+// 100,000 objects and a buffer of 32 MiB, then V8's own figure of its heap: "figure resident BYTES", then "ready".
 const v8 = require("v8");
 const kept = [];
 for (let i = 0; i < 100000; i++) kept.push({ number: i, text: "text " + i });

@@ -1,4 +1,4 @@
-"""Fills CPython's object allocator: argv[1] objects of 100 bytes, then "ready"; a line on stdin adds as many again."""
+"""Fills CPython's object allocator: argv[1] objects of 100 bytes, then "ready". Each line of stdin adds as many."""
 
 import sys
 

@@ -1,4 +1,4 @@
-/* Waits. Its arguments and environment are what a test gave it. */
+/* Waits. A test chooses its arguments and environment. */
 #include <unistd.h>
 
 int main(void) {

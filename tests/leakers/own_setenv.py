@@ -1,4 +1,4 @@
-"""Sets variables after its start, as vLLM and NIXL do for UCX, then "ready"."""
+"""Sets variables after its start, as vLLM and NIXL do for UCX, then prints "ready"."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
-/* A 32-bit program without a library, so that no 32-bit libc is needed to build it (-m32 -nostdlib -static): 50 pages of
-   .bss touched, "ready", then it waits for a line. */
+/* A 32-bit program without a library, so that it builds without a 32-bit libc (-m32 -nostdlib -static). It touches 50
+   pages of .bss, prints "ready" and waits for a line. */
 static int call(int number, int a, int b, int c)
 {
     int result;

@@ -1,5 +1,5 @@
-/* Three threads that map, unmap, move, cut and give back memory as fast as they can, and a fourth that forks: "ready".
-   With an argument it ends by itself after so many mappings. */
+/* Three threads that map, unmap, move, cut and release memory as fast as possible, and a fourth that forks. Prints
+   "ready". With an argument it ends after so many mappings. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdatomic.h>

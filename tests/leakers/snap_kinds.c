@@ -1,10 +1,10 @@
-/* Memory whose resident bytes are easily counted wrong, then "ready": snap_kinds FILE (of 64 pages at least).
+/* Memory whose resident bytes are easy to miscount, then "ready": snap_kinds FILE (of at least 64 pages).
 
-   Apart by inaccessible pages: 3 GiB of address space of which every 3rd page of 16 MiB in its middle is touched; 1 GiB
-   touched at either end; a region that was touched and given back; pages that were only read (the zero page); two huge
+   Separated by inaccessible pages: 3 GiB of address space of which every 3rd page of 16 MiB in its middle is touched; 1 GiB
+   touched at either end; a region that was touched and released; pages that were only read (the zero page); two huge
    pages; a touched region that is inaccessible now; the file privately with 5 pages changed, and shared; memfd, private
-   with 3 pages changed and shared; a huge page of a memfd, and buffers of the kernel's (perf_event, io_uring, packets),
-   where the kernel gives them. */
+   with 3 pages changed and shared; a huge page of a memfd, and buffers of the kernel (perf_event, io_uring, packets),
+   if the kernel has them. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>

@@ -1,9 +1,9 @@
-/* Memory of rarer kinds, then "ready": snap_odd FOLDER [COUNT]. COUNT: so many small mappings more.
+/* Memory of rare kinds, then "ready": snap_odd FOLDER [COUNT]. COUNT: the number of additional small mappings.
 
    A stack that grows down; memory registered with userfaultfd, some of it write-protected; pages offered to KSM; guard
    pages; pages, small and huge, that were only read; huge pages cut by munmap, mprotect and MADV_DONTNEED; pages shared
-   after a fork; pages given back lazily; a reservation of 8 GiB; locked pages; named anonymous memory; System V memory
-   whose segment is removed; a memfd in huge pages; and files with odd names, some of them deleted. What a kernel does
+   after a fork; pages released lazily (MADV_FREE); a reservation of 8 GiB; locked pages; named anonymous memory; System V memory
+   whose segment is removed; a memfd in huge pages; and files with odd names, some of them deleted. What the kernel does
    not have is left out. */
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-/* A program for aarch64 of which each call is known: without a C library, so that all of its code is at hand.
+/* A program for aarch64 whose calls are all known. It has no C library, so that all of its code is in this file.
  *
  *   _start -> begin -> bare (no unwind table) -> middle -> faults .. SIGSEGV -> on_signal -> above -> leaf
  *

@@ -1,4 +1,4 @@
-/* A known chain of calls that ends in read(0): the unwinder's exact answer.
+/* A known chain of calls that ends in read(0), to compare with the unwinder.
  *
  *   chain            main -> level_1 -> ... -> level_12 -> read
  *   thread           the same below a thread's start routine

@@ -1,6 +1,6 @@
 /*
- * Inlined functions with a known answer: each kept mapping comes from map_one, inlined into map_twice, inlined into
- * keep, which `keep_many` calls. Says "ready", keeps N mappings (argv[1]) of one page when a line comes, says "done", and
+ * Inlined functions: each kept mapping comes from map_one, inlined into map_twice, inlined into
+ * keep, which `keep_many` calls. Prints "ready", keeps N mappings (argv[1]) of one page when a line comes, prints "done", and
  * waits.
  */
 #define _GNU_SOURCE

@@ -1,5 +1,5 @@
-// Known answers for the map of a just-in-time compiler. Says "ready"; for each line keeps COUNT buffers of BYTES, each
-// with a mapping of its own, through keepOne, called by keepMany; then says "done".
+// Known functions for the map of a just-in-time compiler. Prints "ready"; for each line keeps COUNT buffers of BYTES, each
+// with a mapping of its own, through keepOne, called by keepMany; then prints "done".
 const COUNT = 5, BYTES = 4 * 1024 * 1024 + 4096;
 const kept = [];
 

@@ -1,4 +1,4 @@
-/* The kernel's walk for arm64, of unwind.bpf.h, in user space: rules from an array, words from a copy of a stack. */
+/* The in-kernel walk of unwind.bpf.h for arm64, in user space: rules from an array, words from a copy of a stack. */
 #include <stdint.h>
 #include <string.h>
 

@@ -1,4 +1,4 @@
-"""A Python callback below Rust: a set of the wheel rpds-py calls __hash__, which reads from stdin."""
+"""A Python callback called by Rust: a set of the wheel rpds-py calls __hash__, which reads from stdin."""
 
 import os
 

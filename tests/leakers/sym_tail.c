@@ -1,5 +1,5 @@
-/* main -> descend, four times into itself, which jumps (a tail call) into last -> read(0): built without CFI, only the
- * jump tells how `last` was reached. -O2. */
+/* main -> descend, which calls itself four times and jumps (a tail call) into last -> read(0). Built with -O2 and without
+ * CFI: only the jump shows how `last` was reached. */
 #include <stdio.h>
 #include <unistd.h>
 

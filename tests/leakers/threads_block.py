@@ -1,5 +1,5 @@
-"""Starts a thread a request, ten requests a second. Each waits for an answer that never comes; with `--pool N`, no more
-than N of them are started."""
+"""Starts one thread per request, ten requests per second. Each waits for an answer that never comes. `--pool N` limits
+them to N threads."""
 
 import argparse
 import threading

@@ -1,8 +1,8 @@
-/* Starts 40 threads a second, which end at once. How they are left is the argument:
+/* Starts 40 threads per second, which end at once. The argument says what becomes of them:
  *
- *   unjoined   joinable, and nobody joins them: glibc keeps their stacks for good
- *   detached   their stacks are used again
- *   batch N    N at once, of which nobody is joined before all have ended; then all are, again and again
+ *   unjoined   joinable and never joined: glibc keeps their stacks for ever
+ *   detached   their stacks are reused
+ *   batch N    N at once, which are joined only after all have ended; repeated
  */
 #include <pthread.h>
 #include <stdio.h>

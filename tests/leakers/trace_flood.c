@@ -1,5 +1,5 @@
 /*
- * More memory operations than a tracer can be told of. Says "ready"; on a line "PROCESSES THREADS [touch]" (children of
+ * More memory operations than a tracer can handle. Prints "ready"; on a line "PROCESSES THREADS [touch]" (children of
  * it: 0 for none, then the threads are its own) does them on each thread until the next line, and answers "bytes N": what
  * its threads have mapped then, in all processes. It keeps that mapped and waits. With "touch" it writes to each page that
  * it maps.

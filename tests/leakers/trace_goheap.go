@@ -1,4 +1,4 @@
-// Grows its heap: says "ready", then obeys "grow N" on stdin: N blocks of 4 MiB, kept, by growAgain; answers "done".
+// Grows its heap. Prints "ready", then executes "grow N" on stdin: growAgain keeps N blocks of 4 MiB. Answers "done".
 package main
 
 import (

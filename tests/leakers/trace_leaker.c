@@ -1,5 +1,5 @@
 /*
- * Known answers for the tracer. Says "ready", then obeys one line at a time on stdin and answers "done":
+ * Exact figures for the tracer. Prints "ready", then executes one line of stdin at a time and answers "done":
  *
  *   leak N BYTES      N mappings, kept, by the chain leak_8 -> ... -> leak_1 -> mmap
  *   churn N BYTES     N mappings, each unmapped at once
@@ -8,7 +8,7 @@
  *   grow N            N mappings of 2 pages, each mremap'ed to 5 (it may move)
  *   failing N         N mappings of one page, kept; and for each an munmap that fails (not aligned)
  *   heap BYTES        sbrk
- *   worker BYTES      a forked child obeys from then on; it grows its heap first
+ *   worker BYTES      a forked child executes the next lines; it grows its heap first
  *   fork N BYTES      a child that leaks, and stays
  *   threads N BYTES   four threads that leak N each, and stay
  */

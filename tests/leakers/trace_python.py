@@ -1,4 +1,4 @@
-"""Maps as told, in functions with a known name and line. Says "ready"; then obeys one line at a time and says "done":
+"""Maps in functions with a known name and line. Prints "ready"; then executes one line at a time and prints "done":
 
 private N BYTES | shared N BYTES    N mappings, touched and kept
 churn N BYTES                       N mappings, closed at once

@@ -1,11 +1,11 @@
 /*
- * Random memory operations, for the tracer's ledger. Says "ready"; on a line "SEED THREADS OPERATIONS" does so many on
- * each thread and answers "done"; what then is mapped, it keeps.
+ * Random memory operations, for the tracer's ledger. Prints "ready". On a line "SEED THREADS OPERATIONS" each thread does
+ * so many operations, then it answers "done" and keeps what is mapped.
  *
  * Each thread works on ranges of its own: mappings that it made, of 1 to 16 pages, some of them neighbours; it unmaps
  * them whole, in part, several at once (with the holes between), replaces parts by MAP_FIXED, moves, grows and shrinks
- * them by mremap, changes their protection, attaches and detaches shared memory, and makes calls that fail. Addresses
- * that one thread frees the kernel gives to others. No malloc, no stdio in between.
+ * them by mremap, changes their protection, attaches and detaches shared memory, and makes calls that fail. The kernel
+ * gives addresses that one thread frees to others. There is no malloc and no stdio in between.
  */
 #define _GNU_SOURCE
 #include <pthread.h>

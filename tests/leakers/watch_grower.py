@@ -1,15 +1,15 @@
-"""Grows by a known rate of touched private anonymous memory, in one of a few ways; prints its own account.
+"""Grows at a known rate of touched private anonymous memory, in one of several ways, and prints its own figures.
 
 watch_grower.py KIND MIB_PER_MINUTE [SECONDS]
 KIND: leak      keeps every chunk
       flat      touches 32 MiB once and waits
-      saw       grows at the rate and gives all back each 1.5 s
-      fill      grows at the rate for 3 s, then stands still
+      saw       grows at the rate and frees everything every 1.5 s
+      fill      grows at the rate for 3 s, then stops
       parent    is flat itself; a child is `leak`
       exec      becomes `leak` by exec after a second
-      short     is `flat` and leaves after 2 s
-      late      is `flat` for SECONDS and `leak` then
-      told      is `flat` and leaves when it is told to, by a line
+      short     is `flat` and ends after 2 s
+      late      is `flat` for SECONDS, then `leak`
+      told      is `flat` and ends on a line of stdin
 """
 
 import mmap

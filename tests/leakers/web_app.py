@@ -1,5 +1,5 @@
-"""A web application, twice: `app` (FastAPI) for uvicorn, `wsgi` for gunicorn. /keep keeps a mapping of 1 MiB by its own
-code; /big gives 4 MiB of text to the framework, which encodes it after the handler has returned."""
+"""A web application in two forms: `app` (FastAPI) for uvicorn, `wsgi` for gunicorn. /keep keeps a mapping of 1 MiB in
+its own code. /big returns 4 MiB of text to the framework, which encodes it after the handler has returned."""
 
 import mmap
 from collections.abc import Callable, Iterable
