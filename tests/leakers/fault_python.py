@@ -2,7 +2,7 @@
 
 own N        N new pages, written by keep_touched
 kernel N     os.preadv into N new pages, by read_into
-innocent N   N times: temporary allocates 60,000 bytes and frees them; leak allocates and keeps as many, in the same place
+innocent N   N times: temporary allocates 60,000 bytes and frees them; leak allocates as many there and keeps them
 """
 
 import mmap
