@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from memforensics.case.model import Case, Diagnosis, Finding, FindingSite, Remedy
 from memforensics.report import sentences
 from memforensics.text import visible
-from memforensics.units import change_text, rate_text, size_text
+from memforensics.units import change_text, duration_text, rate_text, size_text
 
 # An underscore inside a word and a heading or list mark that does not begin the line are not markup.
 _MARKDOWN = re.compile(r"([\\`*\[\]<>|~]|(?<![^\W_])_|_(?![^\W_])|^[#+=-])")
@@ -33,7 +33,7 @@ def _lines(case: Case, diagnosis: Diagnosis) -> Iterator[str]:
     tree = sentences.members_sentence(diagnosis, case)
     if tree:
         yield f"- Tree: {markdown(tree)}"
-    yield f"- Observed: {seen.seconds:.0f} s, {seen.samples} samples"
+    yield f"- Observed: {duration_text(seen.seconds)}, {seen.samples} samples"
     if diagnosis.next_step:
         yield f"- Next: {markdown(diagnosis.next_step)}"
     for index in range(len(diagnosis.findings)):
@@ -42,11 +42,9 @@ def _lines(case: Case, diagnosis: Diagnosis) -> Iterator[str]:
         yield from _hooks(diagnosis)
     if diagnosis.layers:
         yield from _layers(diagnosis)
-    yield from _list("Not observed", (f"{n.what}: {n.why}. To enable it: {n.enable}" for n in diagnosis.not_seen))
+    yield from _list("Not observed", sentences.not_seen_sentences(diagnosis))
     yield from _list("Lost", sentences.losses_sentences(case))
-    yield from _list(
-        "Cost of the observation", [*sentences.coverage_sentences(case), *sentences.overhead_sentences(case)]
-    )
+    yield from _list("Cost of the observation", sentences.cost_sentences(case))
 
 
 def _finding(diagnosis: Diagnosis, index: int) -> Iterator[str]:

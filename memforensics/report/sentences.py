@@ -265,6 +265,19 @@ def is_caller(frame: Frame, culprit: Culprit | None) -> bool:
     )
 
 
+def not_seen_sentences(diagnosis: Diagnosis) -> list[str]:
+    """What could not be observed, why, and what enables it."""
+    return [
+        f"{item.what}: {item.why}" + (f". To enable it: {item.enable}" if item.enable else "")
+        for item in diagnosis.not_seen
+    ]
+
+
+def cost_sentences(case: Case) -> list[str]:
+    """What the traces saw and what the observation cost."""
+    return [*coverage_sentences(case), *overhead_sentences(case)]
+
+
 def losses_sentences(case: Case) -> list[str]:
     """Every loss, with what reduces it."""
     return [f"{loss.probe}: {loss_text(loss)}" for loss in case.losses if loss.count]

@@ -50,7 +50,7 @@ def test_recorded_leak_is_found_with_its_cause(tmp_path: Path) -> None:
         ("UCX_RCACHE_MAX_UNRELEASED", "1024"),
         ("UCX_MEM_MMAP_HOOK_MODE", "none"),
     ]
-    assert "1.17.0 to 1.20.x have this fault: UCX 1.19.0 is loaded" in render(case, diagnosis, "md")
+    assert "1.17.0 to 1.20.x have this bug: UCX 1.19.0 is loaded" in render(case, diagnosis, "md")
 
 
 def test_fixed_version_offers_no_remedy(tmp_path: Path) -> None:

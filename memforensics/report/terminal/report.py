@@ -51,7 +51,7 @@ def _screen(case: Case, diagnosis: Diagnosis, width: int) -> Iterator[Renderable
         yield parts.heading("Intercepted functions")
         yield _indent(parts.hooks_of(diagnosis))
     for index, finding in enumerate(diagnosis.findings):
-        number = f", {index + 1}" if len(diagnosis.findings) > 1 else ""
+        number = f" (finding {index + 1})" if len(diagnosis.findings) > 1 else ""
         yield from _reasons(finding, number, sentences.same_remedies_as(diagnosis, index) is None)
     if diagnosis.layers:
         yield Text()
@@ -132,12 +132,10 @@ def _reasons(finding: Finding, number: str, with_cause: bool) -> Iterator[Render
 
 
 def _limits(case: Case, diagnosis: Diagnosis) -> Iterator[RenderableType]:
-    not_seen = [f"{n.what}: {n.why}{f'. To enable it: {n.enable}' if n.enable else ''}" for n in diagnosis.not_seen]
-    cost = [*sentences.coverage_sentences(case), *sentences.overhead_sentences(case)]
     for title, texts in (
-        ("Not observed", not_seen),
+        ("Not observed", sentences.not_seen_sentences(diagnosis)),
         ("Lost", sentences.losses_sentences(case)),
-        ("Cost of the observation", cost),
+        ("Cost of the observation", sentences.cost_sentences(case)),
     ):
         if texts:
             yield Text()
