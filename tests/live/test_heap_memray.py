@@ -64,7 +64,7 @@ def test_heap_without_the_option_names_memray() -> None:
 
 
 def test_other_process_than_python_is_refused() -> None:
-    with running([compiled("bt_maps.c"), "1", "4096", "0"]) as child, pytest.raises(NotATarget, match="no Python"):
+    with running([compiled("bt_maps.c"), "1", "4096", "0"]) as child, pytest.raises(NotATarget, match="not a Python"):
         check_memray(child.pid)
 
 

@@ -160,7 +160,7 @@ def test_keys_open_the_help_and_end_the_watch(tmp_path: Path) -> None:
         terminal.press("?")
         terminal.wait_for("judge all that was seen")
         terminal.press("?")
-        terminal.wait_for("q ends, . helps")
+        terminal.wait_for("q ends, . shows help")
         terminal.press("q")
         terminal.wait_for(r"\A INSUFFICIENT.*ended: you ended it\s+exit code 4")
         assert child.alive
