@@ -38,13 +38,13 @@ def mutated(seeds: Sequence[bytes], pick: random.Random, tokens: Sequence[bytes]
                 data[at : at + size] = other[begin : begin + max(size, 1)]
             case 6:
                 del data[at:]
-            case 7:  # a word, where words stand
+            case 7:  # a word, at a multiple of 8
                 word = pick.choice(_WORDS) if pick.randrange(2) else pick.getrandbits(64)
                 at -= at % 8
                 width = pick.choice("BHIQ")
                 packed = struct.pack(f"<{width}", word & ((1 << 8 * struct.calcsize(width)) - 1))
                 data[at : at + len(packed)] = packed
-            case 8:  # a number, where numbers stand
+            case 8:  # a number in place of a number
                 numbers = list(_NUMBER.finditer(data[at : at + 4096]))
                 if numbers:
                     chosen = pick.choice(numbers)

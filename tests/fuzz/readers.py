@@ -157,7 +157,7 @@ def proc_file(name: str) -> Callable[[bytes], None]:
 
 
 def read_proc_text(data: bytes) -> None:
-    """Any text, by every parser of /proc: the same without a file."""
+    """Any text, by every parser of /proc, without a file."""
     from memforensics.jobs.targets.containers import container_id
     from memforensics.target.maps import parse_maps
     from memforensics.target.parse import (
@@ -186,7 +186,7 @@ def read_proc_text(data: bytes) -> None:
 
 
 def read_cgroups(data: bytes) -> None:
-    """The first half is /proc/PID/cgroup, the second a mountinfo and the numbers of the controller's files."""
+    """The first half is /proc/PID/cgroup. The second is a mountinfo and the numbers of the controller's files."""
     from memforensics.target.cgroup import read_cgroup
 
     cgroup, _, rest = data.decode("utf-8", "surrogateescape").partition("\n--\n")
@@ -257,7 +257,7 @@ def _programs() -> tuple[bytes, ...]:
 
 
 def damage_tables(seeds: Sequence[bytes], pick: random.Random) -> bytes:
-    """Most of a program is code: the damage goes to the headers and the tables that are read."""
+    """Most of a program is code, so the damage goes to the headers and the tables that are read."""
     from fuzz.mutate import mutated
     from memforensics.symbols.elf.reader import ElfFile
 
@@ -320,7 +320,7 @@ def read_code(data: bytes) -> None:
 
 @dataclass(slots=True)
 class Pages:
-    """Memory of which pages are read out of one buffer: those that a reader of a healthy process came to."""
+    """Memory whose pages come from one buffer: the pages that a reader of a healthy process reads."""
 
     places: list[int]
     data: bytes

@@ -2,7 +2,7 @@
 
     python tests/fuzz/run.py [INPUTS] [--reader NAME]... [--first N] [--keep FOLDER] [--markdown FILE]
 
-Exit code 0 when nothing but our own errors came out and nothing took too long, else 1.
+Exit code 0 if the readers raised only errors of memforensics and none took too long, else 1.
 """
 
 import argparse
@@ -27,33 +27,33 @@ if str(TESTS) not in sys.path:
 from fuzz.mutate import mutated  # noqa: E402
 from fuzz.readers import READERS, Reader  # noqa: E402
 
-FOUND = TESTS / "fixtures" / "fuzz"  # a folder a reader, a file an input that once broke it
+FOUND = TESTS / "fixtures" / "fuzz"  # one folder per reader, one file per input that once broke it
 TOO_LONG_S = 10.0  # of CPU time, for one input
 MEMORY_BYTES = 6 << 30
 
 
 class TooLong(BaseException):
-    """Not an Exception: no reader may take it for an error of its input."""
+    """Not an Exception, so that no reader handles it as an error of its input."""
 
 
 @dataclass(slots=True)
 class Outcome:
     inputs: int = 0
-    errors: int = 0  # of our own tree
+    errors: int = 0  # of memforensics/errors.py
     foreign: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
     seconds: float = 0.0
 
 
 def damaged(reader: Reader, number: int) -> bytes:
-    """Input `number` of that reader."""
+    """Input `number` of this reader."""
     pick = random.Random(f"{reader.name}:{number}")
     seeds = reader.seeds()
     return reader.damage(seeds, pick) if reader.damage is not None else mutated(seeds, pick, reader.tokens)
 
 
 def attempt(reader: Reader, data: bytes, outcome: Outcome) -> str | None:
-    """One input, counted; what came out where that is not allowed."""
+    """Reads one input and counts it. The error, if it is not allowed."""
     began, wrong = time.process_time(), None
     try:
         with _limited():

@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic and its readers of other programs' output."""
+"""The arithmetic of the benchmark, and its parsers of the output of other programs."""
 
 import itertools
 import sys
@@ -37,7 +37,7 @@ def test_too_few_pairs_have_no_interval() -> None:
 
 
 @given(st.lists(st.floats(0.01, 100.0), min_size=6, max_size=25))
-def test_interval_of_ratios_turns_over_with_them(ratios: list[float]) -> None:
+def test_interval_of_inverted_ratios_is_inverted(ratios: list[float]) -> None:
     found, inverse = estimate_ratio(ratios), estimate_ratio([1 / ratio for ratio in ratios])
     assert found.low is not None
     assert inverse.high is not None
@@ -45,7 +45,7 @@ def test_interval_of_ratios_turns_over_with_them(ratios: list[float]) -> None:
     assert found.smallest <= found.low * (1 + 1e-9)
 
 
-def test_a_target_that_stood_still_is_no_error() -> None:
+def test_a_target_without_work_is_no_error() -> None:
     assert estimate_ratio([0.0, 0.0, 0.1]).median == 0.0
 
 
@@ -99,7 +99,7 @@ def test_memleak() -> None:
     assert list(stacks.of_memleak(text)) == [(["leaf", "?", "?"], 2)]
 
 
-def test_memforensics_output_is_read_although_more_follows() -> None:
+def test_memforensics_output_with_trailing_text() -> None:
     frame = {"kind": "python", "function": "handle", "file": "/srv/service.py"}
     text = 'x\n{"sites": [{"outstanding_bytes": 0, "stack": [%s]}]}\nmemforensics: interrupted {\n'
     assert list(stacks.of_memforensics(text % str(frame).replace("'", '"'))) == [(["service.py:handle"], 1)]
@@ -109,7 +109,7 @@ def test_folded() -> None:
     assert list(stacks.of_folded("main;f(int);g+0x3 12\nnonsense\n")) == [(["g", "f(int)", "main"], 12)]
 
 
-def test_what_a_tool_gave_is_judged_by_its_stacks() -> None:
+def test_results_of_a_tool_are_judged_by_their_stacks() -> None:
     leak = ["syscall", "ucs_mpool_grow", "ucm_override_munmap", "service.py:handle", "_start"]
     found = stacks.judged([(["mmap", "?"], 9), (leak, 1)], UCX)
     assert (found.events, found.frames, found.whole, found.python) == (10, 1.0, 0.1, 0.1)

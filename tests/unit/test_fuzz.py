@@ -1,5 +1,5 @@
-"""Damaged inputs for every reader, in short: `make fuzz FUZZ=1000000` is the long form. Inputs that once broke a
-reader are kept as files."""
+"""A few damaged inputs for every reader; `make fuzz FUZZ=1000000` runs more. Inputs that once broke a reader are kept
+as files."""
 
 import hashlib
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 from fuzz.readers import READERS, Reader
 from fuzz.run import FOUND, Outcome, attempt, fuzz
 
-SHORT = 4  # inputs, for each share of a reader
+SHORT = 4  # inputs per share of a reader
 KEPT = sorted(path for path in FOUND.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 def test_real_inputs_are_read(reader: Reader) -> None:
-    """An undamaged input gives no error at all, or the damaged ones would not get far."""
+    """Undamaged inputs give no error. Otherwise damaged ones would not get far."""
     for seed in reader.seeds()[:3]:
         reader.read(seed)
 
@@ -30,5 +30,5 @@ def test_inputs_that_once_broke_a_reader(path: Path) -> None:
     assert attempt(reader, path.read_bytes(), Outcome()) is None
 
 
-def test_each_kept_input_is_named_by_what_it_holds() -> None:
+def test_kept_inputs_are_named_by_their_hash() -> None:
     assert all(path.name == hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in KEPT)
