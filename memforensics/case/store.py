@@ -36,6 +36,9 @@ _CHECKPOINT_PAGES = 100  # of 4 KiB: the most that is in the log alone
 _CLOSE_WAIT_MS = 200  # for a reader to finish
 _WAL_HEADER = b"\x02\x02"  # bytes 18 and 19 of a database in WAL mode (sqlite.org/fileformat2)
 
+# SQLite quotes a damaged schema in its messages, and sqlite3 fails to decode them where they are not UTF-8.
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+
 T = TypeVar("T")
 
 # Kind of evidence -> the key fields of a record (empty: append only), and its field of Case.
@@ -132,7 +135,7 @@ class CaseFile:
             # so that the file without its log, copied after a crash, is a case too
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             db.close()
             for leftover in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
                 leftover.unlink(missing_ok=True)  # just created, and empty
@@ -154,13 +157,13 @@ class CaseFile:
             raise CaseError(f"cannot read {path}", why="permission denied", enable="run with sudo, or chown the file")
         try:
             db = _open_for_changes(path) if write else _open_read_only(path)
-        except (sqlite3.Error, OSError) as error:
+        except (*SQLITE_ERRORS, OSError) as error:
             raise CaseError(f"cannot read {path}", why=str(error)) from error
         try:
             _check(db, path)
             if write:
                 db.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             db.close()
             raise CaseError(f"{path} is not a case file, or is damaged", why=str(error)) from error
         except CaseError:
@@ -181,9 +184,9 @@ class CaseFile:
             yield
             self._db.execute("COMMIT")
         except BaseException as error:  # also at Ctrl-C between two records
-            with suppress(sqlite3.Error):
+            with suppress(*SQLITE_ERRORS):
                 self._db.execute("ROLLBACK")
-            if not isinstance(error, sqlite3.Error):
+            if not isinstance(error, SQLITE_ERRORS):
                 raise
             raise CaseError(
                 f"cannot write to {self.path}",
@@ -202,7 +205,7 @@ class CaseFile:
                 try:
                     rows = self._db.execute(f"SELECT id, {column.name} FROM {table}").fetchall()
                     stacks = [(row, stack) for row, text in rows if (stack := _stack(text)) is not None]
-                except sqlite3.Error as error:
+                except SQLITE_ERRORS as error:
                     raise self._damaged(error) from error
                 new = [(_json(now), row) for row, stack in stacks if (now := change(stack)) != stack]
                 self._db.executemany(f"UPDATE {table} SET {column.name} = ? WHERE id = ?", new)
@@ -214,7 +217,7 @@ class CaseFile:
         with CaseFile.create(path, self.meta()) as other:
             try:
                 self._db.backup(other._db)
-            except sqlite3.Error as error:
+            except SQLITE_ERRORS as error:
                 raise CaseError(f"cannot write {path}", why=str(error), enable="choose another folder") from error
 
     def drop(self, kind: type, keys: Iterable[tuple[int, int]]) -> None:
@@ -241,7 +244,7 @@ class CaseFile:
                 }
             finally:
                 self._db.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise self._damaged(error) from error
         lost = [
             model.Loss(
@@ -260,7 +263,7 @@ class CaseFile:
             if row is None:
                 raise CaseError(f"{self.path} is empty", why="its writer ended before the first commit")
             return typing.cast(model.CaseMeta, _from_json(row[0], model.CaseMeta))
-        except (sqlite3.Error, _Damaged) as error:
+        except (*SQLITE_ERRORS, _Damaged) as error:
             raise self._damaged(error) from error
 
     def counts(self) -> dict[str, int]:
@@ -272,7 +275,7 @@ class CaseFile:
                 name: int(self._db.execute(f"SELECT count(*) FROM {name}").fetchone()[0]) if name in stored else 0
                 for name in names
             }
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise self._damaged(error) from error
 
     def rows(self, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -282,7 +285,7 @@ class CaseFile:
         try:
             cursor = self._db.execute(f"SELECT * FROM {table}")
             return [column[0] for column in cursor.description], cursor.fetchall()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise self._damaged(error) from error
 
     def span(self, table: str, column: str) -> tuple[int, int] | None:
@@ -291,7 +294,7 @@ class CaseFile:
             row = self._db.execute(
                 f"SELECT min({column}), max({column}) FROM {table} WHERE typeof({column}) = 'integer'"
             ).fetchone()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise self._damaged(error) from error
         return None if row[0] is None else (row[0], row[1])
 
@@ -299,7 +302,7 @@ class CaseFile:
         """The processes alone."""
         try:
             return tuple(self._load_kind(model.Target, Counter()))
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> CaseError:
@@ -309,7 +312,7 @@ class CaseFile:
         """Merges the log into the file. The log stays if another process has the file open, or the disk is full."""
         if self._write:
             self._write = False
-            with suppress(sqlite3.Error):
+            with suppress(*SQLITE_ERRORS):
                 self._db.execute(f"PRAGMA busy_timeout = {_CLOSE_WAIT_MS}")
                 self._db.execute("PRAGMA journal_mode = DELETE")
         self._db.close()

@@ -228,6 +228,13 @@ def test_a_truncated_file_is_a_case_error(tmp_path: Path) -> None:
         cut.unlink()
 
 
+def test_a_schema_that_is_not_utf8_is_a_case_error(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.case", sample(1))
+    path.write_bytes(path.read_bytes().replace(b"tablesamplesample", b"tables\xe1mples\xe1mple"))
+    with pytest.raises(CaseError, match="is damaged"):
+        loaded(path)
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0, 60_000), junk=st.binary(min_size=1, max_size=600))
 def test_a_damaged_file_is_a_case_error(tmp_path: Path, at: int, junk: bytes) -> None:
