@@ -12,8 +12,9 @@ from pathlib import Path
 
 from memforensics.case.model import Case, Diagnosis
 from memforensics.errors import Interrupted, ProbeFailed, UsageError
-from memforensics.jobs.diagnose import OnProgress, diagnose
+from memforensics.jobs.diagnose import diagnose
 from memforensics.jobs.experiment.command import Started, started
+from memforensics.jobs.observe.progress import OnProgress
 
 LAUNCHER = Path(str(files("memforensics"))) / "shipped" / "ucx_rcache_leak" / "run.py"
 _FIXED_IN = (1, 21)  # openucx/ucx PR 11248

@@ -3,7 +3,7 @@ again from the saved case."""
 
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from memforensics.jobs.case.files import case_path
 from memforensics.jobs.hooks import audit_records
 from memforensics.jobs.observe.background import BackgroundTasks
 from memforensics.jobs.observe.background_trace import BackgroundTrace
+from memforensics.jobs.observe.progress import OnProgress, Progress
 from memforensics.jobs.observe.recorder import Record, Recorder, new_meta
 from memforensics.jobs.observe.snapshot_schedule import SnapshotSchedule
 from memforensics.jobs.observe.tree import TreeObserver
@@ -43,18 +44,6 @@ TRACE_FAULTS_AT = 0.5  # of the time: when to decide whether page faults are tra
 FAULT_SITE_IDS = 1 << 40  # added to the site IDs of the fault trace
 MIN_CHILD_AGE_S = 2.0  # a younger child is not audited: many children live for one request
 CLOSING_S = 3.0  # of the requested time, for the last readings and the conclusion
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is, for a screen."""
-
-    phase: str
-    seconds_left: float
-    growth_bytes: int | None = None  # so far, of the tree's anonymous, shared and swapped memory
-
-
-OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)

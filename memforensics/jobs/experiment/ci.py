@@ -16,8 +16,9 @@ from memforensics.case.model import EXIT_CODES, Diagnosis, Verdict
 from memforensics.case.views import Scenario
 from memforensics.errors import Interrupted, TargetError, UsageError
 from memforensics.jobs.case.files import case_path
-from memforensics.jobs.diagnose import OnProgress, diagnose
+from memforensics.jobs.diagnose import diagnose
 from memforensics.jobs.experiment.command import Started, started
+from memforensics.jobs.observe.progress import OnProgress
 from memforensics.remedies.catalogue import Catalogue
 from memforensics.units import duration_text
 

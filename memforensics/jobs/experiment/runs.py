@@ -4,7 +4,7 @@ import contextlib
 import random
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from memforensics.case.model import Case, VariantResult, VariantRun
 from memforensics.errors import Interrupted, ProbeFailed, TargetError, UsageError
 from memforensics.jobs.experiment.command import started
 from memforensics.jobs.experiment.command_guard import TERM_SECONDS
+from memforensics.jobs.observe.progress import OnProgress, Progress
 from memforensics.jobs.observe.recorder import Recorder, new_meta
 from memforensics.jobs.observe.tree import TreeObserver
 from memforensics.units import duration_text
@@ -27,18 +28,6 @@ class Variant:
 
     name: str
     env: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an experiment is."""
-
-    phase: str
-    seconds_left: float
-    growth_bytes: int | None = None
-
-
-OnProgress = Callable[[Progress], None]
 
 
 def parse_variants(env: Sequence[str], variants: Sequence[str]) -> tuple[Variant, ...]:
