@@ -125,7 +125,7 @@
 
   function zoom(node) { top = focused = node; draw(); describe(node); }
 
-  function beside(node, step) {
+  function neighbour(node, step) {
     const list = parent[node] >= 0 ? children[parent[node]] : [node];
     return list[list.indexOf(node) + step];
   }
@@ -146,8 +146,8 @@
     const deeper = flipped ? "ArrowUp" : "ArrowDown", back = flipped ? "ArrowDown" : "ArrowUp";
     if (event.key === deeper) focusOn(children[node][0]);
     else if (event.key === back) focusOn(parent[node]);
-    else if (event.key === "ArrowRight") focusOn(beside(node, 1));
-    else if (event.key === "ArrowLeft") focusOn(beside(node, -1));
+    else if (event.key === "ArrowRight") focusOn(neighbour(node, 1));
+    else if (event.key === "ArrowLeft") focusOn(neighbour(node, -1));
     else if (event.key === "Enter" || event.key === " ") { zoom(node); focusOn(node); }
     else return;
     event.preventDefault();

@@ -203,7 +203,7 @@ class Report(shapes.Shape):
     observed: Observed
     growth: Growth
     layers: Annotated[tuple[shapes.LayerRow, ...], doc("The waterfall: rows with in_rss sum to the kernel's figure.")]
-    beside: shapes.Beside
+    beside: shapes.KernelTotals
     groups: Annotated[tuple[shapes.Group, ...], doc("Groups of mappings, by growth.")]
     hooks: Annotated[tuple[shapes.Hook, ...], doc("Watched functions that do not run their own library's code first.")]
     findings: Annotated[
@@ -235,7 +235,7 @@ def report(case: Case, diagnosis: Diagnosis) -> Report:
         ),
         growth=growth(diagnosis.growth),
         layers=shapes.layer_rows(diagnosis.layers),
-        beside=shaped(shapes.Beside, diagnosis.kernel_totals),
+        beside=shaped(shapes.KernelTotals, diagnosis.kernel_totals),
         groups=shapes.mapping_groups(diagnosis.groups),
         hooks=tuple(shapes.hook(hook, diagnosis.hook_meanings.get(hook.function)) for hook in diagnosis.hooks),
         findings=tuple(map(_finding, diagnosis.findings)),

@@ -130,7 +130,7 @@ class TracedSite(Site):
     tmpfs: Annotated[bool, doc("A mapping of a file that lives in memory: memfd, /dev/shm, a tmpfs.")]
     placed: Annotated[bool, doc("The program chose the addresses (a hint or MAP_FIXED).")]
     effective_births: Annotated[
-        int | None, doc("For sampled allocations: the number of exact ones that tell as much; null when all were seen.")
+        int | None, doc("For sampled allocations: the number of exact ones that say as much; null when all were seen.")
     ]
     age_quantiles_s: Annotated[
         tuple[float, float, float] | None, doc("Age of the outstanding blocks in seconds: 10 %, 50 %, 90 %.")
@@ -221,7 +221,7 @@ def layer_rows(rows: Iterable[model.LayerRow]) -> tuple[LayerRow, ...]:
     return tuple(shaped(LayerRow, row, bytes_per_minute=rate(row.rate)) for row in rows)
 
 
-class Beside(Shape):
+class KernelTotals(Shape):
     """Sums that the kernel keeps across the layers, of the whole tree at its last snapshots, in bytes; null: not
     read."""
 

@@ -51,7 +51,7 @@ class Snapshot(shapes.Shape):
     rss_anon: Annotated[int | None, doc("RssAnon.")]
     rss_file: Annotated[int | None, doc("RssFile.")]
     rss_shmem: Annotated[int | None, doc("RssShmem.")]
-    beside: shapes.Beside
+    beside: shapes.KernelTotals
     layers: Annotated[tuple[shapes.LayerRow, ...], doc("The waterfall: rows with in_rss sum to rss.")]
     groups: Annotated[tuple[OwnedGroup, ...], doc("Mappings by owner, the largest first.")]
     mappings: Annotated[tuple[Mapping, ...], doc("Every mapping, by address.")]

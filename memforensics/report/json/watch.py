@@ -49,7 +49,7 @@ class Watch(shapes.Shape):
     rss_bytes: Annotated[int, doc("RSS of the tree now.")]
     growth: whole.Growth
     layers: Annotated[tuple[shapes.LayerRow, ...], doc("The waterfall, as old as age_s.layers says.")]
-    beside: shapes.Beside
+    beside: shapes.KernelTotals
     record_ended: Annotated[str | None, doc("Why the case file is not written any more.")]
     verdict: Verdict
     exit_code: Annotated[int, doc("The exit code of the verdict.")]

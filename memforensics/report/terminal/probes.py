@@ -91,7 +91,7 @@ def heap_text(view: HeapView) -> str:
         f"{profile.tool} tracked process {profile.pid} ({view.target.comm}) for {duration_text(profile.seconds)}: "
         f"{size_text(profile.allocated_bytes)} allocated in {counted_text(profile.allocated_count, 'allocation')}, "
         f"{size_text(profile.outstanding_bytes)} of it still held. The process was stopped for {view.pause.ms:.0f} ms.",
-        "Held memory is not a leak yet: a cache or a batch in progress holds memory too. Track longer to tell.",
+        "Held memory alone does not prove a leak: a cache or a batch in progress holds memory too.",
         "",
     ]
     for site in view.sites[:SITES_SHOWN]:
