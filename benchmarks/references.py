@@ -88,14 +88,14 @@ def measure(program: str, child: Child, seconds: float) -> Iterator[Result]:
             time.sleep(2)
             list(trace.poll())
             standing = {block for site in trace.accounting.blocks(child.pid) for block in site.blocks}
-            second = search(process, first.unfound & standing)
+            second = search(process, first.unreferenced & standing)
         finally:
             sites = {site.site_id: site for site in trace.close() if isinstance(site, AllocationSite)}
     by_layer: dict[str, list[int]] = {}
     for number in sampled:
         by_layer.setdefault(layer_of(sites[number]), []).append(number)
     for layer, numbers in by_layer.items():
-        counts = [(len(sampled[n]), len(second.unfound.intersection(sampled[n]))) for n in numbers]
+        counts = [(len(sampled[n]), len(second.unreferenced.intersection(sampled[n]))) for n in numbers]
         yield Result(
             program,
             layer,

@@ -110,7 +110,7 @@ class References:
     def _second_search(self, pid: int, first: _First, mapped: set[Block]) -> Sequence[Record]:
         if first.found.why:
             return list(_checks(pid, first, first.found))
-        found, records = self._searched(pid, first.found.unfound & mapped)
+        found, records = self._searched(pid, first.found.unreferenced & mapped)
         return records if found is None else [*records, *_checks(pid, first, found)]
 
     def _searched(self, pid: int, blocks: Iterable[Block]) -> tuple[Search | None, list[Record]]:
@@ -135,7 +135,7 @@ def _checks(pid: int, first: _First, second: Search) -> Iterable[ReferenceCheck]
             first_ns=first.found.t_ns,
             second_ns=second.t_ns,
             tested=len(blocks),
-            lost=len(second.unfound.intersection(blocks)),
+            lost=len(second.unreferenced.intersection(blocks)),
             bytes_read=max(first.found.bytes_read, second.bytes_read),
             complete=not second.why,
             why=second.why,

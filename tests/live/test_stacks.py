@@ -128,7 +128,7 @@ def test_condition_that_is_never_true_ends_in_time_with_a_loss(chain: Child) -> 
     assert view.captures == ()
     assert {loss.what.split(":")[0] for loss in view.losses} == {
         "requested captures timed out",
-        "stops whose condition did not hold",
+        "stops whose condition was false",
     }
     assert_lives_and_loads(chain)
 

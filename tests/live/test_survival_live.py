@@ -76,7 +76,7 @@ def test_a_failed_comparison_with_proc_is_counted(monkeypatch: pytest.MonkeyPatc
 # --- references
 
 
-def _unfound(run: Traced) -> tuple[int, int]:
+def _unreferenced(run: Traced) -> tuple[int, int]:
     """Sampled blocks of the largest site, and those that neither of two searches found a pointer to."""
     accounting, pid = run.trace.accounting, run.child.pid
     assert isinstance(accounting, MmapAccounting)
@@ -93,21 +93,21 @@ def _unfound(run: Traced) -> tuple[int, int]:
         first = search(process, blocks)
         time.sleep(1)
         standing = {block for site in accounting.blocks(pid) for block in site.blocks}
-        second = search(process, first.unfound & standing)
+        second = search(process, first.unreferenced & standing)
     assert not first.why
     assert not second.why
-    return len(blocks), len(second.unfound)
+    return len(blocks), len(second.unreferenced)
 
 
 @pytest.mark.parametrize("how", ["packed", "file", "guarded", "epoll"])
 def test_a_block_whose_address_is_kept_is_never_lost(how: str) -> None:
     with traced([compiled("keep_pointers.c"), how, "400"], mmap_trace()) as run:
-        assert _unfound(run)[1] == 0
+        assert _unreferenced(run)[1] == 0
 
 
 def test_an_address_that_python_keeps_as_an_integer_is_a_pointer() -> None:
     with traced(python("keep_mappings.py", "addresses"), mmap_trace()) as run:
-        assert _unfound(run)[1] == 0
+        assert _unreferenced(run)[1] == 0
 
 
 @pytest.mark.parametrize("language", ["C", "Python"])
@@ -115,7 +115,7 @@ def test_blocks_without_a_pointer_are_lost(language: str) -> None:
     in_c: list[str | Path] = [compiled("keep_pointers.c"), "lost", "400"]
     in_python = python("keep_mappings.py", "forgotten")
     with traced(in_c if language == "C" else in_python, mmap_trace()) as run:
-        tested, lost = _unfound(run)
+        tested, lost = _unreferenced(run)
         assert tested >= 24
         assert lost >= 0.9 * tested
 
@@ -133,7 +133,7 @@ def test_blocks_at_chosen_addresses_are_marked() -> None:
 
 def test_every_other_block_is_lost() -> None:
     with traced([compiled("keep_pointers.c"), "half", "400"], mmap_trace()) as run:
-        tested, lost = _unfound(run)
+        tested, lost = _unreferenced(run)
         assert tested * 0.2 < lost < tested * 0.8
 
 
@@ -145,7 +145,7 @@ def test_a_search_makes_no_page_present() -> None:
         found = search(process, [Block(0, ((0x5A5A_1234_5000, 0x5A5A_1234_6000),))])
         after = process.sample()
     assert (after.rss, after.swap) == (before.rss, before.swap)
-    assert len(found.unfound) == 1
+    assert len(found.unreferenced) == 1
     assert 0 < found.bytes_read <= before.rss
 
 

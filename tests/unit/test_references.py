@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memforensics.case.model import Cohort
-from memforensics.probes.heap.references import LEAST_AGE_NS, SAMPLED_BLOCKS, Block, _Wanted, least_age_ns, old_blocks
+from memforensics.probes.heap.references import (
+    LEAST_AGE_NS,
+    SAMPLED_BLOCKS,
+    Block,
+    _SearchedBlocks,
+    least_age_ns,
+    old_blocks,
+)
 
 SECOND = 1_000_000_000
 START, END = 0x7F31_C000_0000, 0x7F31_C000_8000
@@ -17,9 +24,9 @@ ELSEWHERE = 0x5555_0000_0000
 
 
 def _is_found(data: bytes, at: int = ELSEWHERE, block: Block = BLOCK) -> bool:
-    wanted = _Wanted([block])
-    wanted.look(at, data)
-    return not wanted.any
+    searched = _SearchedBlocks([block])
+    searched.check_memory(at, data)
+    return not searched.any
 
 
 @pytest.mark.parametrize(
@@ -47,7 +54,7 @@ def _is_found(data: bytes, at: int = ELSEWHERE, block: Block = BLOCK) -> bool:
     ],
 )
 @pytest.mark.parametrize("offset", [0, 4, 8, 500])
-def test_words_that_point_to_a_block(word: int, found: bool, offset: int) -> None:
+def test_words_that_refer_to_a_block(word: int, found: bool, offset: int) -> None:
     assert _is_found(bytes(offset) + struct.pack("<Q", word) + bytes(12)) is found
 
 
@@ -93,20 +100,20 @@ def test_a_block_does_not_point_to_itself() -> None:
     assert _is_found(data, at=END)
 
 
-def test_a_block_that_was_cut_is_all_its_pieces() -> None:
+def test_a_split_block_is_all_its_parts() -> None:
     cut = Block(5, ((START, START + 4096), (START + 8192, END)))
     assert _is_found(struct.pack("<Q", END - 8), block=cut)
     assert not _is_found(struct.pack("<Q", START + 5000), block=cut)
     assert not _is_found(struct.pack("<Q", END - 8), at=START, block=cut)
 
 
-def test_what_points_to_one_block_is_no_reference_to_its_neighbour() -> None:
+def test_reference_to_one_block_is_not_one_to_its_neighbour() -> None:
     neighbour = Block(6, ((END, END + 4096),))
-    wanted = _Wanted([BLOCK, neighbour])
-    wanted.look(START, struct.pack("<Q", END))
-    assert wanted.blocks() == {BLOCK}
-    wanted.look_at([START + 1])
-    assert not wanted.any
+    searched = _SearchedBlocks([BLOCK, neighbour])
+    searched.check_memory(START, struct.pack("<Q", END))
+    assert searched.blocks() == {BLOCK}
+    searched.check_words([START + 1])
+    assert not searched.any
 
 
 def _cohort(at: int, born: int, left: int) -> Cohort:
@@ -120,18 +127,18 @@ def _cohort(at: int, born: int, left: int) -> Cohort:
     )
 
 
-def test_where_most_blocks_die_those_are_old_that_outlived_the_median() -> None:
+def test_old_blocks_outlive_the_median_lifetime() -> None:
     cohorts = [_cohort(0, 100, 10), _cohort(10, 100, 10), _cohort(20, 100, 40), _cohort(30, 100, 90)]
     assert least_age_ns(cohorts, 40 * SECOND) == 20 * SECOND
 
 
-def test_where_none_dies_those_are_old_that_are_older_than_half_of_the_time() -> None:
+def test_old_blocks_when_none_is_freed() -> None:
     cohorts = [_cohort(0, 0, 0), _cohort(10, 100, 100), _cohort(20, 100, 100), _cohort(30, 100, 100)]
     assert least_age_ns(cohorts, 40 * SECOND) == 15 * SECOND
     assert least_age_ns([], 40 * SECOND) == LEAST_AGE_NS
 
 
-def test_the_sample_is_of_old_blocks() -> None:
+def test_sample_holds_old_blocks() -> None:
     blocks = [Block(n * SECOND // 10, ((n << 20, (n << 20) + 4096),)) for n in range(400)]
     sample = old_blocks(blocks, [_cohort(0, 400, 400)], 40 * SECOND, random.Random(3))
     assert len(sample) == len(set(sample)) == SAMPLED_BLOCKS

@@ -1,1 +1,1 @@
-"""A few full stacks by GDB, with the pause measured."""
+"""Full stacks of a few calls by gdb, with the pauses measured."""

@@ -1,17 +1,17 @@
-"""A few full stacks, by gdb, at a system call or at a function's entry; each pause measured.
+"""Full stacks of a few calls by gdb, at a system call or at a function's entry. Each pause is measured.
 
-Nothing is ever written into the target's code, which is why it survives gdb's death at any moment:
+Nothing is ever written into the target's code, so the target survives if gdb dies at any time:
 
-- `set may-insert-breakpoints off` comes before the attach, or gdb puts an int3 of its own into ld.so
-  (`_dl_debug_state`), deadly at the next dlopen once gdb is gone (measured with gdb 13.1);
-- `--on` uses `catch syscall`, which is ptrace's own stop; `--function` a hardware breakpoint;
-- memory, registers and inferior calls are switched off; no script is read: neither the user's, nor the target's;
-- non-stop mode: only the thread that makes the call waits; the others run on. Its interrupts are SIGSTOPs, which
-  `gdb_guard` takes back, never a SIGINT;
-- `gdb_guard` stands between us and gdb.
+- `set may-insert-breakpoints off` comes before the attach. Otherwise gdb puts an int3 of its own into ld.so
+  (`_dl_debug_state`), which kills the target at its next dlopen once gdb is gone (measured with gdb 13.1);
+- `--on` uses `catch syscall`, a stop of ptrace itself; `--function` uses a hardware breakpoint;
+- writes to memory and registers and inferior calls are off; no script of the user or of the target is read;
+- in non-stop mode only the thread that makes the call is stopped. gdb's interrupts are SIGSTOPs, which the guard
+  revokes, never a SIGINT;
+- `guard` runs between memforensics and gdb.
 
-At a stop gdb gives the registers, the top of the stack is copied from /proc/PID/mem, and the thread goes on: it is
-unwound and symbolized afterwards, by `symbols`. So gdb reads no symbols, and the pauses stay short.
+At a stop gdb returns the registers, the top of the stack is copied from /proc/PID/mem, and the thread continues. Later
+`symbols` unwinds and symbolizes it. So gdb reads no symbols, and pauses stay short.
 """
 
 import contextlib
@@ -42,17 +42,17 @@ SYSCALL_ALIASES = {"mmap64": "mmap", "sbrk": "brk"}
 
 
 class PythonReader(Protocol):
-    """Reads the Python frames of a stopped thread from outside, and puts them in their places afterwards. `cut`: how
-    many readings ended before the lists of threads and frames did."""
+    """Reads the Python frames of a stopped thread from outside, and splices them in later. `cut`: how many reads ended
+    before the lists of threads and frames did."""
 
     cut: int
 
     def read(self, tid: int) -> object:
-        """While the thread is stopped: as little as possible. None when it runs no Python."""
+        """Called while the thread is stopped, so it does little. None if the thread runs no Python."""
         ...
 
     def splice(self, unwound: Unwound, native: Sequence[Frame], read: object) -> Stack:
-        """Afterwards: the native frames, leaf first, and what `read` gave."""
+        """Called later. `native`: frames, leaf first; `read`: the result of `read`."""
         ...
 
 
@@ -61,15 +61,15 @@ TIMED_OUT = "requested captures timed out"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Where to stop: a system call by name, or (`address`) the entry of a function."""
+    """Where to stop: at a system call by name or, with `address`, at the entry of a function."""
 
     function: str
     address: int | None = None
     condition: str | None = None
     count: int = 1
     timeout_s: float = 30.0
-    max_stopped_s: float = 5.0  # cap on all pauses together
-    max_stops: int = 20_000  # cap on stops, those whose condition did not hold included
+    max_stopped_s: float = 5.0  # limit of the sum of pauses
+    max_stops: int = 20_000  # limit of stops, including those whose condition is false
 
     @property
     def is_syscall(self) -> bool:
@@ -91,7 +91,7 @@ _UNWIND_REGISTERS = ("rip", "rsp", "rbp", "rbx", "r12", "r13", "r14", "r15")
 
 @dataclass(slots=True)
 class _Entry:
-    """A call seen at its entry, kept until it returns."""
+    """A call at its entry, kept until it returns."""
 
     t_ns: int
     tid: int
@@ -123,8 +123,8 @@ class Capture:
         self._tids: dict[str, int] = {}  # gdb's thread number -> tid
 
     def run(self) -> Captured:
-        """What was captured; also what was before the time was up. TargetGone, PermissionNeeded, ProbeFailed,
-        UsageError. The captures so far are in `result` when one is raised."""
+        """The captures, fewer than requested if the time is up. TargetGone, PermissionNeeded, ProbeFailed, UsageError;
+        the captures up to then are in `result`."""
         gdb = check(self.process)
         condition = (
             gdb_condition(self.stop.condition, self.stop.function, syscall=self.stop.is_syscall)
@@ -140,15 +140,15 @@ class Capture:
         except GdbDied as error:
             self.process.check()
             raise GdbDied(
-                "gdb was ended from outside while it was attached",
-                why=f"{error.why}; process {self.process.pid} goes on, its code was never changed",
+                "gdb was killed while it was attached",
+                why=f"{error.why}; process {self.process.pid} continues, its code was never changed",
                 enable="run the command again",
             ) from error
         except GdbRefused as error:
             self.process.check()
-            raise ProbeFailed(f"gdb cannot go on with process {self.process.pid}", why=error.what) from error
+            raise ProbeFailed(f"gdb failed with process {self.process.pid}", why=error.what) from error
         finally:
-            self._conclude()
+            self._symbolize()
         return self.result
 
     def _attach(self, session: Session, condition: str | None) -> None:
@@ -167,11 +167,11 @@ class Capture:
                 ) from error
             raise ProbeFailed(f"gdb cannot attach to {self.process.pid}", why=error.what) from error
         self._wait_all_stopped(session)
-        self._plant(session, condition)
+        self._insert(session, condition)
         names = texts_of(session.command("-data-list-register-names"), "register-names")
         self._registers = {name: number for number, name in enumerate(names) if name}
         if not {"rip", *SYSCALL_REGISTERS} <= self._registers.keys():
-            raise ProbeFailed(f"process {self.process.pid} does not run x86-64 code", why="no other is read here")
+            raise ProbeFailed(f"process {self.process.pid} does not run x86-64 code", why="no other code is supported")
         session.stops.clear()
         session.command("-exec-continue --all")
         self._paused(began)
@@ -191,7 +191,7 @@ class Capture:
                 self._tids[text_of(thread, "id")] = int(found[1] or found[2])
         return threads
 
-    def _plant(self, session: Session, condition: str | None) -> None:
+    def _insert(self, session: Session, condition: str | None) -> None:
         function = SYSCALL_ALIASES.get(self.stop.function, self.stop.function)
         try:
             if self.stop.address is None:
@@ -201,23 +201,23 @@ class Capture:
         except GdbRefused as error:
             if self.stop.address is None:
                 raise UsageError(
-                    f"gdb knows no system call {function!r}",
+                    f"gdb does not know the system call {function!r}",
                     why=error.what,
-                    enable=f"a function is named so: memforensics stacks {self.process.pid} --function {function}",
+                    enable=f"for a function: memforensics stacks {self.process.pid} --function {function}",
                 ) from error
-            raise ProbeFailed("no hardware breakpoint can be set here", why=error.what) from error
+            raise ProbeFailed("a hardware breakpoint cannot be set here", why=error.what) from error
         session.console("set $mf_stops = 0")
         try:
             session.console(f"condition 1 $mf_stops++ >= {self.stop.max_stops} || ({condition or '1'})")
         except GdbRefused as error:
-            raise UsageError(f"--if {self.stop.condition!r} is not understood", why=error.what) from error
+            raise UsageError(f"--if {self.stop.condition!r} is not valid", why=error.what) from error
 
     def _collect(self, session: Session) -> None:
         end = time.monotonic() + self.stop.timeout_s
         while len(self._done) < self.stop.count:
             got = session.next_stop(end - time.monotonic())
             if got is None:
-                self._lose(TIMED_OUT, self.stop.count - len(self._done))
+                self._add_loss(TIMED_OUT, self.stop.count - len(self._done))
                 return
             heard_ns, payload = got
             if self._too_many(session):
@@ -229,14 +229,14 @@ class Capture:
             if entry is not None:
                 entry.pause_ms += pause_ms
             if sum(pause.ms for pause in self.result.pauses) > self.stop.max_stopped_s * 1000:
-                self._lose(
-                    f"captures left out: the target had been stopped for {self.stop.max_stopped_s:g} s in all",
+                self._add_loss(
+                    f"captures skipped: the target was stopped for {self.stop.max_stopped_s:g} s in total",
                     self.stop.count - len(self._done),
                 )
                 return
 
     def _handle(self, session: Session, heard_ns: int, thread: str, payload: Tuple) -> _Entry | None:
-        """What to keep of one stop."""
+        """The entry that the stop begins or completes."""
         reason = payload.get("reason")
         tid = self._tid(session, thread)
         if reason == "syscall-return":
@@ -267,10 +267,12 @@ class Capture:
         return len(self._done) + len(self._pending) >= self.stop.count
 
     def _too_many(self, session: Session) -> bool:
-        """Whether the cap on stops is reached: this stop is then of the cap's making."""
+        """Whether the limit of stops is reached; the condition then holds because of the limit."""
         if self.stop.condition is None or self._stops(session) <= self.stop.max_stops:
             return False
-        self._lose(f"given up after {self.stop.max_stops} stops", self.stop.count - len(self._done))
+        self._add_loss(
+            f"captures skipped: the limit of {self.stop.max_stops} stops was reached", self.stop.count - len(self._done)
+        )
         return True
 
     def _stops(self, session: Session) -> int:
@@ -282,10 +284,10 @@ class Capture:
     def _count_unmatched(self, session: Session) -> None:
         unmatched = self._stops(session) - max(0, len(self.result.pauses) - 1)
         if self.stop.condition is not None and unmatched > 0:
-            self._lose(
-                "stops whose condition did not hold: short, and not in the measured pauses",
+            self._add_loss(
+                "stops whose condition was false: short, and not in the measured pauses",
                 unmatched,
-                "trace-mmap costs far less where the call is frequent",
+                "trace-mmap, which costs far less for a frequent call",
             )
 
     def _tid(self, session: Session, thread: str) -> int:
@@ -303,7 +305,7 @@ class Capture:
             raise MiError(f"no value of register {error}") from error
 
     def _copy_stack(self, start: int) -> BytesMemory:
-        """From there to the stack's end: a read across it fails whole, so the steps become smaller."""
+        """From `start` to the end of the stack. A read across the end fails as a whole, so the steps become smaller."""
         copy, step = b"", MAX_STACK_BYTES
         while step >= 8 and len(copy) + step <= MAX_STACK_BYTES:
             with contextlib.suppress(Unreadable):
@@ -311,12 +313,12 @@ class Capture:
             step //= 2
         return BytesMemory(start, copy)
 
-    def _conclude(self) -> None:
-        """Unwinds and symbolizes what was kept, now that the target runs."""
+    def _symbolize(self) -> None:
+        """Unwinds and symbolizes the entries, now that the target runs."""
         entries = [*self._done, *self._pending.values()]
         self._done, self._pending = [], {}
         if entries:
-            with contextlib.suppress(MemforensicsError):  # it left: what was known before must do
+            with contextlib.suppress(MemforensicsError):  # it left: use what is known
                 self.space.refresh()
             symbolizer = Symbolizer(self.space)
             self.result.captures.extend(self._captured(entry, symbolizer) for entry in entries)
@@ -344,10 +346,10 @@ class Capture:
         self.result.pauses.append(Pause(pid=self.process.pid, t_ns=began_ns, probe="gdb", ms=ms))
         return ms
 
-    def _lose(self, what: str, count: int, reduce: str = "--timeout, --count") -> None:
+    def _add_loss(self, what: str, count: int, reduce: str = "--timeout, --count") -> None:
         self.result.losses.append(Loss(probe="gdb", what=what, count=count, reduce=reduce))
 
 
 def _signed(word: int) -> int:
-    """A system call's return value: -errno is small and negative, an address is not."""
+    """The return value of a system call: -errno is a small negative number, an address is not."""
     return word - (1 << 64) if word >= (1 << 64) - 4096 else word

@@ -1,7 +1,7 @@
-"""The words of `stacks --if EXPR`: a small arithmetic over a call's arguments, turned into gdb's.
+"""The expression of `stacks --if EXPR`, translated to gdb's language. Pure.
 
-Only numbers, argument names, registers, comparisons and arithmetic: nothing that could call a function in the target
-or assign anything. Pure.
+It has numbers, argument names, registers, comparisons and arithmetic. Nothing in it can call a function of the target
+or assign a value.
 """
 
 import re
@@ -13,7 +13,7 @@ from memforensics.errors import UsageError
 SYSCALL_REGISTERS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")  # System V ABI for x86-64, appendix A.2.1
 CALL_REGISTERS = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")  # section 3.2.3
 
-# Names of the arguments as in the manual pages; a trailing * marks a signed int, else the full unsigned word.
+# Argument names as in the manual pages. A trailing * marks a signed int; others are unsigned 64-bit names.
 _SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "mmap": ("addr", "length", "prot*", "flags*", "fd*", "offset"),
     "mmap64": ("addr", "length", "prot*", "flags*", "fd*", "offset"),
@@ -50,14 +50,14 @@ _GENERAL_REGISTERS = frozenset(["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp",
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument of the watched call: its name, the register that holds it, whether it is a signed int."""
+    """An argument of the call: its name, its register, and whether it is a signed int."""
 
     name: str
     register: str
     is_int: bool = False
 
     def value(self, word: int) -> int:
-        """The argument's value, of the register's 64 bits."""
+        """The argument's value in the 64 bits of its register."""
         if not self.is_int:
             return word
         low = word & 0xFFFFFFFF
@@ -69,7 +69,7 @@ class Argument:
 
 
 def arguments_of(function: str, *, syscall: bool) -> tuple[Argument, ...]:
-    """The arguments of a call as far as they are known; arg0 to arg5 for any other."""
+    """The arguments of a call; arg0 to arg5 if its signature is not known."""
     registers = SYSCALL_REGISTERS if syscall else CALL_REGISTERS
     names = _SIGNATURES.get(function, _GENERIC)
     return tuple(
@@ -79,37 +79,37 @@ def arguments_of(function: str, *, syscall: bool) -> tuple[Argument, ...]:
 
 
 def gdb_condition(text: str, function: str, *, syscall: bool) -> str:
-    """`length == 16384 && fd == -1` in gdb's words. UsageError says which part is not understood."""
+    """`length == 16384 && fd == -1` in gdb's language. UsageError names the part that is not valid."""
     known = arguments_of(function, syscall=syscall)
-    words = {argument.name: argument.expression for argument in known}
+    names = {argument.name: argument.expression for argument in known}
     registers = SYSCALL_REGISTERS if syscall else CALL_REGISTERS
-    words.update((f"arg{n}", f"((unsigned long)${register})") for n, register in enumerate(registers))
+    names.update((f"arg{n}", f"((unsigned long)${register})") for n, register in enumerate(registers))
     out: list[str] = []
     position = 0
     while text[position:].strip():
         token = _TOKEN.match(text, position)
         if token is None:
-            raise _not_understood(text, text[position:].strip()[:20], words)
+            raise _invalid(text, text[position:].strip()[:20], names)
         position = token.end()
         if token["number"] or token["operator"]:
             begins = not out or _is_operator(out[-1])
             if token["operator"] == "(" and not begins:
-                raise UsageError(f"--if {text!r}: a call is not allowed", why="no code of the target is run")
+                raise UsageError(f"--if {text!r}: a call is not allowed", why="memforensics runs no code in the target")
             if token["operator"] and begins and token["operator"] not in _PREFIXES:
-                raise _not_understood(text, token["operator"], words)  # "*": its memory would be read
+                raise _invalid(text, token["operator"], names)  # "*" would read memory of the target
             out.append(token["number"] or token["operator"])
         elif token["register"]:
             if token["register"][1:] not in _GENERAL_REGISTERS:
-                raise _not_understood(text, token["register"], words)
+                raise _invalid(text, token["register"], names)
             out.append(f"((unsigned long){token['register']})")
         else:
-            if token["name"] not in words:
-                raise _not_understood(text, token["name"], words)
-            out.append(words[token["name"]])
+            if token["name"] not in names:
+                raise _invalid(text, token["name"], names)
+            out.append(names[token["name"]])
     if not out:
-        raise UsageError("--if wants an expression", enable="for example: --if 'length >= 1048576'")
+        raise UsageError("--if needs an expression", enable="for example: --if 'length >= 1048576'")
     if not _balanced(out):
-        raise UsageError(f"--if {text!r}: the parentheses do not pair")
+        raise UsageError(f"--if {text!r}: the parentheses do not match")
     return " ".join(out)
 
 
@@ -126,10 +126,10 @@ def _balanced(tokens: list[str]) -> bool:
     return depth == 0
 
 
-def _not_understood(text: str, part: str, words: Mapping[str, str]) -> UsageError:
+def _invalid(text: str, part: str, names: Mapping[str, str]) -> UsageError:
     return UsageError(
-        f"--if {text!r}: {part!r} is not understood",
+        f"--if {text!r}: {part!r} is not valid",
         why="it takes numbers, arithmetic, comparisons, && and ||, registers such as $rsi, and "
-        + ", ".join(sorted(words)),
+        + ", ".join(sorted(names)),
         enable="for example: --if 'length >= 1048576 && fd == -1'",
     )

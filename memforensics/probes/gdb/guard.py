@@ -1,31 +1,31 @@
-"""Stands between memforensics and gdb so that a target is never left behind stopped. Runs as a program of its own:
+"""Runs between memforensics and gdb, so that no target is left stopped. It is a program of its own:
 
-    python -I -S gdb_guard.py --parent PID --target PID --deadline SECONDS [OPTIONS] -- gdb ARGUMENTS...
+    python -I -S guard.py --parent PID --target PID --deadline SECONDS [OPTIONS] -- gdb ARGUMENTS...
 
-It is gdb's parent, in a session of its own (a Ctrl-C of the terminal does not reach it), and ends gdb politely, so
-that gdb detaches, when memforensics dies, is stopped or when the deadline passes. Should this guard be killed, the
-kernel sends gdb the same polite signal.
+It is gdb's parent, in a session of its own, which a Ctrl-C of the terminal does not reach. When memforensics dies or
+is stopped, or the deadline passes, it ends gdb by SIGTERM, so that gdb detaches. When this guard is killed, the kernel
+sends gdb the same signal.
 
-gdb attaches by PTRACE_ATTACH, which sends each thread a SIGSTOP (ptrace(2)). When gdb is killed before it has taken
-all of them back, the kernel detaches the target, and the target stops for good. So:
+gdb attaches by PTRACE_ATTACH, which sends a SIGSTOP to each thread (ptrace(2)). If gdb is killed before all of these
+are consumed, the kernel detaches the target, and the target stays stopped. So:
 
-- When gdb is killed, this guard sends SIGCONT. That discards every SIGSTOP which is still pending or just being
-  delivered (prepare_signal(), kernel/signal.c).
-- When guard and gdb are killed together, the kernel sends SIGCONT: both hold a pipe whose two ends are set to signal
+- When gdb is killed, this guard sends SIGCONT, which discards every SIGSTOP that is pending or being delivered
+  (prepare_signal(), kernel/signal.c).
+- When guard and gdb are killed together, the kernel sends SIGCONT. Both hold a pipe whose two ends are set to signal
   the target (fcntl(2): F_SETOWN, F_SETSIG, O_ASYNC), and the last exit closes one end before the other. No process has
-  to survive for that, so no cgroup, container or session matters. It needs root, or the target's own user
-  (sigio_perm(), fs/fcntl.c).
+  to survive, so cgroups, containers and sessions do not matter. It needs root, or the user of the target (sigio_perm(),
+  fs/fcntl.c).
 
-A hardware breakpoint stays in the threads' debug registers when gdb is killed, and the next hit would be a deadly
-SIGTRAP: the guard clears them.
+When gdb is killed, a hardware breakpoint stays in the debug registers of the threads, and the next hit would raise a
+fatal SIGTRAP. The guard clears them.
 
-SIGUSR1 says that gdb has detached as it was asked to: the target then gets no SIGCONT, for should it be stopped,
-somebody else did it. With --batch gdb ends by itself, and exit code 0 says the same.
+SIGUSR1 means that gdb has detached properly. The target then gets no SIGCONT: if it is stopped, another process did it.
+With --batch gdb ends by itself, and exit code 0 means the same.
 
-In the arguments of gdb, {warm_up} is the PID of a process that gdb attaches to before the target: at its first attach
-gdb forks a child to test what ptrace can do. While the target is attached nothing may be forked that keeps the pipe.
+In the arguments of gdb, {warm_up} is the PID of a process to which gdb attaches before the target: at its first attach
+gdb forks a child to test ptrace, and no such child may hold the pipe while the target is attached.
 
-Standard library only, no import of the project: it must start fast and outlive it.
+It uses the standard library only, to start fast and to outlive memforensics.
 """
 
 import argparse
@@ -50,7 +50,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def state_of(pid: int) -> str:
-    """The state letter of /proc/PID/stat; "" when it is gone. The command name before it may hold any byte."""
+    """The state letter of /proc/PID/stat; "" if the process is gone. The command name may hold any byte."""
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode("ascii", "replace")
     except (OSError, IndexError):
@@ -58,7 +58,7 @@ def state_of(pid: int) -> str:
 
 
 def spawn(command: list[str], death_signal: signal.Signals) -> int:
-    """A child that gets the signal when this guard dies; its pid. Without a command it sleeps."""
+    """The PID of a child that gets the signal when this guard dies. Without a command it sleeps."""
     guard = os.getpid()
     child = os.fork()
     if child:
@@ -77,8 +77,8 @@ def spawn(command: list[str], death_signal: signal.Signals) -> int:
 
 
 class Target:
-    """The process that gdb attaches to. One that is stopped already was stopped by somebody else, who alone continues
-    it; for any other the kernel is armed here."""
+    """The process to which gdb attaches. If it is already stopped, another process did that and must continue it.
+    Otherwise the kernel is set up here to continue it."""
 
     def __init__(self, pid: int) -> None:
         self._pidfd = None
@@ -106,7 +106,7 @@ class Target:
             fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) & ~os.O_ASYNC)
 
     def resume(self) -> None:
-        """Continues it, should gdb have left it stopped."""
+        """Continues the target if gdb left it stopped."""
         if self._ours:
             with contextlib.suppress(OSError):
                 if self._pidfd is not None:
@@ -116,8 +116,8 @@ class Target:
 
 
 def watch(gdb: int, parents: list[int], deadline: float, polite_s: float) -> tuple[int, bool, bool]:
-    """Until gdb ended; its wait status, whether it said that it had detached, and whether it was asked to end. Ends it
-    when nobody needs it any more. The first of `parents` started this guard."""
+    """Waits until gdb ends, and ends it when nobody needs it any more. Returns its wait status, whether it detached
+    properly, and whether it was told to end. The first of `parents` started this guard."""
     asked: float | None = None  # when gdb was asked to end
     detached = False
     while True:
@@ -138,7 +138,7 @@ def watch(gdb: int, parents: list[int], deadline: float, polite_s: float) -> tup
 
 
 def clear_debug_registers(pid: int) -> None:
-    """Takes hardware breakpoints out of every thread. A SIGTRAP that is just being delivered is swallowed."""
+    """Removes hardware breakpoints from every thread. A SIGTRAP that is being delivered is discarded."""
     try:
         threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
     except OSError:

@@ -1,7 +1,7 @@
-"""A reader of GDB/MI output: bytes in, records out. Pure.
+"""A parser of GDB/MI output, from bytes to records. Pure.
 
-The grammar is that of the GDB manual, "GDB/MI Output Syntax". The input may be damaged: each line is bounded, nesting
-is bounded, every byte is looked at a constant number of times, and whatever is not MI raises MiError.
+The grammar is in the GDB manual, "GDB/MI Output Syntax". The input may be damaged: lines and nesting are bounded, every
+byte is read a constant number of times, and anything that is not MI raises MiError.
 """
 
 import re
@@ -27,7 +27,7 @@ _ESCAPED = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f
 
 
 class MiError(ProbeFailed):
-    """gdb's output is not GDB/MI, or lacks what was asked for."""
+    """The output of gdb is not GDB/MI, or lacks a value."""
 
     def __init__(self, why: str) -> None:
         super().__init__("the output of gdb cannot be read", why=why, enable="run the command again")
@@ -35,8 +35,8 @@ class MiError(ProbeFailed):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line. `message` is the class of a result or an event (done, error, stopped), or the text of a stream. A
-    result has the token of its command."""
+    """One line. `message` is the class of a result or event (done, error, stopped), or the text of a stream. A result
+    has the token of its command."""
 
     kind: Kind
     message: str
@@ -45,14 +45,14 @@ class Record:
 
 
 class MiReader:
-    """Cuts a stream into lines and parses them."""
+    """Splits a stream into lines and parses them."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []  # of the line that is not complete yet
+        self._pieces: list[bytes] = []  # of the incomplete line
         self._size = 0
 
     def feed(self, data: bytes) -> Iterator[Record]:
-        """The records that are complete now. MiError."""
+        """The records that this data completes. MiError."""
         *complete, rest = data.split(b"\n")
         for line in complete:
             self._add(line)
@@ -91,7 +91,7 @@ def parse_line(line: bytes) -> Record:
 
 
 def _results(line: bytes, position: int, depth: int) -> tuple[Tuple, int]:
-    """`name=value,name=value`. A name that comes twice: the last counts."""
+    """`name=value,name=value`. Of equal names the last counts."""
     found: Tuple = {}
     while True:
         name = _NAME.match(line, position)
@@ -120,7 +120,7 @@ def _value(line: bytes, position: int, depth: int) -> tuple[Value, int]:
 
 
 def _list(line: bytes, position: int, depth: int) -> tuple[list[Value], int]:
-    """A list of values, or of `name=value`, whose names say nothing."""
+    """A list of values, or of `name=value`, whose names are dropped."""
     found: list[Value] = []
     if line[position : position + 1] == b"]":
         return found, position + 1
@@ -155,11 +155,11 @@ def _not_mi(line: bytes, position: int) -> MiError:
     return MiError(f"not GDB/MI at byte {position}: {line[position : position + 40]!r}")
 
 
-# --- what is in a payload ------------------------------------------------------------------------------------------
+# --- values of a payload ---------------------------------------------------------------------------------------------
 
 
 def text_of(payload: Tuple, name: str) -> str:
-    """A string. MiError when there is none of that name."""
+    """A string. MiError if there is none with that name."""
     value = payload.get(name)
     if not isinstance(value, str):
         raise MiError(f"no text {name!r}")

@@ -1,4 +1,4 @@
-"""The Python frames of a thread that gdb holds, read from outside and put in the place of the interpreter's own."""
+"""The Python frames of a thread that gdb has stopped, read from outside in place of the interpreter's frames."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,8 +27,8 @@ class PythonStacks:
         self._codes = CodeReader(process.memory, runtime.offsets)
 
     def read(self, tid: int) -> ThreadStack | None:
-        """The frame chains alone; code objects are read when the thread runs again. Sub-interpreters: the newest one's
-        chain comes first."""
+        """Only the frame chains; code objects are read when the thread runs again. With sub-interpreters the newest
+        one's chain comes first."""
         try:
             inner = status_numbers(parse_status(self.process.read_text(f"task/{tid}/status")), "NSpid")
             if not inner:
@@ -70,7 +70,7 @@ def _flags(raw: RawFrame) -> int:
 
 
 def python_stacks(process: Process, space: AddressSpace) -> tuple[PythonStacks | None, str]:
-    """A reader, or None and why there is none ("" when the process runs no Python)."""
+    """A reader, or None and the reason ("" if the process runs no Python)."""
     try:
         runtime = find_runtime(process, space)
     except MemforensicsError as error:

@@ -1,6 +1,6 @@
-"""One gdb, spoken to through GDB/MI, and whether it may attach at all.
+"""One gdb, controlled through GDB/MI, and a check whether it may attach.
 
-`gdb_guard` is its parent. No script is read, nothing can be written, called or inserted: see `gdb.py` for why.
+`guard` is its parent. It reads no script, and can write, call and insert nothing: `capture` says why.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from pathlib import Path
 
 from memforensics.errors import MemforensicsError, PermissionNeeded, ProbeFailed, ToolMissing
 from memforensics.probes.base import Availability
-from memforensics.probes.gdb import guard as gdb_guard
+from memforensics.probes.gdb import guard
 from memforensics.probes.gdb.mi import MiReader, Record, Tuple
 from memforensics.target import Process
 from memforensics.target.parse import parse_stat, parse_status, status_numbers
 
 COMMAND_LIMIT_S = 20.0
-MAX_STOPS = 1 << 17  # that wait to be taken: at most one a thread
+MAX_STOPS = 1 << 17  # waiting; at most one for each thread
 CAP_SYS_PTRACE = 19  # include/uapi/linux/capability.h
 
 _SETTINGS = (
@@ -41,23 +41,23 @@ _SETTINGS = (
     "print thread-events off",
     "exec-file-mismatch off",
 )
-# gdb attaches to a process of the guard first, see there.
+# gdb first attaches to a process of the guard, which says why.
 _WARM_UP = ("attach {warm_up}", "detach", "file", "set non-stop on", "set mi-async on")
 
 
 class GdbRefused(MemforensicsError):
-    """gdb answered a command with an error."""
+    """gdb returned an error for a command."""
 
 
 class GdbDied(ProbeFailed):
-    """gdb ended before it was told to."""
+    """gdb ended on its own."""
 
 
-# --- may we? -----------------------------------------------------------------------------------------------------
+# --- permission ---------------------------------------------------------------------------------------------------
 
 
 def availability(process: Process) -> Availability:
-    """Whether gdb could attach to it now."""
+    """Whether gdb can attach to the process now."""
     try:
         check(process)
     except MemforensicsError as error:
@@ -66,8 +66,8 @@ def availability(process: Process) -> Availability:
 
 
 def check(process: Process) -> str:
-    """The path of gdb. ToolMissing without gdb, ProbeFailed for a target that is traced or stopped already,
-    PermissionNeeded where ptrace is not for us."""
+    """The path of gdb. ToolMissing without gdb, ProbeFailed if the target is already traced or stopped,
+    PermissionNeeded if ptrace is not permitted."""
     gdb = shutil.which("gdb")
     if gdb is None:
         raise ToolMissing("gdb is not installed", enable="apt-get install -y gdb")
@@ -75,9 +75,9 @@ def check(process: Process) -> str:
     tracer = next(iter(status_numbers(status, "TracerPid")), 0)
     if tracer:
         raise ProbeFailed(
-            f"process {process.pid} is traced already, by {_name_of(process, tracer)} (PID {tracer})",
-            why="the kernel allows one debugger a process",
-            enable=f"end that debugger first, or look without gdb: memforensics trace-mmap {process.pid}",
+            f"{_name_of(process, tracer)} (PID {tracer}) already traces process {process.pid}",
+            why="the kernel allows one debugger for each process",
+            enable=f"end that debugger first, or work without gdb: memforensics trace-mmap {process.pid}",
         )
     check_runs(process)
     _check_ptrace(process, status)
@@ -85,11 +85,11 @@ def check(process: Process) -> str:
 
 
 def check_runs(process: Process) -> None:
-    """ProbeFailed for one that a signal has stopped: whoever sent it is not done with it."""
+    """ProbeFailed if a signal stopped the process."""
     if process.status().get("State", "").startswith("T"):
         raise ProbeFailed(
             f"process {process.pid} is stopped (by a signal)",
-            why="it makes no calls until it is continued",
+            why="it makes no calls until it continues",
             enable=f"kill -CONT {process.pid}",
         )
 
@@ -102,7 +102,7 @@ def _name_of(process: Process, pid: int) -> str:
 
 
 def _check_ptrace(process: Process, status: Mapping[str, str]) -> None:
-    """kernel/ptrace.c __ptrace_may_access() and security/yama/yama_lsm.c, as far as they can be told beforehand."""
+    """Predicts __ptrace_may_access() (kernel/ptrace.c) and security/yama/yama_lsm.c."""
     own = parse_status((process.proc.root / "self" / "status").read_text())
     capable = bool(int(own.get("CapEff", "0"), 16) >> CAP_SYS_PTRACE & 1)
     try:
@@ -111,10 +111,10 @@ def _check_ptrace(process: Process, status: Mapping[str, str]) -> None:
         scope = 0
     if scope == 3:
         raise PermissionNeeded(
-            "no process may be traced on this host",
+            "this host does not allow any process to be traced",
             privilege="another setting at boot",
             why="kernel.yama.ptrace_scope is 3, which only a reboot changes",
-            enable=f"look without gdb: memforensics trace-mmap {process.pid}",
+            enable=f"work without gdb: memforensics trace-mmap {process.pid}",
         )
     same_user = set(status.get("Uid", "").split()) == {str(os.geteuid())}
     if not capable and (scope >= 1 or not same_user):
@@ -131,12 +131,12 @@ def _check_ptrace(process: Process, status: Mapping[str, str]) -> None:
 
 
 class Session:
-    """One gdb, attached to nothing yet. A context manager: on leaving, gdb detaches and ends, whatever happened."""
+    """One gdb, not attached yet. A context manager: at its end gdb detaches and ends."""
 
     def __init__(self, process: Process, gdb: str, *, deadline_s: float, hardware: bool = False) -> None:
         self.process = process
         self.stops: deque[tuple[int, Tuple]] = deque()  # (monotonic ns, payload of *stopped)
-        self.detached = False  # gdb says that it let go of the target, which left or was taken from it
+        self.detached = False  # gdb reported that the target ended or was detached
         self._is_attaching = False
         self._token = 0  # of the last command
         self._result: Record | None = None  # its answer
@@ -144,7 +144,7 @@ class Session:
         settings = [word for setting in _SETTINGS for word in ("-iex", f"set {setting}")]
         settings += [word for line in _WARM_UP for word in ("-ex", line)]
         command = [
-            *(sys.executable, "-I", "-S", str(Path(gdb_guard.__file__)), f"--parent={os.getpid()}"),
+            *(sys.executable, "-I", "-S", str(Path(guard.__file__)), f"--parent={os.getpid()}"),
             *(f"--target={process.pid}", f"--deadline={deadline_s}", *(["--hardware"] if hardware else []), "--"),
             *(gdb, "--nx", "--nh", "--quiet", "--readnever", "--interpreter=mi3", *settings),
         ]
@@ -163,8 +163,8 @@ class Session:
         return self._popen.pid
 
     def attach(self, limit_s: float) -> None:
-        """Attaches to the process; its threads stop one after the other. As `command`."""
-        self.command("-gdb-show non-stop")  # what came before was of the warm-up
+        """Attaches to the process, whose threads then stop one after the other. Errors as `command`."""
+        self.command("-gdb-show non-stop")  # events before its result belong to the warm-up
         self.stops.clear()
         self.detached = False
         check_runs(self.process)
@@ -172,12 +172,12 @@ class Session:
         self.command(f"-target-attach {self.process.pid}", limit_s)
 
     def command(self, text: str, limit_s: float = COMMAND_LIMIT_S) -> Tuple:
-        """Sends one MI command; the payload of its result. GdbRefused on ^error, GdbDied, ProbeFailed on silence or
-        on output that cannot be read."""
+        """Sends one MI command and returns the payload of its result. GdbRefused on ^error, GdbDied, ProbeFailed if
+        there is no answer or it cannot be read."""
         assert self._popen.stdin is not None
         self._token += 1
         self._result = None
-        with self._deadly():
+        with self._detect_death():
             self._popen.stdin.write(f"{self._token}{text}\n".encode())
         end = time.monotonic() + limit_s
         while self._result is None:
@@ -190,18 +190,18 @@ class Session:
         return self._result.payload
 
     def console(self, text: str) -> None:
-        """A command of gdb's own console."""
+        """Runs a command of gdb's console."""
         escaped = text.replace("\\", "\\\\").replace('"', '\\"')
         self.command(f'-interpreter-exec console "{escaped}"')
 
     def next_stop(self, limit_s: float) -> tuple[int, Tuple] | None:
-        """The next stop, with the time it was heard of; None when none came in time. TargetGone when it left, GdbDied
-        when gdb lost it though it lives."""
+        """The next stop and the time at which it was reported; None after the limit. TargetGone if the process left,
+        GdbDied if gdb detached from a live process."""
         end = time.monotonic() + limit_s
         while not self.stops:
             if self.detached:
                 self._await_end()
-                raise GdbDied("gdb ended unexpectedly", why="it let go of the process")
+                raise GdbDied("gdb ended unexpectedly", why="it detached from the process")
             left = end - time.monotonic()
             if left <= 0:
                 return None
@@ -209,7 +209,7 @@ class Session:
         return self.stops.popleft()
 
     def _await_end(self) -> None:
-        """gdb hears of the target's end before its pidfd and /proc tell it. TargetGone."""
+        """Raises TargetGone once pidfd or /proc show the end of the target, which gdb learns earlier."""
         for _ in range(100):
             self.process.check()
             time.sleep(0.01)
@@ -217,18 +217,18 @@ class Session:
     def _receive(self, limit_s: float) -> None:
         assert self._popen.stdout is not None
         output = self._popen.stdout.fileno()
-        with self._deadly():
+        with self._detect_death():
             if not select.select([output], [], [], min(limit_s, 0.5))[0]:
                 return
             data = os.read(output, 1 << 16)
         if not data:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(5.0)  # the guard is still cleaning up
+                self._popen.wait(5.0)  # the guard cleans up
             raise GdbDied("gdb ended unexpectedly", why=f"exit code {self._popen.poll()}")
         now = time.monotonic_ns()
         for record in self._reader.feed(data):
             if record.kind == "result":
-                if record.token == self._token:  # else it comes too late
+                if record.token == self._token:  # otherwise it is late
                     self._result = record
             elif record.message == "stopped" and record.kind == "exec":
                 if str(record.payload.get("reason", "")).startswith("exited"):
@@ -238,23 +238,23 @@ class Session:
             elif record.message == "thread-group-exited" and record.kind == "notify":
                 self.detached = True
         if len(self.stops) > MAX_STOPS:
-            raise ProbeFailed("gdb tells of more stops than there can be threads")
+            raise ProbeFailed("gdb reports more stops than there can be threads")
 
     @contextlib.contextmanager
-    def _deadly(self) -> Iterator[None]:
+    def _detect_death(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError) as error:
             raise GdbDied("gdb ended unexpectedly", why=str(error)) from error
 
     def close(self) -> None:
-        """Detaches and ends gdb: politely, then through the guard, then by force. Twice is fine."""
+        """Detaches and ends gdb: by a command, then by SIGTERM to the guard, then by SIGKILL. Can be called twice."""
         forces: list[signal.Signals | None] = [signal.SIGTERM, signal.SIGKILL]
         if self._popen.poll() is None:
             with contextlib.suppress(MemforensicsError):
                 if self._is_attaching and not self.detached:
                     self.command("-target-detach", 5.0)
-                self._popen.send_signal(signal.SIGUSR1)  # the target is as it was: the guard need not continue it
+                self._popen.send_signal(signal.SIGUSR1)  # detached properly: the guard need not continue it
                 self.command("-gdb-exit", 2.0)
                 forces.insert(0, None)
         for force in forces:

@@ -1,10 +1,10 @@
-"""memray, attached to a live process by gdb: by name only, because it runs code in the target.
+"""memray, attached to a live process by gdb. Only on request, because it runs code in the target.
 
-What it does to the target (memray 1.20, memray/commands/attach.py and _attach.gdb): gdb stops it (about a quarter of
-a second, FACTS), sets breakpoints on the allocator and waits until one is hit, then has it dlopen memray's injector
-and import memray. So the target's own Python must have memray. The guard (`probes/gdb/guard.py`) ends gdb in order when
-anything above it dies, and lets the kernel continue the target when all of them are killed; when gdb is killed while
-its breakpoints are set, the target dies at the next one.
+memray 1.20 (memray/commands/attach.py and _attach.gdb) does this to the target: gdb stops it for about a quarter of a
+second, sets breakpoints on the allocator, waits until one is hit, then makes it dlopen memray's injector and import
+memray. So the target's own Python must have memray. The guard (`probes/gdb/guard.py`) ends gdb properly when any
+process above it dies, and makes the kernel continue the target when all of them are killed. If gdb is killed while its
+breakpoints are set, the target dies at the next one.
 """
 
 import contextlib
@@ -37,14 +37,14 @@ WARNING = (
     "which stays loaded, slows its allocations while it tracks, and prints a line on its stderr"
 )
 MAX_SITES = 200
-_ATTACH_LIMIT_S = 60.0  # it waits for the target's next allocation
+_ATTACH_LIMIT_S = 60.0  # memray waits for the target's next allocation
 _FLUSH_LIMIT_S = 60.0
 _STOP_POLL_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
 class Profiled:
-    """What memray saw while it tracked. Sites: the largest outstanding, by Python stack."""
+    """The result of memray. `sites`: those with the most outstanding bytes, by Python stack."""
 
     profile: HeapProfile
     sites: tuple[AllocationSite, ...]
@@ -53,18 +53,18 @@ class Profiled:
 
 
 def require(process: Process) -> None:
-    """Raises what stands in the way: ToolMissing (memray, gdb), NotATarget (no Python in it), ProbeFailed (another
-    debugger, stopped by a signal, another mount namespace), PermissionNeeded."""
+    """Raises if memray cannot attach: ToolMissing (memray, gdb), NotATarget (no Python), ProbeFailed (another debugger,
+    stopped by a signal, another mount namespace), PermissionNeeded."""
     if importlib.util.find_spec("memray") is None:
         raise ToolMissing(
-            "memray is not installed beside memforensics", enable=f"{sys.executable} -m pip install memray"
+            "memray is not installed in the Python of memforensics", enable=f"{sys.executable} -m pip install memray"
         )
     if shutil.which("gdb") is None:
         raise ToolMissing("gdb is not installed", why="memray attaches through it", enable="sudo apt-get install gdb")
     tracer = next(iter(status_numbers(process.status(), "TracerPid")), 0)
     if tracer:
         raise ProbeFailed(
-            f"process {process.pid} is traced by process {tracer} already",
+            f"process {tracer} already traces process {process.pid}",
             why="a process can have one debugger",
             enable=f"end that debugger (process {tracer})",
         )
@@ -74,17 +74,16 @@ def require(process: Process) -> None:
         raise NotATarget(f"process {process.pid} is not a Python process", why="it maps neither python nor libpython")
     if process.proc.read_link(process.pid, "ns/mnt") != os.readlink("/proc/self/ns/mnt"):
         raise ProbeFailed(
-            f"process {process.pid} sees other files than we do",
-            why="it lives in a container, and memray passes its library and its results through files",
+            f"process {process.pid} has another file system",
+            why="it runs in a container, and memray passes its library and its results through files",
             enable="run memforensics inside that container",
         )
 
 
 def profile(process: Process, seconds: float, *, on_tracking: Callable[[], None] = lambda: None) -> Profiled:
-    """Attaches memray, lets it track for `seconds` (whole seconds, one at least), reads its file.
+    """Attaches memray, lets it track for `seconds` (whole seconds, at least one), and reads its file.
 
-    ProbeFailed when memray could not attach (its own words are the why), TargetGone. When interrupted, tracking is
-    ended before the interrupt goes on.
+    ProbeFailed when memray cannot attach (`why` is its own message), TargetGone. An interrupt ends the tracking first.
     """
     require(process)
     whole_seconds = max(1, round(seconds))
@@ -105,7 +104,7 @@ def profile(process: Process, seconds: float, *, on_tracking: Callable[[], None]
 
 
 def _attach(process: Process, file: Path, seconds: int) -> Pause:
-    """Runs `memray attach` and measures how long the target stood still meanwhile (by its state, each 2 ms)."""
+    """Runs `memray attach` and measures how long the target is stopped (its state is read every 2 ms)."""
     stopped_s, last, deadline = 0.0, time.monotonic(), time.monotonic() + _ATTACH_LIMIT_S
     with _memray(process, "attach", "--duration", str(seconds), "-o", str(file)) as running:
         while running.poll() is None:
@@ -179,7 +178,7 @@ def _is_stopped(process: Process) -> bool:
 
 def _failed(process: Process, said: str) -> ProbeFailed:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    why = lines[-1] if lines else "it said nothing"
+    why = lines[-1] if lines else "it printed nothing"
     missing = "No module named" in said
     return ProbeFailed(
         f"memray could not start in process {process.pid}",
@@ -196,11 +195,11 @@ def _detach(process: Process) -> None:
 
 
 def _wait_until_written(process: Process, file: Path, seconds: int) -> None:
-    """Until the target has closed the file: tracking has ended and all of it is there. TargetGone, ProbeFailed."""
+    """Waits until the target has closed the file, which is complete then. TargetGone, ProbeFailed."""
     deadline = time.monotonic() + seconds + _FLUSH_LIMIT_S
     while _holds_open(process, file):
         if time.monotonic() > deadline:
-            raise ProbeFailed("memray did not end its tracking", enable=f"python -m memray detach {process.pid}")
+            raise ProbeFailed("memray did not stop tracking", enable=f"python -m memray detach {process.pid}")
         time.sleep(0.1)
     process.check()
 
@@ -237,14 +236,10 @@ def _read(file: Path, pid: int, began_ns: int, pause: Pause) -> Profiled:
             pid=pid,
             site_id=number,
             kind="malloc",
-            stack=Stack(
-                frames=tuple(
-                    Frame(kind="python", function=f, file=path, line=line) for f, path, line in r.stack_trace()
-                )
-            ),
+            stack=_stack(r.stack_trace()),
             outstanding_bytes=r.size,
             outstanding_count=r.n_allocations,
-            allocated_bytes=r.size,  # of what is outstanding: memray's file does not add up the freed by stack
+            allocated_bytes=r.size,  # outstanding only: memray's file has no sum of freed bytes by stack
             allocated_count=r.n_allocations,
             freed_bytes=0,
             freed_count=0,

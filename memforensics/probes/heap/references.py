@@ -1,15 +1,17 @@
 """Whether anything in a process still points to a block: a search of its memory for addresses, from outside.
 
-A reference is any word, at an address that 4 divides, that holds an address in the block (the high 16 bits, which
-tags and boxed values use, are left out of the comparison), the number of one of its pages, or an address as languages
-keep integers (`_meanings`). What lies in the block
-itself does not count; what lies in any other memory does, stale copies and numbers that happen to be equal included.
-So a block that is found may still be lost, and one that is not found twice is lost, but for what no search of memory
-can see: addresses that are kept encoded (XOR-linked lists, compressed pointers), unaligned, in registers only, by the
-kernel only (io_uring, DMA), by another process, or in pages that are not present. docs/limits.md has measured rates.
+A reference is a word at a multiple of 4 that holds an address in the block (without the high 16 bits, which tags and
+boxed values use), the number of one of its pages, or an address in the form in which a language keeps integers
+(`_decoded`). Words in the block itself do not count. Words in any other memory do, stale copies and numbers that happen
+to be equal included.
 
-Only pages that are present are read, so that reading makes none; and a block that was found is not looked for any more,
-so that a search of a healthy process ends early.
+So a block with a reference may still be lost. A block without a reference in two searches is lost, unless its address
+is where a search of memory cannot see it: encoded (XOR-linked lists, compressed pointers), unaligned, only in
+registers, only in the kernel (io_uring, DMA), in another process, or in pages that are not present. docs/limits.md has
+measured rates.
+
+Only present pages are read, so that reading creates none. A block is no longer searched for once a reference was found,
+so the search of a healthy process ends early.
 """
 
 import os
@@ -34,12 +36,12 @@ if TYPE_CHECKING:
 
     Words = npt.NDArray[np.uint64]
 
-SAMPLED_BLOCKS = 48  # of one site
+SAMPLED_BLOCKS = 48  # of a site
 LEAST_AGE_NS = 2 * NS_PER_S
-LIMIT_BYTES = 16 * GIB  # in one search; a larger process is not searched
+LIMIT_BYTES = 16 * GIB  # a process with more is not searched
 LIMIT_S = 8.0
 PIECE_BYTES = MIB // 2
-MOST_ENTRIES = 4096  # threads and descriptors whose words are read
+MAX_ENTRIES = 4096  # threads, and descriptors, whose words are read
 _ADDRESS_MASK = (1 << 48) - 1
 _PAGE_BITS = 12
 _DEVICE = re.compile(r"/dev/(?!zero|shm/)|\[v(var|dso|syscall)")
@@ -50,7 +52,7 @@ Span = tuple[int, int]
 
 
 class Block(NamedTuple):
-    """One outstanding block, by what is left of its range."""
+    """An outstanding block: the parts of its range that are still mapped."""
 
     born_ns: int
     spans: tuple[Span, ...]
@@ -58,10 +60,10 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What one search found. `unfound`: the blocks that nothing was seen to point to. `why`: what was not read."""
+    """The result of a search. `unreferenced`: the blocks without a reference. `why`: what was not read."""
 
     t_ns: int
-    unfound: frozenset[Block]
+    unreferenced: frozenset[Block]
     bytes_read: int
     why: str = ""
 
@@ -70,13 +72,13 @@ class Search:
 
 
 def old_blocks(
-    blocks: Iterable[Block], cohorts: Sequence[Cohort], now_ns: int, chance: random.Random
+    blocks: Iterable[Block], cohorts: Sequence[Cohort], now_ns: int, rng: random.Random
 ) -> tuple[Block, ...]:
-    """A sample of the blocks that have outlived the median lifetime of the site's blocks; where fewer than half of any
-    cohort have died, of those older than half of the time since its first birth."""
+    """A sample of the blocks that are older than the median lifetime of the site's blocks. If fewer than half of every
+    cohort were freed, of the blocks older than half of the time since the first birth."""
     least = least_age_ns(cohorts, now_ns)
     old = sorted(block for block in blocks if now_ns - block.born_ns >= least)
-    return tuple(chance.sample(old, min(SAMPLED_BLOCKS, len(old))))
+    return tuple(rng.sample(old, min(SAMPLED_BLOCKS, len(old))))
 
 
 def least_age_ns(cohorts: Sequence[Cohort], now_ns: int) -> int:
@@ -96,7 +98,7 @@ def search(
     process: Process, blocks: Iterable[Block], *, limit_bytes: int = LIMIT_BYTES, limit_s: float = LIMIT_S
 ) -> Search:
     """Looks for pointers to the blocks. TargetGone, PermissionNeeded."""
-    wanted = _Wanted(blocks)
+    searched = _SearchedBlocks(blocks)
     now_ns = time.monotonic_ns()
     sample = process.sample()
     held = sample.rss_anon + sample.rss_shmem
@@ -106,12 +108,12 @@ def search(
     elif held > limit_bytes:
         why = f"the process holds {size_text(held)}, and at most {size_text(limit_bytes)} are searched"
     if why:
-        return Search(now_ns, wanted.blocks(), 0, why)
-    wanted.look_at(_kernel_words(process))
+        return Search(now_ns, searched.blocks(), 0, why)
+    searched.check_words(_kernel_words(process))
     read = unreadable = 0
     end = time.monotonic() + limit_s
     for start, size in _pieces(process):
-        if not wanted.any or time.monotonic() > end:
+        if not searched.any or time.monotonic() > end:
             break
         try:
             data = process.memory.read(start, size)
@@ -119,16 +121,16 @@ def search(
             unreadable += size
             continue
         read += size
-        wanted.look(start, data)
-    if wanted.any and time.monotonic() > end:
+        searched.check_memory(start, data)
+    if searched.any and time.monotonic() > end:
         why = f"the search ended after {limit_s:.0f} s, not at the end of the memory"
     elif unreadable:
         why = f"{size_text(unreadable)} could not be read"
-    return Search(now_ns, wanted.blocks(), read, why)
+    return Search(now_ns, searched.blocks(), read, why)
 
 
-class _Wanted:
-    """The blocks that nothing was seen to point to so far, as sorted ranges."""
+class _SearchedBlocks:
+    """The blocks without a reference so far, as sorted ranges."""
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         self._set(sorted((start, end, block) for block in blocks for start, end in block.spans))
@@ -147,8 +149,8 @@ class _Wanted:
     def blocks(self) -> frozenset[Block]:
         return frozenset(block for _, _, block in self._spans)
 
-    def look(self, at: int, data: bytes) -> None:
-        """At memory that stands at an address. Of each word the high half is compared first: most are settled by it."""
+    def check_memory(self, at: int, data: bytes) -> None:
+        """Drops blocks that this memory refers to. Comparing the high half of each word rules most words out."""
         import numpy as np
 
         if not self._spans or len(data) < 8:
@@ -162,11 +164,11 @@ class _Wanted:
         places = np.flatnonzero(near)
         if places.size:
             addresses = places.astype(np.uint64) * np.uint64(4) + np.uint64(at)
-            for values in _meanings(low[places].astype(np.uint64), high[places].astype(np.uint64)):
+            for values in _decoded(low[places].astype(np.uint64), high[places].astype(np.uint64)):
                 self._drop(self._found(values, addresses))
 
-    def look_at(self, values: Iterable[int]) -> None:
-        """At words that stand in no memory."""
+    def check_words(self, values: Iterable[int]) -> None:
+        """Drops blocks that one of these words refers to."""
         import numpy as np
 
         words = np.fromiter((value & _ADDRESS_MASK for value in values), dtype=np.uint64)
@@ -177,7 +179,7 @@ class _Wanted:
             self._set([entry for entry in self._spans if entry[2] not in found])
 
     def _found(self, values: "Words", addresses: "Words | None") -> set[Block]:
-        """Blocks that one of the values is an address in; but not a value that stands in the block itself."""
+        """Blocks that hold one of the values as an address. A value that lies in the block itself does not count."""
         import numpy as np
 
         if not self._spans:
@@ -194,7 +196,7 @@ class _Wanted:
         return found
 
 
-# The high half of a word that holds an address in each encoding; all of them rise with the address.
+# The high half of a word that holds an address, for each encoding. All grow with the address.
 
 
 def _as_page(address: int) -> int:
@@ -220,9 +222,9 @@ def _between(values: "npt.NDArray[np.uint32]", low: int, high: int) -> "npt.NDAr
     return found
 
 
-def _meanings(low: "Words", high: "Words") -> "Iterator[Words]":
-    """The addresses that words may hold: as they are, but for tags in the high 16 bits; page numbers; integers that are
-    shifted for a tag bit (Ruby, OCaml, Lisp); Python's, in digits of 30 bits; floating-point numbers (JavaScript)."""
+def _decoded(low: "Words", high: "Words") -> "Iterator[Words]":
+    """The addresses that words may hold: plain, with tags in the high 16 bits; page numbers; integers shifted for a tag
+    bit (Ruby, OCaml, Lisp); Python's integers, in digits of 30 bits; floating-point numbers (JavaScript)."""
     import numpy as np
 
     words = low | high << np.uint64(32)
@@ -269,14 +271,14 @@ def _present(pagemap: Pagemap, mapping: Mapping, *, can_scan: bool) -> Iterator[
 
 
 def _kernel_words(process: Process) -> Iterator[int]:
-    """What the kernel shows of the words it keeps for the process: arguments of the system calls that its threads wait
-    in, and what it gave to epoll with each descriptor."""
-    for tid in process.threads()[:MOST_ENTRIES]:
+    """The words that the kernel holds for the process and shows: arguments of the system calls in which its threads
+    wait, and the data that it registered with epoll."""
+    for tid in process.threads()[:MAX_ENTRIES]:
         text = _text(process, f"task/{tid}/syscall")
         yield from (int(word, 16) for word in _WORD.findall(text))
     folder = process.proc.root / str(process.pid) / "fd"
     try:
-        descriptors = os.listdir(folder)[:MOST_ENTRIES]
+        descriptors = os.listdir(folder)[:MAX_ENTRIES]
     except OSError:
         return
     for descriptor in descriptors:
@@ -290,7 +292,7 @@ def _kernel_words(process: Process) -> Iterator[int]:
 
 
 def _text(process: Process, name: str) -> str:
-    """Empty where it cannot be read: a thread left, a descriptor was closed, or it is not for us."""
+    """Empty if the file cannot be read: the thread ended, the descriptor was closed, or it is forbidden."""
     try:
         return process.read_text(name)
     except MemforensicsError:
