@@ -1,4 +1,4 @@
-"""Writes the generated files: pages of docs/ and the JSON Schema. With --check, exits 1 when one is stale."""
+"""Writes the generated files: pages of docs/ and the JSON Schema. With --check it exits with 1 if one is stale."""
 
 import importlib
 import subprocess
@@ -22,7 +22,7 @@ def pages() -> dict[Path, str]:
 
 
 def commands_page() -> str:
-    """Every command's --help, as it is, those of groups too."""
+    """The --help of every command, commands of groups included."""
     from memforensics.cli.app import COMMANDS
 
     names: list[list[str]] = []

@@ -1,8 +1,8 @@
 """Mutation testing of the code that judges, with mutmut; docs/mutants.md has the score.
 
-    scripts/mutants.py                     every module of [tool.mutmut] in pyproject.toml, from scratch
-    scripts/mutants.py analysis/diff.py    what was not killed there yet; the other rows of the page stay
-    scripts/mutants.py --survivors NAME    the changes that no test noticed
+    scripts/mutants.py                     every module of [tool.mutmut] in pyproject.toml, anew
+    scripts/mutants.py analysis/diff.py    its mutants that were not killed; the other rows of the page stay
+    scripts/mutants.py --survivors NAME    shows the changes that no test noticed
 
 One mutant is one small change of one function. It is killed when a unit test that runs this function fails. Texts are
 not mutated: what a sentence says is tested where it is printed.
@@ -59,9 +59,9 @@ def mutated_modules() -> list[Path]:
 
 
 def test_mutants(module: Path, children: int, sample: int | None) -> None:
-    """Tests the mutants that never were or, when all were, those that survived.
+    """Tests the mutants that were not tested or, if all were, those that survived.
 
-    mutmut has no option that leaves string literals alone: its operator for them is taken out of the list."""
+    mutmut has no option to exclude string literals, so its operator for them is removed from the list."""
     from mutmut import __main__ as mutmut
     from mutmut.configuration import config
     from mutmut.mutation import mutators
@@ -72,7 +72,7 @@ def test_mutants(module: Path, children: int, sample: int | None) -> None:
     arguments = PytestRunner._pytest_args_regular_run
     PytestRunner._pytest_args_regular_run = lambda runner, tests: arguments(runner, fastest_first(tests))
     config().pytest_add_cli_args_test_selection = [*tests_of(module), "-m", "not slow"]
-    mutmut.walk_source_files = lambda: iter([module])  # the others stay as they are
+    mutmut.walk_source_files = lambda: iter([module])  # the other modules are unchanged
     refresh()
     with mutmut.CatchOutput():
         mutmut.create_mutants(1)
@@ -87,8 +87,8 @@ def test_mutants(module: Path, children: int, sample: int | None) -> None:
 
 
 def refresh() -> None:
-    """Copies what is newer than its copy, and forgets the results of it: mutants are known by their number. mutmut
-    mutates a module anew when its copy is as old as itself."""
+    """Copies what is newer than its copy and drops its results, because mutants are known by their number. mutmut
+    mutates a module anew if its copy has the same age."""
     (KEPT / "mutmut-stats.json").unlink(missing_ok=True)  # of the tests of another module
     for source in (ROOT / "memforensics").rglob("*"):
         copy = KEPT / source.relative_to(ROOT)
@@ -100,7 +100,7 @@ def refresh() -> None:
 
 
 def is_older(copy: Path, source: Path) -> bool:
-    """Or was not written to its end."""
+    """Whether the copy is older, or incomplete."""
     ours, theirs = copy.stat(), source.stat()
     return theirs.st_mtime > ours.st_mtime or ours.st_size < theirs.st_size
 
@@ -112,7 +112,7 @@ def fastest_first(tests: Iterable[str]) -> list[str]:
 
 
 def outcome(module: Path) -> dict[str, str]:
-    """Mutant -> what became of it."""
+    """Mutant -> its outcome."""
     from mutmut.stats import status_by_exit_code
 
     kept = KEPT / f"{module}.meta"
@@ -130,7 +130,7 @@ def survivors(module: Path) -> None:
 
 
 def rows(text: str) -> dict[str, tuple[int, ...]]:
-    """Module -> its counts, of the page."""
+    """Module -> its counts on the page."""
     return {
         found["module"]: tuple(int(count) for count in found["counts"].split("|"))[: len(COLUMNS)]
         for found in map(ROW.match, text.splitlines())
@@ -170,7 +170,7 @@ def main() -> int:
     os.environ["MEMFORENSICS_REQUIRE_ALL"] = "1"  # the same examples each time, and no test is skipped
     modules = [path for path in mutated_modules() if not options.modules or str(path).endswith(tuple(options.modules))]
     if not modules:
-        parser.error(f"no module of [tool.mutmut] is called so: {' '.join(options.modules)}")
+        parser.error(f"no module of [tool.mutmut] has this name: {' '.join(options.modules)}")
     if options.survivors:
         for module in modules:
             survivors(module)

@@ -1,4 +1,4 @@
-"""A real Chromium, headless, driven through its debugging pipe: Chrome DevTools Protocol, messages end with NUL."""
+"""A real headless Chromium, controlled by its debugging pipe (Chrome DevTools Protocol, messages end with NUL)."""
 
 import base64
 import contextlib
@@ -34,7 +34,7 @@ FLAGS = (
 
 
 class Page:
-    """One page. `requests`: all URLs it asked for; `problems`: exceptions and errors it reported."""
+    """One page. `requests`: all URLs that it requested. `problems`: exceptions and errors that it reported."""
 
     def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers = commands, answers
@@ -50,7 +50,7 @@ class Page:
             self._call(f"{domain}.enable")
 
     def open(self, url: str) -> None:
-        """Until it is loaded."""
+        """Opens a page and waits until it is loaded."""
         before = self._loaded
         self._call("Page.navigate", url=url)
         end = time.monotonic() + 30
@@ -58,13 +58,13 @@ class Page:
             self._take(self._message(end))
 
     def evaluate(self, expression: str) -> Any:
-        """The value of an expression in the page; of a promise, what it comes to."""
+        """The value of an expression in the page, or the result of a promise."""
         out = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in out, out["exceptionDetails"]
         return out["result"].get("value")
 
     def wait_until(self, expression: str, timeout: float = 30.0) -> Any:
-        """The first value of the expression that is true."""
+        """Waits until the value of the expression is true, and returns it."""
         end = time.monotonic() + timeout
         while not (value := self.evaluate(expression)):
             assert time.monotonic() < end, (expression, self.problems)
@@ -72,7 +72,7 @@ class Page:
         return value
 
     def press(self, key: str, text: str | None = None) -> None:
-        """A key by its name (ArrowDown, Enter), or a character."""
+        """Presses a key, by its name (ArrowDown, Enter) or character."""
         codes = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}
         text = text or (key if len(key) == 1 else "\r" if key == "Enter" else None)
         about: dict[str, Any] = {"key": key, "windowsVirtualKeyCode": codes.get(key, 0)}
@@ -136,7 +136,7 @@ class Page:
 
 @contextlib.contextmanager
 def browser() -> Iterator[Page]:
-    """A page of a browser of its own, which is ended after the block."""
+    """A page of a new browser, which is killed after the block."""
     program = chromium()
     assert program is not None
     to_it, commands = os.pipe()

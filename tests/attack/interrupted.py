@@ -22,7 +22,7 @@ COMMANDS = (
 
 
 def handles_signals(pid: int) -> bool:
-    """Whether memforensics has its handlers in place (before that Python itself answers)."""
+    """Whether memforensics has installed its signal handlers. Before that Python handles the signal."""
     status = Path(f"/proc/{pid}/status").read_text()
     caught = int(status.partition("SigCgt:\t")[2].split()[0], 16)
     return bool(caught >> (signal.SIGTERM - 1) & 1)

@@ -19,7 +19,7 @@ MODULES = ("gdb_killed", "command_killed", "interrupted")
 
 
 def repeat(attack: Attack, runs: int, first: int) -> tuple[int, list[str]]:
-    """How many attempts were withstood, and what went wrong in the others."""
+    """The number of attempts that memforensics withstood, and what went wrong in the others."""
     wrong = []
     for number in range(first, first + runs):
         try:

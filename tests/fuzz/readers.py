@@ -341,7 +341,7 @@ class Pages:
 
 @cache
 def _python() -> tuple[Any, list[int], bytes]:
-    """The CPython of a process that waits in a few functions, and the pages that reading its stacks took."""
+    """The CPython of a process that waits in a few functions, and the pages that were read for its stacks."""
     from memforensics.runtimes.cpython.find import find_runtime
     from memforensics.symbols.address_space import AddressSpace
     from memforensics.target import open_process
@@ -391,7 +391,7 @@ def read_python(data: bytes) -> None:
 
 
 def _used_word(data: bytearray, pick: random.Random) -> int:
-    """Most of a page is zero: a word that is not, as far as a few tries find one."""
+    """A word that is not zero, if a few tries find one. Most of a page is zero."""
     for _ in range(64):
         at = pick.randrange(len(data) // 8) * 8
         if data[at : at + 8] != bytes(8):
@@ -400,7 +400,7 @@ def _used_word(data: bytearray, pick: random.Random) -> int:
 
 
 def damage_words(seeds: Sequence[bytes], pick: random.Random) -> bytes:
-    """Words of memory become others that stand there too, so that what is followed leads elsewhere, or in a ring."""
+    """Replaces words of memory by other words of it, so that pointers lead elsewhere or in a ring."""
     data = bytearray(pick.choice(seeds))
     for _ in range(pick.choice((1, 2, 4, 16, 64))):
         at, other = _used_word(data, pick), _used_word(data, pick)
@@ -415,7 +415,7 @@ def damage_words(seeds: Sequence[bytes], pick: random.Random) -> bytes:
 
 
 def read_owners(data: bytes) -> None:
-    """Allocators, Go, V8 and HotSpot, in the memory of tests/unit/test_owners_hostile.py made from these bytes."""
+    """Allocators, Go, V8 and HotSpot, in memory of tests/unit/test_owners_hostile.py with these bytes as its seed."""
     import test_owners_hostile as hostile
 
     made = hostile.Hostile(int.from_bytes(data[:8].ljust(8, b"\0"), "little"))
@@ -500,7 +500,7 @@ def _case_bytes() -> bytes:
 
 
 def read_case(data: bytes) -> None:
-    """As `report`, `diff` and `case` do."""
+    """Reads a case file as `report`, `diff` and `case` do."""
     from memforensics.jobs.case.conclude import conclude_case
     from memforensics.jobs.case.contents import listing
     from memforensics.jobs.snapshot import view
@@ -532,7 +532,7 @@ VALUES: tuple[object, ...] = (
 
 
 def damage_rows(seeds: Sequence[bytes], pick: random.Random) -> bytes:
-    """Values of other types and sizes in rows of a real case."""
+    """Replaces values in rows of a real case by others of any type and size."""
     path = _scratch() / "rows.case"
     path.write_bytes(pick.choice(seeds))
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
@@ -558,7 +558,7 @@ def damage_rows(seeds: Sequence[bytes], pick: random.Random) -> bytes:
 
 
 def read_numbers(data: bytes) -> None:
-    """Samples of any numbers, by what judges a line."""
+    """Samples with any numbers, for the code that judges a line."""
     from memforensics.jobs.case.conclude import conclude_case
     from memforensics.report.render import render
 
