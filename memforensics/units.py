@@ -8,8 +8,6 @@ NS_PER_MINUTE = 60 * NS_PER_S
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
-_SIZE_FACTORS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
 
 
 def size_text(size_bytes: float) -> str:
@@ -90,11 +88,3 @@ def parse_share(text: str) -> float:
     if not match or float(match[1]) <= 0:
         raise ValueError(f"{text!r} is not a share; write 1% or 0.5%")
     return float(match[1]) / 100
-
-
-def parse_size(text: str) -> int:
-    """Text such as `16384`, `400M`, `1.5GiB` to bytes (binary units). ValueError for any other text."""
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise ValueError(f"{text!r} is not a size; write 400M or 1.5GiB")
-    return int(float(match[1]) * _SIZE_FACTORS[match[2].lower()])
