@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from memforensics.analysis.trend import minimum_rate
-from memforensics.analysis.verdict import EXPLAINED_SHARE, minimum_rate_of_tree
+from memforensics.analysis.verdict import EXPLAINED_SHARE, minimum_tree_rate
 from memforensics.case.model import Case, Diagnosis, Rate
 from memforensics.units import NS_PER_S, size_text
 
@@ -29,7 +29,7 @@ def _verdict(case: Case, diagnosis: Diagnosis) -> Iterator[str]:
             yield f"{word}, and a layer says {layers}"
         known = sum(finding.share or 0.0 for finding in diagnosis.findings if finding.verdict in CALM)
         rate = growth.rate if growth else None
-        if growth and rate and known < EXPLAINED_SHARE and rate.low > minimum_rate_of_tree(case, growth.trend):
+        if growth and rate and known < EXPLAINED_SHARE and rate.low > minimum_tree_rate(case, growth.trend):
             yield f"{word}, and the interval of the growth begins at {size_text(rate.low)}/min"
     if word in GROWS and word not in words and not (word == "growing" and "growing" in layers):
         yield f"{word}, and neither a finding nor a layer says so"

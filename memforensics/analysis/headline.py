@@ -23,22 +23,22 @@ def headline(case: Case, growth: Growth | None, line: series.Series, decision: D
         return "Memory could not be measured"
     times = [sample.t_ns for sample in case.samples]
     watched = duration_text((max(times) - min(times)) / NS_PER_S)
-    word, first = decision.verdict, next(iter(decision.findings), None)
-    if word == "steady":
+    verdict, first = decision.verdict, next(iter(decision.findings), None)
+    if verdict == "steady":
         return _steady(growth, line, watched)
-    if word == "insufficient-data":
+    if verdict == "insufficient-data":
         return _undecided(growth, line, watched)
     if first is None:
-        if word in ("bounded", "retention"):
+        if verdict in ("bounded", "retention"):
             return f"Memory grew {size_text(max(line.change_bytes, 0))} and leveled off within {watched}"
         return f"Memory grows {_rate(growth.rate)}" if growth.rate else "Memory grows"
     if any(item.kind == MORE_PROCESSES for item in first.evidence):
         return first.title
     is_threads = any(item.kind in (ENDED, LIVING) for item in first.evidence)
     sentence = _threads(first, growth) if is_threads else _grows(first, growth, _where(case, first))
-    if word == "bounded":
+    if verdict == "bounded":
         return f"{sentence}; this growth has a limit"
-    return f"{sentence}; the allocator keeps it after it is freed" if word == "retention" else sentence
+    return f"{sentence}; the allocator keeps it after it is freed" if verdict == "retention" else sentence
 
 
 def _grows(finding: Finding, growth: Growth, where: str) -> str:

@@ -10,7 +10,7 @@ A straight line without any frees stays `growing`: a FIFO cache looks the same u
 
 Rules for all verdicts:
 
-1. Nothing is `steady` or `bounded` while the interval of the rate lies above `minimum_rate_of_tree`. If a line
+1. Nothing is `steady` or `bounded` while the interval of the rate lies above `minimum_tree_rate`. If a line
    bent and its end is flat, `trend.fit_trend` gives the rate of the end. The one exception is a known cause that says
    `bounded` or `retention` and explains EXPLAINED_SHARE of the growth.
 2. A finding whose own memory grows is kept although total memory does not grow. It is dropped only if total memory, its
@@ -75,7 +75,7 @@ def decide(
     ("leak", "bounded", "retention") if that has one; any other finding comes as "growing"."""
     line = verdict_of_line(case, growth)
     doubted = [_doubted(case, finding) for finding in findings]
-    judged = [_judge(finding, line, past=_is_past(case, finding)) for finding in doubted]
+    judged = [_with_verdict(finding, line, past=_is_past(case, finding)) for finding in doubted]
     if growth is not None and line == "growing":
         item = sustained_growth(case, growth, sorted(judged, key=lambda f: -(f.share or 0.0)))
         judged = [_sustained(finding, item) for finding in judged] if item is not None else judged
@@ -103,18 +103,19 @@ def decide(
 
 def _while_it_grows(judged: Sequence[Finding]) -> Decision:
     """The verdict of growth in a straight line without evidence of a leak."""
-    for word in ("bounded", "retention"):
-        limited = tuple(f for f in judged if f.verdict == word)
+    verdicts: tuple[Verdict, ...] = ("bounded", "retention")
+    for verdict in verdicts:
+        limited = tuple(f for f in judged if f.verdict == verdict)
         others = [f for f in judged if f.verdict == "growing" and grew(f)]
         if sum(f.share or 0.0 for f in limited) >= EXPLAINED_SHARE and not others:
-            return Decision(word, limited)
+            return Decision(verdict, limited)
     return Decision("growing", tuple(judged))
 
 
 # --- total memory -------------------------------------------------------------------------------------------------
 
 
-def minimum_rate_of_tree(case: Case, trend: Trend) -> float:
+def minimum_tree_rate(case: Case, trend: Trend) -> float:
     """The smallest rate of total memory that matters, in bytes a minute."""
     return minimum_rate(_size(case), trend.seconds)
 
@@ -123,14 +124,10 @@ def verdict_of_line(case: Case, growth: Growth | None) -> Verdict:
     """The verdict that total memory alone allows. Never `steady` or `bounded` while its rate matters."""
     if growth is None:
         return "insufficient-data"
-    word = verdict_of_trend(growth.trend)
-    if (
-        word in ("steady", "bounded")
-        and growth.rate is not None
-        and growth.rate.low > minimum_rate_of_tree(case, growth.trend)
-    ):
+    verdict, rate = verdict_of_trend(growth.trend), growth.rate
+    if verdict in ("steady", "bounded") and rate is not None and rate.low > minimum_tree_rate(case, growth.trend):
         return "insufficient-data"
-    return word
+    return verdict
 
 
 HIDDEN = EvidenceItem(
@@ -187,7 +184,7 @@ def _explains_the_end(case: Case, finding: Finding) -> bool:
     before, after = line.values[third : third + 3], line.values[-3:]
     rise = min(after) - max(before)  # in all of three readings on either side
     minutes = (line.times_s[-1] - line.times_s[third]) / 60.0
-    if rise < max(MIN_RISE, minimum_rate_of_tree(case, own) * minutes):
+    if rise < max(MIN_RISE, minimum_tree_rate(case, own) * minutes):
         return False
     return MOST_SHARE <= own.rate.estimate * minutes / rise <= 1.0 / MOST_SHARE
 
@@ -217,17 +214,17 @@ def _doubted(case: Case, finding: Finding) -> Finding:
     return replace(finding, against=(*finding.against, DROPPED))
 
 
-def _judge(finding: Finding, line: Verdict, *, past: bool) -> Finding:
-    word: Verdict = finding.verdict
+def _with_verdict(finding: Finding, line: Verdict, *, past: bool) -> Finding:
+    verdict: Verdict = finding.verdict
     grows = _grows(finding, line) and (line == "growing" or not past)
-    if word == "growing" and grows and has_leak_evidence(finding):
-        word = "leak"
-    if word == "leak" and not grows:
+    if verdict == "growing" and grows and has_leak_evidence(finding):
+        verdict = "leak"
+    if verdict == "leak" and not grows:
         # The cause is present, but its memory does not grow now: a setting limits it, or it is idle.
-        word = "steady" if line in ("steady", "bounded") else "growing"
-    if word == "growing" and NO_PROOF not in finding.against:
+        verdict = "steady" if line in ("steady", "bounded") else "growing"
+    if verdict == "growing" and NO_PROOF not in finding.against:
         finding = replace(finding, against=(*finding.against, NO_PROOF))
-    return replace(finding, verdict=word, confidence=confidence(finding, word, grows=grows))
+    return replace(finding, verdict=verdict, confidence=confidence(finding, verdict, grows=grows))
 
 
 def has_leak_evidence(finding: Finding) -> bool:
@@ -265,7 +262,7 @@ DROPPED_FACTOR = 0.8  # dropped events make its sums doubtful
 DOUBTFUL_SHARE = 0.1  # of the traced memory, mapped by unknown code
 
 
-def confidence(finding: Finding, word: Verdict, *, grows: bool) -> float:
+def confidence(finding: Finding, verdict: Verdict, *, grows: bool) -> float:
     """The confidence in the finding's title, 0 to 1. Evidence for the finding never lowers it.
 
     Without a known cause it is a sum: the layer, the share of the growth, growth of its own memory, known code (less if
@@ -274,7 +271,7 @@ def confidence(finding: Finding, word: Verdict, *, grows: bool) -> float:
     CONFIDENCE_IDLE_CAUSE if the memory of the cause does not grow now, or its sums are doubtful (DROPPED)."""
     is_doubtful = DROPPED in finding.against
     if finding.cause is not None and finding.confidence > 0:
-        grows = (grows or word in ("bounded", "retention")) and not is_doubtful
+        grows = (grows or verdict in ("bounded", "retention")) and not is_doubtful
         return finding.confidence if grows else min(finding.confidence, CONFIDENCE_IDLE_CAUSE)
     culprit = finding.culprit
     seen = 0.0 if culprit is None else CONFIDENCE_REQUESTED if culprit.extends else CONFIDENCE_HELD
@@ -283,7 +280,7 @@ def confidence(finding: Finding, word: Verdict, *, grows: bool) -> float:
         + CONFIDENCE_SHARE * min(finding.share or 0.0, 1.0)
         + CONFIDENCE_GROWS * grows
         + seen
-        + CONFIDENCE_LEAK * (has_leak_evidence(finding) or word == "leak")
+        + CONFIDENCE_LEAK * (has_leak_evidence(finding) or verdict == "leak")
     )
     if any(item.kind == HIDDEN.kind for item in finding.evidence):
         total *= HIDDEN_FACTOR
@@ -305,9 +302,9 @@ def layer_verdict(row: LayerRow, decision: Decision, seconds: float) -> Verdict:
     does not is `insufficient-data`, because its rate comes from few snapshots. Growth of `file` is bounded by the size
     of the files."""
     found = [f.verdict for f in decision.findings if f.layer == row.layer]
-    for word in ("leak", "growing", "retention", "bounded"):
-        if word in found:
-            return word
+    for verdict in ("leak", "growing", "retention", "bounded"):
+        if verdict in found:
+            return verdict
     if row.change_bytes is None:
         return "insufficient-data"
     enough = minimum_rate(row.bytes or 0, seconds)
