@@ -1,1 +1,1 @@
-"""What this host allows, and whether one process can be observed."""
+"""Checks of the host and of one process: what can be observed, and what enables the rest."""

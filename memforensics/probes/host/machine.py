@@ -1,4 +1,4 @@
-"""What this host allows, tried for real wherever trying is harmless. Each check: what it found, and what enables it."""
+"""Checks of the host. Each tries the real thing if that is harmless, and says what it found and what enables it."""
 
 import errno
 import fcntl
@@ -21,7 +21,7 @@ from memforensics.target.pagemap import Pagemap
 from memforensics.target.parse import parse_status
 from memforensics.target.procfs import ProcFS
 
-# include/uapi/linux/capability.h: name -> bit, and what it is for
+# include/uapi/linux/capability.h: name -> bit, and its use
 CAPABILITIES: dict[str, tuple[int, str]] = {
     "CAP_SYS_PTRACE": (19, "reading the memory of another user's processes"),
     "CAP_BPF": (39, "loading eBPF programs"),
@@ -29,7 +29,7 @@ CAPABILITIES: dict[str, tuple[int, str]] = {
     "CAP_SYS_ADMIN": (21, "map_files, and eBPF on kernels before 5.8"),
     "CAP_SYS_RESOURCE": (24, "locked memory for eBPF maps on kernels before 5.11"),
 }
-TRACEPOINTS: tuple[tuple[str, bool], ...] = (  # event, and whether the main job needs it
+TRACEPOINTS: tuple[tuple[str, bool], ...] = (  # event, and whether diagnose needs it
     ("syscalls/sys_enter_mmap", True),
     ("syscalls/sys_exit_mmap", True),
     ("syscalls/sys_enter_munmap", True),
@@ -45,8 +45,8 @@ _SEE_CAPS = "run as root: sudo memforensics ...; in a container: "
 
 
 def check_host(proc: Path = Path("/proc"), sys_root: Path = Path("/sys")) -> Iterator[Check]:
-    """All checks of the host, the fundamental ones first. `proc`, `sys_root`: where settings are read; what is tried
-    (programs, ioctls) is tried on the running kernel."""
+    """All checks of the host, the most basic first. Settings are read below `proc` and `sys_root`; programs and ioctls
+    are tried on the running kernel."""
     status = parse_status((proc / "self/status").read_text())
     effective, bounding = int(status["CapEff"], 16), int(status["CapBnd"], 16)
     yield _kernel(platform.release(), platform.machine())
@@ -67,7 +67,7 @@ def check_host(proc: Path = Path("/proc"), sys_root: Path = Path("/sys")) -> Ite
 
 
 def pod_setting(*capabilities: str) -> str:
-    """The Kubernetes and Docker spelling of capabilities."""
+    """Capabilities as Kubernetes and Docker spell them."""
     bare = [name.removeprefix("CAP_") for name in capabilities]
     return (
         f"securityContext: {{capabilities: {{add: [{', '.join(bare)}]}}}}"
@@ -111,8 +111,8 @@ def _settings(proc: Path, sys_root: Path, effective: int) -> Iterator[Check]:
     unprivileged = _number(proc / "sys/kernel/unprivileged_bpf_disabled")
     yield Check(
         "unprivileged_bpf_disabled",
-        True,  # as it should be: we never ask for unprivileged BPF
-        "not on this kernel" if unprivileged is None else f"{unprivileged} (root and CAP_BPF pass, whatever it says)",
+        True,  # memforensics never uses unprivileged BPF
+        "not on this kernel" if unprivileged is None else f"{unprivileged} (does not apply to root and CAP_BPF)",
     )
     scope = _number(proc / "sys/kernel/yama/ptrace_scope")
     allowed = scope in (None, 0) or (tracer and scope != 3)
@@ -131,7 +131,7 @@ def _settings(proc: Path, sys_root: Path, effective: int) -> Iterator[Check]:
         "lockdown",
         not confidential,
         f"{mode[1]}" if mode else "no lockdown on this kernel, or securityfs is not mounted",
-        "boot without lockdown=confidentiality: it forbids BPF to read memory" if confidential else "",
+        "boot without lockdown=confidentiality, which forbids BPF to read memory" if confidential else "",
         True,
     )
 
@@ -140,8 +140,8 @@ def _capability(name: str, bit: int, use: str, effective: int, bounding: int) ->
     if effective >> bit & 1:
         return Check(name, True, f"for {use}")
     if bounding >> bit & 1:
-        return Check(name, False, f"not ours; for {use}", "sudo memforensics ...")
-    return Check(name, False, f"this container may never have it; for {use}", pod_setting(name))
+        return Check(name, False, f"missing; for {use}", "sudo memforensics ...")
+    return Check(name, False, f"this container cannot have it; for {use}", pod_setting(name))
 
 
 def _namespaces(proc: Path) -> Iterator[Check]:
@@ -170,11 +170,11 @@ def _program_type(kind: feature_probe.ProgramType, sys_root: Path) -> Check:
     if not tried.ok:
         enable = _SEE_CAPS + pod_setting("CAP_BPF", "CAP_PERFMON")
         if os.geteuid() == 0:
-            enable = "root was refused: a kernel built without it, a security policy, or a container's seccomp profile"
+            enable = "even root is refused: the kernel lacks it, or a security policy or seccomp profile forbids it"
             if not essential:
                 enable += "; only for " + kind.use if not kind.use.startswith("not used") else "; " + kind.use
         return Check(name, False, tried.why, enable, essential)
-    if kind.name == "kprobe":  # the kind loads on any kernel: what it attaches to is told by its event sources
+    if kind.name == "kprobe":  # it loads on any kernel; the event sources show what it can attach to
         sources = [s for s in ("kprobe", "uprobe") if (sys_root / "bus/event_source/devices" / s).exists()]
         if "uprobe" not in sources:
             return Check(name, False, "loads, but this kernel has no uprobes", "a kernel with CONFIG_UPROBE_EVENTS=y")
@@ -203,14 +203,14 @@ def _tracefs() -> Iterator[Check]:
         yield Check("tracefs", False, closed.what, closed.enable, True)
         return
     except OSError:
-        pass  # this kernel has no such event, which is told below
+        pass  # this kernel has no such event; the next check says so
     yield Check("tracefs", True, str(place), essential=True)
     missing = [event for event, _ in TRACEPOINTS if not (place / "events" / event).is_dir()]
     needed = [event for event, main_job in TRACEPOINTS if main_job and event in missing]
     yield Check(
         "tracepoints",
         not missing,
-        f"missing: {', '.join(missing)}" if missing else f"all {len(TRACEPOINTS)} that are used",
+        f"missing: {', '.join(missing)}" if missing else f"all {len(TRACEPOINTS)} tracepoints in use exist",
         "a kernel with CONFIG_FTRACE_SYSCALLS=y" if missing else "",
         bool(needed) or not missing,
     )
@@ -236,7 +236,7 @@ def _bcc() -> Check:
         return Check(
             "bcc",
             False,
-            f"{wrong} is PyPI's `bcc`, an unrelated lattice library that hides the real one",
+            f"{wrong} is the `bcc` of PyPI, an unrelated lattice library that hides the real one",
             f"{sys.executable} -m pip uninstall bcc; {enable}",
             True,
         )
@@ -256,11 +256,11 @@ def _programs() -> Iterator[Check]:
             yield Check(name, False, f"not on PATH; for {use}", f"sudo apt-get install {name}")
             continue
         try:
-            said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
+            output = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
         except (OSError, subprocess.TimeoutExpired) as error:
             yield Check(name, False, f"{path} does not run: {error}", f"sudo apt-get install --reinstall {name}")
             continue
-        yield Check(name, True, f"{said.splitlines()[0] if said else 'no version'} ({path})")
+        yield Check(name, True, f"{output.splitlines()[0] if output else 'no version'} ({path})")
 
 
 def _procfs_ioctls() -> Iterator[Check]:
@@ -271,16 +271,16 @@ def _procfs_ioctls() -> Iterator[Check]:
         pagemap.close()
     except (MemforensicsError, OSError) as error:
         ok, why = False, str(error)
-    enable = "a kernel >= 6.7; until then smaps is read, which holds the target's mmap lock longer"
+    enable = "a kernel >= 6.7; older ones need smaps, which holds the target's mmap lock longer"
     yield Check("PAGEMAP_SCAN", ok, why if ok else "not on this kernel", "" if ok else enable)
     query = bytearray(struct.pack("<3Q", 104, 0x10, 0).ljust(104, b"\0"))  # COVERING_OR_NEXT_VMA from address 0
     try:
         with open("/proc/self/maps", "rb") as maps:
             fcntl.ioctl(maps, _PROCMAP_QUERY, query)
-        yield Check("PROCMAP_QUERY", True, "works: one mapping is found without reading all")
+        yield Check("PROCMAP_QUERY", True, "works: finds one mapping without reading all")
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "?")
-        yield Check("PROCMAP_QUERY", False, f"not on this kernel ({name})", "a kernel >= 6.11; until then maps is read")
+        yield Check("PROCMAP_QUERY", False, f"not on this kernel ({name})", "a kernel >= 6.11; older ones need maps")
 
 
 def _memray() -> Check:
@@ -295,12 +295,12 @@ def _nvml() -> Check:
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
-        why = "no libnvidia-ml.so.1: no NVIDIA driver here, GPU memory is not seen"
+        why = "no libnvidia-ml.so.1: no NVIDIA driver here, GPU memory is not visible"
         enable = "on a GPU node: install the NVIDIA driver; in a pod: resources.limits nvidia.com/gpu"
         return Check("NVML", False, why, enable)
     code = nvml.nvmlInit_v2()
     if code:
-        return Check("NVML", False, f"nvmlInit_v2 gives {code}", "nvidia-smi says what is wrong with the driver")
+        return Check("NVML", False, f"nvmlInit_v2 gives {code}", "nvidia-smi shows what is wrong with the driver")
     nvml.nvmlShutdown()
     return Check("NVML", True, "nvmlInit_v2 works")
 

@@ -1,4 +1,4 @@
-"""Whether one process can be observed, by whom it runs, what it is, and who else looks at it."""
+"""Checks of one process: its user, its program, its debugger, and whether its memory can be read."""
 
 import os
 import struct
@@ -14,7 +14,7 @@ _MACHINES = {0x3E: "x86-64", 0xB7: "aarch64", 0x03: "i386"}  # e_machine, elf.h
 
 
 def check_target(process: Process) -> Iterator[Check]:
-    """The checks of one living process, opened without need of its memory."""
+    """All checks of one live process, which may be opened without access to its memory."""
     status = process.status()
     owner = next(iter(status_numbers(status, "Uid")[1:]), None)
     ours = owner == os.geteuid()
@@ -32,7 +32,7 @@ def check_target(process: Process) -> Iterator[Check]:
         "debugger",
         not tracer,
         f"traced by process {tracer}" if tracer else "none attached",
-        f"end the debugger (process {tracer}) for `stacks`; all else works beside it" if tracer else "",
+        f"end the debugger (process {tracer}) for `stacks`; everything else works with it" if tracer else "",
     )
     yield _namespace(process)
 
@@ -74,6 +74,4 @@ def _namespace(process: Process) -> Check:
         same = process.proc.read_link(process.pid, "ns/pid") == os.readlink("/proc/self/ns/pid")
     except (MemforensicsError, OSError):
         return Check("its PID namespace", True, "cannot be read")
-    return Check(
-        "its PID namespace", True, "ours" if same else "of a container inside ours: it knows itself by another PID"
-    )
+    return Check("its PID namespace", True, "ours" if same else "a container's, inside ours: there it has another PID")
