@@ -47,7 +47,7 @@ S = TypeVar("S", bound=Space)
 
 @dataclass(slots=True)
 class TracedProcess(Generic[S]):
-    """`process` is our own handle: the caller may close theirs. `former`: its spaces before each exec."""
+    """`process` is our own handle; the caller may close theirs. `former`: its spaces before each exec."""
 
     process: Process
     space: S

@@ -11,7 +11,7 @@
  * Walking a stack costs ten times what the rest does. So when there are very many faults, those on pages that are
  * touched again and again are sampled: see `sample_period_of`.
  *
- * Constants by -D, beside those of stacks.bpf.h: MAX_PAGES; offsets of fields in tracepoints: FAULT_ADDRESS,
+ * Constants by -D, in addition to those of stacks.bpf.h: MAX_PAGES; offsets of fields in tracepoints: FAULT_ADDRESS,
  * FAULT_CODE, RSS_MM_ID, RSS_CURR, RSS_MEMBER, RSS_SIZE; ANON_ORDERS (bit n: one fault may bring 2**n anonymous
  * pages).
  */

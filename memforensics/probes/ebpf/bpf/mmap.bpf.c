@@ -12,8 +12,8 @@
  * Walking a stack costs several times what the ledger costs. So mappings are divided into size classes, one for each
  * length, and a class that is busy and balanced is sampled: see `walk_weight`.
  *
- * Constants by -D, beside those of stacks.bpf.h: MAX_LIVE, TRACK_FILES, KNOWS_FILESYSTEMS, and with that the offsets
- * that lead from a task to the filesystem of an open file (btf.py): TASK_FILES, FILES_FDT, FDT_FD, FILE_INODE,
+ * Constants by -D, in addition to those of stacks.bpf.h: MAX_LIVE, TRACK_FILES, KNOWS_FILESYSTEMS, and with that the
+ * offsets that lead from a task to the filesystem of an open file (btf.py): TASK_FILES, FILES_FDT, FDT_FD, FILE_INODE,
  * INODE_SB, SB_MAGIC.
  */
 #include <uapi/linux/ptrace.h>
@@ -39,7 +39,7 @@
 #define KIND_BRK 3
 #define KIND_SHM 4
 
-/* Beside those of stacks.bpf.h */
+/* In addition to those of stacks.bpf.h */
 #define EVENT_UNMAP 3   /* [a, b) is removed; it is not one whole mapping of `live` */
 #define EVENT_EVICT 4   /* a mapping of `live` is handed over to user space: [a, b), site, born */
 #define EVENT_UNDO 5    /* the last EVENT_UNMAP of this thread failed */

@@ -36,7 +36,7 @@
 #define PY_RETRY_STEP_NS 2000
 #define PY_RETRY_MANY_NS 100000000 /* the same, after PY_MAX_THREADS were searched and none matched */
 
-/* struct py_frame.flags. One native _PyEval_EvalFrameDefault stands for the frames up to one that is PY_ENTRY,
+/* struct py_frame.flags. One native _PyEval_EvalFrameDefault covers the frames up to one that is PY_ENTRY,
  * included, or up to one that is PY_SHIM, left out. */
 #define PY_ENTRY 1 /* the outermost Python frame of its native eval frame (3.11; every frame of 3.8 to 3.10) */
 #define PY_CHECK_SHIFT 16
@@ -220,11 +220,11 @@ static __always_inline void py_tops(struct py_process *process, struct py_thread
 static __always_inline void py_thread(struct py_process *process, u32 tgid, u32 tid, struct py_threads *found, u64 *tops) {
     u64 key = ((u64)tgid << 32) | tid;
     u64 now = bpf_ktime_get_ns();
-    u32 wanted = tid;
+    u32 target_tid = tid;
     if (process->ns_inode) {
         struct bpf_pidns_info here = {};
         if (bpf_get_ns_current_pid_tgid(process->ns_device, process->ns_inode, &here, sizeof(here)) == 0)
-            wanted = here.pid;
+            target_tid = here.pid;
     }
     u64 head = py_read_u64(process->runtime + process->interpreters_head);
     struct py_threads *known = py_thread_states.lookup(&key);
@@ -235,10 +235,10 @@ static __always_inline void py_thread(struct py_process *process, u32 tgid, u32 
         if (known->states[0] == 0) {
             if (age < wait)
                 return;
-        } else if ((age < PY_RETRY_NS || !known->several) && py_is_of(process, found->states[0], wanted) &&
-                   (found->states[1] == 0 || py_is_of(process, found->states[1], wanted)) &&
-                   (found->states[2] == 0 || py_is_of(process, found->states[2], wanted)) &&
-                   (found->states[3] == 0 || py_is_of(process, found->states[3], wanted))) {
+        } else if ((age < PY_RETRY_NS || !known->several) && py_is_of(process, found->states[0], target_tid) &&
+                   (found->states[1] == 0 || py_is_of(process, found->states[1], target_tid)) &&
+                   (found->states[2] == 0 || py_is_of(process, found->states[2], target_tid)) &&
+                   (found->states[3] == 0 || py_is_of(process, found->states[3], target_tid))) {
             py_tops(process, found, tops);
             if (tops[0] || age < wait)
                 return;
@@ -246,7 +246,7 @@ static __always_inline void py_thread(struct py_process *process, u32 tgid, u32 
     }
     found->head = head;
     found->checked_ns = now;
-    py_look_up(process, wanted, found);
+    py_look_up(process, target_tid, found);
     py_thread_states.update(&key, found);
     py_tops(process, found, tops);
 }

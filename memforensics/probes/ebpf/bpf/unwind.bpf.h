@@ -42,7 +42,7 @@
 #define PC_GUESSED (1ULL << 62) /* found by a guess */
 
 /* rip, rsp and rbp are pc, sp and x29 on aarch64. There the bits above the address may sign it (pointer
- * authentication), and x30 of a signal's frame stands two words before the pc: symbols/unwind/machines.py. */
+ * authentication), and x30 of a signal's frame is two words before the pc: symbols/unwind/machines.py. */
 #define AARCH64_ADDRESS ((1ULL << 48) - 1)
 #define AARCH64_LR_BEFORE_PC 16
 

@@ -224,7 +224,7 @@ class AllocationTable:
         self._count_freed(lost)
 
     def _follow_move(self, unmap: Unmap, pieces: list[Piece]) -> None:
-        """Pieces that an mremap removed stand at its new place."""
+        """Pieces that an mremap removed are now at its new address."""
         if unmap.moved is None or unmap.block is None:
             return
         for piece in pieces:
@@ -255,7 +255,7 @@ class AllocationTable:
         return kept
 
     def take_over(self, entry: LiveRange) -> None:
-        """Moves a whole mapping from the kernel's table to the ledger. A younger mapping may stand there by now, whose
+        """Moves a whole mapping from the kernel's table to the ledger. A younger mapping may be there by now, whose
         preceding events are not handled yet: then it waits for them."""
         now = self._take_live(entry.start)
         if now is not None and now.born_ns == entry.born_ns:
@@ -265,7 +265,7 @@ class AllocationTable:
 
     def take_over_overlapping(self, live: Iterable[LiveRange]) -> Collection[LiveRange]:
         """Takes over and returns the kernel's whole mappings that share addresses with another or with the ledger:
-        the event of a removal was dropped, and the younger mapping is the one that stands."""
+        the event of a removal was dropped, and the younger mapping is the one that exists."""
         known = Overlap(union([(piece.start, piece.end) for piece in self.ledger]))
         found: dict[LiveRange, None] = {}
         furthest: LiveRange | None = None
