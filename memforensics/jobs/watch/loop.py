@@ -156,8 +156,8 @@ class _Watch:
         allowance = CpuAllowance(observer.clock, cpu)
         self.snapshots = PacedTask(allowance, SNAPSHOT_INTERVAL_S)
         self.verdicts = PacedTask(allowance, VERDICT_INTERVAL_S, UNDELAYED_VERDICTS_S)
-        self.cache = AnalysisCache()
-        self.caches: defaultdict[int, SnapshotCache] = defaultdict(SnapshotCache)  # of each member's snapshots
+        self.analysis_cache = AnalysisCache()
+        self.snapshot_caches: defaultdict[int, SnapshotCache] = defaultdict(SnapshotCache)  # of each member's snapshots
         self.snapshot_ns: dict[int, tuple[int, int]] = {}  # PID -> its last snapshot, the oldest figure in it
         self.newest: dict[int, Sample] = {}  # of each member that still runs
         self.has_changed = True
@@ -218,7 +218,7 @@ class _Watch:
         judged = judge or self.diagnosis is None
         if self.diagnosis is None or judge:
             began = self.cpu()
-            self.diagnosis = conclude_case(self.case, self.catalogue, self.cache)
+            self.diagnosis = conclude_case(self.case, self.catalogue, self.analysis_cache)
             self.line, self.judged_ns = _resampled(total_series(self.case.samples)), now
             self.verdicts.done(now, self.cpu() - began)
         if self.search is not None and not ended and self.search.follow(self.diagnosis, now):
@@ -251,7 +251,7 @@ class _Watch:
         for process in list(self.observer.members.values()):
             found: list[Record]
             try:
-                snapshot, losses = take_snapshot(process, cache=self.caches[process.pid])
+                snapshot, losses = take_snapshot(process, cache=self.snapshot_caches[process.pid])
                 found = [snapshot, *losses]
                 self.snapshot_ns[process.pid] = snapshot.t_ns, _oldest_ns(snapshot)
             except TargetError:
@@ -259,8 +259,8 @@ class _Watch:
             except MemforensicsError as error:
                 found = [probe_failed("snapshots", error, pid=process.pid, status="partial")]
             self.recorder.put(found)
-        for gone in self.caches.keys() - self.observer.members.keys():
-            del self.caches[gone]
+        for gone in self.snapshot_caches.keys() - self.observer.members.keys():
+            del self.snapshot_caches[gone]
         self.snapshots.done(now, self.cpu() - began)
 
 
