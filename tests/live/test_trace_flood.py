@@ -96,7 +96,7 @@ def test_sums_agree_with_proc_after_events_were_dropped(threads: int, stands_sti
     if stands_still:
         assert 0 <= mapped - known <= summary.unknown_bytes
         assert sum(site.resident_bytes or 0 for site in sites) <= known
-    else:  # it went on: `most` comes and goes
+    else:  # the program went on, and maps and unmaps up to `most`
         most = 64 * 9 * threads * PAGE
         assert known <= mapped + most
 

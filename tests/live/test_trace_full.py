@@ -30,7 +30,7 @@ def small_fault_trace(sizes: Sizes | None = None, most: int = 64) -> FaultTrace:
 
 
 def losses(probe: MmapTrace | FaultTrace) -> dict[str, Loss]:
-    """What was lost, on a program that goes on after it."""
+    """The losses of a trace of a program, which goes on after it."""
     with running([compiled("trace_leaker.c", "-fomit-frame-pointer")]) as child:
         process = open_process(child.pid)
         try:

@@ -99,7 +99,7 @@ def toucher(*commands: str, overhead: float | None = None) -> tuple[list[Allocat
 
 
 def test_very_many_faults_are_sampled() -> None:
-    """What is touched for the first time is looked at each time, what is touched again and again is not."""
+    """First touches are all walked; repeated touches are sampled."""
     sites, summary, losses = toucher("churn 100000", "own 997", "shared 211")
     assert through(sites, "touch_own") == (997 * PAGE, 997, 997)
     assert through(sites, "touch_shared") == (211 * PAGE, 211, 211)
@@ -117,7 +117,7 @@ def test_very_many_faults_are_sampled() -> None:
 def test_many_pages_that_are_touched_again_are_unbiased() -> None:
     sites, _, _ = toucher("again 40000")
     kept, _, ever = through(sites, "touch_first")
-    assert kept == 0  # although not each that came after it was looked at
+    assert kept == 0  # although later touches were sampled
     assert abs(ever - 40_000) < spread(40_000, SAMPLE_PERIOD // 8)
     kept, _, ever = through(sites, "touch_last")
     assert kept == ever * PAGE

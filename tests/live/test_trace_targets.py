@@ -1,4 +1,4 @@
-"""Processes whose numbers share a slot of the kernel's table: each is still traced as itself."""
+"""Processes whose PIDs share a slot of the kernel's table are traced separately."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Stacks that no rule is known for yet: what is booked before user space has looked at them."""
+"""Stacks without unwind rules: what the kernel records before user space has decoded them."""
 
 import pytest
 from processes import compiled, running
@@ -37,7 +37,7 @@ def outstanding(sites: list[AllocationSite], function: str) -> tuple[int, int]:
 
 
 def test_stacks_with_the_same_leaf_are_different_sites() -> None:
-    """Both callers stand at the same depth, and no rule above the leaf is known when the second comes."""
+    """Both callers have the same depth, and no rule above the leaf is known at the second event."""
     sites, losses = observed(mmap_trace(), "leak 7 8192", "partial 5")
     assert outstanding(sites, "leak_many") == (7 * 8192, 7)
     assert outstanding(sites, "partial_many") == (5 * 4 * PAGE, 5)

@@ -262,7 +262,7 @@ def test_a_new_mapping_replaces_older_ones() -> None:
     table.handle(event(EventType.BRK, 100, 200, site=11, born_ns=5))
     table.handle(event(EventType.EVICT, 150, 250, site=12, born_ns=50, old=1))
     assert [(p.start, p.end, p.block.site) for p in table.ledger] == [(100, 150, 11), (150, 250, 12)]
-    table.handle(event(EventType.EVICT, 140, 260, site=11, born_ns=20, old=2))  # older, told late
+    table.handle(event(EventType.EVICT, 140, 260, site=11, born_ns=20, old=2))  # older, and sent late
     assert [(p.start, p.end, p.block.site) for p in table.ledger] == [
         (100, 140, 11), (140, 150, 11), (150, 250, 12), (250, 260, 11),
     ]  # fmt: skip
@@ -301,7 +301,7 @@ def test_a_mapping_that_grows_as_it_moves_is_one_mapping() -> None:
 
 
 def test_an_evicted_mapping_follows_its_move() -> None:
-    """The kernel had the whole of it, and tells of it only when the address is used again."""
+    """The kernel kept the mapping as a whole, and sends it only when the address is used again."""
     table = a_table()
     table.handle(event(EventType.UNMAP, 100, 200, tid=2))
     table.handle(event(EventType.REMAP, 1000, 1060, tid=2, site=12, born_ns=120, old=100, old_length=100))
@@ -329,7 +329,7 @@ def test_a_weight_is_kept_when_a_mapping_is_taken_over() -> None:
     table = a_table(cut, late)
     table.take_over(cut)
     assert [piece.block.weight for piece in table.ledger] == [4]
-    table.take_over(LiveRange(300, 400, 12, 5, 6))  # a younger one stands there by now: it waits
+    table.take_over(LiveRange(300, 400, 12, 5, 6))  # a younger one is there by now: it waits
     assert spans(table) == [(100, 200)]
     table.take_over(LiveRange(900, 950, 12, 5, 6))  # gone
     table.resolve_unmaps([])

@@ -159,14 +159,14 @@ def test_a_younger_mapping_replaces_the_one_that_was_read() -> None:
     table = _allocation_table(kernel)
     table.handle(_event(EventType.UNMAP, 180, 200, t_ns=400))
     table.resolve_unmaps([LiveRange(100, 200, 11, 5, 1)])  # as it was when the table was read
-    table.handle(_event(EventType.UNMAP, 100, 150, t_ns=450))  # of the older one, told late
+    table.handle(_event(EventType.UNMAP, 100, 150, t_ns=450))  # of the older one, sent late
     table.resolve_unmaps([])
     assert _spans(table) == [(100, 150)]
     assert _outstanding(table, {12: (50, 1)})[12] == (50, 1)
 
 
 def test_a_tail_and_then_the_whole() -> None:
-    """The kernel closes what it took for a whole mapping; the tail was booked nowhere, so nothing counts twice."""
+    """The kernel closes the mapping as a whole. The tail was never counted as freed, so nothing counts twice."""
     kernel: list[LiveRange] = []
     table = _allocation_table(kernel)
     table.handle(_event(EventType.UNMAP, 180, 200))
@@ -228,7 +228,7 @@ def test_mremap_of_older_memory_counts_only_the_growth() -> None:
 def test_an_evicted_mapping_loses_what_was_unmapped_since_it_was_born() -> None:
     table = _allocation_table([])
     table.handle(_event(EventType.UNMAP, 180, 220, t_ns=100))
-    table.resolve_unmaps([])  # it was told of just before the table was read, and comes only now
+    table.resolve_unmaps([])  # it was sent just before the table was read, and is handled only now
     table.handle(_event(EventType.EVICT, 100, 200, site=11, born_ns=50, t_ns=150, old=3))
     assert _spans(table) == [(100, 180)]
     assert _outstanding(table, {11: (300, 3)})[11] == (240, 3)
@@ -286,7 +286,7 @@ def test_a_mapping_born_when_memory_is_removed_is_not_removed() -> None:
 
 
 def test_the_younger_of_overlapping_ranges_stays() -> None:
-    """The removals between them were not told."""
+    """The events of the removals between them were dropped."""
     kernel = [LiveRange(100, 200, 11, 5, 1), LiveRange(150, 180, 12, 50, 2), LiveRange(300, 400, 11, 6, 1)]
     table = _allocation_table(kernel)
     table.handle(_event(EventType.BRK, 380, 420, site=12, born_ns=70))

@@ -123,7 +123,7 @@ def test_text_that_is_no_share(text: str) -> None:
         parse_share(text)
 
 
-# --- whose run time it is
+# --- the run time of the target and of the host
 
 
 def split(*readings: RunStats) -> Times:
@@ -143,7 +143,7 @@ def split(*readings: RunStats) -> Times:
 def test_run_time_is_divided_between_the_target_and_the_host(
     others: int, own: int, exit_ns: int, work_ns: int, pieces: int
 ) -> None:
-    """Each run takes `exit_ns` before it knows whose it is, and those for the target `work_ns` more."""
+    """Each run takes `exit_ns` before the check of the process; runs for the target take `work_ns` more."""
     readings = [
         RunStats(n * (others + own), n * (exit_ns * (others + own) + work_ns * own), 0, n * own, n * work_ns * own)
         for n in range(pieces + 1)
