@@ -1,4 +1,4 @@
-"""Small real programs for benchmarks/verdicts.py: healthy ones that look bad, and leaks that begin late.
+"""Small real programs for benchmarks/verdicts.py: healthy ones that look like leaks, and leaks that begin late.
 
     python benchmarks/verdict_programs.py KIND [SECONDS]
 
@@ -50,7 +50,7 @@ def paced(rate: float, step: Callable[[int], object]) -> None:
 
 
 def lru_fills() -> None:
-    """An lru_cache with a maxsize that is not reached in the look."""
+    """An lru_cache with a maxsize that is not reached during the observation."""
 
     @functools.lru_cache(maxsize=200_000)
     def answer(key: int) -> bytes:
@@ -79,7 +79,7 @@ def ttl_store() -> None:
 
 
 def cycles() -> None:
-    """Garbage in reference cycles, which the collector takes rarely."""
+    """Garbage in reference cycles, which the collector frees rarely."""
     gc.set_threshold(20_000, 50, 100)
 
     def one(n: int) -> None:
@@ -184,7 +184,7 @@ def tasks() -> None:
 
 
 def saw_tooth() -> None:
-    """A buffer that is flushed about once in the look."""
+    """A buffer that is flushed about once per observation."""
     kept: list[bytes] = []
 
     def one(n: int) -> None:
@@ -196,7 +196,7 @@ def saw_tooth() -> None:
 
 
 def file_pages() -> None:
-    """A large file that is mapped and read bit by bit: page cache."""
+    """A large file that is mapped and read in parts: page cache."""
     path = f"/var/tmp/memforensics-verdicts-{os.getpid()}"
     with open(path, "wb") as file:
         file.truncate(0)

@@ -1,9 +1,9 @@
-"""How often `diagnose` says which word of real programs: healthy ones that look bad, and leaks that begin late.
+"""The verdicts of `diagnose` on real programs: healthy ones that look like leaks, and leaks that begin late.
 
-    make bench-verdicts [VERDICTS_ARGS="--looks 20 --seconds 12"]
+    make bench-verdicts [VERDICTS_ARGS="--runs 20 --seconds 12"]
 
-Each look is a run of the command line on a young process (its age is drawn, up to 10 s). A healthy program that is
-called `leak` is a false alarm. A late leak begins after 30 to 60% of the look, drawn anew each time, and must be
+Each run observes a young process (of a random age up to 10 s). A healthy program that is
+called `leak` is a false alarm. A late leak begins after 30 to 60% of the observation, at random each time, and must be
 `growing` or `leak`. Prints a table in Markdown.
 """
 
@@ -23,11 +23,11 @@ from pathlib import Path
 from verdict_programs import KINDS
 
 PROGRAMS = Path(__file__).with_name("verdict_programs.py")
-LATE = (0.3, 0.6)  # of the look: when a late leak begins
+LATE = (0.3, 0.6)  # of the observation: when a late leak begins
 
 
-def look(kind: str, seconds: float, rng: random.Random) -> str:
-    """The verdict of one look at one process."""
+def run_once(kind: str, seconds: float, rng: random.Random) -> str:
+    """The verdict of one observation of one process."""
     late = kind.startswith("late-")
     age = 1.0 if late else rng.uniform(1.0, 10.0)
     begin = [str(age + rng.uniform(*LATE) * seconds)] if late else []
@@ -50,18 +50,18 @@ def look(kind: str, seconds: float, rng: random.Random) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--looks", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--at-once", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("kinds", nargs="*", default=list(KINDS))
     options = parser.parse_args()
-    jobs = [(kind, n) for n in range(options.looks) for kind in options.kinds]
+    jobs = [(kind, n) for n in range(options.runs) for kind in options.kinds]
     words: dict[str, Counter[str]] = {kind: Counter() for kind in options.kinds}
 
     def run(job: tuple[str, int]) -> tuple[str, str]:
         kind, n = job
-        return kind, look(kind, options.seconds, random.Random(f"{options.seed} {kind} {n}"))
+        return kind, run_once(kind, options.seconds, random.Random(f"{options.seed} {kind} {n}"))
 
     with ThreadPoolExecutor(options.at_once) as pool:
         for kind, word in pool.map(run, jobs):
@@ -74,7 +74,7 @@ def main() -> None:
     missed = sum(
         count.total() - count["growing"] - count["leak"] for kind, count in words.items() if kind.startswith("late-")
     )
-    print(f"\n{options.looks} looks of {options.seconds:.0f} s each.", end=" ")
+    print(f"\n{options.runs} runs of {options.seconds:.0f} s each.", end=" ")
     print(f"Healthy programs called leak: {healthy}. Late leaks missed: {missed}.")
 
 

@@ -273,8 +273,8 @@ def _with_heaps(finding: Finding, member: _Member | None) -> Finding:
         return finding
     item = EvidenceItem(
         kind="heap-flat",
-        text=f"the heaps are flat: the C, Python and Java heaps changed by {change_text(heap)}, {finding.layer} by "
-        f"{change_text(here)} in the same time; a heap profiler does not show this growth",
+        text=f"the heaps are flat: they changed by {change_text(heap)}, {finding.layer} by {change_text(here)} in the "
+        "same time; a heap profiler does not show this growth",
         ref=f"snapshots/{finding.pid}",
     )
     return replace(finding, evidence=(*finding.evidence, item))
