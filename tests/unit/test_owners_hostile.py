@@ -3,6 +3,7 @@
 Many words of that memory point into itself or look like headers, so that structures are followed and lead in circles.
 """
 
+import functools
 import inspect
 import random
 import re
@@ -23,7 +24,7 @@ from memforensics.runtimes.static_data import Static, static_data, with_table_po
 from memforensics.runtimes.v8 import chunks
 from memforensics.units import MIB
 
-BASE = 0x7F0000000000  # a multiple of whatever anyone aligns to
+BASE = 0x7F0000000000  # a multiple of every alignment of an allocator
 SIZE = 36 * MIB
 DATA = 0x560000000000
 DATA_SIZE = 3 * MIB
@@ -34,8 +35,7 @@ class Hostile:
     """Anonymous memory at BASE and static data at DATA; counts what is read."""
 
     def __init__(self, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        self.memory = {BASE: _words(rng, SIZE).tobytes(), DATA: _words(rng, DATA_SIZE).tobytes()}
+        self.memory = dict(_memory(seed))
         self.reads = 0
 
     def read(self, address: int, size: int) -> bytes | None:
@@ -51,6 +51,12 @@ class Hostile:
 
     def constant(self, address: int, size: int) -> bytes | None:
         return self.read(address, size)
+
+
+@functools.lru_cache(len(SEEDS))
+def _memory(seed: int) -> dict[int, bytes]:
+    rng = np.random.default_rng(seed)
+    return {BASE: _words(rng, SIZE).tobytes(), DATA: _words(rng, DATA_SIZE).tobytes()}
 
 
 def _words(rng: np.random.Generator, size: int) -> "np.ndarray":
