@@ -104,6 +104,7 @@ def test_tries(hostile: Hostile) -> None:
         assert fit(owned(hostile, found).heap)
 
 
+@pytest.mark.slow  # it reads up to the bounds of a snapshot
 @pytest.mark.parametrize("trie", TRIES[:2], ids=lambda trie: trie.kind)
 def test_reading_a_false_trie_ends(trie: Trie) -> None:
     hostile = Hostile(seed=1)
