@@ -94,7 +94,7 @@ def test_ucx_mode_none_leaves_no_hook(ucx_folder: str) -> None:
 
 
 @pytest.mark.needs_ucx
-def test_the_command_says_it(ucx_folder: str) -> None:
+def test_command_reports_the_hook(ucx_folder: str) -> None:
     with running(python("hook_ucx.py", f"{ucx_folder}/libucp.so.0")) as child:
         done = subprocess.run(
             [sys.executable, "-m", "memforensics", "hooks", str(child.pid), "--json"], capture_output=True, check=True
@@ -136,14 +136,14 @@ def test_each_kind_of_jump_is_followed_to_its_owner(way: str, hops: int) -> None
     assert losses == []
 
 
-def test_a_patch_half_done_is_a_hook_without_an_owner() -> None:
+def test_unfinished_patch_is_a_hook_without_an_owner() -> None:
     with running([compiled("hook_inline.c"), "self"]) as child:
         (hook,), *_ = audit(child.pid)
     assert (hook.function, hook.mechanism, hook.owner_path) == ("shmdt", "inline", None)
     assert (hook.live_bytes or "").startswith("ebfe")
 
 
-def test_an_int3_is_said_but_is_no_hook() -> None:
+def test_int3_is_reported_but_is_not_a_hook() -> None:
     with running([compiled("hook_inline.c"), "int3"]) as child:
         hooks, _, _, losses = audit(child.pid)
     assert hooks == []
@@ -153,7 +153,7 @@ def test_an_int3_is_said_but_is_no_hook() -> None:
 
 
 @pytest.mark.parametrize("flags", [("-Wl,-z,now",), ("-Wl,-z,lazy", "-Wl,-z,norelro"), ("-no-pie",)])
-def test_a_changed_slot_is_found(flags: Sequence[str]) -> None:
+def test_changed_slot_is_found(flags: Sequence[str]) -> None:
     program = compiled("hook_got.c", *flags)
     with running([program, "munmap"]) as child:
         (hook,), *_ = audit(child.pid)
@@ -161,7 +161,7 @@ def test_a_changed_slot_is_found(flags: Sequence[str]) -> None:
     assert (hook.owner_path, hook.objects) == (str(program), (str(program),))
 
 
-def test_a_slot_that_leads_to_no_file_has_no_owner() -> None:
+def test_slot_into_anonymous_memory_has_no_owner() -> None:
     with running([compiled("hook_got.c"), "malloc"]) as child:
         (hook,), *_ = audit(child.pid)
     assert (hook.function, hook.mechanism, hook.owner_path) == ("malloc", "got", None)
@@ -172,7 +172,7 @@ def test_a_slot_that_leads_to_no_file_has_no_owner() -> None:
 
 @pytest.mark.parametrize("flags", [(), ("-no-pie", "-fno-pie"), ("-Wl,-z,lazy",), ("-Wl,-z,now",), ("-static",)])
 @pytest.mark.parametrize("with_library", [False, True])
-def test_a_healthy_program_has_no_hook(flags: Sequence[str], with_library: bool) -> None:
+def test_healthy_program_has_no_hook(flags: Sequence[str], with_library: bool) -> None:
     if with_library and "-static" in flags:
         return
     library = compiled("hook_own_malloc.c", "-shared", "-fPIC")
@@ -183,7 +183,7 @@ def test_a_healthy_program_has_no_hook(flags: Sequence[str], with_library: bool)
     assert looked.entries_compared > 0
 
 
-def test_a_second_libc_in_another_namespace_is_no_hook() -> None:
+def test_second_libc_in_another_namespace_is_not_a_hook() -> None:
     library = compiled("hook_own_malloc.c", "-shared", "-fPIC")
     with running([compiled("hook_healthy.c"), library, "libz.so.1"]) as child:
         hooks, looked, _, losses = audit(child.pid)
@@ -212,7 +212,7 @@ def test_everyday_programs_have_no_hook(command: list[str]) -> None:
     assert looked.got_slots > 0
 
 
-def test_a_preloaded_allocator_is_named_as_that_and_nothing_else() -> None:
+def test_preloaded_allocator_is_a_preload_hook_only() -> None:
     library = compiled("hook_own_malloc.c", "-shared", "-fPIC")
     with running([compiled("hook_healthy.c")], env={"LD_PRELOAD": str(library)}) as child:
         hooks, *_ = audit(child.pid)
@@ -229,7 +229,7 @@ def test_a_preloaded_allocator_is_named_as_that_and_nothing_else() -> None:
     }
 
 
-def test_the_audit_leaves_the_process_alone() -> None:
+def test_audit_changes_nothing_in_the_process() -> None:
     """It only reads: memory and mappings are what they were."""
     with running([compiled("hook_healthy.c")]) as child:
         process = open_process(child.pid)

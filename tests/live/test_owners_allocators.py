@@ -70,7 +70,7 @@ def test_glibc_memory_belongs_to_no_other_allocator() -> None:
 
 
 @pytest.mark.parametrize("kind", PRELOADED)
-def test_a_small_heap(kind: str) -> None:
+def test_small_heap(kind: str) -> None:
     """Its extents begin and end inside mappings."""
     if not has(PRELOADED[kind]):
         pytest.skip(f"needs {PRELOADED[kind]}: make setup-test")

@@ -105,7 +105,7 @@ def test_limit_of_the_group_above_and_what_counts_against_it(tmp_path: Path) -> 
         assert seen.anon_bytes + seen.file_bytes <= seen.usage_bytes + MIB
 
 
-def test_the_lowest_of_nested_limits_counts_and_none_where_there_is_none() -> None:
+def test_lowest_of_nested_limits_counts() -> None:
     with limited() as group, running(inside(group, [compiled("own_layers.c"), "anon", "1", str(MIB)])) as child:
         own = settled(child.pid)
         assert own.limit_bytes == LIMIT

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.live
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_memory_that_leads_astray(seed: int) -> None:
+def test_hostile_memory_is_read_in_bounded_time(seed: int) -> None:
     with (
         running([compiled("own_hostile.c"), str(seed)]) as child,
         contextlib.closing(open_process(child.pid)) as process,
@@ -28,7 +28,7 @@ def test_memory_that_leads_astray(seed: int) -> None:
     assert any("records were not read" in loss.what for loss in losses)
 
 
-def test_addresses_that_no_process_has() -> None:
+def test_impossible_addresses_are_not_read() -> None:
     with (
         running([compiled("own_layers.c"), "anon", "1", "4096"]) as child,
         contextlib.closing(open_process(child.pid)) as process,

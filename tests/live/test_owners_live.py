@@ -46,7 +46,7 @@ def test_every_arena_of_a_glibc_program() -> None:
         assert 9 * 3_000_000 <= group(seen, "glibc arenas") <= 9 * (3_100_000 + 64 * 1024)
 
 
-def test_an_arena_of_several_heaps() -> None:
+def test_arena_of_several_heaps() -> None:
     with snapshot_of(layers_program("arenas", 1, 150_000_000)) as seen:
         assert kinds(seen)["glibc-arena"] == 3, "heaps of 64 MiB"
         assert group(seen, "glibc arenas") >= 150_000_000
@@ -60,7 +60,7 @@ def test_stacks_of_living_and_ended_threads() -> None:
         assert kinds(seen).keys() == {"thread-stack-unused"}
 
 
-def test_blocks_with_their_own_mapping_and_mappings_that_are_none() -> None:
+def test_mmapped_chunks_and_other_mappings() -> None:
     with snapshot_of(layers_program("malloc", 11, MIB, "anon", 7, MIB)) as seen:
         assert kinds(seen) == {"malloc-mmapped": 11}
         assert group(seen, "mmapped malloc blocks") == 11 * (MIB + 4096)
@@ -103,7 +103,7 @@ def test_object_arenas_of_cpython(interpreter: str, allocator: str, block: int) 
 
 @every_python
 @pytest.mark.parametrize("allocator", ["malloc", "malloc_debug"])
-def test_objects_that_malloc_made_are_in_no_object_arena(interpreter: str, allocator: str) -> None:
+def test_malloced_objects_are_in_no_pymalloc_arena(interpreter: str, allocator: str) -> None:
     before, after = with_more_objects(interpreter, allocator)
     assert group(after, "Python object arenas") == 0
     heap = ("program heap ([heap])", "glibc arenas", "mmapped malloc blocks")

@@ -58,7 +58,7 @@ def bytes_of(snapshot: Snapshot, layer: str) -> int:
 
 
 @pytest.mark.parametrize("style", ["ones", "numbers"])
-def test_a_block_is_remembered_when_much_is_merged_below(style: str) -> None:
+def test_block_is_found_again_after_a_merge_below(style: str) -> None:
     with merged(MIB, 160 * MIB, style) as (child, process):
         first, _ = take_snapshot(process)
         ((start, size),) = blocks(first)
@@ -73,7 +73,7 @@ def test_a_block_is_remembered_when_much_is_merged_below(style: str) -> None:
         assert bytes_of(seen[2], "anon-mmap") - bytes_of(seen[0], "anon-mmap") == 320 * MIB
 
 
-def test_the_probe_remembers() -> None:
+def test_probe_keeps_marks_between_snapshots() -> None:
     with merged(MIB, 160 * MIB, "numbers") as (child, process):
         probe = Snapshots(interval_s=0)
         probe.open(process, budget=None)  # type: ignore[arg-type]
@@ -87,19 +87,19 @@ def test_the_probe_remembers() -> None:
 
 
 @pytest.mark.parametrize("style", ["ones", "numbers"])
-def test_a_block_at_the_end_of_a_mapping_is_found_at_first_sight(style: str) -> None:
+def test_block_at_the_end_of_a_mapping_is_found_at_once(style: str) -> None:
     with merged(0, 160 * MIB, style) as (child, process):
         after(child, "below")
         assert [size for _, size in blocks(take_snapshot(process)[0])] == [HOLE]
 
 
-def test_a_block_in_the_midst_is_found_at_first_sight_where_nothing_else_looks_like_one() -> None:
+def test_block_amid_other_memory_is_found_at_once() -> None:
     with merged(MIB, 2 * MIB, "ones") as (child, process):
         after(child, "below")
         assert [size for _, size in blocks(take_snapshot(process)[0])] == [HOLE]
 
 
-def test_what_is_remembered_is_not_believed_unseen() -> None:
+def test_known_marks_are_verified() -> None:
     with merged(MIB, 16 * MIB, "numbers") as (child, process):
         first, _ = take_snapshot(process)
         assert blocks(first) != []
@@ -110,7 +110,7 @@ def test_what_is_remembered_is_not_believed_unseen() -> None:
 
 
 @pytest.mark.parametrize(("above", "style"), [(0, "ones"), (0, "numbers"), (MIB, "numbers")])
-def test_a_block_that_madvise_divided_is_one_block(above: int, style: str) -> None:
+def test_block_split_by_madvise_is_one_block(above: int, style: str) -> None:
     with merged(above, 160 * MIB, style) as (child, process):
         after(child, "divide")
         alone, _ = take_snapshot(process)
@@ -123,7 +123,7 @@ def test_a_block_that_madvise_divided_is_one_block(above: int, style: str) -> No
             assert abs(bytes_of(seen, "anon-mmap") - bytes_of(alone, "anon-mmap") - 160 * MIB) < MIB
 
 
-def test_where_nothing_was_found_is_not_searched_again_and_what_is_new_is() -> None:
+def test_only_new_memory_is_searched_again() -> None:
     """Numbers that look like headers are no one's: the second look asks for next to none of them."""
     with merged(0, 160 * MIB, "numbers") as (child, process):
         cache = SnapshotCache()

@@ -56,7 +56,7 @@ def huge_pages() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("reader", ["smaps", "pagemap"])
-def test_hugetlb_pages_lie_beside_rss(huge_pages: None, reader: Reader) -> None:
+def test_hugetlb_pages_are_apart_from_rss(huge_pages: None, reader: Reader) -> None:
     with program("huge", 1, 2 * HUGE, "hugememfd", 1, HUGE, "hugesysv", 1, HUGE, "memfd", 1, MIB) as process:
         seen = quiet_snapshot(process, reader)
         adds_up(process, seen)
@@ -119,7 +119,7 @@ def swap() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("reader", ["smaps", "pagemap"])
-def test_what_is_swapped_out_lies_beside_rss(swap: None, reader: Reader) -> None:
+def test_swapped_memory_is_apart_from_rss(swap: None, reader: Reader) -> None:
     size = 16 * MIB
     with program("anon", 1, MIB, "swapped", 1, size) as process:
         seen = quiet_snapshot(process, reader)
@@ -136,7 +136,7 @@ def test_what_is_swapped_out_lies_beside_rss(swap: None, reader: Reader) -> None
         assert "swapped out, not in RSS" in memforensics("snapshot", str(process.pid)).stdout
 
 
-def test_stacks_of_threads_that_ended_and_nobody_joined() -> None:
+def test_stacks_of_unjoined_threads() -> None:
     with program("unjoined", 7, 200_000) as process:
         seen = quiet_snapshot(process)
         adds_up(process, seen)
@@ -150,7 +150,7 @@ def safetensors(size: int) -> bytes:
     return (struct.pack("<Q", len(header)) + header).ljust(size, b"\1")
 
 
-def test_weights_are_known_by_what_is_in_them(tmp_path: Path) -> None:
+def test_weights_are_recognised_by_content(tmp_path: Path) -> None:
     """As the hub's cache names them (by hash), under a misleading name, and a name that promises what is not there."""
     size = 2 * MIB
     files = {"3f5ac0": safetensors(size), "model.txt": gguf(size), "fake.safetensors": bytes(size)}

@@ -17,7 +17,7 @@ from memforensics.target.software import runtimes_of
 pytestmark = pytest.mark.live
 
 
-def test_a_running_program() -> None:
+def test_target_of_a_running_program() -> None:
     environment = {"UCX_TLS": "tcp", "VLLM_API_KEY": "hidden", "SOMETHING_ELSE": "private"}
     command: list[str | Path] = [compiled("own_layers.c"), "anon", "1", "4096"]
     with running(command, env=environment) as child, contextlib.closing(open_process(child.pid)) as process:
@@ -31,13 +31,13 @@ def test_a_running_program() -> None:
     assert not {"VLLM_API_KEY", "SOMETHING_ELSE"} & {v.name for v in found.environment}
 
 
-def test_a_python_says_its_version() -> None:
+def test_python_version_is_recognised() -> None:
     with running(python("own_objects.py", "1")) as child, contextlib.closing(open_process(child.pid)) as process:
         versions = {runtime.name: runtime.version for runtime in describe(process).runtimes}
     assert versions["cpython"] == f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def test_a_variable_set_by_the_program_itself_is_read_live() -> None:
+def test_variable_set_by_the_program_is_read_live() -> None:
     with running(python("own_setenv.py")) as child, contextlib.closing(open_process(child.pid)) as process:
         at_exec = {v.name: v.value for v in describe(process).environment}
         live = {(v.name, v.value, v.source) for v in identify(process).environment}
@@ -56,6 +56,6 @@ def test_a_variable_set_by_the_program_itself_is_read_live() -> None:
         ("/usr/lib/jvm/lib/server/libjvm.so", "jvm", None),
     ],
 )
-def test_runtimes_by_the_names_of_files(path: str, name: str, version: str | None) -> None:
+def test_runtimes_by_file_names(path: str, name: str, version: str | None) -> None:
     (found,) = runtimes_of([path, "/bin/true", str(Path("/data/model.gguf"))])
     assert (found.name, found.version) == (name, version)

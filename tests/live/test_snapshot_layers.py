@@ -141,7 +141,7 @@ def test_probe_gives_one_at_the_start_and_one_at_the_end() -> None:
         assert list(probe.close()) == []
 
 
-def test_a_process_that_left_is_gone_not_empty() -> None:
+def test_process_that_left_is_gone_not_empty() -> None:
     with running([compiled("own_layers.c"), "anon", "1", "4096"]) as child:
         process = open_process(child.pid)
         child.popen.kill()

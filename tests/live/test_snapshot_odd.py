@@ -55,11 +55,11 @@ def compare(process: Process) -> None:
             assert known == {name: getattr(first, name) for name in known}, (reader, first)
 
 
-def test_odd_memory_is_counted_alike_by_all(odd: Process) -> None:
+def test_all_readers_count_odd_memory_alike(odd: Process) -> None:
     compare(odd)
 
 
-def test_names_are_what_the_process_called_them(odd: Process) -> None:
+def test_names_of_mappings(odd: Process) -> None:
     names = {m.path.rpartition("/")[2] for m in taken(odd, "maps")}
     assert names >= {"two words", "new\nline", "gone (deleted)", "7f00-7f01 rw-p", "caf\udce9 \udcff (deleted)"}
     assert names >= {"memfd:huge \\ pages (deleted)", "SYSV00000000 (deleted)"}
@@ -76,18 +76,18 @@ def on_older_kernel(process: Process, *options: str) -> Any:
 
 
 @pytest.mark.needs_root
-def test_a_kernel_without_pagemap_scan_is_read_by_entries(odd: Process) -> None:
+def test_kernel_without_pagemap_scan_is_read_by_entries(odd: Process) -> None:
     seen = on_older_kernel(odd)
     assert seen["reader"] == "pagemap-entries"
     assert [m["rss"] for m in seen["mappings"]] == [m.rss for m in take_snapshot(odd, "smaps", marks=False)[0].mappings]
 
 
 @pytest.mark.needs_root
-def test_where_the_zero_page_cannot_be_told_smaps_is_read(odd: Process) -> None:
+def test_smaps_is_read_if_the_zero_page_is_unknown(odd: Process) -> None:
     assert on_older_kernel(odd, "--no-sys-admin")["reader"] == "smaps"
 
 
-def test_a_32_bit_process() -> None:
+def test_32_bit_process() -> None:
     try:
         program = compiled("snap_32bit.c", "-m32", "-nostdlib", "-static", "-ffreestanding", "-fno-stack-protector")
     except subprocess.CalledProcessError:
@@ -113,7 +113,7 @@ def test_a_process_in_namespaces_of_its_own() -> None:
             assert sum(m.rss == 37 * PAGE for m in taken(process, "pagemap")) >= 5
 
 
-def test_a_kernel_thread_has_no_memory() -> None:
+def test_kernel_thread_has_no_memory() -> None:
     if Path("/proc/2/comm").read_text() != "kthreadd\n":
         pytest.skip("in a PID namespace: no kernel threads to be seen")
     with pytest.raises(NotATarget):
@@ -133,7 +133,7 @@ def test_memory_that_changes_while_it_is_read(reader: Reader) -> None:
 
 
 @pytest.mark.parametrize("reader", ["smaps", "pagemap", "entries"])
-def test_a_process_that_ends_while_it_is_read(reader: Reader) -> None:
+def test_process_that_ends_while_it_is_read(reader: Reader) -> None:
     with running([compiled("snap_churn.c"), "200"]) as child, contextlib.closing(open_process(child.pid)) as process:
         snapshots = iter(partial(take_snapshot, process, reader, cache=SnapshotCache()), None)
         with pytest.raises(TargetError):

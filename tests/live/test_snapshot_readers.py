@@ -64,7 +64,7 @@ def test_every_reader_against_every_other(still: Process) -> None:
         assert other.rollup.rss_anon == first.rollup.rss_anon
 
 
-def test_the_kernels_sums(still: Process) -> None:
+def test_sums_equal_those_of_the_kernel(still: Process) -> None:
     by_mapping, rollup = taken(still, "pagemap"), taken(still, "rollup").rollup
     (sums,) = parse_smaps(still.read_text("smaps_rollup")).mappings
     assert sum(m.rss or 0 for m in by_mapping.mappings) == sums.rss
@@ -74,7 +74,7 @@ def test_the_kernels_sums(still: Process) -> None:
     assert 0 < (rollup.pss or 0) <= (sums.rss or 0)
 
 
-def test_known_answers(still: Process) -> None:
+def test_readers_on_known_layouts(still: Process) -> None:
     seen = taken(still, "pagemap")
     sizes = {(m.size, m.perms, m.path.rpartition("/")[2]): m for m in seen.mappings}
     touched = {size: m.rss for (size, perms, path), m in sizes.items() if perms == "rw-p" and not path}
@@ -88,7 +88,7 @@ def test_known_answers(still: Process) -> None:
 
 
 @pytest.mark.parametrize("query", [PRESENT, PRESENT_KINDS, ABSENT])
-def test_no_call_looks_at_more_than_takes_a_millisecond(still: Process, query: Query) -> None:
+def test_each_call_scans_a_bounded_range(still: Process, query: Query) -> None:
     """Page tables are walked whether they hold pages or not."""
     sparse = next(m for m in taken(still, "maps").mappings if m.size == 3072 * MIB)
     with Pagemap(still.pid, still.proc) as pagemap:
@@ -101,7 +101,7 @@ def test_no_call_looks_at_more_than_takes_a_millisecond(still: Process, query: Q
 
 
 @pytest.mark.parametrize("reader", ["pagemap", "entries"])
-def test_a_repeated_reading_is_a_reading(still: Process, reader: Reader) -> None:
+def test_cached_snapshot_equals_a_new_one(still: Process, reader: Reader) -> None:
     cache = SnapshotCache()
     whole = taken(still, reader)
     for turn in range(2 * TURNS):
@@ -112,7 +112,7 @@ def test_a_repeated_reading_is_a_reading(still: Process, reader: Reader) -> None
         assert (max(ages) > 0) == (turn > 0), "what is older says so"
 
 
-def test_what_is_new_and_what_grows_is_read_anew() -> None:
+def test_new_and_growing_mappings_are_read_again() -> None:
     program = compiled("own_layers.c")
     words: list[str | Path] = [program, "anon", "200", "151552", "malloc", "4000", "1000"]
     with running(words) as child, contextlib.closing(open_process(child.pid)) as process:
@@ -126,7 +126,7 @@ def test_what_is_new_and_what_grows_is_read_anew() -> None:
         assert fields(again.mappings, (*IDENTITY, *COUNTED)) == fields(whole.mappings, (*IDENTITY, *COUNTED))
 
 
-def test_another_process_is_not_taken_for_the_one_before(still: Process) -> None:
+def test_cache_is_emptied_for_another_process(still: Process) -> None:
     cache = SnapshotCache()
     take_snapshot(still, "pagemap", marks=False, cache=cache)
     program: list[str | Path] = [compiled("own_layers.c"), "anon", "2", "4096"]

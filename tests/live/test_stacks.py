@@ -164,7 +164,7 @@ def test_target_with_a_tracer_is_refused_with_its_name(chain: Child) -> None:
             )
         )
         wait_until(lambda: tracer_of(chain.pid) == gdb.pid, "gdb did not attach")
-        with pytest.raises(ProbeFailed, match=f"traced already, by gdb .PID {gdb.pid}."):
+        with pytest.raises(ProbeFailed, match=f"gdb .PID {gdb.pid}. already traces"):
             stacks(chain.pid, on="mmap")
 
 

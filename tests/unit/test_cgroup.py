@@ -15,7 +15,7 @@ def put(folder: Path, **files: str) -> None:
         (folder / name.replace("__", ".")).write_text(text + "\n")
 
 
-def test_v2_the_smallest_limit_of_all_ancestors_counts(tmp_path: Path) -> None:
+def test_v2_smallest_limit_of_all_ancestors_counts(tmp_path: Path) -> None:
     top = tmp_path / "sys/fs/cgroup"
     put(top / "pods/one", memory__max=str(2 * GIB), memory__current="900", memory__stat="anon 500\nfile 300")
     put(top / "pods", memory__max=str(GIB), memory__current=str(800 * MIB), memory__stat="anon 700\nfile 100")
@@ -25,7 +25,7 @@ def test_v2_the_smallest_limit_of_all_ancestors_counts(tmp_path: Path) -> None:
     assert (found.usage_bytes, found.anon_bytes, found.file_bytes) == (800 * MIB, 700, 100), "what stays below it"
 
 
-def test_v2_the_limit_that_leaves_the_least_room_counts(tmp_path: Path) -> None:
+def test_v2_limit_with_the_least_room_counts(tmp_path: Path) -> None:
     top = tmp_path / "sys/fs/cgroup"
     put(top / "pods/one", memory__max=str(GIB), memory__current="900", memory__stat=f"anon {100 * MIB}\nfile 300")
     put(top / "pods", memory__max=str(4 * GIB), memory__current="1", memory__stat=f"anon {4 * GIB - MIB}\nfile 100")
@@ -34,7 +34,7 @@ def test_v2_the_limit_that_leaves_the_least_room_counts(tmp_path: Path) -> None:
     assert (found.limit_bytes, found.anon_bytes) == (4 * GIB, 4 * GIB - MIB), "its other children fill it"
 
 
-def test_v2_without_a_limit_has_none_but_its_own_usage(tmp_path: Path) -> None:
+def test_v2_without_a_limit_has_its_own_usage(tmp_path: Path) -> None:
     put(tmp_path / "sys/fs/cgroup/a", memory__max="max", memory__current="900", memory__stat="anon 500\nfile 300")
     found = read_cgroup("0::/a\n", V2, fs_root=tmp_path)
     assert found is not None
@@ -54,7 +54,7 @@ def test_v1_limit_of_an_ancestor_that_is_not_mounted(tmp_path: Path) -> None:
     assert (found.anon_bytes, found.file_bytes) == (810, 110)
 
 
-def test_a_container_sees_its_own_part_of_the_hierarchy(tmp_path: Path) -> None:
+def test_container_sees_its_part_of_the_hierarchy(tmp_path: Path) -> None:
     mountinfo = V1.replace("0:31 / ", "0:31 /docker/abc ")
     put(tmp_path / "sys/fs/cgroup/memory", memory__limit_in_bytes=str(GIB), memory__usage_in_bytes="900")
     found = read_cgroup("4:memory:/docker/abc\n", mountinfo, fs_root=tmp_path)
@@ -62,13 +62,13 @@ def test_a_container_sees_its_own_part_of_the_hierarchy(tmp_path: Path) -> None:
     assert found.limit_bytes == GIB
 
 
-def test_none_where_there_is_nothing_to_read(tmp_path: Path) -> None:
+def test_no_cgroup_without_readable_files(tmp_path: Path) -> None:
     assert read_cgroup("0::/gone\n", V2, fs_root=tmp_path) is None
     assert read_cgroup("", V2, fs_root=tmp_path) is None
     assert read_cgroup("0::/a\n", "", fs_root=tmp_path) is None
 
 
-def test_shared_memory_is_no_page_cache_that_could_be_dropped(tmp_path: Path) -> None:
+def test_shared_memory_counts_as_anonymous(tmp_path: Path) -> None:
     stat = f"anon {3 * GIB}\nfile {5 * GIB}\nkernel 70000\nshmem {2 * GIB}\nfile_mapped {4 * GIB}"
     put(tmp_path / "sys/fs/cgroup/a", memory__max=str(16 * GIB), memory__current=str(8 * GIB), memory__stat=stat)
     found = read_cgroup("0::/a\n", V2, fs_root=tmp_path)
@@ -117,7 +117,7 @@ total_mapped_file 7647232
 total_swap 0"""
 
 
-def test_the_hybrid_layout_is_v1_where_memory_is(tmp_path: Path) -> None:
+def test_hybrid_layout_has_memory_in_v1(tmp_path: Path) -> None:
     put(
         tmp_path / "sys/fs/cgroup/memory/jobs/461d6431",
         memory__limit_in_bytes="9223372036854771712",

@@ -38,14 +38,14 @@ def test_known_options_are_kept(words: str, kept: str | None) -> None:
     assert " ".join(harmless_command(words.split())) == (words if kept is None else kept)
 
 
-def test_titles_that_programs_give_themselves() -> None:
+def test_titles_set_by_programs() -> None:
     assert harmless_command(["gunicorn: worker [app.main:app]"]) == ("gunicorn:", "worker", "...")
     assert harmless_command(["VLLM::EngineCore"]) == ("VLLM::EngineCore",)
     assert harmless_command(["postgres: alice sales 10.0.0.3"]) == ("postgres:", "...")
     assert harmless_command([]) == ()
 
 
-def test_none_of_200_planted_secrets_is_kept() -> None:
+def test_200_planted_secrets_are_dropped() -> None:
     found = []
     for words, environment, secret in planted():
         kept = " ".join(harmless_command(words))
@@ -55,7 +55,7 @@ def test_none_of_200_planted_secrets_is_kept() -> None:
     assert found == []
 
 
-def test_harmless_values_are_kept_as_they_are() -> None:
+def test_harmless_values_are_unchanged() -> None:
     for name, value in {
         "MALLOC_CONF": "background_thread:true,dirty_decay_ms:5000",
         "GLIBC_TUNABLES": "glibc.malloc.arena_max=2:glibc.malloc.trim_threshold=131072",
@@ -68,7 +68,7 @@ def test_harmless_values_are_kept_as_they_are() -> None:
 
 
 @given(st.lists(st.text(max_size=40), max_size=20))
-def test_only_words_that_were_there_are_told(words: list[str]) -> None:
+def test_output_holds_only_words_of_the_input(words: list[str]) -> None:
     allowed = {piece for word in words for piece in (word, word.partition("=")[0] + "=...", *word.split(" "))}
     assert all(word == "..." or word in allowed for word in harmless_command(words))
 
@@ -96,7 +96,7 @@ def test_long_command_lines_are_cut() -> None:
     assert harmless_command(["x" * (MAX_WORD + 1)]) == ("...",)
 
 
-def test_options_that_the_catalogue_asks_for_are_kept() -> None:
+def test_options_of_the_catalogue_are_kept() -> None:
     """A condition on the command line cannot be met, or is always met, where the filter hides its option."""
     text = " ".join(str(entry) for entry in load_catalogue())
     for option in ("--cache-ram", "-cram"):

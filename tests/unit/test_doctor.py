@@ -51,7 +51,7 @@ def test_yama(tmp_path: Path, scope: str, effective: int, ok: bool) -> None:
     assert bool(check.enable) is not ok
 
 
-def test_absent_settings_are_no_obstacle(tmp_path: Path) -> None:
+def test_missing_settings_pass(tmp_path: Path) -> None:
     assert {check.ok for check in settings(tmp_path, NONE).values()} == {True}
 
 
@@ -66,7 +66,7 @@ def test_perf_event_paranoid(tmp_path: Path) -> None:
     assert settings(tmp_path, NONE, paranoid="-1\n")["perf_event_paranoid"].ok
 
 
-def test_a_capability_that_sudo_gives_and_one_that_only_the_pod_can_give() -> None:
+def test_capability_from_sudo_or_from_the_pod() -> None:
     bit, use = CAPABILITIES["CAP_BPF"]
     assert _capability("CAP_BPF", bit, use, 1 << bit, 1 << bit).ok
     assert _capability("CAP_BPF", bit, use, 0, 1 << bit).enable.startswith("sudo")
@@ -74,7 +74,7 @@ def test_a_capability_that_sudo_gives_and_one_that_only_the_pod_can_give() -> No
     assert pod_setting("CAP_BPF", "CAP_PERFMON").startswith("securityContext: {capabilities: {add: [BPF, PERFMON]}}")
 
 
-def test_only_the_essential_ones_decide() -> None:
+def test_only_essential_checks_decide() -> None:
     good, bad = Check("a", True, essential=True), Check("b", False)
     assert Examination((good, bad)).exit_code == 0
     assert Examination((good, bad, Check("c", False, essential=True))).exit_code == 3
@@ -108,7 +108,7 @@ TRACEFS_MOUNT = "30 24 0:12 / /sys/kernel/tracing rw,nosuid - tracefs nodev rw\n
 
 
 @pytest.mark.needs_root
-def test_tracefs_that_is_closed_is_not_one_that_is_not_mounted(tmp_path: Path) -> None:
+def test_forbidden_tracefs_is_not_reported_as_unmounted(tmp_path: Path) -> None:
     """As a user that may not enter the folder, which an empty mount point of root's looks like, too."""
     (tmp_path / "tracing/events").mkdir(parents=True)
     (tmp_path / "tracing").chmod(0o700)

@@ -32,14 +32,14 @@ def test_variables_that_are_dropped(name: str) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(KEPT + DROPPED), st.text("abc=/ ", max_size=20)))
-def test_a_block_is_reduced_to_the_variables_that_are_kept(variables: dict[str, str]) -> None:
+def test_block_is_reduced_to_allowed_variables(variables: dict[str, str]) -> None:
     block = b"".join(f"{name}={value}\0".encode() for name, value in variables.items())
     assert {found.name: found.value for found in parse_environ(block)} == {
         name: value for name, value in variables.items() if name in KEPT
     }
 
 
-def test_the_first_of_a_name_counts_and_bytes_that_are_no_text_survive() -> None:
+def test_first_of_equal_names_counts_and_any_bytes_survive() -> None:
     found = allowed_variables([b"UCX_TLS=tcp", b"UCX_TLS=rc", b"no equals sign", b"UCX_LOG=\xff"])
     assert [(v.name, v.value) for v in found] == [("UCX_LOG", "\udcff"), ("UCX_TLS", "tcp")]
 
@@ -61,7 +61,7 @@ def test_live_environ_reads_the_pointers() -> None:
     assert [(v.name, v.value, v.source) for v in found] == [("MALLOC_B", "two", "live"), ("UCX_A", "1", "live")]
 
 
-def test_live_environ_of_none_and_of_unreadable_memory() -> None:
+def test_live_environ_of_null_and_of_unreadable_memory() -> None:
     assert live_environ(BytesMemory(0x1000, bytes(8)), 0x1000) == ()
     with pytest.raises(Unreadable):
         live_environ(BytesMemory(0x1000, struct.pack("<Q", 0x9000)), 0x1000)

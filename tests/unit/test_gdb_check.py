@@ -39,17 +39,17 @@ def gdb_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 ALL = "000001ffffffffff"
 
 
-def test_a_capable_user_may(tmp_path: Path) -> None:
+def test_capable_user_may_attach(tmp_path: Path) -> None:
     assert check(process_in(tmp_path, uid=4711, capabilities=ALL, scope="2")).endswith("/bin/gdb")
     assert availability(process_in(tmp_path, capabilities=ALL)).status == "ok"
 
 
-def test_a_tracer_is_named(tmp_path: Path) -> None:
+def test_tracer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ProbeFailed, match=r"strange\) gdb \(PID 77\) already traces"):
         check(process_in(tmp_path, tracer=77, capabilities=ALL))
 
 
-def test_a_stopped_process_makes_no_calls(tmp_path: Path) -> None:
+def test_stopped_process_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ProbeFailed, match="is stopped") as raised:
         check(process_in(tmp_path, state="T (stopped)", capabilities=ALL))
     assert raised.value.enable == f"kill -CONT {PID}"
@@ -65,7 +65,7 @@ def test_ptrace_scope_and_other_users_need_a_capability(tmp_path: Path) -> None:
         check(process_in(tmp_path, capabilities=ALL, scope="3"))
 
 
-def test_without_gdb_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gdb_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ToolMissing) as raised:
         check(process_in(tmp_path, capabilities=ALL))

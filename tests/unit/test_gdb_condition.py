@@ -8,7 +8,7 @@ from memforensics.errors import UsageError
 from memforensics.probes.gdb.condition import arguments_of, gdb_condition
 
 
-def test_names_become_registers_of_the_calling_convention() -> None:
+def test_argument_names_become_registers() -> None:
     assert gdb_condition("length == 16384", "mmap", syscall=True) == "((unsigned long)$rsi) == 16384"
     assert gdb_condition("flags & 0x20", "mmap", syscall=True) == "((int)$r10) & 0x20"
     assert gdb_condition("arg3 == 1", "anything", syscall=True) == "((unsigned long)$r10) == 1"
@@ -40,13 +40,13 @@ def test_names_become_registers_of_the_calling_convention() -> None:
         "a\nb",
     ],
 )
-def test_what_is_no_arithmetic_is_refused(words: str) -> None:
+def test_other_than_arithmetic_is_refused(words: str) -> None:
     with pytest.raises(UsageError):
         gdb_condition(words, "mmap", syscall=True)
 
 
 @given(st.text(max_size=60))
-def test_nothing_passes_that_could_assign_or_call(words: str) -> None:
+def test_assignments_and_calls_are_refused(words: str) -> None:
     try:
         condition = gdb_condition(words, "mmap", syscall=True)
     except UsageError:

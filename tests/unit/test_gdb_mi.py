@@ -36,7 +36,7 @@ VALUES = b'^done,register-values=[{number="16",value="0x7fbdfdff2d62"},{number="
 LINES = (STOPPED, THREADS, ERROR, VALUES, b'~"GNU gdb \\"13.1\\"\\n"', b"(gdb) ", b"^done", b'=group,id="i1"')
 
 
-def test_lines_of_a_real_gdb() -> None:
+def test_lines_of_real_gdb() -> None:
     stop = parse_line(STOPPED)
     assert (stop.kind, stop.message) == ("exec", "stopped")
     assert text_of(stop.payload, "reason") == "syscall-entry"
@@ -76,12 +76,12 @@ def test_escapes_are_bytes() -> None:
         b"^done,a=" + b"[" * 1_000_000,
     ],
 )
-def test_what_is_not_mi(line: bytes) -> None:
+def test_other_text_is_not_mi(line: bytes) -> None:
     with pytest.raises(MiError):
         parse_line(line)
 
 
-def test_a_line_is_bounded() -> None:
+def test_line_length_is_bounded() -> None:
     reader = MiReader()
     for _ in range(MAX_LINE_BYTES // 65536):
         assert list(reader.feed(b"x" * 65536)) == []
@@ -90,7 +90,7 @@ def test_a_line_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("piece", [b'"', b"\\", b'\\"', b"{a=", b"[", b'a="x",', b"1", b'"x",', b"\\1"])
-def test_long_damaged_lines_are_read_through(piece: bytes) -> None:
+def test_long_damaged_lines_take_linear_time(piece: bytes) -> None:
     """The time is linear in the size. Otherwise this would take hours."""
     for start in (b"", b"^done,", b'^done,a="', b"^done,a=[", b'~"'):
         with contextlib.suppress(MiError):
@@ -142,7 +142,7 @@ def written(value: Value) -> str:
 
 
 @given(VALUES_OF_ALL_KINDS, st.integers(1, 40))
-def test_what_is_written_is_read_in_any_pieces(value: Value, size: int) -> None:
+def test_stream_in_any_pieces_gives_the_same_records(value: Value, size: int) -> None:
     line = f"^done,it={written(value)}\n".encode()
     reader = MiReader()
     found: list[Record] = []

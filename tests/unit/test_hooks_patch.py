@@ -38,7 +38,7 @@ def test_every_known_patch_is_followed() -> None:
         assert next_hop(at(code), BASE) == target, code.hex()
 
 
-def test_ordinary_code_leads_nowhere() -> None:
+def test_ordinary_code_is_not_a_jump() -> None:
     for code in (
         bytes.fromhex("b80b0000000f05483d01f0ffff7301c3"),  # glibc's munmap
         bytes.fromhex("4189ca41f7c1ff0f00007514b8090000000f05"),  # glibc's mmap
@@ -50,7 +50,7 @@ def test_ordinary_code_leads_nowhere() -> None:
         assert next_hop(at(code), BASE) is None, code.hex()
 
 
-def test_a_chain_ends_where_the_owner_begins() -> None:
+def test_chain_ends_at_the_owner() -> None:
     memory = at(b"\xe9" + struct.pack("<i", 0x10 - 5) + b"\x90" * 11 + b"\xe9" + struct.pack("<i", 0x10 - 5))
     landing = follow(memory, BASE, lambda address: address == BASE + 0x10)
     assert landing is not None
@@ -69,7 +69,7 @@ def test_loops_end() -> None:
     assert two.hops == (BASE, BASE + 4)
 
 
-def test_an_int3_is_a_breakpoint_only_where_the_rest_is_the_file_s() -> None:
+def test_int3_is_a_breakpoint_if_the_rest_is_unchanged() -> None:
     original = bytes.fromhex("b80b0000000f05")
     assert is_breakpoint(original, b"\xcc" + original[1:])
     assert not is_breakpoint(original, b"\xcc" + b"\x90" * 6)

@@ -27,7 +27,7 @@ def mapping(path: str, file: Path, **other: Any) -> Mapping:
     return Mapping(start=0x1000, end=0x2000, perms="r-xp", offset=0, path=path, **fields)
 
 
-def test_the_file_inside_the_root_is_opened(tmp_path: Path) -> None:
+def test_file_inside_the_root_is_opened(tmp_path: Path) -> None:
     target = process(tmp_path)
     file = tmp_path / "1" / "root" / "lib.so"
     file.write_bytes(b"library")
@@ -35,7 +35,7 @@ def test_the_file_inside_the_root_is_opened(tmp_path: Path) -> None:
         assert stream.read() == b"library"
 
 
-def test_a_link_does_not_lead_out_of_the_root(tmp_path: Path) -> None:
+def test_link_stays_inside_the_root(tmp_path: Path) -> None:
     """Another user's folder, with the same inode number on the same device, was opened as root once."""
     target = process(tmp_path)
     outside = tmp_path / "private"
@@ -49,7 +49,7 @@ def test_a_link_does_not_lead_out_of_the_root(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"inode": 1}, {"device": "ff:01"}])
-def test_another_file_of_that_name_is_refused(tmp_path: Path, other: dict[str, object]) -> None:
+def test_another_file_with_the_same_name_is_refused(tmp_path: Path, other: dict[str, object]) -> None:
     target = process(tmp_path)
     file = tmp_path / "1" / "root" / "lib.so"
     file.write_bytes(b"library")
@@ -57,7 +57,7 @@ def test_another_file_of_that_name_is_refused(tmp_path: Path, other: dict[str, o
         pass
 
 
-def test_a_fifo_is_not_opened(tmp_path: Path) -> None:
+def test_fifo_is_not_opened(tmp_path: Path) -> None:
     target = process(tmp_path)
     fifo = tmp_path / "1" / "root" / "lib.so"
     os.mkfifo(fifo)
@@ -65,7 +65,7 @@ def test_a_fifo_is_not_opened(tmp_path: Path) -> None:
         pass
 
 
-def test_a_perf_map_that_is_a_link_is_not_believed(tmp_path: Path) -> None:
+def test_perf_map_that_is_a_link_is_refused(tmp_path: Path) -> None:
     target = process(tmp_path)
     (tmp_path / "1" / "stat").write_text("1 (x) S " + "0 " * 48)
     (tmp_path / "1" / "status").write_text(f"Uid:\t0\t{os.getuid()}\t0\t0\nNSpid:\t1\n")

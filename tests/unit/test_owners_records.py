@@ -52,7 +52,7 @@ V2_2: SegmentForm = (27, lambda size: (), (0, 0, 512, 1, 0, 512, 0x7F00AA))  # t
 
 
 @pytest.mark.parametrize(("form", "size"), [(V1, 4 * MIB), (V2, 32 * MIB), (V2_2, 32 * MIB)])
-def test_segments_of_each_version(form: SegmentForm, size: int) -> None:
+def test_mimalloc_segments_of_each_version(form: SegmentForm, size: int) -> None:
     before, sizes, after = form
     head = words(*[3] * (before - len(sizes(size))), *sizes(size), KEY ^ BASE, *after)
     memory = Buffer(head.ljust(size, b"\0"))
@@ -61,7 +61,7 @@ def test_segments_of_each_version(form: SegmentForm, size: int) -> None:
     assert segments(memory, [(BASE, BASE + size)], lambda: iter(statics[:1])) == [], "no module knows that cookie"
 
 
-def test_arenas_of_version_3() -> None:
+def test_mimalloc_3_arenas() -> None:
     head = words(BASE, 64 * MIB, 0x1010000000004, 0x7F0B0E7060C0, 0, 1024, 31)
     memory = Buffer(head.ljust(64 * MIB, b"\0"))
     run = (BASE, BASE + 64 * MIB)
@@ -100,7 +100,7 @@ def chunk(at: int, size: int, heap: int) -> bytes:
     return words(size, 0x12, heap, at + 0x1148, at + size).ljust(size, b"\0")
 
 
-def test_chunks_of_one_heap_of_v8() -> None:
+def test_v8_chunks_of_one_heap() -> None:
     sizes = [256 * KIB, 256 * KIB, 512 * KIB, 256 * KIB]
     places = [BASE + sum(sizes[:i]) for i in range(4)]
     run = (BASE, BASE + sum(sizes))
@@ -112,12 +112,12 @@ def test_chunks_of_one_heap_of_v8() -> None:
 
 
 @given(st.binary(min_size=1024, max_size=1024))
-def test_other_memory_is_no_segment(data: bytes) -> None:
+def test_random_memory_is_not_a_segment(data: bytes) -> None:
     assert segments(Buffer(data), [(BASE, BASE + 1024)], lambda: iter([words(KEY)])) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)).map(lambda run: (run[0], sum(run)))))
-def test_joined_runs_cover_the_same_and_lie_apart(runs: list[Run]) -> None:
+def test_joined_runs_cover_the_same_and_are_disjoint(runs: list[Run]) -> None:
     out = joined(runs)
     assert {at for start, end in out for at in range(start, end)} == {at for a, b in runs for at in range(a, b)}
     assert all(before[1] < after[0] for before, after in pairwise(out))
@@ -148,12 +148,12 @@ def head(data: bytes) -> bytes:
         (b"", None),
     ],
 )
-def test_weights_by_their_first_bytes(data: bytes, expected: str | None) -> None:
+def test_file_format_by_first_bytes(data: bytes, expected: str | None) -> None:
     assert file_format(head(data), 10 * MIB) == expected
 
 
 @given(st.binary(max_size=64), st.integers(0, 1 << 50))
-def test_no_bytes_are_too_strange(data: bytes, size: int) -> None:
+def test_file_format_of_any_bytes(data: bytes, size: int) -> None:
     file_format(data, size)
 
 
@@ -178,7 +178,7 @@ def private(start: int, size: int) -> Mapping:
     return Mapping(start=start, end=start + size, perms="rw-p", offset=0, device="00:00", inode=0, path="")
 
 
-def test_heaps_of_an_arena_that_grew_since_the_mappings_were_read() -> None:
+def test_arena_heap_that_grew_after_maps_was_read() -> None:
     further = HOME + HEAPS
     heads = {
         HOME: words(HOME + 0x30, 0, HEAPS, HEAPS),
@@ -199,5 +199,5 @@ def test_heaps_of_an_arena_that_grew_since_the_mappings_were_read() -> None:
         words(HOME + 9 * HEAPS, HOME, 3 * MIB, 4 * MIB),  # of an arena that is not there
     ],
 )
-def test_what_only_stands_where_a_heap_could(head: bytes) -> None:
+def test_memory_at_64_mib_that_is_not_an_arena_heap(head: bytes) -> None:
     assert list(glibc_arenas(Heads({HOME: head}), [private(HOME, 4 * MIB)])) == []

@@ -19,7 +19,7 @@ TAIL = "S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 0 0 1 0 777 0"
 
 
 @pytest.mark.parametrize("comm", ["a) S (b", "(", "x) ", "caf\udcc3", "\n", "\udcff\udcfe", ""])
-def test_any_comm(comm: str) -> None:
+def test_stat_with_any_comm(comm: str) -> None:
     assert parse_stat(f"10 ({comm}) {TAIL}\n").comm == comm
 
 
@@ -39,12 +39,12 @@ def test_any_comm(comm: str) -> None:
         f"10 (server) {TAIL.replace('S 1', 'Sleeping 1')}",
     ],
 )
-def test_what_is_no_stat_line(text: str) -> None:
+def test_invalid_stat_is_refused(text: str) -> None:
     with pytest.raises(UnknownForm):
         parse_stat(text)
 
 
-def test_a_comm_adds_no_line_to_status() -> None:
+def test_comm_cannot_add_a_line_to_status() -> None:
     status = parse_status("Name:\t\rUid:\t0\x85\nUid:\t7\t7\t7\t7\nNSpid:\t12\t1\nThreads:\tx\nVmRSS:\t ² kB\n")
     assert status_numbers(status, "Uid") == (7, 7, 7, 7)
     assert status_numbers(status, "NSpid") == (12, 1)
@@ -52,14 +52,14 @@ def test_a_comm_adds_no_line_to_status() -> None:
     assert status_bytes(status, "VmRSS") is None
 
 
-def test_numbers_that_int_would_take_or_refuse() -> None:
+def test_numbers_that_int_would_accept_or_refuse() -> None:
     damaged = parse_smaps(f"1-2 ---p 00000000 00:00 0   [rollup]\nRss: {'9' * 5000} kB\nPss: ² kB\nSwap: 4 kB\n")
     assert [(sums.rss, sums.pss, sums.swap) for sums in damaged.mappings] == [(None, None, 4096)]
     assert tmpfs_devices("25 1 ²:1 / /x rw - tmpfs t rw\n26 1 0:26 / /y rw - tmpfs t rw\n") == {"00:1a"}
 
 
 @pytest.mark.parametrize("path", ["", "x", "/a\0b", "/" + "x" * 300, "/" + "x/" * 50_000, "/\udcff", "/../.."])
-def test_paths_of_cgroups(tmp_path: Path, path: str) -> None:
+def test_odd_cgroup_paths(tmp_path: Path, path: str) -> None:
     (tmp_path / "sys").mkdir()
     mount = "25 1 0:22 / /sys rw - cgroup2 cgroup2 rw\n"
     (tmp_path / "sys" / "memory.max").write_text("4096\n")
@@ -68,7 +68,7 @@ def test_paths_of_cgroups(tmp_path: Path, path: str) -> None:
     assert found is None or (found.limit_bytes, found.anon_bytes) == (4096, None)
 
 
-def test_a_process_that_says_it_is_its_own_child(tmp_path: Path) -> None:
+def test_process_that_is_its_own_child(tmp_path: Path) -> None:
     recorded(tmp_path, 10, 11, 1)
     recorded(tmp_path, 11, 10, 1)
     proc = ProcFS(tmp_path)
@@ -76,7 +76,7 @@ def test_a_process_that_says_it_is_its_own_child(tmp_path: Path) -> None:
     assert targets.roots(targets.find(name="server", proc=proc), proc) == []
 
 
-def test_a_damaged_status_is_counted_and_the_watch_goes_on(tmp_path: Path) -> None:
+def test_damaged_status_is_counted_and_watch_continues(tmp_path: Path) -> None:
     recorded(tmp_path, 10, 1, 2048)
     tree = observer(tmp_path, Clock())
     tree.open()
@@ -90,7 +90,7 @@ def test_a_damaged_status_is_counted_and_the_watch_goes_on(tmp_path: Path) -> No
     assert [(loss.what, loss.count) for loss in tree.losses()] == [("reads of /proc that could not be parsed", 2)]
 
 
-def test_a_damaged_stat_is_said(tmp_path: Path) -> None:
+def test_damaged_stat_is_reported(tmp_path: Path) -> None:
     recorded(tmp_path, 10, 1, 1)
     (tmp_path / "10" / "stat").write_text("10 (server) S\n")
     with pytest.raises(UnknownForm):

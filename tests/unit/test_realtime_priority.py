@@ -18,7 +18,7 @@ def is_able() -> bool:
         return mine() == os.SCHED_FIFO
 
 
-def test_it_is_given_back(is_able: bool) -> None:
+def test_priority_is_restored(is_able: bool) -> None:
     inside = os.SCHED_FIFO if is_able else os.SCHED_OTHER
     for _ in range(2):
         with realtime_priority:
@@ -32,7 +32,7 @@ def test_it_is_given_back(is_able: bool) -> None:
     assert mine() == os.SCHED_OTHER
 
 
-def test_it_is_of_one_thread(is_able: bool) -> None:
+def test_priority_is_raised_for_one_thread(is_able: bool) -> None:
     if not is_able:
         pytest.skip("needs CAP_SYS_NICE")
     seen = []
@@ -46,7 +46,7 @@ def test_it_is_of_one_thread(is_able: bool) -> None:
     assert len(seen) == 1
 
 
-def test_a_batch_job_stays_one(is_able: bool) -> None:
+def test_batch_class_is_restored(is_able: bool) -> None:
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     seen = []
 

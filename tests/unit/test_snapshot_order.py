@@ -12,20 +12,20 @@ def mapping(start: int, end: int) -> Mapping:
     return Mapping(start=start, end=end, perms="rw-p", offset=0, device="00:00", inode=0, path="")
 
 
-def test_parts_give_way_to_the_mapping_that_they_merged_into() -> None:
+def test_merged_mapping_replaces_its_parts() -> None:
     a, b, c = mapping(0, 4), mapping(4, 8), mapping(10, 12)
     merged = mapping(0, 9)
     assert newest_only((a, b, merged, c)) == (merged, c)
     assert newest_only((a, mapping(5, 8), mapping(6, 11), mapping(11, 12))) == (a, mapping(6, 11), mapping(11, 12))
 
 
-def test_what_is_in_order_is_left_as_it_is() -> None:
+def test_ordered_mappings_are_unchanged() -> None:
     whole = (mapping(0, 4), mapping(4, 8), mapping(10, 12))
     assert newest_only(whole) is whole
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10)), max_size=20))
-def test_no_two_overlap_and_the_last_told_stays(pieces: list[tuple[int, int]]) -> None:
+def test_of_overlapping_mappings_the_last_stays(pieces: list[tuple[int, int]]) -> None:
     told = sorted((mapping(start, start + size) for start, size in pieces), key=lambda m: m.end)
     kept = newest_only(tuple(told))
     edges = [edge for m in kept for edge in (m.start, m.end)]

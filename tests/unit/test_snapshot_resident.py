@@ -27,15 +27,13 @@ def columns(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(ranges(), ranges())
-def test_each_mapping_gets_what_lies_in_it(runs: list[tuple[int, int]], mappings: list[tuple[int, int]]) -> None:
+def test_runs_are_summed_by_mapping(runs: list[tuple[int, int]], mappings: list[tuple[int, int]]) -> None:
     expected = [sum(max(0, min(b, d) - max(a, c)) for c, d in runs) for a, b in mappings]
     assert _within(*columns(runs), *columns(mappings)).tolist() == expected
 
 
 @given(ranges(), st.integers(0, 3), st.data())
-def test_spans_take_each_mapping_once_with_its_like(
-    mappings: list[tuple[int, int]], gap: int, data: st.DataObject
-) -> None:
+def test_spans_hold_each_mapping_once(mappings: list[tuple[int, int]], gap: int, data: st.DataObject) -> None:
     kinds = np.array([data.draw(st.integers(0, 2)) for _ in mappings], int)
     spans = list(_spans(*columns(mappings), kinds, gap))
     taken = [place for first, last in spans for place in range(first, last)]
@@ -49,7 +47,7 @@ KINDS = {"absent": 0, "swapped": 1 << 62, "own": 1 << 63 | 1 << 56, "shared": 1 
 
 
 @given(st.lists(st.tuples(st.sampled_from([*KINDS, "zero"]), st.integers(20, 1 << 40)), min_size=1, max_size=40))
-def test_entries_are_told_as_a_scan_tells_of_them(pages: list[tuple[str, int]]) -> None:
+def test_entries_give_the_records_of_a_scan(pages: list[tuple[str, int]]) -> None:
     """Page numbers 5 to 7 are of zero pages."""
     words = [1 << 63 | 1 << 55 | 5 + number % 3 if kind == "zero" else KINDS[kind] | number for kind, number in pages]
     found = records(np.array(words, "<u8"), 7 * PAGE, lambda: [range(5, 6), range(6, 8)]).reshape(-1, 3).tolist()

@@ -46,10 +46,10 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("line", STARTED)
-def test_what_was_started_tells_the_role(line: str) -> None:
+def test_role_of_a_started_program(line: str) -> None:
     assert role_of(line.split(" ")) == STARTED[line]
 
 
 @pytest.mark.parametrize("line", OTHERS)
-def test_a_mere_mention_tells_nothing(line: str) -> None:
+def test_mention_gives_no_role(line: str) -> None:
     assert role_of(line.split(" ") if line else []) is None
