@@ -212,11 +212,6 @@ class Mapping(msgspec.Struct, frozen=True, gc=False):
     def shared(self) -> bool:
         return self.perms[3:4] == "s"
 
-    @property
-    def is_shared_anonymous(self) -> bool:
-        """mmap(MAP_SHARED|MAP_ANONYMOUS), as Python's mmap.mmap(-1, n) maps. Used privately, counted as RssShmem."""
-        return self.shared and self.path.startswith("/dev/zero")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollup:
