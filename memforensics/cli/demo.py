@@ -1,4 +1,4 @@
-"""memforensics demo: a real leak, started here and investigated."""
+"""`memforensics demo`."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""memforensics diagnose PID."""
+"""`memforensics diagnose [PID]`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
