@@ -57,7 +57,7 @@ _REGIONS_A_CALL = 16384
 # A waiting mmap that was woken may not run yet when the next call takes the lock again (locking/rwsem.c: readers may
 # steal it until the waiter has waited for about 4 ms; 8 ms were measured). So there is a pause after a long call.
 _LONG_S, _PAUSE_S = 50e-6, 50e-6
-_FRAME = (1 << 55) - 1  # of a pagemap entry
+FRAME = (1 << 55) - 1  # the frame number in a pagemap entry
 _HUGE = 2 << 20
 _PRESENT = re.compile(rb"[\x80-\xff]+")  # bit 63 of a pagemap entry
 
@@ -154,7 +154,7 @@ class Pagemap:
     def frame(self, address: int) -> int:
         """The frame number of the page; 0 if no page is present, or numbers are hidden. TargetGone, ProbeFailed."""
         (entry,) = struct.unpack("<Q", self.entries(address, address + PAGE))
-        return entry & _FRAME if entry >> 63 else 0
+        return entry & FRAME if entry >> 63 else 0
 
     def _scan_once(self, query: Query, start: int, end: int) -> tuple[int, int]:
         arg = bytearray(

@@ -1,13 +1,10 @@
 """Checks of the host. Each tries the real thing if that is harmless, and says what it found and what enables it."""
 
-import errno
-import fcntl
 import importlib.util
 import os
 import platform
 import re
 import shutil
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +17,7 @@ from memforensics.probes.ebpf.loader.engine import import_bcc, tracefs
 from memforensics.target.pagemap import Pagemap
 from memforensics.target.parse import parse_status
 from memforensics.target.procfs import ProcFS
+from memforensics.target.procmap import ProcMap
 
 # include/uapi/linux/capability.h: name -> bit, and its use
 CAPABILITIES: dict[str, tuple[int, str]] = {
@@ -40,7 +38,6 @@ TRACEPOINTS: tuple[tuple[str, bool], ...] = (  # event, and whether diagnose nee
     ("kmem/rss_stat", False),
 )
 _INIT_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
-_PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query), 104 bytes; uapi/linux/fs.h, Linux 6.11
 _SEE_CAPS = "run as root: sudo memforensics ...; in a container: "
 
 
@@ -273,14 +270,12 @@ def _procfs_ioctls() -> Iterator[Check]:
         ok, why = False, str(error)
     enable = "a kernel >= 6.7; older ones need smaps, which holds the target's mmap lock longer"
     yield Check("PAGEMAP_SCAN", ok, why if ok else "not on this kernel", "" if ok else enable)
-    query = bytearray(struct.pack("<3Q", 104, 0x10, 0).ljust(104, b"\0"))  # COVERING_OR_NEXT_VMA from address 0
     try:
-        with open("/proc/self/maps", "rb") as maps:
-            fcntl.ioctl(maps, _PROCMAP_QUERY, query)
+        with ProcMap(os.getpid(), ProcFS()) as procmap:
+            procmap.at(0, or_next=True)
         yield Check("PROCMAP_QUERY", True, "works: finds one mapping without reading all")
-    except OSError as error:
-        name = errno.errorcode.get(error.errno or 0, "?")
-        yield Check("PROCMAP_QUERY", False, f"not on this kernel ({name})", "a kernel >= 6.11; older ones need maps")
+    except (MemforensicsError, OSError) as error:
+        yield Check("PROCMAP_QUERY", False, f"not on this kernel: {error}", "a kernel >= 6.11; older ones need maps")
 
 
 def _memray() -> Check:

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from memforensics.errors import TargetGone
-from memforensics.target.pagemap import ENTRIES_BYTES, IS_FILE, IS_PRESENT, PAGE, Pagemap, zero_frames
+from memforensics.target.pagemap import ENTRIES_BYTES, FRAME, IS_FILE, IS_PRESENT, PAGE, Pagemap, zero_frames
 
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
 _PRESENT, _FILE, _EXCLUSIVE = 0x80, 0x20, 0x01  # of an entry's highest byte
-_FRAME = (1 << 55) - 1
 
 
 class Entries:
@@ -46,7 +45,7 @@ def records(words: Words, at: int, zero: Callable[[], Sequence[range]]) -> Ints:
     kinds = (tops & (_PRESENT | _FILE)) * (tops >= _PRESENT)
     shared = np.flatnonzero((tops & (_PRESENT | _EXCLUSIVE)) == _PRESENT)
     if len(shared):  # the huge zero page is marked as a file's page
-        frames = words[shared] & _FRAME
+        frames = words[shared] & FRAME
         for some in zero():
             kinds[shared[frames - some.start < len(some)]] = (
                 0  # unsigned: a number below the range wraps to a large one
