@@ -218,14 +218,12 @@ def read_environ(data: bytes) -> None:
 def read_elf(data: bytes) -> None:
     from memforensics.symbols.elf.reader import BadElf, ElfFile
     from memforensics.symbols.elf.versions import library_version, version_nodes
-    from memforensics.symbols.names.lines import LineReader
-    from memforensics.symbols.names.symbolizer import name_at
-    from memforensics.symbols.names.timebudget import TimeBudget
+    from memforensics.symbols.names.symbolizer import function_at
     from memforensics.symbols.unwind.cfi import Cfi
 
     elf = ElfFile(data)
     places = [s.vaddr + s.memsz // 3 for s in elf.load_segments[:4]] + [0x1139, 0x1200, 0, (1 << 64) - 1]
-    cfi, lines, budget = Cfi(elf), LineReader(elf), TimeBudget(0.5)
+    cfi = Cfi(elf)
     actions: list[Callable[[], object]] = [
         elf.build_id,
         lambda: (elf.soname, elf.needed, elf.sections),
@@ -242,7 +240,7 @@ def read_elf(data: bytes) -> None:
             partial(elf.read_at_vaddr, vaddr, 16),
             partial(cfi.rule, vaddr),
             partial(cfi.function_range, vaddr),
-            partial(name_at, elf, lines, vaddr, budget),
+            partial(function_at, elf, vaddr),
         ]
     for action in actions:
         with contextlib.suppress(BadElf):
@@ -263,7 +261,7 @@ def damage_tables(seeds: Sequence[bytes], pick: random.Random) -> bytes:
 
     data = bytearray(pick.choice(seeds))
     elf = ElfFile(bytes(data))
-    names = (".eh_frame", ".eh_frame_hdr", ".dynsym", ".dynamic", ".gnu.hash", ".symtab", ".rela", ".note", ".debug")
+    names = (".eh_frame", ".eh_frame_hdr", ".dynsym", ".dynamic", ".gnu.hash", ".symtab", ".rela", ".note")
     tables = [(s.offset, s.size) for s in elf.sections if s.name.startswith(names) and s.size and s.offset]
     for _ in range(pick.choice((1, 1, 2, 4))):
         at, size = (0, 1024) if pick.randrange(4) == 0 else pick.choice(tables)

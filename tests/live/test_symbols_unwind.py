@@ -1,8 +1,10 @@
 """The unwinder on real, stopped-in-a-syscall processes with exactly known chains of calls."""
 
+import contextlib
 import dataclasses
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from processes import Child, compiled, python, running
 
+from memforensics.case.model import Stack
 from memforensics.symbols.address_space import AddressSpace
 from memforensics.symbols.names.symbolizer import Symbolizer
 from memforensics.symbols.unwind.cfi import Rule
@@ -61,9 +64,24 @@ def test_a_chain_unwinds_to_its_start_exactly() -> None:
         assert names(space, unwound)[1:] == [*LEVELS, "main", *OUTERMOST]
         assert not any(frame.guessed for frame in unwound.frames)
         symbolizer = Symbolizer(space)
-        leaf, caller = symbolizer.unwound(unwound.frames[0]), symbolizer.unwound(unwound.frames[1])
+        leaf = symbolizer.unwound(unwound.frames[0])
     assert leaf.module is not None
     assert "libc" in Path(leaf.module).name
+
+
+def test_lines_of_a_deleted_program_come_after_it_ended(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    shutil.copy(compiled("sym_chain.c", "-O2", "-fomit-frame-pointer"), program)
+    with running([program, "chain"]) as child, contextlib.closing(open_process(child.pid)) as process:
+        registers = blocked_in_read(process, child.pid)
+        program.unlink()
+        space = AddressSpace(process)
+        symbolizer = Symbolizer(space)
+        unwound = unwind(registers, process.memory, space)
+        frames = tuple(symbolizer.unwound(frame) for frame in unwound.frames)
+    stack, is_all = symbolizer.with_lines(Stack(frames=frames))
+    assert is_all
+    caller = stack.frames[1]
     source = (Path(__file__).parent.parent / "leakers" / "sym_chain.c").read_text().splitlines()
     assert caller.file is not None
     assert caller.line is not None

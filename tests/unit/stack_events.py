@@ -10,7 +10,8 @@ from memforensics.probes.ebpf.stacks.sites import DecodedStack
 
 def decoded(pc: int = 0, *, complete: bool = True) -> DecodedStack:
     """A stack of one frame, without a name."""
-    return DecodedStack((NativePc(pc, False, False),), (), complete, lambda: Stack(frames=(), complete=complete))
+    names = Stack(frames=(), complete=complete)
+    return DecodedStack((NativePc(pc, False, False),), (), complete, lambda: names, lambda stack: (stack, True))
 
 
 def add_site(table: AllocationTable, site: int, pc: int | None = None, *, complete: bool = True, **more: Any) -> None:

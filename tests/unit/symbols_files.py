@@ -3,11 +3,13 @@
 import _ctypes
 import functools
 import os
+import random
 import re
 import shutil
 import sys
 from pathlib import Path
 
+import capstone
 import pytest
 from processes import compiled
 
@@ -53,3 +55,20 @@ def ucx_libraries() -> list[Path]:
     """The libraries of the real UCX wheel, anywhere below MEMFORENSICS_UCX_DIR."""
     folder = os.environ.get("MEMFORENSICS_UCX_DIR")
     return sorted(Path(folder).rglob("libuc[msp].so.0.0.0")) if folder else []
+
+
+def call_sites(elf: ElfFile, count: int, seed: int) -> list[int]:
+    """Addresses as they are looked up for the frames of a stack: the last byte of a call, one for each function."""
+    text = elf.section(".text")
+    assert text is not None
+    functions = [s for s in elf.symbols() if s.size and text.vaddr <= s.start < text.vaddr + text.size]
+    pick, engine = random.Random(seed), capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    pick.shuffle(functions)
+    found: list[int] = []
+    for function in functions:
+        code = engine.disasm_lite(elf.read_at_vaddr(function.start, function.size), function.start)
+        calls = [address + size - 1 for address, size, name, _ in code if name == "call"]
+        found += [pick.choice(calls)] if calls else []
+        if len(found) == count:
+            break
+    return found

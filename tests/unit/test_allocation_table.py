@@ -93,7 +93,7 @@ def test_names_are_found_once_when_the_stack_is_first_read() -> None:
         found.append(EMPTY)
         return EMPTY
 
-    stack = DecodedStack((), (), True, find_names)
+    stack = DecodedStack((), (), True, find_names, lambda stack: (stack, True))
     assert not stack.is_named
     assert stack.stack is stack.stack
     assert stack.is_named

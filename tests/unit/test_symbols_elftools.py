@@ -9,7 +9,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection, SymbolTableSection
 from symbols_files import chain_program, libc, open_elf, python_code, ucx_libraries
 
-from memforensics.symbols.names.lines import LineReader, TimeBudget
+from memforensics.symbols.names.lines import LineReader, WaitBudget
 
 DEFINED = ("STT_FUNC", "STT_OBJECT", "STT_GNU_IFUNC")
 
@@ -52,7 +52,7 @@ def test_sections_symbols_and_build_id(path: Path) -> None:
 def test_lines_of_a_program() -> None:
     path = chain_program("-gdwarf-5")
     elf = open_elf(path)
-    reader, budget = LineReader(elf), TimeBudget(60)
+    reader, budget = LineReader(elf), WaitBudget(60)
     compared = 0
     with path.open("rb") as stream:
         dwarf = ELFFile(stream).get_dwarf_info()
@@ -63,8 +63,7 @@ def test_lines_of_a_program() -> None:
             for state, following in itertools.pairwise(states):
                 if state.end_sequence or following.address == state.address:
                     continue
-                found = reader.find(state.address, budget)
-                assert found is not None
-                assert found[1] == state.line
+                assert reader.look_up((state.address,), budget)
+                assert reader.at(state.address)[0].line == state.line
                 compared += 1
     assert compared > 50

@@ -8,9 +8,9 @@ from memforensics.case.model import Frame, Stack
 from memforensics.case.store import CaseFile
 from memforensics.case.views import Symbolized
 from memforensics.errors import UsageError
+from memforensics.symbols.names.lines import WaitBudget
 from memforensics.symbols.names.offline import Finder, NamedFile, with_names
 from memforensics.symbols.names.symbolizer import Named
-from memforensics.symbols.names.timebudget import TimeBudget
 
 DWARF_BUDGET_S = 120.0
 
@@ -46,7 +46,7 @@ class _Naming:
         self._finder, self.result = finder, result
         self._files: dict[tuple[str, str], NamedFile | None] = {}
         self._places: dict[Place, Named | None] = {}
-        self._budget = TimeBudget(DWARF_BUDGET_S)
+        self._budget = WaitBudget(DWARF_BUDGET_S)
 
     def stack(self, stack: Stack) -> Stack:
         for frame in stack.frames:

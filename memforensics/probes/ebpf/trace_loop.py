@@ -342,7 +342,7 @@ class TraceLoop(Generic[S, A]):
     def _losses(self, stats: RunStats | None, coverages: Sequence[float]) -> Iterator[Loss]:
         stacks = [space.stacks for traced in self.processes for space in traced.spaces]
         for one in stacks:
-            self._lost.update(one.python.lost)
+            self._lost.update(one.lost)
         claimed = f"processes whose sites hold more than RSS grew by (up to {max(coverages, default=0.0):.0%} of it)"
         rows = [
             *self.programs.losses(),

@@ -21,6 +21,7 @@ class Source:
     """`size` bytes that `read` gives pieces of."""
 
     size: int
+    descriptor: int | None = None  # of the file that it is
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes at `offset`. BadElf when they are not there."""
@@ -48,18 +49,19 @@ class FileSource(Source):
     """A descriptor of its own, closed with this object: the stream that it was made of may be closed at once."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = os.dup(descriptor)
-        weakref.finalize(self, os.close, self._descriptor)
-        about = os.fstat(self._descriptor)
+        self.descriptor = duplicate = os.dup(descriptor)
+        weakref.finalize(self, os.close, duplicate)
+        about = os.fstat(duplicate)
         if not stat.S_ISREG(about.st_mode):
             raise BadElf("not a regular file")
         self.size = about.st_size
 
     def _pread(self, offset: int, size: int) -> bytes:
+        assert self.descriptor is not None
         pieces: list[bytes] = []
         while size:
             try:
-                piece = os.pread(self._descriptor, size, offset)
+                piece = os.pread(self.descriptor, size, offset)
             except OSError as error:
                 raise BadElf(f"the file cannot be read: {error.strerror}") from error
             if not piece:
@@ -78,30 +80,3 @@ def source_of(origin: BinaryIO | bytes) -> Source:
         return FileSource(origin.fileno())
     origin.seek(0)
     return BytesSource(origin.read(MAX_READ_BYTES))
-
-
-class SectionStream(io.RawIOBase):
-    """A range of a source as a seekable stream, for readers that want one."""
-
-    def __init__(self, source: Source, offset: int, size: int) -> None:
-        self._source, self._offset, self._size, self._position = source, offset, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._position)
-        data = self._source.read(self._offset + self._position, left if size < 0 else min(size, left))
-        self._position += len(data)
-        return data

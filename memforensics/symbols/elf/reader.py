@@ -8,7 +8,6 @@ later), the x86-64 psABI for relocation types, and glibc's elf/dl-lookup.c for D
 import functools
 import lzma
 import struct
-import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from memforensics.errors import MemforensicsError
-from memforensics.symbols.elf.byte_source import BadElf, BytesSource, SectionStream, Source, source_of
+from memforensics.symbols.elf.byte_source import BadElf, Source, source_of
 from memforensics.symbols.elf.symtab import RawTable, Symbol, SymbolTable
 
 __all__ = ["BadElf", "DebugFiles", "ElfFile", "Reloc", "Section", "Segment", "Symbol", "SymbolTable"]
@@ -26,8 +25,7 @@ EM_X86_64, EM_AARCH64 = 62, 183
 _ADDRESS_RELOCS = {EM_X86_64: (1, 6, 7), EM_AARCH64: (257, 1025, 1026)}
 
 _PT_LOAD, _PT_DYNAMIC, _PT_NOTE, _PT_GNU_EH_FRAME = 1, 2, 4, 0x6474E550
-_SHT_SYMTAB, _SHT_NOBITS, _SHT_DYNSYM = 2, 8, 11
-_SHF_COMPRESSED = 0x800
+_SHT_SYMTAB, _SHT_DYNSYM = 2, 11
 _NT_GNU_BUILD_ID = 3
 _DT_NEEDED, _DT_PLTRELSZ, _DT_HASH, _DT_STRTAB, _DT_SYMTAB, _DT_RELA, _DT_RELASZ = 1, 2, 4, 5, 6, 7, 8
 _DT_STRSZ, _DT_SONAME, _DT_JMPREL, _DT_GNU_HASH, _DT_VERSYM = 10, 14, 23, 0x6FFFFEF5, 0x6FFFFFF0
@@ -96,7 +94,6 @@ class ElfFile:
     def __init__(self, origin: BinaryIO | bytes | Source, *, debug_files: DebugFiles | None = None) -> None:
         self.source = origin if isinstance(origin, Source) else source_of(origin)
         self._debug_files = debug_files
-        self._unpacked: dict[str, BytesSource | None] = {}
         header = self.source.read(0, 64)
         if header[:4] != b"\x7fELF":
             raise BadElf("not an ELF file")
@@ -219,35 +216,6 @@ class ElfFile:
     def _sections_by_name(self) -> dict[str, Section]:
         return {section.name: section for section in reversed(self.sections)}
 
-    def open_section(self, name: str) -> tuple[Source, int, int] | None:
-        """(source, offset, size) of a section's contents, unpacked where it is compressed. None: not there, empty in
-        this file, or packed in a way or to a size that is not read here."""
-        section = self.section(name)
-        if section is None or section.type == _SHT_NOBITS or section.size == 0:
-            return None
-        if section.offset + section.size > self.source.size:
-            raise BadElf(f"section {name} does not fit the file")
-        if not section.flags & _SHF_COMPRESSED:
-            return self.source, section.offset, section.size
-        if name not in self._unpacked:
-            self._unpacked[name] = self._unpack(section)
-        data = self._unpacked[name]
-        return (data, 0, data.size) if data is not None else None
-
-    def _unpack(self, section: Section) -> BytesSource | None:
-        kind, _, size = struct.unpack("<IIQ", self.source.read(section.offset, 16))
-        if kind != 1 or size > _MAX_UNPACKED_BYTES:  # ELFCOMPRESS_ZLIB
-            return None
-        try:
-            packed = self.source.read(section.offset + 24, section.size - 24)
-            return BytesSource(zlib.decompressobj().decompress(packed, _MAX_UNPACKED_BYTES))
-        except zlib.error as error:
-            raise BadElf(f"section {section.name} cannot be unpacked: {error}") from error
-
-    def section_stream(self, name: str) -> SectionStream | None:
-        place = self.open_section(name)
-        return SectionStream(*place) if place else None
-
     # --- the dynamic section
 
     @functools.cached_property
@@ -341,13 +309,13 @@ class ElfFile:
     @functools.cached_property
     def _mini_debug(self) -> "ElfFile | None":
         """.gnu_debugdata: an xz-packed ELF with the static symbols that Fedora and its kin leave in stripped files."""
-        place = self.open_section(".gnu_debugdata")
-        if place is None:
+        section = self.section(".gnu_debugdata")
+        if section is None:
             return None
-        source, offset, size = place
         try:
             unpacker = lzma.LZMADecompressor(memlimit=_MAX_UNPACKED_BYTES)
-            return ElfFile(unpacker.decompress(source.read(offset, size), _MAX_UNPACKED_BYTES))
+            packed = self.source.read(section.offset, section.size)
+            return ElfFile(unpacker.decompress(packed, _MAX_UNPACKED_BYTES))
         except (lzma.LZMAError, BadElf, EOFError):
             return None
 

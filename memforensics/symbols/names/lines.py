@@ -1,194 +1,217 @@
-"""File and line of an address, and what is inlined there, from DWARF, under a strict budget of time.
-
-Of the unit that has the address, only the line program is run (DWARF 5, 6.2; versions 2 to 5), once, into arrays; its
-entries are looked at when inlined calls are asked for.
+"""Files, lines and inlined calls of addresses, from DWARF. A process of our own reads it (line_server.py): one for all
+files, started with the first question. An answer may take seconds on a large file; whoever asks waits as long as its
+budget allows, and a later question finds the answer.
 """
 
 import contextlib
-from array import array
-from bisect import bisect_right
-from collections import OrderedDict
+import json
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
-from memforensics.symbols.elf.reader import ElfFile
-from memforensics.symbols.names.dwarf import COMP_DIR, DAMAGED, STMT_LIST, Dwarf
-from memforensics.symbols.names.inlines import Functions, inlined_at
-from memforensics.symbols.names.lineheader import LineProgram, read_program
-from memforensics.symbols.names.timebudget import OutOfTime, TimeBudget
-from memforensics.symbols.names.units import UnitIndex
-from memforensics.symbols.unwind.frame_instructions import Cursor
+import msgspec
 
-__all__ = ["Call", "LineReader", "TimeBudget"]
+from memforensics.symbols.elf.reader import BadElf, ElfFile
+from memforensics.symbols.names import line_server
 
-_MAX_UNITS = 128
-_CHECK_EVERY = 4096  # operations between two looks at the clock
-
-
-class _Unit:
-    """The line table of one compilation unit, rows by address; its functions, when they are asked for."""
-
-    def __init__(self, dwarf: Dwarf, offset: int, files: list[str], rows: list[tuple[int, int, int]]) -> None:
-        self._dwarf, self._offset = dwarf, offset
-        rows.sort()
-        self._addresses = array("Q", [address for address, _, _ in rows])
-        self._rows = array("Q", [row for _, _, row in rows])
-        self._files = files
-        self._functions: Functions | None = None
-        self._unreadable = False
-
-    def find(self, vaddr: int) -> tuple[str, int] | None:
-        index = bisect_right(self._addresses, vaddr) - 1
-        row = self._rows[index] if index >= 0 else 0
-        file, line = self._file(row >> 32), row & 0xFFFFFFFF
-        return (file, line) if line and file else None
-
-    def _file(self, number: int | None) -> str | None:
-        return (self._files[number] or None) if number is not None and 0 <= number < len(self._files) else None
-
-    def inlined(self, vaddr: int, budget: TimeBudget) -> "tuple[Call, ...]":
-        if self._unreadable:
-            return ()
-        unit = self._dwarf.unit(self._offset)
-        if self._functions is None:
-            self._unreadable = True  # stays so where reading fails: no second try
-            self._functions = Functions(unit, budget)
-            self._unreadable = False
-        function = self._functions.at(vaddr)
-        calls = inlined_at(unit, function, vaddr, budget) if function is not None else ()
-        return tuple(Call(call.function, self._file(call.file), call.line) for call in calls)
+_SHT_NOBITS = 8
+_MAX_KNOWN = 1 << 15
+_MAX_ADDRESSES = 4096  # in one request
+_MAX_ANSWER_BYTES = 64 << 20
+_TOO_LONG = (-signal.SIGALRM, -signal.SIGXCPU)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Where a function was called that is inlined. None: not told."""
+class Location(NamedTuple):
+    """None: the file does not say. `function` is mangled where the file has it so."""
 
-    function: str | None  # the inlined one; mangled where the file has it so
+    function: str | None
     file: str | None
     line: int | None
 
 
+@dataclass(slots=True)
+class WaitBudget:
+    """Seconds to wait for answers, in all."""
+
+    left_s: float
+
+
 class LineReader:
-    """Lines and inlined calls of one file, or of its separate debug file."""
+    """The lines of one file, or of its separate debug file."""
 
     def __init__(self, elf: ElfFile) -> None:
         self._elf = elf
-        self._index: UnitIndex | None = None
-        self._opened: tuple[ElfFile, Dwarf] | None = None
-        self._tried = False
-        self._units: OrderedDict[int, _Unit | None] = OrderedDict()
+        self._known: dict[int, tuple[Location, ...]] = {}
+        self._origin: ElfFile | None = None
+        self._is_open = False
+        self.why_not: str | None = None  # why the reading process gave up
 
     @property
     def has_any(self) -> bool:
         """Whether there is DWARF at all."""
-        with contextlib.suppress(*DAMAGED):
-            self._open()
-        return self._opened is not None
+        return self._open() is not None
 
-    def find(self, vaddr: int, budget: TimeBudget) -> tuple[str, int] | None:
-        """(file, line). None: the file does not tell, tells it in a way that is not read here, or time is up."""
-        if budget.spent:
-            return None
-        with budget.spending():
+    def at(self, vaddr: int) -> tuple[Location, ...]:
+        """The location, innermost inlined call first, as far as `look_up` brought it. Empty: none, or not known."""
+        return self._known.get(vaddr, ())
+
+    def look_up(self, vaddrs: Sequence[int], budget: WaitBudget) -> bool:
+        """Asks for these addresses. False: the answer is still to come."""
+        if len(self._known) > _MAX_KNOWN:
+            self._known.clear()
+        missing = [vaddr for vaddr in vaddrs if vaddr not in self._known and 0 <= vaddr < 1 << 63]
+        if not missing or self.why_not is not None or self._open() is None:
+            return True
+        began = time.monotonic()
+        try:
+            return _PROCESS.ask(self, missing, began + max(0.0, budget.left_s))
+        finally:
+            budget.left_s -= time.monotonic() - began
+
+    def take(self, vaddrs: Sequence[int], answer: Sequence[Sequence[Location]]) -> None:
+        """The reading process's answer."""
+        for vaddr, locations in zip(vaddrs, answer, strict=True):
+            self._known[vaddr] = tuple(locations)
+
+    def missing(self, vaddrs: Sequence[int]) -> list[int]:
+        return [vaddr for vaddr in vaddrs if vaddr not in self._known][:_MAX_ADDRESSES]
+
+    @property
+    def descriptor(self) -> int | None:
+        origin = self._open()
+        return origin.source.descriptor if origin is not None else None
+
+    def _open(self) -> ElfFile | None:
+        if not self._is_open:
+            self._is_open = True
             try:
-                unit = self._unit_at(vaddr, budget)
-            except (OutOfTime, *DAMAGED):
-                return None
-        return unit.find(vaddr) if unit is not None else None
-
-    def inlined(self, vaddr: int, budget: TimeBudget) -> tuple[Call, ...]:
-        """The calls that are inlined there, innermost first. Empty: none, or as above."""
-        if budget.spent:
-            return ()
-        with budget.spending():
-            try:
-                unit = self._unit_at(vaddr, budget)
-                return unit.inlined(vaddr, budget) if unit is not None else ()
-            except (OutOfTime, *DAMAGED):
-                return ()
-
-    def _open(self) -> None:
-        if not self._tried:
-            self._tried = True  # stays so where reading fails: no second try
-            self._opened = _open(self._elf)
-            self._index = UnitIndex(*self._opened) if self._opened is not None else None
-
-    def _unit_at(self, vaddr: int, budget: TimeBudget) -> "_Unit | None":
-        self._open()
-        if self._opened is None or self._index is None:
-            return None
-        offset = self._index.at(vaddr, budget)
-        if offset is None:
-            return None
-        if offset in self._units:
-            self._units.move_to_end(offset)
-            return self._units[offset]
-        self._units[offset] = None  # where reading fails
-        unit = self._units[offset] = _read_unit(*self._opened, offset, budget)
-        if len(self._units) > _MAX_UNITS:
-            self._units.popitem(last=False)
-        return unit
+                self._origin = next((e for e in (self._elf, self._elf.debug) if e is not None and _has_dwarf(e)), None)
+            except BadElf:
+                self._origin = None
+        return self._origin
 
 
-def _open(elf: ElfFile) -> tuple[ElfFile, Dwarf] | None:
-    """The file that has the lines: this one, or its debug file."""
-    for candidate in (elf, elf.debug):
-        if candidate is not None and candidate.open_section(".debug_line") and candidate.open_section(".debug_info"):
-            return candidate, Dwarf(candidate)
-    return None
+def _has_dwarf(elf: ElfFile) -> bool:
+    sections = [elf.section(name) for name in (".debug_info", ".debug_line")]
+    return elf.source.descriptor is not None and all(
+        section is not None
+        and section.type != _SHT_NOBITS
+        and 0 < section.size <= section.offset + section.size <= elf.source.size
+        for section in sections
+    )
 
 
-def _read_unit(elf: ElfFile, dwarf: Dwarf, offset: int, budget: TimeBudget) -> "_Unit | None":
-    head = dwarf.head(offset)
-    place = head.number(head.root, STMT_LIST)
-    if place is None:
-        return None
-    program = read_program(elf, place, head.text(head.root, COMP_DIR) or b"")
-    return _Unit(dwarf, offset, program.files, _run(program, budget)) if program is not None else None
+class _ReadingProcess:
+    """One request at a time; what else is asked meanwhile comes later."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._end: weakref.finalize[..., object] | None = None
+        self._request: tuple[LineReader, list[int]] | None = None
+        self._received = b""
+        self._killed: weakref.WeakSet[LineReader] = weakref.WeakSet()
+
+    def ask(self, reader: LineReader, vaddrs: Sequence[int], until: float) -> bool:
+        """False: time was up before the answer came."""
+        with self._lock:
+            while reader.why_not is None and (missing := reader.missing(vaddrs)):
+                try:
+                    if self._request is None:
+                        self._send(reader, missing)
+                    if not self._receive(until):
+                        return False
+                except (OSError, ValueError) as error:
+                    self._stop(str(error))
+        return True
+
+    def _send(self, reader: LineReader, vaddrs: list[int]) -> None:
+        descriptor = reader.descriptor
+        assert descriptor is not None
+        self._request = (reader, vaddrs)
+        text = json.dumps(vaddrs).encode()
+        message = len(text).to_bytes(4, "little") + text
+        sock = self._started()
+        sent = socket.send_fds(sock, [message], [descriptor])
+        sock.sendall(message[sent:])
+
+    def _started(self) -> socket.socket:
+        if self._socket is None:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                command = [sys.executable, "-I", "-S", line_server.__file__, str(theirs.fileno())]
+                self._process = subprocess.Popen(
+                    [*command, *(str(Path(folder).absolute()) for folder in sys.path if folder)],
+                    env={},
+                    cwd="/",
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            self._socket, self._received = ours, b""
+            self._end = weakref.finalize(self, _end, self._process, ours)
+        return self._socket
+
+    def _receive(self, until: float) -> bool:
+        """False: the answer is not here yet."""
+        assert self._socket is not None
+        while True:
+            size = int.from_bytes(self._received[:4], "little")
+            if size > _MAX_ANSWER_BYTES:
+                raise ValueError("its answer is too long")
+            if len(self._received) >= 4 + size and self._received:
+                break
+            if not select.select([self._socket], [], [], max(0.0, until - time.monotonic()))[0]:
+                return False
+            piece = self._socket.recv(1 << 20)
+            if not piece:
+                raise ValueError("it ended")
+            self._received += piece
+        text, self._received = self._received[4 : 4 + size], b""
+        assert self._request is not None
+        reader, vaddrs = self._request
+        reader.take(vaddrs, msgspec.json.decode(text, type=list[list[Location]]))
+        self._request = None
+        return True
+
+    def _stop(self, why: str) -> None:
+        """The process failed: the file that it was reading is not asked for again, unless somebody killed it."""
+        status = None
+        if self._process is not None and self._end is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = self._process.wait(timeout=1.0)
+            self._end()
+        reader = self._request[0] if self._request is not None else None
+        self._process = self._socket = self._end = self._request = None
+        if reader is None or (status == -signal.SIGKILL and reader not in self._killed):
+            if reader is not None:
+                self._killed.add(reader)
+            return
+        if status in _TOO_LONG:
+            why = f"it takes more than {line_server.FILE_SECONDS} s to read"
+        elif status == -signal.SIGABRT:
+            why = f"it is damaged, or takes more than {line_server.MEMORY_BYTES >> 30} GiB of memory to read"
+        elif status is not None:
+            why = f"reading it ended with status {status}"
+        reader.why_not = why
 
 
-def _run(program: LineProgram, budget: TimeBudget) -> list[tuple[int, int, int]]:
-    """Rows (address, order, file << 32 | line) of the line-number state machine; line 0: nothing from here on."""
-    step, base, span = program.step, program.line_base, program.line_range
-    opcode_base, code_bytes = program.opcode_base, program.code
-    rows: list[tuple[int, int, int]] = []
-    cursor = Cursor(code_bytes, 0)
-    address, file, line, operations = 0, 1, 1, 0
-    try:
-        while cursor.at < len(code_bytes):
-            operations += 1
-            if operations % _CHECK_EVERY == 0 and budget.spent:
-                raise OutOfTime
-            code = cursor.u8()
-            if code >= opcode_base:
-                advance, change = divmod(code - opcode_base, span)
-                address += advance * step
-                line += base + change
-                rows.append((address, operations, file << 32 | (line & 0xFFFFFFFF)))
-                continue
-            match code:
-                case 0:  # extended
-                    extended = Cursor(cursor.block(), 0)
-                    kind = extended.u8()
-                    if kind == 1:  # end_sequence; sorts before another sequence that begins there
-                        rows.append((address, 0, 0))
-                        address, file, line = 0, 1, 1
-                    elif kind == 2:  # set_address
-                        address = extended.unsigned(8)
-                case 1:  # copy
-                    rows.append((address, operations, file << 32 | (line & 0xFFFFFFFF)))
-                case 2:
-                    address += cursor.uleb() * step
-                case 3:
-                    line += cursor.sleb()
-                case 4:
-                    file = cursor.uleb()
-                case 8:  # const_add_pc
-                    address += (255 - opcode_base) // span * step
-                case 9:  # fixed_advance_pc
-                    address += cursor.unsigned(2)
-                case _:
-                    for _ in range(program.operands[code - 1]):
-                        cursor.uleb()
-    except (IndexError, ValueError):
-        pass  # cut short: the rows so far are good
-    return [row for row in rows if row[0] < 1 << 64 and row[2] >> 32 < 1 << 24]
+def _end(process: "subprocess.Popen[bytes]", sock: socket.socket) -> None:
+    sock.close()
+    process.kill()
+    process.wait()
+
+
+_PROCESS = _ReadingProcess()

@@ -11,17 +11,16 @@ from typing import BinaryIO
 from memforensics.case.model import Frame, Stack
 from memforensics.symbols.elf.debug_files import DEBUG_ROOTS, debug_files_for, open_regular
 from memforensics.symbols.elf.reader import BadElf, DebugFiles, ElfFile
-from memforensics.symbols.names.lines import LineReader
-from memforensics.symbols.names.symbolizer import SIGNAL_FRAME, Named, frames_of, name_at
-from memforensics.symbols.names.timebudget import TimeBudget
+from memforensics.symbols.names.lines import LineReader, WaitBudget
+from memforensics.symbols.names.symbolizer import SIGNAL_FRAME, Named, frames_of, function_at, named
 from memforensics.target.rooted import open_in_root
 
 _TRAMPOLINES = (SIGNAL_FRAME, "__restore_rt", "__kernel_rt_sigreturn")
 _MAX_FILES = 65536  # looked at in folders given by name
 
 
-def with_names(stack: Stack, named: Callable[[Frame, int], Named | None]) -> Stack:
-    """The stack with names. `named` gives what is known of a frame at the address to look up; None: leave it alone.
+def with_names(stack: Stack, name: Callable[[Frame, int], Named | None]) -> Stack:
+    """The stack with names. `name` gives what is known of a frame at the address to look up; None: leave it alone.
 
     A stored frame does not say whether its offset is a return address (the byte before is looked up) or a pc: it is a
     pc in the leaf and in what a signal interrupted.
@@ -31,7 +30,7 @@ def with_names(stack: Stack, named: Callable[[Frame, int], Named | None]) -> Sta
     for index, frame in enumerate(stack.frames):
         found = None
         if frame.kind != "python" and frame.offset is not None and not frame.inlined:
-            found = named(frame, frame.offset if exact else frame.offset - 1)
+            found = name(frame, frame.offset if exact else frame.offset - 1)
         if found is None:
             out.append(frame)
         else:
@@ -56,8 +55,9 @@ class NamedFile:
         except BadElf:
             return False
 
-    def name(self, vaddr: int, budget: TimeBudget) -> Named:
-        return name_at(self.elf, self.lines, vaddr, budget)
+    def name(self, vaddr: int, budget: WaitBudget) -> Named:
+        self.lines.look_up((vaddr,), budget)
+        return named(function_at(self.elf, vaddr), self.lines.at(vaddr))
 
 
 class Finder:

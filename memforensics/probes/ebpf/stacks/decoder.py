@@ -1,6 +1,7 @@
 """The one place where a stack is decoded: addresses and Python frames of the kernel's event become named frames."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 
 from memforensics.case.model import Frame, Stack
@@ -40,10 +41,14 @@ class StackDecoder:
 
         def find_names() -> Stack:
             frames = [(pc, find_frame()) for pc, find_frame in zip(native, find_frames, strict=True)]
-            stack = self.python.spliced(frames, python, flags, complete, code)
-            return self._symbolizer.expanded(stack)
+            return self.python.spliced(frames, python, flags, complete, code)
 
-        return DecodedStack(native, python, complete, find_names)
+        return DecodedStack(native, python, complete, find_names, self._symbolizer.with_lines)
+
+    @property
+    def lost(self) -> Counter[str]:
+        """What is missing in the stacks."""
+        return self.python.lost + self._symbolizer.lost
 
     def end(self) -> None:
         """The process exited or runs another program: frees the kernel's rules. Decoded stacks stay."""

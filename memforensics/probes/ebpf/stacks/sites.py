@@ -14,10 +14,19 @@ MAX_KERNEL_SITES = 1 << 15  # twice the kernel's table: stacks that were complet
 
 
 class DecodedStack:
-    """One stack, leaf first. All that only the live process can tell was read when this was made; `stack` looks up
-    names and lines in the mapped files when it is first asked for, which may take a while."""
+    """One stack, leaf first. All that only the live process can tell was read when this was made. `stack` looks up
+    names and lines in the mapped files, which may take a while; lines of a large file may come later."""
 
-    __slots__ = ("_find_names", "_stack", "complete", "native", "python")
+    __slots__ = (
+        "_add_lines",
+        "_drop_leaf_line",
+        "_find_names",
+        "_named",
+        "_stack",
+        "complete",
+        "native",
+        "python",
+    )
 
     def __init__(
         self,
@@ -25,27 +34,37 @@ class DecodedStack:
         python: tuple[PythonFrame, ...],
         complete: bool,
         find_names: Callable[[], Stack],
+        add_lines: Callable[[Stack], tuple[Stack, bool]],  # and whether these are all
     ) -> None:
         self.native, self.python, self.complete = native, python, complete
         self._find_names: Callable[[], Stack] | None = find_names
-        self._stack: Stack | None = None
+        self._add_lines: Callable[[Stack], tuple[Stack, bool]] | None = add_lines
+        self._named: Stack | None = None
+        self._stack = Stack(frames=())
+        self._drop_leaf_line = False
 
     @property
     def stack(self) -> Stack:
-        if self._stack is None:
-            assert self._find_names is not None
-            self._stack, self._find_names = self._find_names(), None
+        if self._find_names is not None:
+            self._named, self._find_names = self._find_names(), None
+        if self._add_lines is not None and self._named is not None:
+            self._stack, is_all = self._add_lines(self._named)
+            if is_all:
+                self._add_lines = None
+            if self._drop_leaf_line:
+                self.drop_leaf_line()
         return self._stack
 
     @property
     def is_named(self) -> bool:
         """Whether `stack` takes no time any more."""
-        return self._stack is not None
+        return self._named is not None
 
     def drop_leaf_line(self) -> None:
         """Several lines of the leaf function share this stack."""
-        leaf = replace(self.stack.frames[0], line=None, file=None)
-        self._stack = replace(self.stack, frames=(leaf, *self.stack.frames[1:]))
+        self._drop_leaf_line = True
+        leaf = replace(self._stack.frames[0], line=None, file=None)
+        self._stack = replace(self._stack, frames=(leaf, *self._stack.frames[1:]))
 
 
 class Traffic(NamedTuple):
