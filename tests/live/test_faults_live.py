@@ -248,7 +248,7 @@ def test_the_command_prints_json_and_keeps_a_case(tmp_path: Path) -> None:
         assert popen.returncode == 0
     told = json.loads(out)
     assert set(told) >= {"meaning", "sites", "coverage", "losses", "overhead"}
-    assert "not of who leaks" in told["meaning"]
+    assert "a hint, not proof of a leak" in told["meaning"]
     site = next(s for s in told["sites"] if "touch_own" in [f["function"] for f in s["stack"]])
     assert (site["kind"], site["outstanding_bytes"], site["count"]) == ("fault", 997 * PAGE, 997)
     assert told["overhead"]["fault-trace"]["bpf_runs"] > 0
@@ -266,7 +266,7 @@ def test_the_screen_has_its_meaning() -> None:
         out, _ = popen.communicate(timeout=30)
         assert popen.returncode == 0
     text = " ".join(out.decode().split())
-    assert "who touches new memory, not of who leaks" in text
+    assert "a hint, not proof of a leak" in text
     assert "touch_own (fault_touch" in text
     assert "3.9 MiB" in text
 
@@ -290,7 +290,7 @@ def test_the_live_screen(tmp_path: Path) -> None:
         screen.press("p")
         screen.wait_for(r"▸ +7\.8 MiB .* 2,?003 .*touch_shared.* 1,?000 .*touch_own")
         screen.press("q")
-        screen.wait_for(r"who touches new memory, not of who leaks.*exit code 0")
+        screen.wait_for(r"a hint, not proof of a leak.*exit code 0")
         assert "q ends" not in screen.screen()
 
 

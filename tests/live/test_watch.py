@@ -158,7 +158,7 @@ def test_keys_open_the_help_and_end_the_watch(tmp_path: Path) -> None:
         )
         terminal.wait_for(r"INSUFFICIENT.*q ends, \? shows help")
         terminal.press("?")
-        terminal.wait_for("judge all that was seen")
+        terminal.wait_for("end the watch and show the result")
         terminal.press("?")
         terminal.wait_for("q ends, . shows help")
         terminal.press("q")
