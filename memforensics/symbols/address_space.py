@@ -39,7 +39,7 @@ class MappedProcess(Protocol):
 
 @runtime_checkable
 class LivingProcess(Protocol):
-    """What only one that runs has: its own file system, and the map of its just-in-time compiler."""
+    """A running process also has a file system of its own and the map of its just-in-time compiler."""
 
     def open_inside(self, path: str) -> AbstractContextManager[BinaryIO]: ...
     def open_jit_map(self) -> AbstractContextManager[BinaryIO]: ...
@@ -47,7 +47,7 @@ class LivingProcess(Protocol):
 
 @dataclass(frozen=True)
 class RecordedProcess:
-    """A process made of parsed mappings and an opener: for tests, and for cases made elsewhere."""
+    """A process made of parsed mappings and a function that opens mapped files: for tests and recorded cases."""
 
     mappings: Sequence[Mapping]
     open_mapped: Callable[[Mapping], AbstractContextManager[BinaryIO]]
@@ -123,7 +123,7 @@ class _Opened:
 
 
 class _Files:
-    """Parsed files by identity, least recently used first out: their descriptors are what is scarce."""
+    """Parsed files by identity. The least recently used is dropped first, because file descriptors are scarce."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -196,8 +196,8 @@ class AddressSpace:
         return SpaceChange(tuple(now[start] for start in sorted(now.keys() - before.keys())), went, changed)
 
     def find(self, pc: int) -> tuple[MappedModule, int] | None:
-        """The module and the address in its file (file offset instead, when its ELF cannot be read).
-        None: not in a module (JIT code, or maps are older than the mapping: refresh)."""
+        """The module and the address in its file, or the file offset when the ELF cannot be read.
+        None: the pc is in no module (JIT code), or the maps are older than the mapping (call `refresh`)."""
         index = bisect_right(self._starts, pc) - 1
         if index < 0 or pc >= self._places[index][0]:
             return None
@@ -214,11 +214,11 @@ class AddressSpace:
         return index >= 0 and pc < self._code_ends[index]
 
     def jitted(self, pc: int) -> str | None:
-        """The function at a pc in no module, as the process's just-in-time compiler told it."""
+        """The function at a pc outside all modules, from the map of the process's just-in-time compiler."""
         return self._jit.name(pc) if self._jit is not None and self.executable(pc) else None
 
     def module_named(self, name: str) -> MappedModule | None:
-        """By file name (`libc.so.6`) or whole path; the lowest where several are."""
+        """By file name (`libc.so.6`) or full path; the lowest one of several."""
         return next((module for module in self._modules if name in (module.name, module.path)), None)
 
     def elf(self, module: MappedModule) -> ElfFile | None:
@@ -234,7 +234,7 @@ class AddressSpace:
         return opened.lines if opened is not None else None
 
     def why_no_elf(self, module: MappedModule) -> str | None:
-        """None where there is one."""
+        """Why the module has no ELF. None: it has one."""
         self._open(module)
         return self._failures.get(module.identity)
 
@@ -266,7 +266,7 @@ class AddressSpace:
             if opened is None:
                 inside = [self._living.open_inside] if self._living is not None else []
                 elf = ElfFile(stream, debug_files=debug_files_for(module.path, inside=inside))
-                _ = elf.debug  # now: later the process, and its file system, may be gone
+                _ = elf.debug  # opened now: the process and its file system may be gone later
                 opened = _Opened(elf, Cfi(elf), LineReader(elf))
         if key is None:
             self._images[module.identity] = opened
@@ -275,15 +275,15 @@ class AddressSpace:
         return _FILES.put(key, opened)
 
     def _mapped_elf(self, module: MappedModule) -> ElfFile | None:
-        """The file as it is mapped, where it cannot be opened (deleted, and its inode is not for us): enough to know
-        it by, but no word of what its code was before somebody patched it."""
+        """The file as it is mapped, for one that cannot be opened (deleted, and its inode is not accessible). This is
+        enough to identify it, but it does not show the code before a patch."""
         try:
             return ElfFile(MappedSource(self._process.memory, module.mappings))
         except MemforensicsError:
             return None
 
     def build_id(self, module: MappedModule) -> str | None:
-        """Of the file, or of what is mapped of it. None: it has none, or cannot be read."""
+        """From the file, or from its mapped part. None: it has none, or it cannot be read."""
         elf = self.elf(module) or self._mapped_elf(module)
         try:
             return elf.build_id() if elf is not None else None
@@ -314,7 +314,7 @@ class AddressSpace:
         return cfi.rule(found[1]) if cfi is not None and self.bias(found[0]) is not None else None
 
     def code(self, address: int, size: int) -> bytes | None:
-        """Bytes of code there: the file's, in front of any patch, or the live memory's for what has no file."""
+        """The bytes of code there: from the file, so before any patch; from memory where there is no file."""
         found = self.find(address)
         try:
             if found is not None and (elf := self.elf(found[0])) is not None:
@@ -324,7 +324,7 @@ class AddressSpace:
             return None
 
     def word(self, address: int) -> int | None:
-        """A word of the live process: a GOT slot."""
+        """A word of the live process, such as a GOT slot."""
         try:
             return read_u64(self._process.memory, address)
         except MemforensicsError:

@@ -1,5 +1,5 @@
-"""Bytes by offset: an open file or a buffer, bounded, and never mapped into memory (a file that its owner cuts short
-while we look would end us with SIGBUS)."""
+"""Bytes by offset, from an open file or a buffer. Files are never mapped: if the owner truncates a mapped file, the
+reader gets SIGBUS."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ class BadElf(MemforensicsError):
 
 
 class Source:
-    """`size` bytes that `read` gives pieces of."""
+    """`size` bytes; `read` returns a part of them."""
 
     size: int
     descriptor: int | None = None  # of the file that it is
@@ -46,7 +46,7 @@ class BytesSource(Source):
 
 
 class FileSource(Source):
-    """A descriptor of its own, closed with this object: the stream that it was made of may be closed at once."""
+    """Has its own descriptor, closed with this object, so the original stream may be closed at once."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = duplicate = os.dup(descriptor)

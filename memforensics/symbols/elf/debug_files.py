@@ -1,5 +1,5 @@
 """Where separate debug files lie (gdb manual, "Separate Debug Files"): on this machine and in the target's own root.
-None is ever fetched; whether one is the right one, its build-id says."""
+Nothing is downloaded. The build ID shows whether a file is the right one."""
 
 import contextlib
 import os

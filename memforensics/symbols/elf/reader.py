@@ -1,4 +1,4 @@
-"""ELF files: what is asked for and no more, bounded on hostile, truncated and very large files.
+"""ELF files, read lazily and within bounds: files may be hostile, truncated or very large.
 
 Program headers and the dynamic section come first, as the kernel and the dynamic linker use them; section headers
 only add what those do not tell, and may be absent. Sources: gABI (System V Application Binary Interface, 4.1 and

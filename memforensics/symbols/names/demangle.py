@@ -1,4 +1,4 @@
-"""Names for people: demangled C++ and Rust."""
+"""Demangling of C++ and Rust names."""
 
 import functools
 import re
@@ -14,7 +14,7 @@ _RUST_ESCAPES = {"SP": "@", "BP": "*", "RF": "&", "LT": "<", "GT": ">", "LP": "(
 
 @functools.lru_cache(maxsize=65536)
 def demangle(name: str) -> str:
-    """C++ (Itanium) and Rust (legacy, v0) names demangled, the Rust hash taken off; anything else as it is."""
+    """Demangles C++ (Itanium) and Rust (legacy, v0) names and removes the Rust hash. Other names stay unchanged."""
     if len(name) > _MAX_MANGLED:
         return name
     if name.startswith("_R"):
@@ -26,7 +26,7 @@ def demangle(name: str) -> str:
 
 def _rust_legacy(name: str) -> str | None:
     """_ZN <length><identifier>... 17h<hash> E, and a suffix of the compiler (`.llvm.123`), which is dropped.
-    rust-lang/rust, compiler/rustc_symbol_mangling/src/legacy.rs. None: it is not one."""
+    rust-lang/rust, compiler/rustc_symbol_mangling/src/legacy.rs. None: the name is not of this form."""
     if not name.startswith("_ZN"):
         return None
     parts: list[str] = []
@@ -57,7 +57,7 @@ def _unescape(part: str) -> str:
 
 @functools.cache
 def _cplusplus() -> Callable[[str], str]:
-    """The C++ run-time library's own demangler; without one, names stay as they are."""
+    """The demangler of the C++ run-time library. Without it, names stay mangled."""
     try:
         import cxxfilt
     except Exception:  # noqa: BLE001  its LibraryNotFound cannot be named when the import failed

@@ -1,4 +1,4 @@
-"""Names for the frames of a stored stack: no process needed, only files with the same build-ids."""
+"""Symbolization of stored stacks: it needs no process, only files with the same build IDs."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ _MAX_FILES = 65536  # looked at in folders given by name
 
 
 def with_names(stack: Stack, name: Callable[[Frame, int], Named | None]) -> Stack:
-    """The stack with names. `name` gives what is known of a frame at the address to look up; None: leave it alone.
+    """The stack with names. `name` returns what is known of a frame at the address to look up. None: keep the frame.
 
     A stored frame does not say whether its offset is a return address (the byte before is looked up) or a pc: it is a
     pc in the leaf and in what a signal interrupted.
@@ -43,7 +43,7 @@ def with_names(stack: Stack, name: Callable[[Frame, int], Named | None]) -> Stac
 
 @dataclass(frozen=True, slots=True)
 class NamedFile:
-    """A file that has names for one module: `elf` is the module's or its debug file."""
+    """A file with names for one module. `elf` is the module's own file or its debug file."""
 
     elf: ElfFile
     lines: LineReader

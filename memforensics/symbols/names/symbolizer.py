@@ -1,4 +1,4 @@
-"""Frames for people: function, file and line of a native address, and what was inlined there."""
+"""Symbolization: function, file, line and inlined calls of a native address."""
 
 import contextlib
 import posixpath
@@ -22,8 +22,8 @@ _PART = re.compile(r"(\.(part|cold|isra|constprop)(\.\d+)?)+$")
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What a file says about one address. None: it does not say. `inlined`: (function, file, line) of what was inlined
-    there, innermost first; then `file` and `line` are where the outermost of them was called."""
+    """What a file says about one address. None: unknown. `inlined`: (function, file, line) of each inlined call,
+    innermost first; `file` and `line` are then where the outermost of them was called."""
 
     function: str | None = None
     file: str | None = None
