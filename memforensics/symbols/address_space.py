@@ -382,7 +382,7 @@ def _bias(elf: ElfFile, mapping: Mapping) -> int | None:
 
 
 def _file_key(stream: BinaryIO) -> Hashable | None:
-    """Device and inode, and what tells that the file behind them was written since. None: not a file."""
+    """Device, inode, and size and time of change, which show a later write. None: not a file."""
     try:
         about = os.fstat(stream.fileno())
     except (AttributeError, OSError):

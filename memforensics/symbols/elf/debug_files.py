@@ -17,8 +17,8 @@ OpenInRoot = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
 def debug_files_for(path: str, roots: Sequence[Path] = DEBUG_ROOTS, *, inside: Sequence[OpenInRoot] = ()) -> DebugFiles:
-    """Candidates for the library at `path` (its own word for where it is): below `roots`, which are ours, by build-id
-    and by .gnu_debuglink; then the same `inside` the roots that the library itself may lie in, and beside it there."""
+    """Candidates for the library at `path`, a path as the target sees it: below `roots` of this host, by build ID and by
+    .gnu_debuglink; then the same `inside` the roots of the target, and in the library's own folder there."""
     folder = PurePosixPath(path.lstrip("/")).parent
 
     def candidates(build_id: str, debug_link: str | None) -> Iterator[AbstractContextManager[BinaryIO]]:

@@ -308,7 +308,7 @@ class ElfFile:
 
     @functools.cached_property
     def _mini_debug(self) -> "ElfFile | None":
-        """.gnu_debugdata: an xz-packed ELF with the static symbols that Fedora and its kin leave in stripped files."""
+        """.gnu_debugdata: an xz-packed ELF with the static symbols that Fedora and its derivatives leave in stripped files."""
         section = self.section(".gnu_debugdata")
         if section is None:
             return None
@@ -332,7 +332,7 @@ class ElfFile:
         return SymbolTable([table for table in (self._static_table, self._dynsym) if table is not None])
 
     def symbols(self) -> SymbolTable:
-        """Functions and objects: .symtab of this file or its debug file, and what .dynsym has beside."""
+        """Functions and objects: .symtab of this file or its debug file, and those that only .dynsym has."""
         return self._symbols
 
     def symbol_at(self, vaddr: int) -> Symbol | None:

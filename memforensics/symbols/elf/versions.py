@@ -1,10 +1,10 @@
-"""The version of a mapped library by the file's own word, never by a package manager's.
+"""The version of a mapped library as the file itself states it, never as a package manager does.
 
 `pip show` and `dpkg` speak of other files than the one that is mapped: wheels bundle renamed copies, two can coexist.
 What is tried, in this order; each answer says where it was read:
 
 1. a function that does nothing but return a string: `ucp_get_version_string`, `zlibVersion`;
-2. functions that do nothing but return or store constants: `ucp_get_version`, `*_major_version` and kin;
+2. functions that do nothing but return or store constants: `ucp_get_version`, `*_major_version` and the like;
 3. a character array: `FooVersion[] = "1.2.3"`;
 4. words that stand in a library's read-only data: glibc's banner, "OpenSSL 3.0.17", gcc's own run-time libraries;
 5. (`SpaceVersions`) the word of a sibling out of the same build: libucs and libucm do not know their version, libucp
@@ -58,7 +58,7 @@ _GCC_COMMENT = re.compile(rb"GCC: \([^)\0]*\) (\d+\.\d+\.\d+)")
 
 
 def library_version(elf: ElfFile, name: str) -> Version | None:
-    """(version, how) of the library in that file, by its own word alone. `name`: its file name."""
+    """(version, how) of the library, from that file alone. `name`: its file name."""
     stem = stem_of(name)
     try:
         return (

@@ -40,7 +40,7 @@ class JitMap:
         self._order: list[int] | None = None  # the entries by their starts, then by the order in the file
 
     def name(self, pc: int) -> str | None:
-        """The function there. None: not told."""
+        """The function there. None: the map does not have it."""
         self._look()
         if self._order is None:
             self._order = sorted(range(len(self._start)), key=self._start.__getitem__)

@@ -55,7 +55,7 @@ class _Reader:
         return value + 1 if digits else 0
 
     def _identifier(self) -> tuple[str, int]:
-        """The name, and the number that tells it from others of that name."""
+        """The name, and the number that distinguishes equal names."""
         number = self._number() + 1 if self._eat("s") else 0
         return self._plain_identifier(), number
 

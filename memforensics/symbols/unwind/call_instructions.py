@@ -29,7 +29,7 @@ _SEARCHED_BYTES = 8192  # of a function that may end in a tail call
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`target`: the called address where the instruction, or the slot that it names, tells it."""
+    """`target`: the called address when the instruction or the slot that it names shows it."""
 
     target: int | None
 
@@ -60,7 +60,7 @@ def _call_before_aarch64(space: AddressSpace, address: int) -> Call | None:
     if word >> 26 == _BL:
         target = _at_words(address - 4, word, 26)
         return Call(target) if space.executable(target) else None
-    return Call(None) if word & 0xFEFFF000 == 0xD63F0000 else None  # BLR, and BLRAA and kin, that authenticate
+    return Call(None) if word & 0xFEFFF000 == 0xD63F0000 else None  # BLR, and BLRAA and others, which authenticate
 
 
 def _at_words(address: int, words: int, bits: int) -> int:

@@ -25,7 +25,7 @@ _BP_AFTER_SP = 48  # struct gobuf to Go 1.20: sp, pc, g, ctxt, ret, lr, bp
 
 
 def switch_rule(code: bytes) -> Rule | None:
-    """The rule at the return address of that call, whose code this is. None: it is another."""
+    """The rule at the return address of that call, if the code is that of a switch. None: it is other code."""
     found = _SWITCH_BACK.match(code)
     if found is None:
         return None
