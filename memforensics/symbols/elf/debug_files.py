@@ -17,7 +17,7 @@ OpenInRoot = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
 def debug_files_for(path: str, roots: Sequence[Path] = DEBUG_ROOTS, *, inside: Sequence[OpenInRoot] = ()) -> DebugFiles:
-    """Candidates for the library at `path`, a path as the target sees it: below `roots` of this host, by build ID and by
+    """Candidates for the library at `path`, as the target sees it: below `roots` of this host, by build ID and by
     .gnu_debuglink; then the same `inside` the roots of the target, and in the library's own folder there."""
     folder = PurePosixPath(path.lstrip("/")).parent
 

@@ -308,7 +308,7 @@ class ElfFile:
 
     @functools.cached_property
     def _mini_debug(self) -> "ElfFile | None":
-        """.gnu_debugdata: an xz-packed ELF with the static symbols that Fedora and its derivatives leave in stripped files."""
+        """.gnu_debugdata: an xz-packed ELF with the symbols that Fedora leaves in stripped files."""
         section = self.section(".gnu_debugdata")
         if section is None:
             return None
