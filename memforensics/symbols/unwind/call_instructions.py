@@ -12,30 +12,30 @@ _FAR_BYTES = 65536
 _ENDBR64 = b"\xf3\x0f\x1e\xfa"
 _MAX_JUMPS = 3
 _BL = 0b100101  # the upper six bits
-# aarch64's jumps: a mask and what it leaves; where the offset in words begins, and its bits (Arm ARM, C4.1.66)
+# aarch64's jumps: mask, masked value, lowest bit of the offset (in words) and its number of bits (Arm ARM, C4.1.66)
 _JUMPS = (
     (0xFC000000, 0x14000000, 0, 26),  # B
     (0xFF000010, 0x54000000, 5, 19),  # B.cond
     (0x7E000000, 0x34000000, 5, 19),  # CBZ, CBNZ
     (0x7E000000, 0x36000000, 5, 14),  # TBZ, TBNZ
 )
-# ... and its PLT stubs: [bti c;] adrp x16, page; ldr x17, [x16, #at]; add x16, x16, #at; [autia1716;] br x17
+# aarch64's PLT stubs: [bti c;] adrp x16, page; ldr x17, [x16, #at]; add x16, x16, #at; [autia1716;] br x17
 _ADRP_X16, _LDR_X17 = (0x9F00001F, 0x90000010), (0xFFC003FF, 0xF9400211)
 _IN_STUB = (_ADRP_X16, _LDR_X17, (0xFFC003FF, 0x91000210), (0xFFFFFFFF, 0xD503245F), (0xFFFFFFFF, 0xD503219F))
 _BR_X17 = 0xD61F0220
-_BIND = bytes.fromhex("f07bbfa9")  # stp x16, x30, [sp, #-16]!: the stub that slots lead to until they are bound
-_SEARCHED_BYTES = 8192  # of a function that may end in a tail call
+_BIND = bytes.fromhex("f07bbfa9")  # stp x16, x30, [sp, #-16]!: begins the stub that unbound slots point to
+_SEARCHED_BYTES = 8192  # at the start of a function, for tail calls
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`target`: the called address when the instruction or the slot that it names shows it."""
+    """`target`: the called address, if the instruction or its GOT slot gives it."""
 
     target: int | None
 
 
 def call_before(space: AddressSpace, address: int, machine: Machine = X86_64) -> Call | None:
-    """The call instruction that ends at `address`. None: no call can end there."""
+    """The call instruction that ends at `address`; None if no call can end there."""
     if machine is AARCH64:
         return _call_before_aarch64(space, address)
     code = space.code(address - _LONGEST_CALL, _LONGEST_CALL)
@@ -60,17 +60,17 @@ def _call_before_aarch64(space: AddressSpace, address: int) -> Call | None:
     if word >> 26 == _BL:
         target = _at_words(address - 4, word, 26)
         return Call(target) if space.executable(target) else None
-    return Call(None) if word & 0xFEFFF000 == 0xD63F0000 else None  # BLR, and BLRAA and others, which authenticate
+    return Call(None) if word & 0xFEFFF000 == 0xD63F0000 else None  # BLR, and BLRAA etc., which authenticate
 
 
 def _at_words(address: int, words: int, bits: int) -> int:
-    """So many words on; a signed number."""
+    """The address plus a signed number of words, given in the lowest `bits` bits."""
     words &= (1 << bits) - 1
     return (address + 4 * (words - (words >> bits - 1 << bits))) & (1 << 64) - 1
 
 
 def jump_targets_aarch64(code: bytes, start: int) -> Iterator[int]:
-    """Where the jumps in the code at `start` lead."""
+    """The targets of the jumps in the code at `start`."""
     for at in range(0, len(code) - 3, 4):
         word = int.from_bytes(code[at : at + 4], "little")
         for mask, jump, shift, bits in _JUMPS:
@@ -83,7 +83,7 @@ def _relative(end: int, displacement: bytes) -> int:
 
 
 def _indirect_size(operands: bytes) -> int | None:
-    """Bytes of the instruction `FF /2` with these operand bytes; None when it is another one of FF's."""
+    """Bytes of the instruction `FF /2` with these operand bytes; None if the opcode extension is not 2."""
     mode, extension, base = operands[0] >> 6, operands[0] >> 3 & 7, operands[0] & 7
     if extension != 2:
         return None
@@ -98,8 +98,8 @@ def _indirect_size(operands: bytes) -> int | None:
 
 
 def call_doubt(space: AddressSpace, call: Call, pc: int, machine: Machine = X86_64) -> int:
-    """How unlikely it is that this call entered the function at `pc`: 0 it called that function, 1 it may have (by
-    a pointer that is not known), 2 it called another one, which can only have jumped here."""
+    """How unlikely it is that this call entered the function at `pc`. 0: it calls that function. 1: its target is
+    unknown. 2: it calls another function, which can only have jumped here."""
     through, jumps = (_through_stubs_aarch64, _jumps_aarch64) if machine is AARCH64 else (_through_stubs, _jumps)
     target = through(space, call.target) if call.target is not None else None
     if target is None:
@@ -116,8 +116,8 @@ def call_doubt(space: AddressSpace, call: Call, pc: int, machine: Machine = X86_
 
 
 def _jumps(space: AddressSpace, function: int, target: int) -> bool:
-    """Whether the function that begins there jumps to `target`, as a tail call does: JMP rel8 or rel32, or Jcc rel32,
-    in its code. Looked for at every byte: by chance few agree."""
+    """Whether the function at `function` jumps to `target`, as a tail call does, by JMP rel8, JMP rel32 or Jcc rel32.
+    Every byte is tried as the start of an instruction; chance matches are rare."""
     code = _code_of(space, function)
     size = len(code)
     for at, byte in enumerate(code):
@@ -133,7 +133,7 @@ def _jumps_aarch64(space: AddressSpace, function: int, target: int) -> bool:
 
 
 def _code_of(space: AddressSpace, function: int) -> bytes:
-    """The beginning of the function that begins there; empty where its extent is not known."""
+    """The first bytes of the function at `function`; empty if its extent is unknown."""
     found = space.find(function)
     extent = space.extent(found[0], found[1]) if found is not None else None
     size = min(extent[1] - extent[0], _SEARCHED_BYTES) if extent is not None else 0
@@ -141,7 +141,7 @@ def _code_of(space: AddressSpace, function: int) -> bytes:
 
 
 def stub_ahead(space: AddressSpace, pc: int) -> bytes:
-    """aarch64: what is left of the PLT stub at `pc`. Empty: it is in none."""
+    """aarch64: the rest of the PLT stub from `pc` on; empty if `pc` is in no stub."""
     code = space.code(pc, 24) or b""
     for at in range(0, len(code), 4):
         word = int.from_bytes(code[at : at + 4], "little")
@@ -153,12 +153,12 @@ def stub_ahead(space: AddressSpace, pc: int) -> bytes:
 
 
 def binds(space: AddressSpace, pc: int) -> bool:
-    """aarch64: whether the stub at `pc` is the one that calls the linker, behind its push of x16 and x30."""
+    """aarch64: whether `pc` is in the stub that calls the dynamic linker, after its push of x16 and x30."""
     return _BIND in (space.code(pc - 16, 16) or b"")
 
 
 def _through_stubs_aarch64(space: AddressSpace, target: int) -> int | None:
-    """Where a call ends that goes through a PLT stub."""
+    """The function that a call to `target` reaches through a PLT stub; None if its slot is unbound or unreadable."""
     stub = stub_ahead(space, target)
     slot = 0
     for at in range(0, len(stub), 4):
@@ -173,7 +173,8 @@ def _through_stubs_aarch64(space: AddressSpace, target: int) -> int | None:
 
 
 def _through_stubs(space: AddressSpace, target: int) -> int | None:
-    """Where a call ends that goes through PLT stubs and thunks. None: at a slot that cannot be read."""
+    """The function that a call to `target` reaches through PLT stubs and thunks; None if a slot is unbound or
+    unreadable."""
     for _ in range(_MAX_JUMPS):
         code = space.code(target, 16)
         if code is None:
@@ -182,7 +183,7 @@ def _through_stubs(space: AddressSpace, target: int) -> int | None:
         skip += code[skip] == 0xF2  # bnd
         if code[skip : skip + 2] == b"\xff\x25":
             slot = space.word(_relative(target + skip + 6, code[skip + 2 : skip + 6]))
-            if slot is None or 0 < slot - target <= 16:  # not bound yet: back into the stub
+            if slot is None or 0 < slot - target <= 16:  # not bound yet: points back into the stub
                 return None
             target = slot
         elif code[skip] == 0xE9:

@@ -1,7 +1,6 @@
-"""The unwind rule for one pc, from .eh_frame: the one FDE that is hit is parsed, never the whole table.
+"""The unwind rule for one pc, from .eh_frame. Only the FDE that covers the pc is parsed.
 
-Formats: LSB Core 5.0, 10.6 (.eh_frame, .eh_frame_hdr) and DWARF 5, 6.4 (call frame instructions); registers of the
-machines: machines.py.
+Formats: LSB Core 5.0, 10.6 (.eh_frame, .eh_frame_hdr) and DWARF 5, 6.4 (call frame instructions).
 """
 
 import functools
@@ -35,8 +34,8 @@ class Cfi:
         self._cies: dict[int, Cie] = {}
 
     def rule(self, vaddr: int) -> Rule | None:
-        """The rule at that address of the file (the pc of a leaf, return address - 1 else); None: no CFI covers it.
-        Never raises on damaged tables: what cannot be decoded is None. Cached."""
+        """The rule at that address of the file (the pc of a leaf, otherwise the return address - 1). None if no CFI
+        covers it or the table is damaged. Cached."""
         try:
             return self._rules[vaddr]
         except KeyError:
@@ -60,7 +59,7 @@ class Cfi:
         return (fde.start, fde.start + fde.size) if fde is not None else None
 
     def is_signal_trampoline(self, vaddr: int) -> bool:
-        """Whether the code there calls rt_sigreturn."""
+        """Whether the code at that address calls rt_sigreturn."""
         try:
             return self.machine is not None and self.machine.is_sigreturn_code(self._elf.read_at_vaddr(vaddr, 9))
         except BadElf:
@@ -79,7 +78,7 @@ class Cfi:
 
     @functools.cached_property
     def _table(self) -> tuple[int, int, int] | None:
-        """vaddr of the .eh_frame_hdr, of its sorted table, and the number of pairs; None: there is none to search."""
+        """vaddr of the .eh_frame_hdr, vaddr of its sorted table, number of pairs. None: no table to search."""
         if self._elf.eh_frame_hdr is None:
             return None
         base, size = self._elf.eh_frame_hdr
@@ -110,7 +109,7 @@ class Cfi:
 
     @functools.cached_property
     def _scanned(self) -> "_Scanned":
-        """Where no table can be searched: all of .eh_frame, read once."""
+        """The FDEs of all of .eh_frame, read once, for a file without a sorted table."""
         section = self._elf.section(".eh_frame")
         out = _Scanned()
         if section is None or not section.vaddr or section.type == 8:
@@ -120,7 +119,7 @@ class Cfi:
         at = 0
         while at + 8 <= len(data) and len(found) < _MAX_SCANNED_ENTRIES:
             length, cie = struct.unpack_from("<II", data, at)
-            if length in (0, 0xFFFFFFFF):  # the terminator, or a 64-bit entry, which nothing writes
+            if length in (0, 0xFFFFFFFF):  # the terminator, or a 64-bit entry, which no compiler writes
                 break
             if cie:
                 try:
@@ -138,7 +137,7 @@ class Cfi:
     # --- parsing
 
     def _entry(self, vaddr: int) -> tuple[Cursor, int] | None:
-        """The entry at that address: a cursor behind its CIE pointer, and the address of the CIE (0: it is one)."""
+        """The entry at that address: a cursor after its CIE pointer, and its CIE's address (0: the entry is a CIE)."""
         length, back = struct.unpack("<II", self._elf.read_at_vaddr(vaddr, 8))
         if not 4 <= length <= _MAX_ENTRY_BYTES:
             return None
@@ -171,7 +170,7 @@ class Cfi:
         augmentation = cursor.data[cursor.at : end].decode("latin-1")
         cursor.at = end + 1
         if version not in (1, 3) or augmentation[:1] not in ("", "z"):
-            raise ValueError("a CIE of another kind")
+            raise ValueError("unsupported CIE version or augmentation")
         code_align, data_align = cursor.uleb(), cursor.sleb()
         ra_register = cursor.u8() if version == 1 else cursor.uleb()
         encoding, signal_frame = 0, False

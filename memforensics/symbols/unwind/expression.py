@@ -1,4 +1,4 @@
-"""DWARF expressions as call frame information uses them (DWARF 5, 2.5): a few operations on a stack of words."""
+"""The DWARF expressions (DWARF 5, 2.5) that call frame information uses."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,7 +9,7 @@ _MAX_OPERATIONS = 256
 
 
 class CannotEvaluate(Exception):
-    """An operation that is not done here, or a register that is not known."""
+    """An unsupported operation, or an unknown register."""
 
 
 def _signed(value: int) -> int:
@@ -39,8 +39,7 @@ _CONSTANTS = {0x08: (1, False), 0x09: (1, True), 0x0A: (2, False), 0x0B: (2, Tru
 
 
 def evaluate(expression: bytes, registers: Mapping[int, int], read_word: Callable[[int], int]) -> int:
-    """The value on top at the end. `registers` by DWARF number, 16 being the pc. CannotEvaluate; what `read_word`
-    raises."""
+    """The top of the stack at the end. `registers` by DWARF number. Raises CannotEvaluate and as `read_word`."""
     stack: list[int] = []
     cursor = Cursor(expression, 0)
     operations = 0

@@ -1,4 +1,4 @@
-"""Call frame instructions: from the bytes of a CIE and an FDE to the rule at one address (DWARF 5, 6.4)."""
+"""Executes the call frame instructions of a CIE and an FDE up to one address (DWARF 5, 6.4)."""
 
 import struct
 from dataclasses import dataclass, field
@@ -8,8 +8,7 @@ from memforensics.symbols.unwind.rule import CfaBase, Rule, SaveBase, Saved
 
 
 class Cursor:
-    """Reads little-endian values from bytes; IndexError or struct.error past the end. `vaddr` is where
-    `data` begins."""
+    """Reads little-endian values. Raises IndexError or struct.error past the end. `vaddr`: the address of `data`."""
 
     __slots__ = ("at", "data", "vaddr")
 
@@ -35,7 +34,7 @@ class Cursor:
             if byte < 0x80:
                 return value
             if shift > 70:
-                raise ValueError("a LEB128 number without an end")
+                raise ValueError("unterminated LEB128 number")
 
     def sleb(self) -> int:
         start = self.at
@@ -61,7 +60,7 @@ class Cursor:
         return text
 
     def pointer(self, encoding: int, data_base: int = 0) -> int | None:
-        """A pointer in one of the DW_EH_PE encodings. None when it is omitted, or relative to what a file lacks."""
+        """A pointer in a DW_EH_PE encoding. None if it is omitted, or its base (text, function) is unsupported."""
         if encoding == 0xFF:
             return None
         place = self.vaddr + self.at
@@ -124,7 +123,7 @@ class _Row:
 
 
 def run(fde: Fde, vaddr: int) -> _Row:
-    """The row that is in force at the address."""
+    """The row of the table that covers the address."""
     row = _Row()
     _execute(Cursor(fde.cie.program, 0), fde.cie, row, {}, 0, _U64)
     initial = dict(row.registers)
@@ -133,7 +132,7 @@ def run(fde: Fde, vaddr: int) -> _Row:
 
 
 def _execute(cursor: Cursor, cie: Cie, row: _Row, initial: dict[int, _RegisterRule], location: int, until: int) -> None:
-    """Runs instructions up to the one that moves beyond `until`."""
+    """Executes instructions until one moves the location past `until`."""
     remembered: list[_Row] = []
     registers = row.registers
     while cursor.at < len(cursor.data):
@@ -213,7 +212,7 @@ def _execute(cursor: Cursor, cie: Cie, row: _Row, initial: dict[int, _RegisterRu
             case 0x16:  # val_expression
                 register = cursor.uleb()
                 registers[register] = ("other", cursor.block())
-            case 0x2D:  # AARCH64_negate_ra_state: signed or not, the signature is cut off every return address
+            case 0x2D:  # AARCH64_negate_ra_state: every return address is masked, signed or not
                 pass
             case 0x2E:  # GNU_args_size
                 cursor.uleb()
@@ -237,7 +236,7 @@ def _restore(registers: dict[int, _RegisterRule], initial: dict[int, _RegisterRu
 
 
 def _register_plus(expression: bytes, tail: bytes = b"") -> tuple[int, int] | None:
-    """(register, offset) of an expression that is just DW_OP_breg<n> offset, and then `tail`."""
+    """(register, offset) of an expression that is exactly DW_OP_breg<n> offset, then `tail`."""
     if not expression or not 0x70 <= expression[0] <= 0x8F:
         return None
     cursor = Cursor(expression, 0, 1)
@@ -257,7 +256,7 @@ def _plt_threshold(expression: bytes) -> int | None:
 
 
 def _place(rule: _RegisterRule | None, machine: Machine) -> tuple[SaveBase, int] | None:
-    """Where a register was saved. None: it was not, or in a way that no compiler uses for these registers."""
+    """(base, offset) where a register is saved. None if it is not, or in a form that no compiler emits for it."""
     if rule is None:
         return None
     kind, value = rule
@@ -290,9 +289,8 @@ def rule_of(row: _Row, cie: Cie, machine: Machine) -> Rule | None:
     )
     lift = 0
     if machine.has_link_register and where is not None and where[0] == "cfa":
-        lift = max(
-            where[1] + 8 + 15 & ~15, 0
-        )  # glibc's _dl_runtime_resolve (2.36): saved above the CFA, so it is higher
+        # glibc's _dl_runtime_resolve (2.36) saves it above the CFA of its own table: the true CFA is higher.
+        lift = max(where[1] + 8 + 15 & ~15, 0)
     return Rule(
         cfa_base=base,
         cfa_offset=offset + lift,

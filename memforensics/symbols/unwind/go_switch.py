@@ -1,16 +1,16 @@
-"""Go's switch from its system stack back to a goroutine's, read from the code that does it.
+"""Go's switch from the system stack back to a goroutine's stack, decoded from its code.
 
-runtime.systemstack calls a function on the system stack of the thread. What follows that call (src/runtime/asm_amd64.s,
-"switch back to g") says where the goroutine's stack pointer is: thread-local g -> g.m -> m.curg -> sched.sp, and so
-which offsets this version of Go has; symbols are not needed. Go 1.17 to 1.20 leave the frame pointer as it was, later
-ones load it from sched.bp.
+runtime.systemstack calls a function on the system stack of the thread. The code after that call
+(src/runtime/asm_amd64.s, "switch back to g") loads the goroutine's stack pointer: thread-local g -> g.m -> m.curg ->
+sched.sp. It shows the offsets of this version of Go, so no symbols are needed. Go 1.17 to 1.20 do not change the frame
+pointer; later versions load it from sched.bp.
 """
 
 import re
 
 from memforensics.symbols.unwind.rule import Rule
 
-CODE_BYTES = 64  # that are looked at
+CODE_BYTES = 64
 _SWITCH_BACK = re.compile(
     rb"\x64\x48\x8b\x04\x25(?P<tls>....)"  # mov %fs:tls,%rax
     rb"\x48\x8b\x58(?P<m>.)"  # mov m(%rax),%rbx
@@ -25,7 +25,7 @@ _BP_AFTER_SP = 48  # struct gobuf to Go 1.20: sp, pc, g, ctxt, ret, lr, bp
 
 
 def switch_rule(code: bytes) -> Rule | None:
-    """The rule at the return address of that call, if the code is that of a switch. None: it is other code."""
+    """The rule at the return address of that call; None if the code is not a switch."""
     found = _SWITCH_BACK.match(code)
     if found is None:
         return None

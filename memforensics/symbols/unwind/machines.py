@@ -1,7 +1,7 @@
-"""What unwinding must know of a machine. aarch64 was tried under QEMU only, never on such a machine.
+"""The facts about each machine that unwinding needs. aarch64 was tested under QEMU only, not on hardware.
 
-Rules and registers bear x86-64's names for the parts that they play: on aarch64 "rip" is the pc, "rsp" is sp, "rbp" is
-x29, the frame pointer. x30, the link register, has no counterpart: `Registers.lr`, and `Rule.ra_in_lr` in a leaf.
+Rules and registers have x86-64's names. On aarch64, "rip" is the pc, "rsp" is sp and "rbp" is x29, the frame pointer.
+x30, the link register, has no counterpart: it is `Registers.lr`, and `Rule.ra_in_lr` in a leaf.
 
 Sources: x86-64 psABI, figure 3.36; "DWARF for the Arm 64-bit Architecture" (AADWARF64), 4.1; Linux
 arch/arm64/kernel/vdso/sigreturn.S, arch/arm64/kernel/signal.c (struct rt_sigframe), include/uapi/asm/sigcontext.h.
@@ -26,9 +26,9 @@ class Machine:
     return_address: int
     pc: int  # in expressions
     has_link_register: bool  # a leaf's return address need not be in memory
-    callee_saved: Mapping[int, str]  # beside the frame pointer, those that a rule keeps
-    address_mask: int  # what of a return address is address, and no signature of it (pointer authentication)
-    sigreturn_codes: tuple[bytes, ...]  # how a signal trampoline begins
+    callee_saved: Mapping[int, str]  # the ones that a rule restores, except the frame pointer
+    address_mask: int  # the address bits of a return address; the others may be a signature (pointer authentication)
+    sigreturn_codes: tuple[bytes, ...]  # the first instructions of signal trampolines
     signal_rule: Rule
     entry_cfa: int  # at the first instruction of a function the CFA is the stack pointer + this
 
@@ -37,7 +37,7 @@ class Machine:
         return {self.frame_pointer: "rbp", self.stack_pointer: "rsp"}
 
     def is_sigreturn_code(self, code: bytes) -> bool:
-        """Whether these instructions (9 bytes at the pc suffice) are a signal trampoline's."""
+        """Whether these instructions (9 bytes at the pc suffice) begin a signal trampoline."""
         return code.startswith(self.sigreturn_codes)
 
 
@@ -50,12 +50,12 @@ X86_64 = Machine(
     has_link_register=False,
     callee_saved={3: "rbx", 12: "r12", 13: "r13", 14: "r14", 15: "r15"},
     address_mask=_U64,
-    # mov $15,%rax; syscall and mov $15,%eax; syscall: how every libc, and Go, calls rt_sigreturn.
+    # mov $15,%rax; syscall and mov $15,%eax; syscall: every libc and Go call rt_sigreturn in one of these ways.
     sigreturn_codes=(bytes.fromhex("48c7c00f0000000f05"), bytes.fromhex("b80f0000000f05")),
     signal_rule=SIGNAL_RULE,
     entry_cfa=8,
 )
-# sp points to the siginfo_t (128 bytes) of the rt_sigframe; behind it is the ucontext_t, 176 bytes into that the
+# sp points to the siginfo_t (128 bytes) of the rt_sigframe. The ucontext_t follows; 176 bytes into it is the
 # sigcontext: fault_address, x0 to x30, sp, pc.
 _SIGCONTEXT = 128 + 176
 _X0 = _SIGCONTEXT + 8

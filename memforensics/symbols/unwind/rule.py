@@ -1,4 +1,4 @@
-"""The unwind rule: what a table, a guess or the kernel's own walk says about one pc."""
+"""The unwind rule of one pc, from CFI, from a guess or for the walk in the kernel."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +21,7 @@ DWARF_REGISTERS: tuple[CfaBase, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """Where a register of the caller is: in memory at `base` (this frame's register, or the CFA) + `offset`."""
+    """Where a register of the caller is saved: at `base` (this frame's register, or the CFA) + `offset`."""
 
     register: str
     base: SaveBase
@@ -30,22 +30,22 @@ class Saved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """How to get from one frame to its caller, at one pc. Hashable: many pcs share few rules.
+    """How to get from a frame at one pc to its caller. Hashable: many pcs share few rules.
 
-    The canonical frame address (CFA), which is the caller's rsp, by `cfa_base`:
+    `cfa_base` says how to compute the canonical frame address (CFA), which is the caller's rsp:
 
     - a register's name: register + cfa_offset;
     - "expression-plt": rsp + 8 + (8 if (rip & 15) >= cfa_offset else 0), the lazy PLT stubs (cfa_offset is 11 in most);
     - "deref-rbp", "deref-rsp": the word at register + cfa_offset (functions that realign their stack: GCC's DRAP);
-    - "signal": the word at rsp + cfa_offset; the kernel's rt_sigframe. Here ra_offset and rbp_offset are relative to
-      *rsp* too, not to the CFA, and the pc found is exact, no return address (do not subtract 1);
-    - "expression": `expression` is to be evaluated (user space only; rare);
-    - "go-switch": from Go's system stack to that of the goroutine (the kernel's walk only: goswitch.py). `via`,
-      cfa_offset: of m in g and of curg in m; ra_offset, rbp_offset: of sched.sp and sched.bp in g.
+    - "signal": the word at rsp + cfa_offset, in the kernel's rt_sigframe. ra_offset and rbp_offset are relative to
+      *rsp* too, not to the CFA, and the pc found is exact, not a return address (do not subtract 1);
+    - "expression": the value of `expression` (user space only; rare);
+    - "go-switch": from Go's system stack to the goroutine's stack (walk in the kernel only: go_switch.py). `via` is the
+      offset of m in g, cfa_offset of curg in m, ra_offset and rbp_offset of sched.sp and sched.bp in g.
 
-    The return address is the word at CFA + ra_offset; `ra_in_lr`: it still is in the link register, in a leaf of a
-    machine that has one (machines.py); `end`: there is none, this is the outermost frame.
-    The caller's rbp is the word at CFA + rbp_offset (rbp + rbp_offset where rbp_base is "rbp"); None: rbp is unchanged.
+    The return address is the word at CFA + ra_offset. With `ra_in_lr` it is still in the link register (in a leaf, on a
+    machine that has one). With `end` there is none: this is the outermost frame.
+    The caller's rbp is the word at CFA + rbp_offset (rbp + rbp_offset if rbp_base is "rbp"); None: rbp is unchanged.
     """
 
     cfa_base: CfaBase
@@ -54,9 +54,9 @@ class Rule:
     end: bool = False
     rbp_offset: int | None = None
     rbp_base: SaveBase = "cfa"
-    saved: tuple[Saved, ...] = ()  # rbx, r12 to r15, those that are
+    saved: tuple[Saved, ...] = ()  # of rbx and r12 to r15
     signal_frame: bool = False
-    guessed: bool = False  # not from CFI: a frame-pointer step, or found by scanning the stack
+    guessed: bool = False  # not from CFI, but from a frame pointer or a scan of the stack
     expression: bytes | None = None
     via: int = 0
     ra_in_lr: bool = False

@@ -1,4 +1,4 @@
-"""From registers and a piece of stack to frames, by CFI; where code has none, by guesses that must prove themselves."""
+"""Unwinds a stack by CFI. Without CFI it guesses the caller; the frames that follow must verify the guess."""
 
 import struct
 from collections.abc import Iterator
@@ -15,34 +15,33 @@ from memforensics.symbols.unwind.rule import CfaBase
 from memforensics.target.memory import Memory, Unreadable, read_u64
 
 WhyEnded = Literal[
-    "outermost",  # CFI says there is no caller, or the return address is 0: complete
-    "no-module",  # the pc is in no mapped file and no guess held
-    "no-rule",  # no CFI there and no guess held
+    "outermost",  # CFI says that there is no caller, or the return address is 0: complete
+    "no-module",  # the pc is in no mapped file, and no guess was verified
+    "no-rule",  # the pc has no CFI, and no guess was verified
     "unreadable",  # the stack (or the copy of its top) ends here
     "frame-limit",
-    "switched",  # the caller is on another stack, which only the kernel's walk can follow
+    "switched",  # the caller is on another stack, which only the walk in the kernel can follow
     "no-progress",  # the CFA did not move up: damaged stack or wrong rule
 ]
 
-_OUTERMOST_RULE = Rule(
-    cfa_base="rsp", cfa_offset=8, end=True, guessed=True
-)  # by a frame pointer of zero (psABI, 3.4.1)
+# The frame pointer is zero in the outermost frame (psABI, 3.4.1).
+_OUTERMOST_RULE = Rule(cfa_base="rsp", cfa_offset=8, end=True, guessed=True)
 _STUB_RULE = Rule(cfa_base="rsp", cfa_offset=0, ra_offset=None, ra_in_lr=True)
 _BINDING_RULE = Rule(cfa_base="rsp", cfa_offset=16)
 _LEAF_RULE = replace(_STUB_RULE, guessed=True)
-_RECORD_BYTES = 16  # of a frame record: the caller's frame pointer, the return address
+_RECORD_BYTES = 16  # frame record: the caller's frame pointer, the return address
 _SCANNED_BYTES = 16 * 1024
 _MAX_CANDIDATES = 48
-_MAX_GUESS_STEPS = 1500  # steps of all attempts of one unwinding together
-_MIN_PROOF_FRAMES = 2  # by CFI, where the end of the stack is not in the copy
-_MIN_CHAIN = 2  # frame pointers in a row, each of which led to a call, before a zero is believed to be the end
-_CHUNK = 4096  # of the stack, looked through for return addresses in one go
+_MAX_GUESS_STEPS = 1500  # of all attempts for one stack together
+_MIN_PROOF_FRAMES = 2  # frames by CFI that verify a guess if the end of the stack is not in the copy
+_MIN_CHAIN = 2  # frame pointers in a row that led to a call, before a zero counts as the end
+_CHUNK = 4096  # bytes of the stack scanned at once
 _MAX_FRAME_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Registers:
-    """User registers that unwinding needs, by x86-64's names; machines.py says which these are on aarch64."""
+    """The user registers that unwinding needs, by their x86-64 names (aarch64: machines.py)."""
 
     rip: int
     rsp: int
@@ -52,7 +51,7 @@ class Registers:
     r13: int = 0
     r14: int = 0
     r15: int = 0
-    lr: int | None = None  # aarch64's x30; None: x86-64, which has none
+    lr: int | None = None  # aarch64's x30; None on x86-64
 
     @property
     def machine(self) -> Machine:
@@ -61,15 +60,15 @@ class Registers:
 
 @dataclass(frozen=True, slots=True)
 class UnwoundFrame:
-    """One frame. `pc` is what was found (a return address but for the leaf and for what a signal interrupted);
-    `lookup_pc` is what to look up (pc - 1 for return addresses)."""
+    """`pc` is a return address, except in the leaf and in a frame that a signal interrupted. `lookup_pc` is the address
+    to look up (pc - 1 for return addresses)."""
 
     pc: int
     lookup_pc: int
     module: MappedModule | None
     vaddr: int | None  # of pc, in the module's file
-    rule: Rule | None  # that led to the caller; None at the end
-    guessed: bool  # this frame was found by a guess of the frame below
+    rule: Rule | None  # the rule that led to the caller; None at the end
+    guessed: bool  # found by a guessed rule of its callee
 
     @property
     def is_return(self) -> bool:
@@ -88,9 +87,9 @@ class Unwound:
 def unwind(
     registers: Registers, memory: Memory, space: AddressSpace, max_frames: int = 128, *, is_return: bool = False
 ) -> Unwound:
-    """`memory` may be a copy of the stack's top (BytesMemory) or the live process. `is_return`: these are the registers
-    of a frame that called, its pc a return address. Raises only what reading live memory raises when the process is
-    gone or not ours."""
+    """`memory` may be a copy of the stack's top (BytesMemory) or the live process. `is_return`: the registers are those
+    of a caller, whose pc is a return address. Raises only what reading live memory raises if the process is gone or
+    access is denied."""
     walk = _Walker(memory, space, registers.machine).walk(_State(registers, is_return, guessed=False), max_frames)
     return Unwound(tuple(walk.frames), walk.why == "outermost", walk.why)
 
@@ -102,7 +101,7 @@ class _State:
     registers: Registers
     is_return: bool
     guessed: bool
-    chained: int = 0  # frame pointers followed in a row to come here
+    chained: int = 0  # frame pointers followed in a row up to here
 
     @property
     def lookup_pc(self) -> int:
@@ -110,14 +109,14 @@ class _State:
 
     @property
     def ends_a_chain(self) -> bool:
-        """Frame pointers led here, and the last is zero: the outermost frame, whose return address need not be one (Go
-        puts runtime.goexit + 1 there)."""
+        """Whether frame pointers led here and this frame's is zero: the outermost frame. Its return address need not
+        follow a call (Go puts runtime.goexit + 1 there)."""
         return self.chained >= _MIN_CHAIN and self.registers.rbp == 0
 
 
 @dataclass(frozen=True, slots=True)
 class _ReturnSlot:
-    """A word of the stack that can be a return address, and the word below it where that was read with it."""
+    """A word of the stack that can be a return address. `below`: the word below it, if in the same chunk."""
 
     address: int
     call: Call
@@ -130,7 +129,7 @@ class _Walk:
     why: WhyEnded = "frame-limit"
 
     def proves_the_guess(self) -> bool:
-        """Whether what follows a guessed step makes sense to the end of what can be seen."""
+        """Whether the frames after a guessed step reach the end of the stack, or of the copy with enough CFI."""
         if self.why in ("outermost", "switched"):
             return True
         by_cfi = sum(frame.rule is not None and not frame.rule.guessed for frame in self.frames)
@@ -150,7 +149,7 @@ class _Walker:
         self._guessing = 0
         self._dead_ends: set[Registers] = set()
         self._chunks: dict[int, list[_ReturnSlot]] = {}
-        self._bottom: int | None = None  # of the stack that guesses look at
+        self._bottom: int | None = None  # of the stack that is scanned
 
     def walk(self, state: _State, frames_left: int) -> _Walk:
         walk = _Walk()
@@ -206,7 +205,7 @@ class _Walker:
 
     def _rule(self, state: _State) -> Rule | None:
         rule = self._space.rule(state.lookup_pc)
-        # aarch64's vdso has no CFI for it, or (before Linux 5.8) one that skips what was interrupted
+        # aarch64's vdso has no CFI for the trampoline, or (before Linux 5.8) CFI that skips the interrupted frame
         unknown = rule is None or (rule.signal_frame and self._machine.has_link_register)
         if unknown and self._in_trampoline(state):
             return self._machine.signal_rule
@@ -217,13 +216,14 @@ class _Walker:
         return rule
 
     def _in_trampoline(self, state: _State) -> bool:
-        """At its first instruction, where handlers return to; on aarch64 also at its second and last."""
+        """Whether the pc is at the trampoline's first instruction, where handlers return to, or on aarch64 at its
+        second and last."""
         pc = state.registers.rip
         also = (pc - 4,) if self._machine.has_link_register and not state.is_return else ()
         return any(self._machine.is_sigreturn_code(self._space.code(at, 9) or b"") for at in (pc, *also))
 
     def _step(self, state: _State, rule: Rule) -> _State:
-        """The caller's state. _NoStep when there is none to be had."""
+        """The caller's state. Raises _NoStep."""
         registers = state.registers
         if rule.cfa_base == "go-switch":
             raise _NoStep("switched")
@@ -244,7 +244,7 @@ class _Walker:
         except CannotEvaluate:
             raise _NoStep("no-rule") from None
         if registers.lr is not None:
-            restored.setdefault("lr", 0)  # the call to this frame wrote over it
+            restored.setdefault("lr", 0)  # the call to this frame overwrote it
         return _State(
             replace(registers, rip=pc, rsp=cfa, **restored),
             is_return=not rule.signal_frame,
@@ -288,7 +288,7 @@ class _Walker:
     # --- guesses
 
     def _guess(self, state: _State, frames_left: int) -> tuple[Rule, _Walk] | None:
-        """A rule for code without CFI, and the walk that proves it. None: nothing holds."""
+        """A rule for code without CFI, and the walk that verifies it; None if no rule could be verified."""
         if frames_left <= 0 or state.registers in self._dead_ends:
             return None
         self._guessing += 1
@@ -309,8 +309,9 @@ class _Walker:
         return None
 
     def _candidates(self, state: _State) -> Iterator[Rule]:
-        """Frame pointer and stack scan, those whose call is likeliest to have come here first. That a frame pointer
-        leads to a return address speaks for it even where that call was to another function (which may have jumped)."""
+        """Rules by the frame pointer and by a scan of the stack, those with the likeliest call first. A frame pointer
+        that leads to a return address is plausible even if the call was to another function (which may have jumped).
+        """
         registers = state.registers
         ranked: list[tuple[int, int, Rule]] = []
         if registers.rbp % 8 == 0 and 0 <= registers.rbp - registers.rsp < _MAX_FRAME_BYTES:
@@ -334,7 +335,7 @@ class _Walker:
         return (rule for _, _, rule in ranked)
 
     def _leaf_candidate(self, registers: Registers, pc: int) -> Iterator[tuple[int, int, Rule]]:
-        """x30 names the caller in a function that has made no call yet, and itself in one that has."""
+        """x30 points into the caller if the function has made no call yet, otherwise into the function itself."""
         returns_to = (registers.lr or 0) & self._machine.address_mask
         doubt = self._call_doubt(returns_to, pc)
         here, there = self._function(pc), self._function(returns_to - 1)
@@ -349,7 +350,7 @@ class _Walker:
         return (found[0], entry) if found is not None and entry is not None else None
 
     def _record_rule(self, base: CfaBase, offset: int, record: int) -> Rule:
-        """By the frame record there, at `base` + `offset`: at the top of its frame, or, on aarch64, anywhere in it."""
+        """The rule by the frame record at `base` + `offset`: the top of its frame or, on aarch64, anywhere in it."""
         size = _RECORD_BYTES
         if self._machine.has_link_register:
             callers_record, returns_to = self._record(record)
@@ -357,15 +358,15 @@ class _Walker:
         return Rule(cfa_base=base, cfa_offset=offset + size, ra_offset=8 - size, rbp_offset=-size, guessed=True)
 
     def _record(self, at: int) -> tuple[int, int]:
-        """The caller's frame pointer and the return address; zeros: not readable."""
+        """The caller's frame pointer and the return address; zeros if unreadable."""
         try:
             return self._word(at), self._word(at + 8) & self._machine.address_mask
         except Unreadable:
             return 0, 0
 
     def _bytes_to_caller(self, returns_to: int, callers_record: int, start: int, least: int) -> int:
-        """How far the caller's stack is above `start`, by where the caller's rule has its own frame record (AAPCS64,
-        6.4.6: anywhere in its frame). `least`: when that tells nothing."""
+        """How far the caller's stack is above `start`, computed from where the caller's CFI has its frame record
+        (AAPCS64, 6.4.6: anywhere in its frame); `least` if that is unknown."""
         rule = self._space.rule(returns_to - 1) if returns_to else None
         if rule is None or (rule.cfa_base, rule.rbp_base) != ("rsp", "cfa") or rule.rbp_offset is None:
             return least
@@ -373,7 +374,7 @@ class _Walker:
         return size if least <= size < _MAX_FRAME_BYTES and size % 16 == 0 else least
 
     def _return_slots(self, rsp: int) -> Iterator[_ReturnSlot]:
-        """Words of the stack that can be return addresses, from `rsp` on. Each part of the stack is looked at once."""
+        """Words of the stack that can be return addresses, from `rsp` on. Each chunk is scanned once."""
         if self._bottom is None or rsp < self._bottom:
             self._bottom, self._chunks = rsp, {}
         first = (rsp - self._bottom) // _CHUNK
@@ -406,7 +407,7 @@ class _Walker:
         return call_doubt(self._space, call, pc, self._machine) if call is not None else None
 
     def _ends(self, record: int) -> bool:
-        """Whether the frame record there is the last one."""
+        """Whether this frame record is the last one."""
         callers_record, returns_to = self._record(record)
         return callers_record == 0 and self._space.executable(returns_to - 1)
 
@@ -415,7 +416,7 @@ class _Walker:
         return word % 8 == 0 and 0 < word - slot < _MAX_FRAME_BYTES
 
     def _read_up_to(self, address: int, size: int) -> bytes:
-        """What can be read, from `address` on."""
+        """At most `size` bytes at `address`: as many as can be read."""
         out, step = b"", size
         while len(out) < size and step >= 8:
             try:
