@@ -1,14 +1,13 @@
 """The version of a mapped library as the file itself states it, never as a package manager does.
 
-`pip show` and `dpkg` speak of other files than the one that is mapped: wheels bundle renamed copies, two can coexist.
-What is tried, in this order; each answer says where it was read:
+`pip show` and `dpkg` may describe another file than the mapped one: wheels bundle renamed copies, and two can coexist.
+These sources are tried in this order; each answer names its source:
 
-1. a function that does nothing but return a string: `ucp_get_version_string`, `zlibVersion`;
-2. functions that do nothing but return or store constants: `ucp_get_version`, `*_major_version` and the like;
+1. a function that only returns a string: `ucp_get_version_string`, `zlibVersion`;
+2. functions that only return or store constants: `ucp_get_version`, `*_major_version`;
 3. a character array: `FooVersion[] = "1.2.3"`;
-4. words that stand in a library's read-only data: glibc's banner, "OpenSSL 3.0.17", gcc's own run-time libraries;
-5. (`SpaceVersions`) the word of a sibling out of the same build: libucs and libucm do not know their version, libucp
-   does.
+4. text in the read-only data: glibc's banner, "OpenSSL 3.0.17"; for GCC's run-time libraries their .comment;
+5. (`SpaceVersions`) another library of the same build: libucs and libucm do not state their version, libucp does.
 """
 
 import re
@@ -22,7 +21,7 @@ from capstone import x86
 from memforensics.symbols.address_space import AddressSpace, MappedModule
 from memforensics.symbols.elf.reader import BadElf, ElfFile
 
-Version = tuple[str, str]  # (version, how it is known)
+Version = tuple[str, str]  # (version, its source)
 
 _MAX_NAMES_BYTES = 16 * 1024 * 1024
 _MAX_RODATA_BYTES = 32 * 1024 * 1024
@@ -39,10 +38,10 @@ _VERSION_NAME = re.compile(rb"[A-Za-z_][A-Za-z0-9_]{0,60}[Vv](?:ersion|ERSION)[A
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _WHEEL_HASH = re.compile(r"-[0-9a-f]{8}$")
 
-# Words of a function's or array's name that do not say whose version it is.
+# Words of a symbol's name that do not name a library.
 _PLAIN_WORDS = frozenset({"version", "string", "str", "get", "lib", "library", "release", "full", "text", "info"})
 
-# Products whose libraries carry the product's banner, not the library's name.
+# Products whose libraries contain the product's banner, not the library's name.
 _BANNERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"GNU C Library \([^)\0]*\)[^\0]{0,40}release version (\d+\.\d+(?:\.\d+)?)"), "glibc's banner"),
     (re.compile(rb"ld\.so \([^)\0]*\)[^\0]{0,40}release version (\d+\.\d+(?:\.\d+)?)"), "ld.so's banner"),
@@ -50,7 +49,7 @@ _BANNERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"\0(\d+\.\d+\.\d+)-\d+-g[0-9a-f]{40}\0"), "jemalloc's version string"),
     (re.compile(rb"\0gperftools (\d+\.\d+(?:\.\d+)?)\0"), "gperftools' version string"),
 )
-# The compiler's own run-time libraries: what compiled them is what they are (.comment).
+# GCC's run-time libraries: their version is that of the compiler that built them (.comment).
 _GCC_RUNTIME = frozenset(
     {"stdc++", "gcc_s", "gomp", "atomic", "gfortran", "quadmath", "itm", "ssp", "asan", "tsan", "ubsan", "lsan"}
 )
@@ -58,7 +57,7 @@ _GCC_COMMENT = re.compile(rb"GCC: \([^)\0]*\) (\d+\.\d+\.\d+)")
 
 
 def library_version(elf: ElfFile, name: str) -> Version | None:
-    """(version, how) of the library, from that file alone. `name`: its file name."""
+    """The library's version, from this file alone. `name`: its file name."""
     stem = stem_of(name)
     try:
         return (
@@ -103,7 +102,7 @@ def _by_code_or_data(elf: ElfFile, stem: str) -> Version | None:
 
 
 def version_in(text: str) -> str | None:
-    """The first thing in a text that looks like a version: 1.19.0 in "UCX library 1.19.0". At least two numbers."""
+    """The first version number in a text: 1.19.0 in "UCX library 1.19.0". It has at least two parts."""
     found = _VERSION.search(text)
     return (found[1] or found[0].removeprefix("v")) if found else None
 
@@ -118,7 +117,7 @@ def _version_names(elf: ElfFile) -> list[str]:
 
 
 def _ranked(names: Iterable[str], stem: str) -> list[str]:
-    """Those that speak of the library itself, the plainest first: `archive_version_string` of libarchive, and not its
+    """The names about the library itself, the simplest first: `archive_version_string` of libarchive, but not its
     `archive_zlib_version`."""
     ranks = {}
     for name in names:
@@ -132,7 +131,7 @@ _PARTS = frozenset(["major", "minor", "micro", "patch", "maintenance", "number"]
 
 
 def _is_own(word: str, stem: str) -> bool:
-    """Whether a word of a symbol's name only names the library (z, zlib, bz2, bz in libbz2; ucp in libucp)."""
+    """Whether a word of a symbol's name adds nothing to the library's name (zlib in libz, bz in libbz2)."""
     if word in _PLAIN_WORDS or word.isdigit():
         return True
     bare = word.removeprefix("lib").removesuffix("lib")
@@ -146,7 +145,7 @@ def _in_code(elf: ElfFile, vaddr: int) -> bool:
 
 
 def _array(elf: ElfFile, name: str, vaddr: int, size: int) -> Version | None:
-    """A character array that holds a version."""
+    """The version in a character array."""
     if not 3 <= size <= _MAX_STRING or size == 8:  # 8: a pointer, relocated at run time
         return None
     try:
@@ -158,8 +157,8 @@ def _array(elf: ElfFile, name: str, vaddr: int, size: int) -> Version | None:
 
 
 def _returned(elf: ElfFile, vaddr: int) -> str | int | tuple[int, ...] | None:
-    """What a function gives that does nothing else: a string, a number, or the numbers that it stores through its
-    first arguments. None for any other function."""
+    """The string or number that a function returns, or the numbers that it stores through its first arguments. None if
+    the function does anything else."""
     if elf.machine != _X86_64:
         return None
     try:
@@ -218,13 +217,13 @@ def _string_at(elf: ElfFile, vaddr: int) -> str | None:
 
 
 def _printable(data: bytes) -> str | None:
-    """The string up to the NUL; None where there is none, or something else than text."""
+    """The string up to the NUL; None if there is no NUL or not only printable text before it."""
     text, nul, _ = data.partition(b"\0")
     return text.decode() if nul and text and all(32 <= byte < 127 for byte in text) else None
 
 
 def _by_parts(numbers: dict[str, int]) -> Version | None:
-    """Functions such as atk_get_major_version, _minor_, _micro_ together."""
+    """Combines functions such as atk_get_major_version, atk_get_minor_version and atk_get_micro_version."""
     parts: dict[str, tuple[str, int]] = {}
     for name, value in numbers.items():
         for part in _PARTS & {word.lower() for word in _WORDS.findall(name)}:
@@ -235,7 +234,7 @@ def _by_parts(numbers: dict[str, int]) -> Version | None:
     return ".".join(values), f"{parts['major'][0]} and kin"
 
 
-# --- words in the read-only data -------------------------------------------------------------------------------
+# --- text in the read-only data ----------------------------------------------------------------------------------
 
 
 def _by_banner(elf: ElfFile, stem: str) -> Version | None:
@@ -269,7 +268,7 @@ def _by_compiler(elf: ElfFile) -> Version | None:
 
 
 def version_nodes(elf: ElfFile) -> frozenset[str]:
-    """Names of the symbol versions that it defines (.gnu.version_d): GLIBC_2.36, OPENSSL_3.0.0, ..."""
+    """The symbol versions that the file defines (.gnu.version_d): GLIBC_2.36, OPENSSL_3.0.0, ..."""
     section, names = elf.section(".gnu.version_d"), elf.section(".dynstr")
     if section is None or names is None or section.size > _MAX_NODES_BYTES or names.size > _MAX_NAMES_BYTES:
         return frozenset()
@@ -277,10 +276,10 @@ def version_nodes(elf: ElfFile) -> frozenset[str]:
     try:
         data, strings = elf.read_at(section.offset, section.size), elf.read_at(names.offset, names.size)
         position = 0
-        while True:  # Elf64_Verdef, and the first of its Elf64_Verdaux: the node's own name
+        while True:  # Elf64_Verdef and the first of its Elf64_Verdaux, which is the node's own name
             _, flags, _, _, _, aux, step = struct.unpack_from("<HHHHIII", data, position)
             (name,) = struct.unpack_from("<I", data, position + aux)
-            if not flags & 1:  # VER_FLG_BASE: the file's name
+            if not flags & 1:  # VER_FLG_BASE: the file's own name
                 out.add(strings[name : strings.index(b"\0", name)].decode("ascii", "replace"))
             if not step:
                 break
@@ -300,19 +299,20 @@ def _comment(elf: ElfFile) -> bytes | None:
         return None
 
 
-# --- siblings ----------------------------------------------------------------------------------------------------
+# --- other libraries of the same build ---------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class SpaceVersions:
-    """Versions of the modules of one address space, siblings asked where a library does not know its own."""
+    """Versions of the modules of one address space. If a library does not state its version, that of another library
+    of the same build is used."""
 
     space: AddressSpace
     _own: dict[int, Version | None] = field(default_factory=dict)
     _family: dict[int, Version | None] = field(default_factory=dict)
 
     def of(self, module: MappedModule) -> Version | None:
-        """(version, how); None when neither the file nor a sibling says it."""
+        """The version; None if neither the file nor a related library states it."""
         own = self.own(module)
         if own is not None:
             return own
@@ -345,7 +345,7 @@ class SpaceVersions:
         return None
 
     def _related(self, module: MappedModule, other: MappedModule) -> bool:
-        """Whether one needs the other, directly or through libraries of the same family."""
+        """Whether one needs the other (DT_NEEDED), directly or through libraries of the same family."""
         family = [m for m in self.space.modules if _same_folder(module, m) and _names_alike(module, m)]
         names: dict[str, MappedModule] = {}
         for member in family:
@@ -382,7 +382,7 @@ class SpaceVersions:
 
 
 def _same_folder(module: MappedModule, other: MappedModule) -> bool:
-    """The same folder, or `module` in a plug-in folder below it."""
+    """Whether `module` is in the folder of `other`, or in a plug-in folder below it."""
     folder, other_folder = module.path.rpartition("/")[0], other.path.rpartition("/")[0]
     return bool(other_folder) and (folder == other_folder or folder.startswith(other_folder + "/"))
 
@@ -393,7 +393,7 @@ def _names_alike(module: MappedModule, other: MappedModule) -> bool:
 
 
 def _same_build(elf: ElfFile, other: ElfFile) -> bool:
-    """Sonames of the same major version, and compilers' marks that do not contradict each other."""
+    """Whether the sonames have the same version and one .comment has all compilers of the other."""
     try:
         majors = [(e.soname or "").partition(".so")[2] for e in (elf, other)]
     except BadElf:
