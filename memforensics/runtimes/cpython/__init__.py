@@ -1,1 +1,1 @@
-"""CPython from outside: where its runtime is, what its structures look like, its stacks. Nothing runs in the target."""
+"""Reads CPython from outside: its runtime, its structures, its stacks. Nothing runs in the target."""

@@ -1,4 +1,4 @@
-"""Code objects, read from a target's memory: qualified name, file, and the line of an instruction."""
+"""Reads code objects from a target's memory: qualified name, file, and the line of an instruction."""
 
 import struct
 from dataclasses import dataclass, field
@@ -9,21 +9,18 @@ from memforensics.runtimes.cpython.locations import LineRange, line_at, ranges
 from memforensics.runtimes.cpython.offsets import Offsets
 from memforensics.target.memory import Memory
 
-MAX_TEXT = 4096  # characters; longer names and paths are cut
+MAX_TEXT = 4096  # characters; longer names and paths are truncated
 MAX_TABLE = 1 << 20  # bytes of a line table
-MAX_CODES = 65536  # remembered
+MAX_CODES = 65536  # cached
 CHECK_SHIFT = 16  # PY_CHECK_SHIFT of pyframes.bpf.h: in a frame's flags
 
 
 class NotPython(MemforensicsError):
-    """What stands at that address is no such Python object (any more)."""
+    """The memory at an address is not, or no longer, the expected Python object."""
 
 
 def read_text(memory: Memory, offsets: Offsets, address: int) -> str:
-    """A str object, cut at MAX_TEXT characters; lone surrogates and impossible characters are replaced.
-
-    NotPython, and Unreadable where memory is not there.
-    """
+    """A str object, truncated to MAX_TEXT characters; invalid characters are replaced. Raises NotPython, Unreadable."""
     head = memory.read(address, offsets.compact_data)
     length = int(struct.unpack_from("<q", head, offsets.unicode_length)[0])
     state = int(struct.unpack_from("<I", head, offsets.unicode_state)[0]) >> offsets.unicode_kind_shift
@@ -36,7 +33,7 @@ def read_text(memory: Memory, offsets: Offsets, address: int) -> str:
 
 
 def read_bytes_object(memory: Memory, offsets: Offsets, address: int) -> bytes:
-    """A bytes object. NotPython when it is negative or larger than MAX_TABLE."""
+    """A bytes object. Raises NotPython if its size is negative or above MAX_TABLE."""
     size = int(struct.unpack("<q", memory.read(address + offsets.bytes_size, 8))[0])
     if not 0 <= size <= MAX_TABLE:
         raise NotPython(f"no line table at {address:#x}")
@@ -45,9 +42,9 @@ def read_bytes_object(memory: Memory, offsets: Offsets, address: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One code object. `qualname` is the bare name to 3.10. `own`: the interpreter's own, no function of anybody: the
-    frame that cleans up after an __init__ (3.13 on: _Py_InitCleanup, Python/specialize.c; its name is its file too).
-    `check` tells it from the next one at its address, as py_identify() of pyframes.bpf.h does."""
+    """One code object. `qualname` is the bare name to 3.10. `own`: internal to the interpreter, for the frame that
+    cleans up after an __init__ (from 3.13: _Py_InitCleanup, Python/specialize.c; its file is also its name). `check`
+    distinguishes it from a later one at its address, as py_identify() of pyframes.bpf.h does."""
 
     qualname: str
     filename: str
@@ -57,20 +54,20 @@ class Code:
     check: int = 0
 
     def line(self, instruction: int) -> int:
-        """Of the instruction at that many bytes into the bytecode; negative: not begun."""
+        """The line of the instruction at this byte of the bytecode; negative: not begun."""
         return self.first_line if instruction < 0 else line_at(self.lines, instruction, self.first_line)
 
 
 @dataclass(slots=True)
 class CodeReader:
-    """Code objects by address, remembered. A freed one whose address another took is noticed by its pointers."""
+    """Code objects by address, cached. If another object has taken a freed one's address, its pointers differ."""
 
     memory: Memory
     offsets: Offsets
     _known: dict[tuple[int, bytes], Code] = field(default_factory=dict)
 
     def read(self, address: int) -> Code:
-        """NotPython or Unreadable when there is no code object."""
+        """Raises NotPython or Unreadable if there is no code object."""
         at = self.offsets
         first = min(at.code_firstlineno, at.code_filename, at.code_qualname, at.code_linetable)
         last = max(at.code_firstlineno, at.code_filename, at.code_qualname, at.code_linetable) + 8
@@ -97,8 +94,8 @@ class CodeReader:
         return known
 
     def frame(self, address: int, instruction: int, flags: int = 0) -> Frame | None:
-        """A python Frame of the case model; without names where the code object cannot be read any more, or is not the
-        one that has the check in `flags` (if any). None: it is a frame of the interpreter's own."""
+        """A python Frame of the case model; without names if the code object can no longer be read or does not match
+        the check in `flags` (if any). None for a frame that is internal to the interpreter."""
         try:
             code = self.read(address)
         except MemforensicsError:

@@ -1,4 +1,4 @@
-"""The native code of CPython's eval function, found in a file. Each of its frames stands for a run of Python frames."""
+"""Finds the native code of CPython's eval function in a file. Each of its frames is a run of Python frames."""
 
 import re
 import struct
@@ -12,18 +12,18 @@ from memforensics.symbols.unwind.cfi import Cfi
 from memforensics.symbols.unwind.machines import AARCH64
 
 EVAL = "_PyEval_EvalFrameDefault"
-TAIL_CALLS = "_TAIL_CALL_"  # 3.14 as clang may build it: a function an instruction, each a tail call of the one before
+TAIL_CALLS = "_TAIL_CALL_"  # 3.14 built by clang: one function per instruction, each tail calls the next
 MAX_CODE_BYTES = 1 << 20
 
 Ranges = tuple[tuple[int, int], ...]
-"""[start, end) each, disjoint and rising. Addresses of the file."""
+"""[start, end) of each, disjoint and ascending. Addresses of the file."""
 
 _JUMP = re.compile(rb"(?:\x0f[\x80-\x8f]|\xe9)(?=(.{4}))", re.DOTALL)  # jcc rel32, jmp rel32
 
 
 def eval_ranges(elf: ElfFile, cfi: Cfi | None) -> Ranges:
-    """The function, and the parts of it that the compiler put elsewhere (.cold, .part.0, .lto_priv.0): by their
-    symbols, or where these are stripped (Debian's python3.11: 14 KB of it) by the function's own jumps."""
+    """The function and the parts that the compiler split off (.cold, .part.0, .lto_priv.0): by their symbols or, if
+    these are stripped (Debian's python3.11: 14 KB), by the function's jumps."""
     try:
         parts = [s for s in elf.symbols() if s.name == EVAL or s.name.startswith((EVAL + ".", TAIL_CALLS))]
     except MemforensicsError:
@@ -47,9 +47,9 @@ def _extent(symbol: Symbol) -> tuple[int, int]:
 
 
 def split_off(code: bytes, start: int, cfi: Cfi) -> set[tuple[int, int]]:
-    """Parts of a function that lie elsewhere: its code, mapped at `start`, jumps there, and what it finds there is no
-    function's beginning: it has a frame from its first instruction on. x86's bytes are looked at in any alignment, so
-    one such jump alone may be none."""
+    """Split-off parts of a function: its code, mapped at `start`, jumps there, and the target is not the beginning of a
+    function, because it has a frame at its first instruction. On x86 every byte is tried as the start of a jump, so two
+    jumps are required."""
     hits: Counter[tuple[int, int]] = Counter()
     for target in jump_targets_aarch64(code, start) if cfi.machine is AARCH64 else _jump_targets(code, start):
         if start <= target < start + len(code):

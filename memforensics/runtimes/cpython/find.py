@@ -1,4 +1,4 @@
-"""Where the CPython of a process is: its runtime structure, version, offsets, and its native eval function."""
+"""Finds the CPython of a process: its runtime structure, version, offsets, and its native eval function."""
 
 import contextlib
 from collections.abc import Iterable
@@ -19,12 +19,12 @@ class CPythonRuntime:
     module: MappedModule  # the mapped file that defines _PyRuntime
     address: int  # of _PyRuntime
     version: tuple[int, int]
-    version_text: str  # "3.11.7"; "3.8" where the process says no more
+    version_text: str  # "3.11.7"; "3.8" if only the minor version is known
     offsets: Offsets
     eval_ranges: tuple[tuple[int, int], ...]  # start, end of _PyEval_EvalFrameDefault and its split-off parts
 
     def is_eval(self, pc: int) -> bool:
-        """Whether native code at `pc` (of a return address: minus 1) is the interpreter's eval function."""
+        """Whether `pc` (for a return address: minus 1) is in the interpreter's eval function."""
         return any(start <= pc < end for start, end in self.eval_ranges)
 
     def interpreters(self, memory: Memory) -> tuple[int, ...]:
@@ -38,9 +38,9 @@ class CPythonRuntime:
 
 
 def find_runtime(process: MappedProcess, space: AddressSpace) -> CPythonRuntime | None:
-    """The process's CPython; None when there is none (yet: it must be initialized, one interpreter at least).
+    """The process's CPython; None if there is none or it is not initialized yet.
 
-    UnsupportedPython when there is one that cannot be read. TargetGone, PermissionNeeded.
+    Raises UnsupportedPython if it cannot be read; TargetGone, PermissionNeeded.
     """
     for module in _likely_first(space.modules):
         elf = space.elf(module)
@@ -70,7 +70,7 @@ def find_runtime(process: MappedProcess, space: AddressSpace) -> CPythonRuntime 
             offsets=offsets,
             eval_ranges=tuple((start + bias, end + bias) for start, end in eval_ranges(elf, space.cfi(module))),
         )
-        with contextlib.suppress(Unreadable):  # a second one may be loaded and never initialized
+        with contextlib.suppress(Unreadable):  # a second CPython may be loaded and never initialized
             if made.interpreters(process.memory):
                 return made
     return None
@@ -81,7 +81,7 @@ def _likely_first(modules: Iterable[MappedModule]) -> list[MappedModule]:
 
 
 def _version_by_size(size: int) -> tuple[int, int]:
-    """3.8 to 3.10 have no Py_Version, and a _PyRuntime of a different size each."""
+    """3.8 to 3.10 have no Py_Version, and each has a _PyRuntime of another size."""
     for version in known_versions():
         if version < (3, 11) and offsets_for(version).runtime_size == size:
             return version

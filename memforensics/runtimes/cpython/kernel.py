@@ -1,4 +1,4 @@
-"""What the walk in the kernel (`pyframes.bpf.h`) needs to know of a process, packed as its struct py_process."""
+"""Packs the facts about a process that the walk in the kernel (`pyframes.bpf.h`) needs."""
 
 import os
 import struct
@@ -11,12 +11,12 @@ from memforensics.target import Process
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 PROCESS = struct.Struct("<3Q22I2Q")  # struct py_process
 THREADS = struct.Struct("<6Q4I")  # struct py_threads
-KERNEL_FINDS = 256  # thread states: PY_MAX_THREADS of pyframes.bpf.h
+KERNEL_FINDS = 256  # thread states that the kernel searches: PY_MAX_THREADS of pyframes.bpf.h
 _ALL = (1 << 64) - 1
 
 
 def pid_namespace(process: Process) -> tuple[int, int]:
-    """Device and inode of the PID namespace that numbers the target's threads; (0, 0): the initial one, or unknown."""
+    """Device and inode of the target's PID namespace; (0, 0) if it is the initial one or unknown."""
     try:
         about = os.stat(process.proc.root / str(process.pid) / "ns" / "pid")
     except OSError:
@@ -25,8 +25,8 @@ def pid_namespace(process: Process) -> tuple[int, int]:
 
 
 def pack_threads(states: Sequence[int], head: int, now_ns: int) -> bytes:
-    """A value of the map py_thread_states: the thread states of one thread, the newest first, in a process with one
-    interpreter, `head`."""
+    """A value of the map py_thread_states: the thread states of one thread, newest first, in a process with `head` as
+    its only interpreter."""
     kept = [*states[:3], states[-1] if len(states) > 3 else 0, 0, 0][:4]
     return THREADS.pack(*kept, head, now_ns, 0, 0, 0, 0)
 
@@ -39,7 +39,7 @@ def pack_process(runtime: CPythonRuntime, namespace: tuple[int, int] = (0, 0)) -
     elif at.version == (3, 11):
         mark_mask, mark_value, mark_flag = 0xFF, 1, ENTRY
     else:
-        mark_mask, mark_value, mark_flag = 0, 0, ENTRY  # each frame has a native one of its own
+        mark_mask, mark_value, mark_flag = 0, 0, ENTRY  # each frame has its own native frame
     pointer = at.code_start is not None
     last = max(at.frame_previous, at.frame_code, at.frame_instruction) + 8
     return PROCESS.pack(

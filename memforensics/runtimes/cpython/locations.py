@@ -1,4 +1,4 @@
-"""The line tables of code objects, decoded. Pure: bytes in, (start, end, line) out; damaged tables end early.
+"""Decodes the line tables of code objects. Pure: bytes in, (start, end, line) out; damaged tables end early.
 
 Offsets are bytes of bytecode. Formats: Objects/lnotab_notes.txt (3.8, 3.9; 3.10), Objects/locations.md (3.11 on).
 """
@@ -6,7 +6,7 @@ Offsets are bytes of bytecode. Formats: Objects/lnotab_notes.txt (3.8, 3.9; 3.10
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-END = 1 << 40  # of the last range where the table does not say
+END = 1 << 40  # end of the last range if the table does not give it
 
 
 class LineRange(NamedTuple):
@@ -50,8 +50,8 @@ def linetable_ranges(table: bytes, first_line: int) -> Iterator[LineRange]:
 
 
 def location_ranges(table: bytes, first_line: int) -> Iterator[LineRange]:
-    """3.11 and later: entries that begin with a byte of 128 or more: form in bits 3 to 6, length - 1 (in 2-byte units)
-    in bits 0 to 2."""
+    """3.11 and later: each entry begins with a byte of at least 128, with the form in bits 3 to 6 and length - 1 (in
+    2-byte units) in bits 0 to 2."""
     start, position = 0, 0
     line = first_line
     while position < len(table):
@@ -59,7 +59,7 @@ def location_ranges(table: bytes, first_line: int) -> Iterator[LineRange]:
         position += 1
         form = head >> 3 & 15
         end = start + 2 * ((head & 7) + 1)
-        if form in (13, 14):  # without columns; long: a signed varint of the line change comes first
+        if form in (13, 14):  # no columns, or long form: a signed varint of the line change comes first
             value = shift = 0
             while position < len(table) and shift < 60:
                 byte = table[position]
@@ -86,7 +86,7 @@ def ranges(version: tuple[int, int], table: bytes, first_line: int) -> Iterator[
 
 
 def line_at(line_ranges: Iterable[LineRange], instruction: int, first_line: int) -> int:
-    """The line of an instruction; of code without a line the last line before it, as tracebacks have it."""
+    """The line of an instruction; for code without a line the last line before it, as in tracebacks."""
     line = first_line
     for piece in line_ranges:
         if piece.start > instruction:

@@ -1,8 +1,8 @@
-"""Where the fields stand in CPython's structures. Bytes, of x86-64 default builds.
+"""Offsets of fields in CPython's structures, in bytes, for default x86-64 builds.
 
-`offsets.json` is generated from the headers of each version by scripts/gen_cpython_offsets.py. From 3.13 on the
-target carries its own (struct _Py_DebugOffsets, Include/internal/pycore_runtime.h, at the start of _PyRuntime), and
-those are believed. 3.14 is known by them alone, from its sources: no such interpreter was at hand to try it on.
+`offsets.json` is generated from the headers of each version by scripts/gen_cpython_offsets.py. From 3.13 on the target
+contains its own offsets (struct _Py_DebugOffsets, Include/internal/pycore_runtime.h, at the start of _PyRuntime), which
+take precedence. 3.14 is read by them alone; it was written from the sources and not tested on a 3.14 interpreter.
 """
 
 import json
@@ -20,8 +20,8 @@ MAX_OFFSET = 1 << 20  # _PyRuntime itself has 460 KB in 3.12
 MAX_FRAME_BYTES = 128  # PY_RAW_BYTES of pyframes.bpf.h
 COMPACT_BEHIND_ASCII = 16  # utf8_length and utf8: PyCompactUnicodeObject, Include/cpython/unicodeobject.h
 
-# Where 3.14 has what it says of itself: struct _Py_DebugOffsets, Include/internal/pycore_debug_offsets.h (3.14), which
-# has threads_main, stackpointer and set_object more than 3.13's.
+# Fields of 3.14's struct _Py_DebugOffsets (Include/internal/pycore_debug_offsets.h), which has threads_main,
+# stackpointer and set_object in addition to 3.13's.
 DEBUG_3_14 = {
     "version": 8,
     "free_threaded": 16,
@@ -53,12 +53,12 @@ KIND_SHIFT_3_14 = 16  # `interned` is a uint16_t before it
 
 
 class UnsupportedPython(MemforensicsError):
-    """A CPython that is there, and cannot be read: too old, too new, or free-threaded."""
+    """A CPython that cannot be read: too old, too new, or free-threaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offsets:
-    """Of one minor version. None: the version has no such field."""
+    """The offsets of one minor version. None: the version has no such field."""
 
     version: tuple[int, int]
     interpreters_head: int  # in _PyRuntime
@@ -102,7 +102,7 @@ def known_versions() -> tuple[tuple[int, int], ...]:
 
 @lru_cache(maxsize=16)
 def offsets_for(version: tuple[int, int]) -> Offsets:
-    """From the generated table. UnsupportedPython when the version is not in it (3.14: debug_offsets)."""
+    """Offsets from the generated table. Raises UnsupportedPython if the version is not in it (3.14: debug_offsets)."""
     entry = _table().get(f"{version[0]}.{version[1]}")
     if entry is None:
         newest = max(known_versions())
@@ -114,7 +114,7 @@ def offsets_for(version: tuple[int, int]) -> Offsets:
 
 
 def debug_offsets(memory: Memory, runtime: int, version: tuple[int, int]) -> Offsets:
-    """What the target itself says, 3.13 on. UnsupportedPython when it says nothing, or something that cannot be."""
+    """Offsets in the target itself, from 3.13. Raises UnsupportedPython if they are missing or implausible."""
     is_3_14 = version == (3, 14)
     base = None if is_3_14 else offsets_for(version)
     places: dict[str, int] = DEBUG_3_14 if is_3_14 else _table()[f"{version[0]}.{version[1]}"]["debug_offsets"]
@@ -137,7 +137,7 @@ def debug_offsets(memory: Memory, runtime: int, version: tuple[int, int]) -> Off
 
 
 def _plausible(said: dict[str, int]) -> bool:
-    """Whether these can be offsets: in bounds, each field at a place of its own, behind the object's head."""
+    """Whether these can be offsets: within bounds, each field at its own place after the object's head."""
     code = [value for name, value in said.items() if name.startswith("code_")]
     frame = [value for name, value in said.items() if name.startswith("frame_")]
     return (

@@ -27,8 +27,8 @@ _POOL_HEADER = struct.Struct("<I4xQQQIIII")
 
 def recognise(scene: Scene) -> Iterator[OwnerMark]:
     """Ranges of object pools. A pool header has a size class below 32, maxnextoffset = pool size minus block size, and
-    a block count and offsets that fit. In a large heap every n-th pool is read, with a smaller n where the snapshot
-    before had pools."""
+    a block count and offsets that fit. In a large heap every n-th pool is read, with a smaller n where the previous
+    snapshot had pools."""
     minor = _python_minor(scene.modules)
     if minor is not None:
         with realtime_priority:
@@ -58,7 +58,7 @@ def _pool_ranges(scene: Scene, minor: int) -> Iterator[OwnerMark]:
 
 
 def _joined(known: Sequence[OwnerMark], reach: int) -> list[OwnerMark]:
-    """The pool ranges of the snapshot before; ranges at most `reach` bytes apart become one."""
+    """The pool ranges of the previous snapshot; ranges at most `reach` bytes apart become one."""
     out: list[OwnerMark] = []
     for mark in known:
         if mark.kind == "pymalloc-arena":

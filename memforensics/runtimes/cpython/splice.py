@@ -1,4 +1,4 @@
-"""Native and Python frames of one stack, made one. Pure, and of any frame types. Stacks are leaf first."""
+"""Merges the native and Python frames of one stack. Pure; works for any frame types. Stacks are leaf first."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
@@ -10,7 +10,8 @@ PythonT = TypeVar("PythonT")
 
 
 class Spliced(NamedTuple, Generic[NativeT, PythonT]):
-    """`doubtful`: the two did not agree. `cut`: what is further out was left away, for it is of other Python code."""
+    """`doubtful`: the two stacks do not match. `cut`: outer frames were dropped, because they belong to other Python
+    code."""
 
     frames: list[NativeT | PythonT]
     doubtful: bool
@@ -26,14 +27,13 @@ def splice(
     complete: bool = True,
     whole: bool = True,
 ) -> Spliced[NativeT, PythonT]:
-    """Each native eval frame replaced by its run of Python frames.
+    """Replaces each native eval frame by its run of Python frames.
 
-    A run ends with the frame that has ENTRY, included, or with the one that has SHIM, left out; so the versions of
-    CPython need no names here. `complete`: the native walk reached the thread's first frame. Where it did not, the
-    Python frames that are left are appended, without doubt; where it did, frames left over, or an eval frame without
-    any, make the result doubtful. `whole`: the Python walk reached the chain's end. Then an eval frame beyond that end
-    is not of the code that runs (a greenlet's chain ends with the greenlet; its native stack goes on into what another
-    one left there): the stack is cut in front of it.
+    A run ends with a frame that has ENTRY, or before a frame that has SHIM. `complete`: the native walk reached the
+    thread's first frame. If it did not, the remaining Python frames are appended; if it did, remaining Python frames
+    make the result doubtful. An eval frame without Python frames always does. `whole`: the Python walk reached the end
+    of its chain. An eval frame beyond that end then belongs to other code, and the stack is cut before it: a greenlet's
+    chain ends with the greenlet, but its native stack continues into the remains of another one.
     """
     frames: list[NativeT | PythonT] = []
     position = 0
@@ -46,7 +46,7 @@ def splice(
         if not ended and not run:
             if whole and python:
                 return Spliced(frames, True, True)
-            frames.append(one)  # no Python frame for it: the native one stands
+            frames.append(one)  # it has no Python frame: keep the native one
             doubtful = True
             continue
         frames.extend(run)
@@ -57,7 +57,7 @@ def splice(
 
 
 def _run(python: Sequence[PythonT], position: int, flags: Callable[[PythonT], int]) -> tuple[list[PythonT], int, bool]:
-    """The Python frames of one native eval frame, the position after them, and whether their end mark was there."""
+    """The Python frames of one native eval frame, the position after them, and whether ENTRY or SHIM ended them."""
     run: list[PythonT] = []
     while position < len(python):
         frame = python[position]

@@ -1,6 +1,6 @@
-"""The Python stacks of all threads of a process that runs on, read from outside: best effort, never a stop.
+"""Reads the Python stacks of all threads of a process from outside. Best effort: the process is never stopped.
 
-A chain that changes while it is read is read again; after some tries it is given as it came, and marked.
+A chain that changes while it is read is read again; after some tries the last reading is returned and marked.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ ENTRY, SHIM = 1, 2  # RawFrame.flags; PY_ENTRY and PY_SHIM of pyframes.bpf.h
 PTHREAD_TID = 0xD0 if platform.machine() == "aarch64" else 0x2D0
 MAX_THREADS = 8192
 MAX_FRAMES = 2048
-MAX_LINKS = 40_000  # of all lists and chains together, a reading: the thread may be stopped meanwhile
+MAX_LINKS = 40_000  # of all lists and chains in one reading, because a caller may have stopped the thread
 
 
 @dataclass(frozen=True, slots=True)
 class RawFrame:
-    """A link of the frame chain. `instruction`: bytes from the start of the bytecode, negative when not begun.
-    ENTRY: the outermost frame of its native eval frame; SHIM: no code, the mark that ends a run (3.12 on)."""
+    """A link of the frame chain. `instruction`: bytes from the start of the bytecode, negative if not begun. ENTRY: the
+    outermost frame of its native eval frame. SHIM: the frame has no code and ends a run (from 3.12)."""
 
     code: int
     instruction: int
@@ -34,7 +34,7 @@ class RawFrame:
 
 @dataclass(frozen=True, slots=True)
 class ThreadStack:
-    """Leaf first. `steady`: two readings agreed. `cut`: its frames lead in a ring, or are too many."""
+    """Leaf first. `steady`: two readings agree. `cut`: the chain of frames has a cycle or is too long."""
 
     tid: int  # as the target's PID namespace numbers it
     interpreter: int  # its id; 0 is the main one
@@ -49,7 +49,7 @@ class ThreadStack:
 
 @dataclass(slots=True)
 class _Links:
-    """How many links may still be followed, and whether something was left out."""
+    """How many links may still be followed, and whether anything was omitted."""
 
     left: int = MAX_LINKS
     cut: bool = False
@@ -63,16 +63,16 @@ class _Links:
 def thread_stacks(
     runtime: CPythonRuntime, memory: Memory, *, tries: int = 5, only: int | None = None
 ) -> tuple[ThreadStack, ...]:
-    """All threads that Python knows, or the one with the tid `only`; newest interpreter and thread first. A thread
-    that leaves meanwhile is left out. TargetGone when the process left."""
+    """All threads that Python knows, or the one with the tid `only`; newest interpreter and thread first. A thread that
+    exits meanwhile is omitted. Raises TargetGone if the process exits."""
     return bounded_stacks(runtime, memory, tries=tries, only=only)[0]
 
 
 def bounded_stacks(
     runtime: CPythonRuntime, memory: Memory, *, tries: int = 5, only: int | None = None
 ) -> tuple[tuple[ThreadStack, ...], bool]:
-    """The same, and whether all of it was read: in damaged memory lists lead in a ring or have no end, so that no more
-    than MAX_LINKS links are followed."""
+    """As thread_stacks, and whether everything was read. At most MAX_LINKS links are followed, because in damaged
+    memory a list may be cyclic or endless."""
     at, links = runtime.offsets, _Links()
     found: list[ThreadStack] = []
     for interpreter in runtime.interpreters(memory):
@@ -91,13 +91,13 @@ def bounded_stacks(
 
 
 def states_by_thread(runtime: CPythonRuntime, memory: Memory) -> list[tuple[int, list[int]]]:
-    """The thread states of each thread, the newest first; threads by their newest state, the newest first. Empty where
-    there are several interpreters. TargetGone when the process left; Unreadable."""
+    """The thread states of each thread, newest first; threads by their newest state, newest first. Empty if there are
+    several interpreters. Raises TargetGone if the process exits; Unreadable."""
     interpreters = runtime.interpreters(memory)
     found: dict[int, list[int]] = {}
     for interpreter in interpreters if len(interpreters) == 1 else ():
         for state in _thread_states(memory, runtime.offsets, interpreter, _Links()):
-            with contextlib.suppress(Unreadable):  # it is leaving
+            with contextlib.suppress(Unreadable):  # the thread is exiting
                 found.setdefault(_tid(memory, runtime.offsets, state), []).append(state)
     return list(found.items())
 
@@ -113,7 +113,7 @@ def _thread_states(memory: Memory, at: Offsets, interpreter: int, links: _Links)
             states[state] = None
             state = read_u64(memory, state + at.thread_next)
     except Unreadable:
-        pass  # the list changed under us: what was found stands
+        pass  # the list changed meanwhile: return what was found
     return list(states)
 
 
@@ -126,7 +126,7 @@ def _tid(memory: Memory, at: Offsets, state: int) -> int:
 def _steady_chain(
     memory: Memory, at: Offsets, state: int, tries: int, links: _Links
 ) -> tuple[tuple[RawFrame, ...], bool, bool]:
-    """The frames, whether two readings agreed, and whether they were cut."""
+    """The frames, whether two readings agree, and whether the chain was cut."""
     before = _chain(memory, at, state, links)
     for _ in range(tries):
         now = _chain(memory, at, state, links)
@@ -138,7 +138,7 @@ def _steady_chain(
 
 
 def _chain(memory: Memory, at: Offsets, state: int, links: _Links) -> tuple[tuple[RawFrame, ...], bool] | None:
-    """The frames, and whether they were cut. None when a link could not be read: it changed while being read."""
+    """The frames, and whether the chain was cut. None if a link is unreadable because the chain changed meanwhile."""
     frames: list[RawFrame] = []
     seen: set[int] = set()
     is_cut = False
