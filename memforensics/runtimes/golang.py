@@ -1,9 +1,9 @@
-"""The heap of Go's own compiler's programs (gc, 64-bit), and of libraries written in it.
+"""The heap of programs and libraries built by Go's standard compiler (gc, 64-bit).
 
-runtime/mheap.go: the heap is arenas of 64 MiB, at multiples of that. `mheap_.arenas`, in static data of the module,
-leads to a table of 4 M pointers by arena number, that to the arena's `heapArena`, whose `spans` lead to the mspan of
-each 8 KiB page, which says where it begins and how long it is. So, as for malloc's tries, what is found is known by its
-answers: no symbols, so stripped programs too. Where `spans` stands in a heapArena changed twice: Go 1.20 and 1.22.
+runtime/mheap.go: the heap consists of arenas of 64 MiB, aligned to their size. `mheap_.arenas`, in the module's static
+data, points to a table of 4 M pointers by arena number. These point to the arenas' `heapArena`, whose `spans` point to
+the mspan of each 8 KiB page, which has the span's start and length. The table is recognised by a lookup in it that
+gives the right span, so no symbols are needed. The offset of `spans` in heapArena changed in Go 1.20 and 1.22.
 """
 
 import struct
@@ -17,24 +17,24 @@ from memforensics.runtimes.static_data import Static, pointers_in
 from memforensics.units import KIB, MIB
 
 ARENA = 64 * MIB
-_BASE = 1 << 47  # -arenaBaseOffset, on amd64: arena number = (address + it) / ARENA
+_BASE = 1 << 47  # -arenaBaseOffset, on amd64: arena number = (address + _BASE) / ARENA
 _TABLE = 8 << 22  # 1 << arenaL2Bits pointers; arenaL1Bits is 0
 _PAGE = 8 * KIB
-# 1.22 on; to 1.19, behind a bitmap; 1.20 and 1.21, behind a bitmap and noMorePtrs.
+# From 1.22; to 1.19, after a bitmap; 1.20 and 1.21, after a bitmap and noMorePtrs.
 _SPANS = (0, 2 * MIB, MIB + 16 * KIB)
 _SPANS_BYTES = 8 * (ARENA // _PAGE)
 _MSPAN = struct.Struct("<24x2Q")  # next, prev, list; startAddr, npages
 _TRIED_ARENAS = 256  # the lowest: Go's begin at 0xc000000000
 _TRIED_PAGES = 64  # of an arena, from its start
-_MAX_FALSE = 64  # entries of a table that know no arena: a true one has none
-_MAX_ARENAS = 4096  # a snapshot: 256 GiB
+_MAX_FALSE = 64  # table entries without an arena; a real table has none
+_MAX_ARENAS = 4096  # 256 GiB per snapshot
 _NEAR = 16 * KIB  # mspans come from chunks of that size (runtime/mfixalloc.go)
 
 
 @dataclass(frozen=True, slots=True)
 class GoHeap:
-    """`arenas`: the Go heap, stacks of goroutines included. `records`: the tables above, and the mspans. `unread`:
-    arenas that were too many to read."""
+    """`arenas`: the Go heap with the stacks of goroutines. `records`: the tables above and the mspans. `unread`: number
+    of arenas beyond _MAX_ARENAS."""
 
     module: str
     arenas: list[Run]
@@ -51,7 +51,8 @@ def recognise(scene: Scene) -> Iterator[OwnerMark]:
 
 
 def find_go_heaps(reading: Reading, statics: Sequence[Static], memory: Sequence[Run]) -> Iterator[GoHeap]:
-    """One a module whose static data knows an arena that begins in `memory` (ranges of private anonymous memory)."""
+    """The heap of each module whose static data leads to an arena that begins in `memory` (ranges of private anonymous
+    memory)."""
     starts = [at for start, end in memory for at in range(-(-start // ARENA) * ARENA, end, ARENA)][:_TRIED_ARENAS]
     rooms = [run for run in memory if run[1] - run[0] >= _TABLE]
     for static in statics if starts and rooms else ():
@@ -75,7 +76,7 @@ def _entry(reading: Reading, table: int, arena: int) -> int:
 
 
 def _spans_of(reading: Reading, heap_arena: int, arena: int) -> int | None:
-    """Where the spans of that arena stand; None where nothing there knows the arena."""
+    """The address of the arena's `spans`; None if they do not describe this arena."""
     if not 4096 < heap_arena < _BASE or heap_arena % 8:
         return None
     for offset in _SPANS:
@@ -111,7 +112,7 @@ def _read(reading: Reading, module: str, table: int) -> GoHeap:
 
 
 def _pages_pointed_to(reading: Reading, start: int, end: int) -> list[int]:
-    """By the words there: 8,192 an arena."""
+    """Addresses of the pages that the words in the range point to."""
     import numpy as np
 
     pages: list[int] = []

@@ -1,9 +1,9 @@
 """HotSpot, OpenJDK's virtual machine: its heap, code cache, metaspace and the collector's tables, read from outside.
 
 libjvm describes itself to debuggers (src/hotspot/share/runtime/vmStructs.hpp): `gHotSpotVMStructs` is a table of {type,
-field, type of the field, is it static, offset, address}, ended by an entry without names. What is read here by it holds
-for JDK 8 to 24, whichever collector; what an entry is missing for is left out. Metaspace only from JDK 16: it
-has no entry, but every class points into it, and since JEP 387 it comes in whole pieces, 4 MiB at multiples of that.
+field, type of the field, is it static, offset, address}, ended by an entry without names. This works for JDK 8 to 24
+with any collector; parts without an entry are omitted. Metaspace has no entry and is found from JDK 16 on: every class
+points into it, and since JEP 387 it consists of root chunks of 4 MiB, aligned to their size.
 """
 
 import struct
@@ -25,16 +25,16 @@ Kind = Literal["jvm-heap", "jvm-code", "jvm-metaspace", "jvm-gc"]
 _MAX_ENTRIES = 8192
 _MAX_CLASSES = 10_000
 _MAX_TABLE_STRINGS = 4 * MIB
-_ROOT_CHUNK = 4 * MIB  # metaspace/chunklevel.hpp, MAX_CHUNK_BYTE_SIZE; 16 MiB from JDK 22, which is whole pieces too
-_HEAP_OBJECT = 2 * KIB  # of the CollectedHeap, in which pointers to the collector's parts stand
+_ROOT_CHUNK = 4 * MIB  # metaspace/chunklevel.hpp, MAX_CHUNK_BYTE_SIZE; 16 MiB, a multiple, from JDK 22
+_HEAP_OBJECT = 2 * KIB  # bytes of the CollectedHeap that are searched for pointers to the collector's parts
 _PART = 256
 _PAGE = 4096
 _FIRST_BY_PIECES = 16  # JEP 387
 
 
 def recognise(scene: Scene) -> Iterator[OwnerMark]:
-    """The anonymous memory of each part of the virtual machine. A region that is known by its form alone counts only if
-    it begins where a mapping does and holds no named mapping."""
+    """The anonymous memory of each part of the virtual machine. An uncertain region counts only if it begins where a
+    mapping begins and contains no named mapping."""
     mappings = scene.snapshot.mappings
     if not any(_is_libjvm(basename(path)) for path in scene.modules):
         return
@@ -62,7 +62,7 @@ def _is_libjvm(name: str) -> bool:
 
 
 class _Symbols:
-    """Run-time addresses of one module's symbols."""
+    """Looks up the run-time addresses of one module's symbols."""
 
     def __init__(self, space: AddressSpace, module: MappedModule) -> None:
         self._space, self._module = space, module
@@ -75,18 +75,18 @@ class _Symbols:
 
 @dataclass(slots=True)
 class HotSpot:
-    """One virtual machine. `symbol`: the address of one of libjvm's symbols, None where it has none.
-    `constant`: bytes of libjvm that never change, from its file: their pages need not be present in the process."""
+    """One virtual machine. `symbol`: gives the address of a symbol of libjvm, or None. `constant`: reads constant bytes
+    of libjvm from its file, because their pages need not be present in the process."""
 
     reading: Reading
     symbol: Callable[[str], int | None]
     constant: Callable[[int, int], bytes | None]
-    _fields: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)  # -> (offset, address of a static)
+    _fields: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)  # -> (offset, address if static)
     _pages: dict[int, bytes | None] = field(default_factory=dict)
 
     def regions(self) -> Iterator[tuple[Kind, Run, bool]]:
-        """What it has reserved for what; the ranges need not be resident, nor accessible. False: told by its form
-        alone, a pair of addresses of pages."""
+        """(kind, reserved range, is it certain). The ranges need not be resident or accessible. An uncertain one is
+        just a pair of page addresses."""
         self._fields = self._table()
         heap = self._heap()
         if heap is not None:
@@ -127,7 +127,7 @@ class HotSpot:
         return self._word(address) if address is not None else None
 
     def _strings(self, pointers: list[int]) -> Callable[[int], str]:
-        """They lie together in libjvm's constants: one read."""
+        """The strings at these addresses, in one read: they lie together in libjvm's constants."""
         known = [pointer for pointer in pointers if pointer]
         low, high = min(known, default=0), max(known, default=0)
         data = (self.constant(low, high - low) or b"") if high - low <= _MAX_TABLE_STRINGS else b""
@@ -171,7 +171,7 @@ class HotSpot:
         return (start, end) if start and end and start < end else None
 
     def _metaspace(self) -> set[int]:
-        """The pieces that classes and their constants lie in; not those of the shared archive, which is a file."""
+        """The root chunks that contain classes and their constants, without the shared archive, which is a file."""
         major = self._field("Abstract_VM_Version", "_vm_major_version")
         version = (self._word(major[1]) or 0) & 0xFFFFFFFF if major is not None and major[1] else 0
         if version < _FIRST_BY_PIECES or ("CodeCache", "_heap") in self._fields:
@@ -207,8 +207,8 @@ class HotSpot:
                 yield start, start - (-length // _PAGE) * _PAGE
 
     def _tables_of_g1(self) -> set[Run]:
-        """Bitmaps and the like: in what the CollectedHeap points to, pairs (G1PageBasedVirtualSpace: _low_boundary,
-        _high_boundary)."""
+        """G1's bitmaps and other tables: pairs of _low_boundary and _high_boundary (G1PageBasedVirtualSpace) in the
+        objects that the CollectedHeap points to."""
         heap = self._static("Universe", "_collectedHeap")
         if not heap or ("G1CollectedHeap", "_hrm") not in self._fields:
             return set()
@@ -235,7 +235,7 @@ class HotSpot:
         return self._word(found[1]) if found is not None and found[1] else None
 
     def _word(self, address: int) -> int | None:
-        """Pages are kept: the fields of one class, and of its neighbours, lie close."""
+        """Pages are cached, because the fields of neighbouring classes lie close together."""
         page, offset = address & -_PAGE, address % _PAGE
         if offset > _PAGE - 8:
             data = self.reading.read(address, 8)

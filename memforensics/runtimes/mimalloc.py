@@ -1,10 +1,10 @@
-"""mimalloc 1.6 to 3.x, wherever its code lies (its own library, a program, CPython 3.13's free-threaded build).
+"""mimalloc 1.6 to 3.x, wherever its code is (its own library, a program, CPython 3.13's free-threaded build).
 
-Its memory comes in segments, at multiples of 32 MiB (2.x; of 4 MiB in 1.x), each with a header (mi_segment_t, in
-include/mimalloc/types.h). What makes a header sure is its cookie: the segment's address XOR a random word that stands
-in the static data of the module that holds mimalloc (`_mi_heap_main.cookie`, src/segment.c). The fields beside it tell
-the size. No symbols and no names are needed. 3.x has no segments: its memory comes in
-arenas, whose headers begin with their own address and size (mi_arena_t), and which that module's static data lists.
+Its memory consists of segments, aligned to 32 MiB (2.x) or 4 MiB (1.x), each with a header (mi_segment_t, in
+include/mimalloc/types.h). The header is recognised by its cookie: the segment's address XOR a random word in the static
+data of the module that contains mimalloc (`_mi_heap_main.cookie`, src/segment.c). The fields next to it give the size.
+3.x has arenas instead, whose headers begin with their own address and size (mi_arena_t) and which that module's static
+data lists. No symbols and no names are needed.
 """
 
 import struct
@@ -16,23 +16,23 @@ from memforensics.runtimes.reading import Reading, Run
 from memforensics.runtimes.scene import Scene
 from memforensics.units import GIB, KIB, MIB
 
-HEADER = 1024  # the fields up to the cookie: 2 masks of 128 bytes and some words
+HEADER = 1024  # contains the fields up to the cookie: 2 masks of 128 bytes and some words
 SLICE = 64 * KIB
-_MAX_TRIED = 512  # places, evenly among all, where nothing is known yet
-_LIKELY_RANDOM = 1 << 48  # a cookie below it: 1 in 65,536
+_MAX_TRIED = 512  # places that are read first, evenly spaced among all
+_LIKELY_RANDOM = 1 << 48  # 1 in 65,536 cookies is below it
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """Where the fields stand, in words from the cookie."""
+    """The layout of the header of one version."""
 
     align: int
-    read_size: Callable[[tuple[int, ...], int], int]  # 0: no header of this form
+    read_size: Callable[[tuple[int, ...], int], int]  # 0 if it is no such header
     reach: int  # words that must follow the cookie
 
 
 def _size_v2(words: tuple[int, ...], at: int) -> int:
-    """segment_slices, segment_info_slices, kind, slice_entries follow; from 2.2 two pointers come between."""
+    """segment_slices, segment_info_slices, kind and slice_entries follow the cookie; from 2.2, after two pointers."""
     for first in (at + 1, at + 3):
         slices, info, kind, entries = words[first : first + 4]
         whole = 32 * MIB // SLICE
@@ -43,7 +43,7 @@ def _size_v2(words: tuple[int, ...], at: int) -> int:
 
 
 def _size_v1(words: tuple[int, ...], at: int) -> int:
-    """segment_size and segment_info_size before it, page_shift behind."""
+    """segment_size and segment_info_size precede the cookie; page_shift follows it."""
     size, info, shift = words[at - 2], words[at - 1], words[at + 1]
     fits = 0 < info < size <= 64 * GIB and size % 4096 == 0 and info % 16 == 0 and 12 <= shift & 0xFFFFFFFF <= 63
     return size if fits else 0
@@ -74,8 +74,8 @@ def recognise(scene: Scene) -> Iterator[OwnerMark]:
 
 
 def segments(reading: Reading, memory: Iterable[Run], statics: Callable[[], Iterator[bytes]]) -> list[Run]:
-    """The segments in `memory` (ranges of private anonymous memory). `statics`: the writable static data of the
-    modules, asked for only where something looks like a segment."""
+    """The segments or arenas in `memory` (ranges of private anonymous memory). `statics` reads the writable static data
+    of the modules; it is called only if something looks like a segment or an arena."""
     runs = list(memory)
     for form in _FORMS:
         places = [at for start, end in runs for at in range(-(-start // form.align) * form.align, end, form.align)]
@@ -89,8 +89,8 @@ def segments(reading: Reading, memory: Iterable[Run], statics: Callable[[], Iter
 
 
 def _arenas(reading: Reading, runs: Iterable[Run], statics: Callable[[], Iterator[bytes]]) -> Iterator[Run]:
-    """Of 3.x: memid {base, size, ...}, subproc, ..., slice_count; each also in the list of its subprocess. They are
-    looked for where a range begins, and one behind the other."""
+    """The arenas of 3.x: memid {base, size, ...}, subproc, ..., slice_count. Each is in the list of its subprocess too.
+    They are searched at the start of each range and after each arena found."""
     for at, end in runs:
         while at < end and (size := _arena_size(reading, at)) and _standing_in({at}, statics) is not None:
             yield at, at + size
@@ -98,7 +98,7 @@ def _arenas(reading: Reading, runs: Iterable[Run], statics: Callable[[], Iterato
 
 
 def _arena_size(reading: Reading, at: int) -> int:
-    """0 where there is no header."""
+    """The size of the arena at this address; 0 if there is none."""
     head = reading.read(at, 64) if at % SLICE == 0 else None
     base, size, *_, fourth, fifth, sixth, seventh = struct.unpack("<8Q", head or bytes(64))
     fits = base == at and size % SLICE == 0 and 0 < size < 1 << 47

@@ -24,9 +24,9 @@ _SECRET_TO_HEAD = (56, 64)
 _AREA = struct.Struct("<QQi4x")  # struct meta_area: check, next, nslots
 _META = struct.Struct("<2Q3Q")  # struct meta: prev, next, mem, two masks, a word of bit fields
 _MAX_SLOTS = (PAGE - _AREA.size) // _META.size
-_MAPLEN_SHIFT = 12  # behind last_idx (5 bits), freeable (1) and sizeclass (6)
-_LEAST_RANDOM = 1 << 32  # a secret below it: 1 in 4 billion. Counters and flags are below it.
-# Bounds, to spare the target where static data or records are hostile.
+_MAPLEN_SHIFT = 12  # after last_idx (5 bits), freeable (1) and sizeclass (6)
+_LEAST_RANDOM = 1 << 32  # 1 in 4 billion secrets is below it; counters and flags are
+# Bounds on the reads if static data or records are hostile.
 _MAX_HEADS = 4096  # pointers to pages in the static data of one module
 _MAX_UNCONFIRMED = 8  # pages of records
 MAX_AREAS = 16_384  # 64 MiB of records

@@ -1,15 +1,15 @@
-"""jemalloc 5 and gperftools' tcmalloc, wherever their code lies: in their own library, a program, or another library.
+"""jemalloc 5 and gperftools' tcmalloc, wherever their code is: in their own library, a program, or another library.
 
-Both keep, in their static data, a trie with an element for each page of address space; the element of a page that they
-own leads to a record with the start and the size of the extent (the span) around it. So a trie is known by its answers:
-from a slot of a module's .bss, by way of the element of an address, to a record that says that very address. What no
-record covers is not theirs, however it is aligned. No symbols and no names are needed.
+Both have a trie in their static data with an element for each page of address space. The element of a page that they
+own points to a record with the start and the size of its extent (span). A trie is recognised by a lookup in it: from a
+slot of a module's .bss, through the element of an address, to a record that covers this address. Memory that no record
+covers is not theirs. No symbols and no names are needed.
 
 jemalloc (include/jemalloc/internal/rtree.h, edata.h; extent_structs.h to 5.2): 48 address bits, 18 + 18 above pages of
 4 KiB; an element has the address of an edata_t in its middle bits; e_addr at +8, e_size_esn at +16.
-tcmalloc (gperftools src/pagemap.h, span.h): TCMalloc_PageMap2 of 48 bits, pages of 8 KiB unless configured otherwise;
-an element is a Span*, which begins {PageID start, Length length}.
-Not known: jemalloc 4, jemalloc for 57 address bits, and Google's newer tcmalloc (which names its mappings itself).
+tcmalloc (gperftools src/pagemap.h, span.h): TCMalloc_PageMap2 of 48 bits, pages of 8 KiB by default; an element is a
+Span*, which begins {PageID start, Length length}.
+Not supported: jemalloc 4, jemalloc for 57 address bits, and Google's newer tcmalloc (which names its mappings itself).
 """
 
 import struct
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
     import numpy as np
 
 PAGE = 4096
-_MAX_LEAF_BYTES = 256 * MIB  # read a snapshot: 8 bytes a page of what is owned
-_MAX_RECORD_BYTES = 256 * MIB  # the same: 128 bytes an extent
-_MAX_READ, _LEAST_READ = 16 * MIB, 16 * KIB  # of them at once; what a read counts at least
-_BATCH, _MAX_ELEMENTS = 1 << 20, 8 << 20  # gone through at a time, and in all: 32 GiB of small objects
+_MAX_LEAF_BYTES = 256 * MIB  # read per snapshot: 8 bytes per page of the allocator
+_MAX_RECORD_BYTES = 256 * MIB  # read per snapshot: 128 bytes per extent
+_MAX_READ, _LEAST_READ = 16 * MIB, 16 * KIB  # bytes of records: the largest read, and what a read costs at least
+_BATCH, _MAX_ELEMENTS = 1 << 20, 8 << 20  # elements processed at once, and in all: 32 GiB of small objects
 _MAX_BLOCK_READS = 16_384
 _TRIED_A_SLOT = 24  # pages
-_MAX_TRIES = 1024  # of slots with addresses, a module and kind
+_MAX_TRIES = 1024  # lookups per module and kind
 _NEAR = 256 * KIB  # records this close lie in one piece of memory
 _MAX_SAMPLES = 64  # mappings whose pages are looked up in a trie, those with most resident bytes first
-_SAMPLE_STEP = 2 * MIB  # extents often begin at such multiples, behind the allocator's own records
-_STEPS = 16  # of one mapping
+_SAMPLE_STEP = 2 * MIB  # extents often begin at such multiples, after the allocator's own records
+_STEPS = 16  # per mapping
 
 
 @dataclass(frozen=True, slots=True)
 class Trie:
-    """One form of trie: which bits of an address choose the element, and where its record says what it covers."""
+    """The layout of a trie: the bits of an address that select the element, and the extent's fields in its record."""
 
     kind: str
     page_bits: int
@@ -82,7 +82,7 @@ TRIES = (JEMALLOC, *map(_tcmalloc, (13, 12, 15, 16)))  # tcmalloc: --with-tcmall
 
 @dataclass(frozen=True, slots=True)
 class PageTrie:
-    """One that was found: `root` is the address of its first slot."""
+    """A trie that was found. `root`: the address of its first slot."""
 
     trie: Trie
     root: int
@@ -115,8 +115,8 @@ def _samples(mappings: Sequence[Mapping]) -> list[int]:
 def find_tries(
     reading: Reading, statics: Sequence[Static], memory: Sequence[Run], pages: Iterable[int]
 ) -> Iterator[PageTrie]:
-    """Those in `statics` that know of an extent which begins or ends at one of `pages`: one a static and kind.
-    `memory`: ranges of private anonymous memory, ascending."""
+    """The tries in `statics` with an extent that begins or ends at one of `pages`; one per static and kind. `memory`:
+    ranges of private anonymous memory, ascending."""
     by_root = {trie: _by_root_index(trie, pages) for trie in TRIES}
     for static in statics:
         found: set[str] = set()
@@ -141,7 +141,7 @@ def _by_root_index(trie: Trie, pages: Iterable[int]) -> dict[int, list[int]]:
 def _find_root(
     reading: Reading, trie: Trie, static: Static, leaves: Sequence[Run], by_index: MappingOf[int, list[int]]
 ) -> int | None:
-    """Each slot that holds what may be the address of a leaf is tried with each page that it could stand for."""
+    """Tries each slot that may point to a leaf with each page whose element that leaf could contain."""
     lowest, highest = static.zeros, static.end - (8 << trie.root_bits)
     tries = _MAX_TRIES
     for slot, leaf in leaves:
@@ -155,7 +155,7 @@ def _find_root(
 
 
 def _knows(reading: Reading, trie: Trie, leaf: int, address: int) -> bool:
-    """Whether the record of that page begins or ends there."""
+    """Whether the extent of the page at `address` begins or ends with it."""
     element = reading.read(leaf + 8 * trie.leaf_index(address), 8)
     pointer = int.from_bytes(element or b"", "little") & trie.pointer_mask
     data = reading.read(pointer, trie.record.size) if PAGE < pointer < USER_END and not pointer & 7 else None
@@ -165,13 +165,13 @@ def _knows(reading: Reading, trie: Trie, leaf: int, address: int) -> bool:
     return start < end and (start == address or end - (1 << trie.page_bits) <= address < end)
 
 
-# --- all that one of them owns ------------------------------------------------------------------------------------
+# --- all memory of one allocator ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """`heap`: ranges of extents, free ones that the allocator keeps included. `records`: where what it knows of them is
-    written. `unread`: records that were too many to read."""
+    """`heap`: ranges of extents, including free ones that the allocator keeps. `records`: the memory of the trie and
+    its records. `unread`: number of records beyond the limits."""
 
     heap: list[Run]
     records: list[Run]
@@ -179,8 +179,7 @@ class Owned:
 
 
 def owned(reading: Reading, found: PageTrie) -> Owned:
-    """Everything that one trie knows. Whatever stands there, what is read is bounded; and our own memory, as some
-    leaves are gone through at a time."""
+    """All memory that one trie describes. Bounded in reads and, by batches of leaves, in our own memory."""
     trie, records = found.trie, _Records(reading, found.trie)
     leaves: list[Run] = []
     heap: list[Run] = []
@@ -205,7 +204,7 @@ def owned(reading: Reading, found: PageTrie) -> Owned:
 
 
 class _Elements:
-    """Of some leaves: addresses of records, and of the pages whose elements they are."""
+    """A batch of leaves' elements: the addresses of records and of the elements' pages."""
 
     def __init__(self, trie: Trie) -> None:
         self._trie, self.count, self.total = trie, 0, 0
@@ -223,8 +222,8 @@ class _Elements:
         self.total += len(at)
 
     def tell(self, records: "_Records", heap: list[Run], pages: list[int]) -> None:
-        """Adds the extents that are told of, and the pages that hold their records; and begins anew. An element is
-        believed where its record covers its page: those within free memory may be left from before."""
+        """Adds the extents of the batch and the pages that contain their records, then empties the batch. An element
+        counts only if its record covers its page: elements within free memory may be stale."""
         import numpy as np
 
         if self.count:
@@ -238,14 +237,14 @@ class _Elements:
 
 
 class _Records:
-    """Reads records until it has read enough; `unread` are those that were left."""
+    """Reads records up to a limit. `unread`: number of records beyond it."""
 
     def __init__(self, reading: Reading, trie: Trie) -> None:
         self.trie, self.unread = trie, 0
         self._reading, self._budget = reading, _MAX_RECORD_BYTES
 
     def extents(self, records: "np.ndarray[Any, Any]") -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
-        """Start and end by record (ascending), 0 where it cannot be read."""
+        """Starts and ends of the extents of `records` (ascending); 0 if unreadable."""
         import numpy as np
 
         trie = self.trie
@@ -274,7 +273,7 @@ class _Records:
 
 
 def _metadata(reading: Reading, trie: Trie, leaves: Sequence[Run], pages: Sequence[int]) -> list[Run]:
-    """Memory that holds leaves and records: jemalloc's in blocks that tell their size, tcmalloc's where they lie."""
+    """Memory that contains leaves and records: for jemalloc, the whole blocks around them."""
     block: Callable[[int], Run | None] = _NO_BLOCK if trie is not JEMALLOC else _blocks(reading)
     pieces = [(start & -PAGE, -(-end // PAGE) * PAGE) for start, end in leaves]
     pieces += joined([(page, page + PAGE) for page in pages], _NEAR)
@@ -286,7 +285,8 @@ def _NO_BLOCK(_: int) -> None:  # noqa: N802
 
 
 def _blocks(reading: Reading) -> Callable[[int], Run | None]:
-    """jemalloc's src/base.c: a block begins at a multiple of 2 MiB with its size (a multiple too) and the next."""
+    """Finds the block of an address (jemalloc's src/base.c): a block begins at a multiple of 2 MiB with its size (also
+    a multiple) and the next block's address."""
     known: list[Run] = []  # ascending
     tried = 0
 

@@ -1,4 +1,4 @@
-"""Reading the target's memory: only pages that are present, and what is left unread is counted."""
+"""Reads present pages of the target's memory, and counts what is left unread."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ from memforensics.units import GIB
 
 Run = tuple[int, int]
 
-# A read takes up to 8 us for the first page of a mapping and 2 us for others. All reads together take 120 ms where
-# 3.5 GiB are searched, and 360 ms where 30,000 mappings are asked for their pages one by one (measured on Linux 6.18).
+# A read takes up to 8 us for the first page of a mapping and 2 us for others. All reads together take 120 ms for a
+# search of 3.5 GiB, and 360 ms if the present pages of 30,000 mappings are queried one by one (measured on Linux 6.18).
 MAX_POOL_READS = 40_000
 MAX_CHUNK_READS = 10_000
 MAX_SEARCH_READS = 64_000
@@ -34,7 +34,7 @@ class Reading(Protocol):
 
 @dataclass(slots=True)
 class PageReader:
-    """The Reading of a live process. `unread`: how much of what was left unread, for `losses`."""
+    """The Reading of a live process. `unread`: amounts left unread by kind, for `losses`."""
 
     memory: Memory
     pagemap: Pagemap
@@ -44,7 +44,7 @@ class PageReader:
 
     def present(self, start: int, end: int) -> list[Run]:
         """As Reading. Without PAGEMAP_SCAN only the first GiB of the range is read. Empty if the range, which may come
-        from the target's memory, is not one that a process can have."""
+        from the target's memory, is impossible."""
         known = self._runs.get((start, end))
         if known is not None:
             return known
@@ -71,7 +71,7 @@ class PageReader:
             return None
 
     def read_present(self, address: int, size: int) -> bytes | None:
-        """As read, when the caller knows that the pages are present."""
+        """As read, if the caller knows that the pages are present."""
         try:
             return self.memory.read(address, size)
         except Unreadable:

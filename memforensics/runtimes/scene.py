@@ -1,8 +1,8 @@
-"""What a recogniser gets and gives.
+"""The input and output of recognisers.
 
 A recogniser is a function in a module of its own. It takes a Scene and yields an OwnerMark for each range whose owner
-it recognises by what the memory holds. It never goes by a library's name or by alignment alone; when in doubt it yields
-nothing, and the memory stays anonymous. `probes/proc/owners.py` lists the recognisers in the order in which they run.
+it recognises by the content of the memory, never by a library's name or by alignment alone. In doubt it yields nothing,
+and the memory stays anonymous. `probes/proc/owners.py` lists the recognisers in the order in which they run.
 """
 
 from bisect import bisect_right
@@ -55,8 +55,8 @@ class ClaimedRanges:
 
 @dataclass(slots=True)
 class NegativeCache:
-    """Where the last snapshots of a process found nothing. These places are skipped for a few snapshots: most memory of
-    a process has no owner that can be recognised, and each look costs a read. Unread pages stay counted."""
+    """Where the last snapshots of a process found nothing. These places are skipped for a few snapshots, because each
+    costs a read and most memory of a process has no recognisable owner. Unread pages stay counted."""
 
     modules: dict["Recogniser", frozenset[str]] = field(default_factory=dict)  # mapped files when it found nothing
     heads: set[Run] = field(default_factory=set)  # mappings that begin with no malloc'ed block
@@ -73,8 +73,8 @@ class NegativeCache:
 
 
 class Spans:
-    """Private anonymous memory, with touching mappings as one span: madvise (numpy's, for huge pages) and mlock split
-    a block's mapping, and usually cut its header off."""
+    """Private anonymous memory with adjacent mappings as one span: madvise (numpy's, for huge pages) and mlock split a
+    block's mapping, usually after its header."""
 
     def __init__(self, anonymous: Sequence[Mapping]) -> None:
         self._starts = [mapping.start for mapping in anonymous]
@@ -117,7 +117,7 @@ class Scene:
 
     @cached_property
     def resident(self) -> list[Mapping]:
-        """Those of them that have resident pages."""
+        """Private anonymous mappings with resident pages."""
         return [mapping for mapping in self.anonymous if mapping.rss != 0]
 
     @cached_property
@@ -127,7 +127,7 @@ class Scene:
 
     @cached_property
     def heap_runs(self) -> list[Run]:
-        """The ranges of these mappings; mappings that touch are one range."""
+        """The ranges of `heap_mappings`; adjacent mappings are one range."""
         return joined((mapping.start, mapping.end) for mapping in self.heap_mappings)
 
     @cached_property

@@ -16,8 +16,8 @@ from memforensics.units import KIB
 USER_END = 1 << 47
 _MAX_STATIC_PAGES = 4096  # of one module
 _LEAST_TABLE = 512 * KIB  # the smallest leaf of any allocator's trie
-_LEAST_BSS = 64 * KIB  # a Go program has that much .bss, an allocator with a trie has more
-_NUMPY_BYTES = 64 * KIB  # above it importing numpy pays
+_LEAST_BSS = 64 * KIB  # a Go program has at least as much .bss, an allocator with a trie has more
+_NUMPY_BYTES = 64 * KIB  # with less data, importing numpy costs more than it saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,7 @@ def static_data(mappings: Sequence[Mapping]) -> list[Static]:
 
 
 def with_pointers(reading: Reading, process: Process, statics: Sequence[Static], memory: Sequence[Run]) -> list[Static]:
-    """The statics with a large .bss, each with the words in it that point to where a table could be: into large runs of
-    `memory`."""
+    """The statics with a large .bss, each with its words that could point to a table: into large runs of `memory`."""
     large = [run for run in memory if run[1] - run[0] >= _LEAST_TABLE]
     if not large:
         return []
@@ -67,7 +66,7 @@ def with_table_pointers(reading: Reading, static: Static, large: Sequence[Run]) 
 
 
 def _bounded(process: Process, static: Static) -> Iterator[Static]:
-    """The static data up to the end of .bss as its program headers give it: anonymous memory of others may follow
+    """The static data up to the end of .bss according to the program headers, because other anonymous memory may follow
     directly. Nothing if the file cannot be read."""
     with contextlib.suppress(OSError, MemforensicsError), process.open_mapped(static.mapping) as stream:
         start, offset = static.start, static.mapping.offset
@@ -93,7 +92,7 @@ def lies_in(memory: Sequence[Run], start: int, size: int) -> bool:
 
 
 def pointers_in(reading: Reading, start: int, end: int, among: Run = (PAGE, USER_END)) -> Iterator[Run]:
-    """(address, word) of the words in present pages that lie `among` those addresses and may point to a record."""
+    """(address, word) of the words in present pages that are a multiple of 16 in the range `among`."""
     left = _MAX_STATIC_PAGES
     for first, last in reading.present(start & -PAGE, end) if start < end else ():
         last = min(last, first + left * PAGE)

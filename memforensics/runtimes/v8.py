@@ -1,9 +1,9 @@
 """The heap of V8, as in Node.js, by the headers of its chunks.
 
-V8 asks for memory in chunks (256 KiB, or as large as one large object), each with a header (src/heap/memory-chunk.h,
-basic-memory-chunk.h): its size, flags, the Heap it belongs to, where its objects begin and where they end. So a chunk
-says where it lies itself, and all of one isolate name the same Heap. Holds for the versions that keep this header
-within the chunk (tried: V8 11.3, Node 20); memory of others stays anonymous.
+V8 maps memory in chunks (256 KiB, or the size of one large object), each with a header (src/heap/memory-chunk.h,
+basic-memory-chunk.h): size, flags, the address of its Heap, start and end of its objects. All chunks of one isolate
+have the same Heap. This works for the versions with this header in the chunk (tested: V8 11.3, Node 20); the memory of
+others stays anonymous.
 """
 
 import struct
@@ -19,7 +19,7 @@ _ALIGN = 256 * KIB  # MemoryChunk::kAlignment
 _HEADER = struct.Struct("<5Q")  # size, flags, heap, area start, area end
 _MAX_HEADER = 64 * KIB  # marking bitmap included
 _LEAST_CHUNKS = 4  # of one Heap: each of its spaces has one
-_MAX_CHUNKS = 16_384  # looked at a snapshot
+_MAX_CHUNKS = 16_384  # read per snapshot
 
 
 def recognise(scene: Scene) -> Iterator[OwnerMark]:
@@ -29,7 +29,7 @@ def recognise(scene: Scene) -> Iterator[OwnerMark]:
 
 
 def chunks(reading: Reading, mappings: Iterable[Run]) -> list[Run]:
-    """Those that begin where a mapping does, and those that follow them directly. `mappings`: private anonymous."""
+    """Chunks that begin where a mapping begins, and chunks that follow directly. `mappings`: private anonymous."""
     found = list(_candidates(reading, mappings))
     of_heap = Counter(heap for _, heap in found)
     return [run for run, heap in found if of_heap[heap] >= _LEAST_CHUNKS]

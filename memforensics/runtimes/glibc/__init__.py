@@ -1,1 +1,1 @@
-"""Readers of glibc's malloc and threads: arenas, blocks with a mapping of their own, thread stacks."""
+"""Readers of glibc's malloc and threads: arenas, mmapped chunks, thread stacks."""

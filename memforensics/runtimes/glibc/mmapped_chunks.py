@@ -1,4 +1,4 @@
-"""Blocks for which malloc made a mapping of their own.
+"""Blocks that malloc allocated by mmap.
 
 Their header (malloc/malloc.c, sysmalloc_mmap) is prev_size 0 and a size of whole pages whose only flag is
 IS_MMAPPED (2). The kernel merges neighbouring mappings, so a block often does not begin where its mapping begins. Three
@@ -18,14 +18,14 @@ from memforensics.target.realtime_priority import realtime_priority
 from memforensics.units import KIB
 
 KIND = "malloc-mmapped"
-_LEAST = 64 * KIB  # a smaller size amid other data says little
+_LEAST = 64 * KIB  # amid other data, a smaller size is weak evidence
 _NEAR_STEPS = 1024  # pages read upward from where a chain broke
 _MAX_MISSES = 64
-_PART_COST = 16  # in reads: the cost of asking for the present pages of a part
+_PART_COST = 16  # cost of querying the present pages of a part, in reads
 
 
 def recognise_known(scene: Scene) -> Iterator[OwnerMark]:
-    """The blocks of the snapshot before whose headers are still there: a header does not outlive its mapping."""
+    """The blocks of the previous snapshot whose headers are still there: a header does not outlive its mapping."""
     spans = scene.spans
     with realtime_priority:
         for mark in scene.known:
@@ -37,8 +37,8 @@ def recognise_known(scene: Scene) -> Iterator[OwnerMark]:
 
 
 def recognise_chained(scene: Scene) -> list[OwnerMark]:
-    """The blocks that begin where a mapping does, or where the block below ends. `scene.broken_chains` gets the rest of
-    each mapping whose chain broke."""
+    """The blocks that begin where a mapping begins or the block below ends. The rest of each mapping whose chain broke
+    is appended to `scene.broken_chains`."""
     reader, claimed, spans = scene.reader, scene.claimed, scene.spans
     marks: list[OwnerMark] = []
     reads = MAX_CHUNK_READS
@@ -70,7 +70,7 @@ def recognise_chained(scene: Scene) -> list[OwnerMark]:
 
 def recognise_searched(scene: Scene) -> Iterator[OwnerMark]:
     """The blocks amid memory that no recogniser has claimed. The largest parts come first; each may use half of the
-    reads that are left."""
+    remaining reads."""
     reader, claimed, spans = scene.reader, scene.claimed, scene.spans
     reads = MAX_SEARCH_READS
     parts = [part for run in scene.broken_chains for part in claimed.free_parts(*run)]
@@ -99,12 +99,11 @@ def recognise_searched(scene: Scene) -> Iterator[OwnerMark]:
 
 
 def _search(reader: PageReader, spans: Spans, part: Run, top: int, reads: int) -> tuple[list[OwnerMark], int]:
-    """Blocks amid other data, none beyond `top`, and the reads used: from the part's end downward and, for the first
-    pages, from its start upward.
+    """Blocks amid other data up to `top`, and the number of reads. Searches from the part's end downward and, for the
+    first pages, from its start upward.
 
-    A block that ends where a mapping or the block above begins is accepted. Any other block is accepted only if the
-    data holds few words that differ from a header in their flags alone: one in 4096 of such has the right flags by
-    chance.
+    A block that ends where a mapping or the block above begins is accepted. Any other block is accepted only if few
+    words of the data differ from a header in their flags alone: one in 4096 of these has the right flags by chance.
     """
     runs, ends = reader.present(*part), {top}
     total = sum(last - first for first, last in runs) // PAGE

@@ -24,9 +24,9 @@ _LEAST = 12 * KIB  # PTHREAD_STACK_MIN is 16 KiB, guard page included
 
 
 def recognise(scene: Scene) -> Iterator[OwnerMark]:
-    """Stacks that glibc made, in use or cached, by the thread descriptor at their top (nptl/descr.h, x86-64): it begins
-    with a pointer to itself, which is repeated at +16; tid is at +0x2d0, stackblock and its size follow. The search
-    begins above each guard mapping and above the stack pointer of each blocked thread."""
+    """Stacks that glibc allocated, in use or cached, by the thread descriptor at their top (nptl/descr.h, x86-64): it
+    begins with a pointer to itself, which is repeated at +16; tid is at +0x2d0, stackblock and its size follow. The
+    search begins above each guard mapping and above the stack pointer of each blocked thread."""
     reader, process = scene.reader, scene.process
     tids, main = _thread_ids(process), _inner_pid(process)
     mappings = scene.snapshot.mappings
@@ -36,7 +36,9 @@ def recognise(scene: Scene) -> Iterator[OwnerMark]:
         if guarded and mapping.size >= _LEAST and is_private_anonymous(mapping):
             found = _descriptor(reader, max(mapping.start, mapping.end - _TCB_WINDOW), mapping.end)
             bounds: Run | None = (mapping.start, mapping.end)
-            if found is None and mapping.rss is not None and mapping.rss <= _TCB_SEARCH:  # merged with what lies above
+            if (
+                found is None and mapping.rss is not None and mapping.rss <= _TCB_SEARCH
+            ):  # merged with the mapping above
                 found = _descriptor(reader, mapping.start, mapping.end)
                 bounds = _stack_bounds(reader, found, mapping) if found is not None else None
             if found is None or bounds is None or bounds[0] != mapping.start:
@@ -67,7 +69,7 @@ def _descriptor(reader: PageReader, start: int, end: int) -> int | None:
         if data is None:
             continue
         for block in range(last - 1 & -_BLOCK, (first & -_BLOCK) - 1, -_BLOCK):
-            high = (block // _BLOCK).to_bytes(6, "little")  # what all addresses of the block end with
+            high = (block // _BLOCK).to_bytes(6, "little")  # the upper bytes of all addresses in the block
             low, top = max(first, block) - first, min(last, block + _BLOCK) - first
             at = data.rfind(high, low, top)
             while at >= 0:
@@ -81,7 +83,7 @@ def _descriptor(reader: PageReader, start: int, end: int) -> int | None:
 
 
 def _stack_bounds(reader: PageReader, descriptor: int, mapping: Mapping) -> Run | None:
-    """The bounds of a stack in a merged mapping, as its descriptor gives them (stackblock, stackblock_size)."""
+    """The bounds of a stack in a merged mapping, from its descriptor (stackblock, stackblock_size)."""
     size = min(0x900, mapping.end - descriptor)
     data = reader.read(descriptor, size)
     if data is None:
