@@ -13,10 +13,10 @@ demo: setup
 	@$(BIN)/memforensics demo --duration $(DURATION)
 
 test: setup-test lint
-	@. .make/env && $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit tests/live $(PYTEST_ARGS)
+	@. .make/env && $(BIN)/python -m pytest -q -n 3 --dist loadfile tests/unit tests/live $(PYTEST_ARGS)
 
 coverage: setup-test
-	@. .make/env && $(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=xml $(TESTS) $(PYTEST_ARGS)
+	@. .make/env && $(BIN)/python -m pytest -q -n 3 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=xml $(TESTS) $(PYTEST_ARGS)
 
 lint: setup-test
 	@$(BIN)/ruff check

@@ -94,7 +94,7 @@ def test_process_with_a_debugger_is_refused(tmp_path: Path) -> None:
             gdb.stdin.flush()
             while b"attached" not in (line := gdb.stdout.readline()):
                 assert line, "gdb ended"
-            with pytest.raises(ProbeFailed, match=f"traced by process {gdb.pid}"):
+            with pytest.raises(ProbeFailed, match=f"process {gdb.pid} already traces"):
                 check_memray(child.pid)
         finally:
             gdb.send_signal(signal.SIGTERM)

@@ -64,7 +64,7 @@ def test_target_is_alive_after_its_tracers_were_killed() -> None:
         _, errors = command.communicate(timeout=30)
         assert command.returncode == 3
         assert "is gone" not in errors
-        assert f"process {child.pid} goes on" in errors
+        assert f"process {child.pid} continues" in errors
         assert left_wrong(child) is None
 
 
