@@ -83,7 +83,7 @@ def test_every_strategy_on_a_library_made_for_it() -> None:
     for define, name, expected in (
         ("WORD_STRING", "libfoo.so.1", ("4.5.6", "foo_get_version_string")),
         ("WORD_STORED", "libfoo.so.1", ("7.8.9", "foo_get_version")),
-        ("WORD_PARTS", "libfoo.so.1", ("3.2.1", "foo_major_version and kin")),
+        ("WORD_PARTS", "libfoo.so.1", ("3.2.1", "foo_major_version and related functions")),
         ("WORD_ARRAY", "libfoo.so.1", ("2.4.16", "foo_version")),
         ("WORD_BANNER", "libfoo.so.1", ("10.20.30", "the words 'foo 10.20.30' in its data")),
         ("WORD_OTHERS", "libfoo.so.1", None),

@@ -39,7 +39,7 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _WHEEL_HASH = re.compile(r"-[0-9a-f]{8}$")
 
 # Words of a symbol's name that do not name a library.
-_PLAIN_WORDS = frozenset({"version", "string", "str", "get", "lib", "library", "release", "full", "text", "info"})
+_GENERIC_WORDS = frozenset({"version", "string", "str", "get", "lib", "library", "release", "full", "text", "info"})
 
 # Products whose libraries contain the product's banner, not the library's name.
 _BANNERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
@@ -121,7 +121,7 @@ def _ranked(names: Iterable[str], stem: str) -> list[str]:
     `archive_zlib_version`."""
     ranks = {}
     for name in names:
-        rest = [w for w in (word.lower() for word in _WORDS.findall(name)) if not _is_own(w, stem.lower())]
+        rest = [w for w in (word.lower() for word in _WORDS.findall(name)) if not _is_generic(w, stem.lower())]
         if not set(rest) - _PARTS:
             ranks[name] = (len(rest), "string" not in name.lower(), len(name), name)
     return sorted(ranks, key=ranks.__getitem__)[:_MAX_CANDIDATES]
@@ -130,14 +130,14 @@ def _ranked(names: Iterable[str], stem: str) -> list[str]:
 _PARTS = frozenset(["major", "minor", "micro", "patch", "maintenance", "number"])
 
 
-def _is_own(word: str, stem: str) -> bool:
+def _is_generic(word: str, stem: str) -> bool:
     """Whether a word of a symbol's name adds nothing to the library's name (zlib in libz, bz in libbz2)."""
-    if word in _PLAIN_WORDS or word.isdigit():
+    if word in _GENERIC_WORDS or word.isdigit():
         return True
-    bare = word.removeprefix("lib").removesuffix("lib")
+    core = word.removeprefix("lib").removesuffix("lib")
     return (
-        bool(bare) and (stem.startswith(bare) or bare.startswith(re.sub(r"[\d._+-]+$", "", stem) or stem))
-    ) or not bare
+        bool(core) and (stem.startswith(core) or core.startswith(re.sub(r"[\d._+-]+$", "", stem) or stem))
+    ) or not core
 
 
 def _in_code(elf: ElfFile, vaddr: int) -> bool:
@@ -231,7 +231,7 @@ def _by_parts(numbers: dict[str, int]) -> Version | None:
     if "major" not in parts or "minor" not in parts:
         return None
     values = [str(parts[part][1]) for part in ("major", "minor", "micro") if part in parts]
-    return ".".join(values), f"{parts['major'][0]} and kin"
+    return ".".join(values), f"{parts['major'][0]} and related functions"
 
 
 # --- text in the read-only data ----------------------------------------------------------------------------------
@@ -250,10 +250,10 @@ def _by_banner(elf: ElfFile, stem: str) -> Version | None:
         rb"\0(?i:lib)?(?i:" + re.escape(stem.encode()) + rb")(?:[ _-](?i:version))?[ :/_-]v?(" + _FULL_NUMBER + rb")\b"
     )
     found = own.search(data) if len(stem) >= 3 else None
-    return (found[1].decode(), f"the words {_shown(found[0])!r} in its data") if found else None
+    return (found[1].decode(), f"the words {_text_of(found[0])!r} in its data") if found else None
 
 
-def _shown(words: bytes) -> str:
+def _text_of(words: bytes) -> str:
     return words.strip(b"\0").decode("ascii", "replace")
 
 
@@ -261,7 +261,7 @@ def _by_compiler(elf: ElfFile) -> Version | None:
     comment = _comment(elf)
     found = _GCC_COMMENT.findall(comment) if comment else []
     if found:
-        return found[-1].decode(), "its .comment: a part of GCC, compiled by that very version"
+        return found[-1].decode(), "its .comment, which names the GCC that built it"
     numbers = [n[8:] for n in version_nodes(elf) if re.fullmatch(r"GLIBCXX_\d+(\.\d+)+", n)]
     newest = max(numbers, key=lambda n: tuple(map(int, n.split("."))), default=None)
     return (newest, f"its newest symbol version, GLIBCXX_{newest}") if newest is not None else None
@@ -336,17 +336,17 @@ class SpaceVersions:
             other_elf = self.space.elf(other)
             if other_elf is None:
                 continue
-            alike = _names_alike(module, other) and _same_build(elf, other_elf)
-            if not (version_nodes(elf) & version_nodes(other_elf) or (alike and self._related(module, other))):
+            is_similar = _similar_names(module, other) and _same_build(elf, other_elf)
+            if not (version_nodes(elf) & version_nodes(other_elf) or (is_similar and self._related(module, other))):
                 continue
-            word = self.own(other)
-            if word is not None:
-                return word[0], f"{word[1]} of {other.name}, from the same folder and the same build"
+            version = self.own(other)
+            if version is not None:
+                return version[0], f"{version[1]} of {other.name}, from the same folder and the same build"
         return None
 
     def _related(self, module: MappedModule, other: MappedModule) -> bool:
         """Whether one needs the other (DT_NEEDED), directly or through libraries of the same family."""
-        family = [m for m in self.space.modules if _same_folder(module, m) and _names_alike(module, m)]
+        family = [m for m in self.space.modules if _same_folder(module, m) and _similar_names(module, m)]
         names: dict[str, MappedModule] = {}
         for member in family:
             for name in (member.name, self._soname(member)):
@@ -356,12 +356,12 @@ class SpaceVersions:
 
     def _reaches(self, origin: MappedModule, goal: MappedModule, names: dict[str, MappedModule]) -> bool:
         seen = {origin.start}
-        waiting = [origin]
-        while waiting:
-            one = waiting.pop()
-            if one.start == goal.start:
+        pending = [origin]
+        while pending:
+            current = pending.pop()
+            if current.start == goal.start:
                 return True
-            elf = self.space.elf(one)
+            elf = self.space.elf(current)
             try:
                 needed = elf.needed if elf is not None else ()
             except BadElf:
@@ -370,7 +370,7 @@ class SpaceVersions:
                 found = names.get(name)
                 if found is not None and found.start not in seen:
                     seen.add(found.start)
-                    waiting.append(found)
+                    pending.append(found)
         return False
 
     def _soname(self, module: MappedModule) -> str | None:
@@ -387,7 +387,7 @@ def _same_folder(module: MappedModule, other: MappedModule) -> bool:
     return bool(other_folder) and (folder == other_folder or folder.startswith(other_folder + "/"))
 
 
-def _names_alike(module: MappedModule, other: MappedModule) -> bool:
+def _similar_names(module: MappedModule, other: MappedModule) -> bool:
     stem, other_stem = stem_of(module.name), stem_of(other.name)
     return len(stem) > 2 < len(other_stem) and stem[:2] == other_stem[:2]
 
