@@ -25,11 +25,11 @@ from memforensics.case.model import Mapping
 from memforensics.probes.ebpf.loader import engine, layout
 from memforensics.symbols.address_space import AddressSpace
 from memforensics.symbols.unwind.call_instructions import (
-    _through_stubs_aarch64,
+    _resolve_stubs_aarch64,
     call_before,
     call_doubt,
     jump_targets_aarch64,
-    stub_ahead,
+    rest_of_stub,
 )
 from memforensics.symbols.unwind.cfi import Cfi
 from memforensics.symbols.unwind.machines import AARCH64
@@ -130,7 +130,7 @@ def test_stubs_lead_to_the_slots_that_the_linker_fills() -> None:
         assert isinstance(relocations, RelocationSection)
         slots = {BASE + entry["r_offset"] for entry in relocations.iter_relocations()}
     space = the_space(_Named())
-    found = [_through_stubs_aarch64(space, BASE + stub) for stub in plt_stubs()]
+    found = [_resolve_stubs_aarch64(space, BASE + stub) for stub in plt_stubs()]
     assert len(found) > 20
     assert set(found) <= slots
     assert len(set(found)) == len(found)
@@ -141,7 +141,7 @@ def test_a_slot_that_is_not_bound_yet_tells_nothing() -> None:
     plt = open_elf(library()).section(".plt")
     assert plt is not None
     space = the_space(_Constant(BASE + plt.vaddr))
-    assert {_through_stubs_aarch64(space, BASE + stub) for stub in plt_stubs()} == {None}
+    assert {_resolve_stubs_aarch64(space, BASE + stub) for stub in plt_stubs()} == {None}
 
 
 def test_jumps_are_capstones() -> None:
@@ -341,7 +341,7 @@ def test_a_stub_leaves_the_stack_as_it_is() -> None:
     plain = the_space()
     _, caller = functions(plain)
     stack = frame(plain, caller, 0, 0)
-    assert stub_ahead(plain, caller) == b""
+    assert rest_of_stub(plain, caller) == b""
     for stub in plt_stubs():
         for pc in range(BASE + stub, BASE + stub + 16, 4):
             unwound = unwound_twice(Registers(rip=pc, rsp=STACK, lr=caller), stack, plain)

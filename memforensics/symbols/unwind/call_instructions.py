@@ -23,7 +23,7 @@ _JUMPS = (
 _ADRP_X16, _LDR_X17 = (0x9F00001F, 0x90000010), (0xFFC003FF, 0xF9400211)
 _IN_STUB = (_ADRP_X16, _LDR_X17, (0xFFC003FF, 0x91000210), (0xFFFFFFFF, 0xD503245F), (0xFFFFFFFF, 0xD503219F))
 _BR_X17 = 0xD61F0220
-_BIND = bytes.fromhex("f07bbfa9")  # stp x16, x30, [sp, #-16]!: begins the stub that unbound slots point to
+_BINDING_STUB = bytes.fromhex("f07bbfa9")  # stp x16, x30, [sp, #-16]!: begins the stub that unbound slots point to
 _SEARCHED_BYTES = 8192  # at the start of a function, for tail calls
 
 
@@ -58,12 +58,12 @@ def _call_before_aarch64(space: AddressSpace, address: int) -> Call | None:
         return None
     word = int.from_bytes(code, "little")
     if word >> 26 == _BL:
-        target = _at_words(address - 4, word, 26)
+        target = _add_words(address - 4, word, 26)
         return Call(target) if space.executable(target) else None
     return Call(None) if word & 0xFEFFF000 == 0xD63F0000 else None  # BLR, and BLRAA etc., which authenticate
 
 
-def _at_words(address: int, words: int, bits: int) -> int:
+def _add_words(address: int, words: int, bits: int) -> int:
     """The address plus a signed number of words, given in the lowest `bits` bits."""
     words &= (1 << bits) - 1
     return (address + 4 * (words - (words >> bits - 1 << bits))) & (1 << 64) - 1
@@ -75,7 +75,7 @@ def jump_targets_aarch64(code: bytes, start: int) -> Iterator[int]:
         word = int.from_bytes(code[at : at + 4], "little")
         for mask, jump, shift, bits in _JUMPS:
             if word & mask == jump:
-                yield _at_words(start + at, word >> shift, bits)
+                yield _add_words(start + at, word >> shift, bits)
 
 
 def _relative(end: int, displacement: bytes) -> int:
@@ -100,25 +100,25 @@ def _indirect_size(operands: bytes) -> int | None:
 def call_doubt(space: AddressSpace, call: Call, pc: int, machine: Machine = X86_64) -> int:
     """How unlikely it is that this call entered the function at `pc`. 0: it calls that function. 1: its target is
     unknown. 2: it calls another function, which can only have jumped here."""
-    through, jumps = (_through_stubs_aarch64, _jumps_aarch64) if machine is AARCH64 else (_through_stubs, _jumps)
-    target = through(space, call.target) if call.target is not None else None
+    resolve, jumps = (_resolve_stubs_aarch64, _jumps_to_aarch64) if machine is AARCH64 else (_resolve_stubs, _jumps_to)
+    target = resolve(space, call.target) if call.target is not None else None
     if target is None:
         return 1
-    here, there = space.find(pc), space.find(target)
-    if here is None or there is None:
+    current, called = space.find(pc), space.find(target)
+    if current is None or called is None:
         return 1
-    if here[0] is not there[0]:
+    if current[0] is not called[0]:
         return 2
-    entry = space.entry(here[0], here[1])
+    entry = space.entry(current[0], current[1])
     if entry is not None:
-        return 0 if entry == there[1] or jumps(space, target, target - there[1] + entry) else 2
-    return 0 if 0 <= here[1] - there[1] < _FAR_BYTES else 2
+        return 0 if entry == called[1] or jumps(space, target, target - called[1] + entry) else 2
+    return 0 if 0 <= current[1] - called[1] < _FAR_BYTES else 2
 
 
-def _jumps(space: AddressSpace, function: int, target: int) -> bool:
+def _jumps_to(space: AddressSpace, function: int, target: int) -> bool:
     """Whether the function at `function` jumps to `target`, as a tail call does, by JMP rel8, JMP rel32 or Jcc rel32.
     Every byte is tried as the start of an instruction; chance matches are rare."""
-    code = _code_of(space, function)
+    code = _function_code(space, function)
     size = len(code)
     for at, byte in enumerate(code):
         conditional = byte & 0xF0 == 0x80 and code[at - 1 : at] == b"\x0f"
@@ -128,11 +128,11 @@ def _jumps(space: AddressSpace, function: int, target: int) -> bool:
     return False
 
 
-def _jumps_aarch64(space: AddressSpace, function: int, target: int) -> bool:
-    return target in jump_targets_aarch64(_code_of(space, function), function)
+def _jumps_to_aarch64(space: AddressSpace, function: int, target: int) -> bool:
+    return target in jump_targets_aarch64(_function_code(space, function), function)
 
 
-def _code_of(space: AddressSpace, function: int) -> bytes:
+def _function_code(space: AddressSpace, function: int) -> bytes:
     """The first bytes of the function at `function`; empty if its extent is unknown."""
     found = space.find(function)
     extent = space.extent(found[0], found[1]) if found is not None else None
@@ -140,7 +140,7 @@ def _code_of(space: AddressSpace, function: int) -> bytes:
     return (space.code(function, size) if size else None) or b""
 
 
-def stub_ahead(space: AddressSpace, pc: int) -> bytes:
+def rest_of_stub(space: AddressSpace, pc: int) -> bytes:
     """aarch64: the rest of the PLT stub from `pc` on; empty if `pc` is in no stub."""
     code = space.code(pc, 24) or b""
     for at in range(0, len(code), 4):
@@ -152,27 +152,27 @@ def stub_ahead(space: AddressSpace, pc: int) -> bytes:
     return b""
 
 
-def binds(space: AddressSpace, pc: int) -> bool:
+def in_binding_stub(space: AddressSpace, pc: int) -> bool:
     """aarch64: whether `pc` is in the stub that calls the dynamic linker, after its push of x16 and x30."""
-    return _BIND in (space.code(pc - 16, 16) or b"")
+    return _BINDING_STUB in (space.code(pc - 16, 16) or b"")
 
 
-def _through_stubs_aarch64(space: AddressSpace, target: int) -> int | None:
+def _resolve_stubs_aarch64(space: AddressSpace, target: int) -> int | None:
     """The function that a call to `target` reaches through a PLT stub; None if its slot is unbound or unreadable."""
-    stub = stub_ahead(space, target)
+    stub = rest_of_stub(space, target)
     slot = 0
     for at in range(0, len(stub), 4):
         word = int.from_bytes(stub[at : at + 4], "little")
         if word & _ADRP_X16[0] == _ADRP_X16[1]:
             pages = (word >> 5 & 0x7FFFF) << 2 | word >> 29 & 3
-            slot = _at_words((target + at) & ~4095, pages << 10, 31)
+            slot = _add_words((target + at) & ~4095, pages << 10, 31)
         elif word & _LDR_X17[0] == _LDR_X17[1]:
             entry = space.word(slot + 8 * (word >> 10 & 0xFFF))
-            return None if entry is not None and _BIND in (space.code(entry, 8) or b"") else entry
+            return None if entry is not None and _BINDING_STUB in (space.code(entry, 8) or b"") else entry
     return target
 
 
-def _through_stubs(space: AddressSpace, target: int) -> int | None:
+def _resolve_stubs(space: AddressSpace, target: int) -> int | None:
     """The function that a call to `target` reaches through PLT stubs and thunks; None if a slot is unbound or
     unreadable."""
     for _ in range(_MAX_JUMPS):

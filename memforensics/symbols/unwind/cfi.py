@@ -10,7 +10,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from memforensics.symbols.elf.reader import BadElf, ElfFile
-from memforensics.symbols.unwind.frame_instructions import Cie, Cursor, Fde, rule_of, run
+from memforensics.symbols.unwind.frame_instructions import Cie, Cursor, Fde, row_at, rule_of
 from memforensics.symbols.unwind.machines import MACHINES
 from memforensics.symbols.unwind.rule import Rule, Saved
 
@@ -42,7 +42,7 @@ class Cfi:
             pass
         try:
             fde = self._fde(vaddr)
-            rule = rule_of(run(fde, vaddr), fde.cie, self.machine) if fde and self.machine else None
+            rule = rule_of(row_at(fde, vaddr), fde.cie, self.machine) if fde and self.machine else None
         except _DAMAGED:
             rule = None
         if len(self._rules) >= _MAX_CACHED:
@@ -70,10 +70,10 @@ class Cfi:
     def _fde(self, vaddr: int) -> Fde | None:
         if self.machine is None:
             return None
-        place = self._search(vaddr) if self._table is not None else self._scanned.find(vaddr)
-        if place is None:
+        found_at = self._search(vaddr) if self._table is not None else self._scanned_fdes.find(vaddr)
+        if found_at is None:
             return None
-        fde = self._parse_fde(place)
+        fde = self._parse_fde(found_at)
         return fde if fde is not None and fde.start <= vaddr < fde.start + fde.size else None
 
     @functools.cached_property
@@ -108,7 +108,7 @@ class Cfi:
         return found
 
     @functools.cached_property
-    def _scanned(self) -> "_Scanned":
+    def _scanned_fdes(self) -> "_Scanned":
         """The FDEs of all of .eh_frame, read once, for a file without a sorted table."""
         section = self._elf.section(".eh_frame")
         out = _Scanned()
@@ -131,18 +131,18 @@ class Cfi:
             at += 4 + length
         found.sort()
         out.starts.extend(start for start, _ in found)
-        out.places.extend(place for _, place in found)
+        out.fdes.extend(fde_vaddr for _, fde_vaddr in found)
         return out
 
     # --- parsing
 
     def _entry(self, vaddr: int) -> tuple[Cursor, int] | None:
         """The entry at that address: a cursor after its CIE pointer, and its CIE's address (0: the entry is a CIE)."""
-        length, back = struct.unpack("<II", self._elf.read_at_vaddr(vaddr, 8))
+        length, cie_pointer = struct.unpack("<II", self._elf.read_at_vaddr(vaddr, 8))
         if not 4 <= length <= _MAX_ENTRY_BYTES:
             return None
         cursor = Cursor(self._elf.read_at_vaddr(vaddr + 8, length - 4), vaddr + 8)
-        return cursor, vaddr + 4 - back if back else 0
+        return cursor, vaddr + 4 - cie_pointer if cie_pointer else 0
 
     def _parse_fde(self, vaddr: int) -> Fde | None:
         entry = self._entry(vaddr)
@@ -197,8 +197,8 @@ class Cfi:
 @dataclass(slots=True)
 class _Scanned:
     starts: "array[int]" = field(default_factory=lambda: array("Q"))
-    places: "array[int]" = field(default_factory=lambda: array("Q"))
+    fdes: "array[int]" = field(default_factory=lambda: array("Q"))
 
     def find(self, vaddr: int) -> int | None:
         index = bisect_right(self.starts, vaddr) - 1
-        return self.places[index] if index >= 0 else None
+        return self.fdes[index] if index >= 0 else None

@@ -122,7 +122,7 @@ class _Row:
 # --- running the program
 
 
-def run(fde: Fde, vaddr: int) -> _Row:
+def row_at(fde: Fde, vaddr: int) -> _Row:
     """The row of the table that covers the address."""
     row = _Row()
     _execute(Cursor(fde.cie.program, 0), fde.cie, row, {}, 0, _U64)
@@ -255,7 +255,7 @@ def _plt_threshold(expression: bytes) -> int | None:
     return None
 
 
-def _place(rule: _RegisterRule | None, machine: Machine) -> tuple[SaveBase, int] | None:
+def _saved_at(rule: _RegisterRule | None, machine: Machine) -> tuple[SaveBase, int] | None:
     """(base, offset) where a register is saved. None if it is not, or in a form that no compiler emits for it."""
     if rule is None:
         return None
@@ -273,30 +273,30 @@ def rule_of(row: _Row, cie: Cie, machine: Machine) -> Rule | None:
     if (return_address is None and not in_lr) or cie.ra_register != machine.return_address:
         return None
     end = return_address is not None and return_address[0] == "undefined"
-    where = _place(return_address, machine)
-    if where is None and not end and not in_lr:
+    ra = _saved_at(return_address, machine)
+    if ra is None and not end and not in_lr:
         return None
     base, offset, expression = _cfa_of(row, machine)
-    if base == "deref-rsp" and where is not None and where[0] == "rsp":
+    if base == "deref-rsp" and ra is not None and ra[0] == "rsp":
         base = "signal"
-    elif where is not None and where[0] != "cfa":
+    elif ra is not None and ra[0] != "cfa":
         return None
-    rbp = _place(row.registers.get(machine.frame_pointer), machine)
+    rbp = _saved_at(row.registers.get(machine.frame_pointer), machine)
     saved = tuple(
-        Saved(name, *place)
+        Saved(name, *saved_at)
         for number, name in machine.callee_saved.items()
-        if (place := _place(row.registers.get(number), machine)) is not None
+        if (saved_at := _saved_at(row.registers.get(number), machine)) is not None
     )
-    lift = 0
-    if machine.has_link_register and where is not None and where[0] == "cfa":
+    cfa_shift = 0
+    if machine.has_link_register and ra is not None and ra[0] == "cfa":
         # glibc's _dl_runtime_resolve (2.36) saves it above the CFA of its own table: the true CFA is higher.
-        lift = max(where[1] + 8 + 15 & ~15, 0)
+        cfa_shift = max(ra[1] + 8 + 15 & ~15, 0)
     return Rule(
         cfa_base=base,
-        cfa_offset=offset + lift,
-        ra_offset=where[1] - lift if where is not None else None,
+        cfa_offset=offset + cfa_shift,
+        ra_offset=ra[1] - cfa_shift if ra is not None else None,
         end=end,
-        rbp_offset=rbp[1] - (lift if rbp[0] == "cfa" else 0) if rbp is not None else None,
+        rbp_offset=rbp[1] - (cfa_shift if rbp[0] == "cfa" else 0) if rbp is not None else None,
         rbp_base=rbp[0] if rbp is not None else "cfa",
         saved=saved,
         signal_frame=cie.signal_frame or base == "signal",

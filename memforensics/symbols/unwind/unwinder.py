@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from memforensics.symbols.address_space import AddressSpace, MappedModule
-from memforensics.symbols.unwind.call_instructions import Call, binds, call_before, call_doubt, stub_ahead
+from memforensics.symbols.unwind.call_instructions import Call, call_before, call_doubt, in_binding_stub, rest_of_stub
 from memforensics.symbols.unwind.cfi import Rule, Saved
 from memforensics.symbols.unwind.expression import CannotEvaluate, evaluate
 from memforensics.symbols.unwind.go_switch import CODE_BYTES, switch_rule
@@ -108,7 +108,7 @@ class _State:
         return self.registers.rip - self.is_return
 
     @property
-    def ends_a_chain(self) -> bool:
+    def ends_chain(self) -> bool:
         """Whether frame pointers led here and this frame's is zero: the outermost frame. Its return address need not
         follow a call (Go puts runtime.goexit + 1 there)."""
         return self.chained >= _MIN_CHAIN and self.registers.rbp == 0
@@ -128,7 +128,7 @@ class _Walk:
     frames: list[UnwoundFrame] = field(default_factory=list)
     why: WhyEnded = "frame-limit"
 
-    def proves_the_guess(self) -> bool:
+    def verifies_guess(self) -> bool:
         """Whether the frames after a guessed step reach the end of the stack, or of the copy with enough CFI."""
         if self.why in ("outermost", "switched"):
             return True
@@ -146,7 +146,7 @@ class _Walker:
     def __init__(self, memory: Memory, space: AddressSpace, machine: Machine) -> None:
         self._memory, self._space, self._machine = memory, space, machine
         self._steps_left = _MAX_GUESS_STEPS
-        self._guessing = 0
+        self._guess_depth = 0
         self._dead_ends: set[Registers] = set()
         self._chunks: dict[int, list[_ReturnSlot]] = {}
         self._bottom: int | None = None  # of the stack that is scanned
@@ -154,13 +154,13 @@ class _Walker:
     def walk(self, state: _State, frames_left: int) -> _Walk:
         walk = _Walk()
         while len(walk.frames) < frames_left:
-            if self._guessing:
+            if self._guess_depth:
                 self._steps_left -= 1
                 if self._steps_left < 0:
                     walk.why = "no-rule"
                     return walk
             rule = self._rule(state)
-            if rule is None and state.ends_a_chain:
+            if rule is None and state.ends_chain:
                 rule = _OUTERMOST_RULE
             if rule is None:
                 rest = self._guess(state, frames_left - len(walk.frames) - 1)
@@ -182,13 +182,13 @@ class _Walker:
                 walk.why = stop.why
                 return walk
             if state.registers.rip == 0:
-                lost = self._guessing and self._machine.has_link_register and state.registers.rbp != 0
-                walk.why = "no-rule" if lost else "outermost"
+                is_lost = self._guess_depth and self._machine.has_link_register and state.registers.rbp != 0
+                walk.why = "no-rule" if is_lost else "outermost"
                 return walk
             if (
-                self._guessing
+                self._guess_depth
                 and state.is_return
-                and not state.ends_a_chain
+                and not state.ends_chain
                 and call_before(self._space, state.registers.rip, self._machine) is None
             ):
                 walk.why = "no-rule"  # the guess was wrong
@@ -211,16 +211,16 @@ class _Walker:
             return self._machine.signal_rule
         if rule is None and state.is_return:
             return switch_rule(self._space.code(state.registers.rip, CODE_BYTES) or b"")
-        if rule is None and self._machine.has_link_register and stub_ahead(self._space, state.registers.rip):
-            return _BINDING_RULE if binds(self._space, state.registers.rip) else _STUB_RULE
+        if rule is None and self._machine.has_link_register and rest_of_stub(self._space, state.registers.rip):
+            return _BINDING_RULE if in_binding_stub(self._space, state.registers.rip) else _STUB_RULE
         return rule
 
     def _in_trampoline(self, state: _State) -> bool:
         """Whether the pc is at the trampoline's first instruction, where handlers return to, or on aarch64 at its
         second and last."""
         pc = state.registers.rip
-        also = (pc - 4,) if self._machine.has_link_register and not state.is_return else ()
-        return any(self._machine.is_sigreturn_code(self._space.code(at, 9) or b"") for at in (pc, *also))
+        others = (pc - 4,) if self._machine.has_link_register and not state.is_return else ()
+        return any(self._machine.is_sigreturn_code(self._space.code(at, 9) or b"") for at in (pc, *others))
 
     def _step(self, state: _State, rule: Rule) -> _State:
         """The caller's state. Raises _NoStep."""
@@ -230,15 +230,15 @@ class _Walker:
         try:
             cfa = self._cfa(registers, rule)
             signal = rule.cfa_base == "signal"
-            least = 0 if rule.ra_in_lr and not state.is_return else 1  # a leaf may have no frame
-            if not signal and not least <= cfa - registers.rsp < _MAX_FRAME_BYTES:
+            min_size = 0 if rule.ra_in_lr and not state.is_return else 1  # a leaf may have no frame
+            if not signal and not min_size <= cfa - registers.rsp < _MAX_FRAME_BYTES:
                 raise _NoStep("no-progress")
             pc = self._return_address(state, rule, registers.rsp if signal else cfa)
             bases = {"cfa": cfa, "rbp": registers.rbp, "rsp": registers.rsp}
-            places = rule.saved
+            saved_registers = rule.saved
             if rule.rbp_offset is not None:
-                places = (*places, Saved("rbp", rule.rbp_base, rule.rbp_offset))
-            restored = {saved.register: self._word(bases[saved.base] + saved.offset) for saved in places}
+                saved_registers = (*saved_registers, Saved("rbp", rule.rbp_base, rule.rbp_offset))
+            restored = {saved.register: self._word(bases[saved.base] + saved.offset) for saved in saved_registers}
         except Unreadable:
             raise _NoStep("unreadable") from None
         except CannotEvaluate:
@@ -291,7 +291,7 @@ class _Walker:
         """A rule for code without CFI, and the walk that verifies it; None if no rule could be verified."""
         if frames_left <= 0 or state.registers in self._dead_ends:
             return None
-        self._guessing += 1
+        self._guess_depth += 1
         try:
             for rule in self._candidates(state):
                 try:
@@ -299,12 +299,12 @@ class _Walker:
                 except _NoStep:
                     continue
                 walk = self.walk(caller, frames_left)
-                if walk.proves_the_guess():
+                if walk.verifies_guess():
                     return rule, walk
                 if self._steps_left <= 0:
                     break
         finally:
-            self._guessing -= 1
+            self._guess_depth -= 1
         self._dead_ends.add(state.registers)
         return None
 
@@ -315,8 +315,8 @@ class _Walker:
         registers = state.registers
         ranked: list[tuple[int, int, Rule]] = []
         if registers.rbp % 8 == 0 and 0 <= registers.rbp - registers.rsp < _MAX_FRAME_BYTES:
-            doubt = self._doubt(registers.rbp + 8, state.lookup_pc)
-            if doubt is None and state.chained + 1 >= _MIN_CHAIN and self._ends(registers.rbp):
+            doubt = self._slot_doubt(registers.rbp + 8, state.lookup_pc)
+            if doubt is None and state.chained + 1 >= _MIN_CHAIN and self._is_last_record(registers.rbp):
                 doubt = 1
             if doubt is not None:
                 ranked.append((min(doubt, 1), 0, self._record_rule("rbp", 0, registers.rbp)))
@@ -338,11 +338,11 @@ class _Walker:
         """x30 points into the caller if the function has made no call yet, otherwise into the function itself."""
         returns_to = (registers.lr or 0) & self._machine.address_mask
         doubt = self._call_doubt(returns_to, pc)
-        here, there = self._function(pc), self._function(returns_to - 1)
-        if doubt is None or (here is not None and here == there) or self._record(registers.rbp)[1] == returns_to:
+        current, caller = self._function(pc), self._function(returns_to - 1)
+        if doubt is None or (current is not None and current == caller) or self._record(registers.rbp)[1] == returns_to:
             return
         size = self._bytes_to_caller(returns_to, registers.rbp, registers.rsp, 0)
-        yield doubt if here is None else 0, 1 if here is None else -1, replace(_LEAF_RULE, cfa_offset=size)
+        yield doubt if current is None else 0, 1 if current is None else -1, replace(_LEAF_RULE, cfa_offset=size)
 
     def _function(self, pc: int) -> tuple[MappedModule, int] | None:
         found = self._space.find(pc)
@@ -364,14 +364,14 @@ class _Walker:
         except Unreadable:
             return 0, 0
 
-    def _bytes_to_caller(self, returns_to: int, callers_record: int, start: int, least: int) -> int:
+    def _bytes_to_caller(self, returns_to: int, callers_record: int, start: int, default: int) -> int:
         """How far the caller's stack is above `start`, computed from where the caller's CFI has its frame record
         (AAPCS64, 6.4.6: anywhere in its frame); `least` if that is unknown."""
         rule = self._space.rule(returns_to - 1) if returns_to else None
         if rule is None or (rule.cfa_base, rule.rbp_base) != ("rsp", "cfa") or rule.rbp_offset is None:
-            return least
+            return default
         size = callers_record - rule.rbp_offset - rule.cfa_offset - start
-        return size if least <= size < _MAX_FRAME_BYTES and size % 16 == 0 else least
+        return size if default <= size < _MAX_FRAME_BYTES and size % 16 == 0 else default
 
     def _return_slots(self, rsp: int) -> Iterator[_ReturnSlot]:
         """Words of the stack that can be return addresses, from `rsp` on. Each chunk is scanned once."""
@@ -395,7 +395,7 @@ class _Walker:
                 out.append(_ReturnSlot(start + 8 * i, call, words[i - 1] if i else None))
         return out
 
-    def _doubt(self, slot: int, pc: int) -> int | None:
+    def _slot_doubt(self, slot: int, pc: int) -> int | None:
         try:
             word = self._word(slot)
         except Unreadable:
@@ -406,7 +406,7 @@ class _Walker:
         call = call_before(self._space, word, self._machine) if self._space.executable(word - 1) else None
         return call_doubt(self._space, call, pc, self._machine) if call is not None else None
 
-    def _ends(self, record: int) -> bool:
+    def _is_last_record(self, record: int) -> bool:
         """Whether this frame record is the last one."""
         callers_record, returns_to = self._record(record)
         return callers_record == 0 and self._space.executable(returns_to - 1)
