@@ -26,7 +26,7 @@ _SPANS_BYTES = 8 * (ARENA // _PAGE)
 _MSPAN = struct.Struct("<24x2Q")  # next, prev, list; startAddr, npages
 _TRIED_ARENAS = 256  # the lowest: Go's begin at 0xc000000000
 _TRIED_PAGES = 64  # of an arena, from its start
-_MAX_FALSE = 64  # table entries without an arena; a real table has none
+_MAX_INVALID = 64  # table entries without an arena; a real table has none
 _MAX_ARENAS = 4096  # 256 GiB per snapshot
 _NEAR = 16 * KIB  # mspans come from chunks of that size (runtime/mfixalloc.go)
 
@@ -54,17 +54,17 @@ def find_go_heaps(reading: Reading, statics: Sequence[Static], memory: Sequence[
     """The heap of each module whose static data leads to an arena that begins in `memory` (ranges of private anonymous
     memory)."""
     starts = [at for start, end in memory for at in range(-(-start // ARENA) * ARENA, end, ARENA)][:_TRIED_ARENAS]
-    rooms = [run for run in memory if run[1] - run[0] >= _TABLE]
-    for static in statics if starts and rooms else ():
-        table = _find_table(reading, static, starts, rooms)
+    large_runs = [run for run in memory if run[1] - run[0] >= _TABLE]
+    for static in statics if starts and large_runs else ():
+        table = _find_table(reading, static, starts, large_runs)
         if table is not None:
-            yield _read(reading, static.mapping.path, table)
+            yield _read_heap(reading, static.mapping.path, table)
 
 
-def _find_table(reading: Reading, static: Static, starts: Sequence[int], rooms: Sequence[Run]) -> int | None:
+def _find_table(reading: Reading, static: Static, starts: Sequence[int], large_runs: Sequence[Run]) -> int | None:
     tables = {word for _, word in static.pointers if word % 4096 == 0}
     for table in sorted(tables):
-        is_possible = any(start <= table <= end - _TABLE for start, end in rooms)
+        is_possible = any(start <= table <= end - _TABLE for start, end in large_runs)
         if is_possible and any(_spans_of(reading, _entry(reading, table, at), at) for at in starts):
             return table
     return None
@@ -90,19 +90,19 @@ def _spans_of(reading: Reading, heap_arena: int, arena: int) -> int | None:
     return None
 
 
-def _read(reading: Reading, module: str, table: int) -> GoHeap:
+def _read_heap(reading: Reading, module: str, table: int) -> GoHeap:
     arenas: list[Run] = []
     records: list[Run] = [(table, table + _TABLE)]
     mspans: set[int] = set()
-    false = unread = 0
+    invalid = unread = 0
     for slot, heap_arena in pointers_in(reading, table, table + _TABLE):
         start = (slot - table) // 8 * ARENA - _BASE
-        if false > _MAX_FALSE or len(arenas) >= _MAX_ARENAS:
+        if invalid > _MAX_INVALID or len(arenas) >= _MAX_ARENAS:
             unread += 1
             continue
         spans = _spans_of(reading, heap_arena, start) if start > 0 else None
         if spans is None:
-            false += 1
+            invalid += 1
             continue
         arenas.append((start, start + ARENA))
         records.append((heap_arena & -4096, -(-(spans + _SPANS_BYTES) // 4096) * 4096))

@@ -29,7 +29,7 @@ _ROOT_CHUNK = 4 * MIB  # metaspace/chunklevel.hpp, MAX_CHUNK_BYTE_SIZE; 16 MiB, 
 _HEAP_OBJECT = 2 * KIB  # bytes of the CollectedHeap that are searched for pointers to the collector's parts
 _PART = 256
 _PAGE = 4096
-_FIRST_BY_PIECES = 16  # JEP 387
+_FIRST_WITH_ROOT_CHUNKS = 16  # JEP 387
 
 
 def recognise(scene: Scene) -> Iterator[OwnerMark]:
@@ -48,8 +48,8 @@ def recognise(scene: Scene) -> Iterator[OwnerMark]:
     for module in space.modules:
         if not _is_libjvm(module.name):
             continue
-        for kind, (start, end), is_sure in HotSpot(scene.reader, _Symbols(space, module), space.code).regions():
-            if not is_sure and (start not in starts or any(a < end and start < b for a, b in named)):
+        for kind, (start, end), is_certain in HotSpot(scene.reader, _Symbols(space, module), space.code).regions():
+            if not is_certain and (start not in starts or any(a < end and start < b for a, b in named)):
                 continue
             for first, last in anonymous:
                 if first < end and start < last:
@@ -97,24 +97,24 @@ class HotSpot:
             yield "jvm-metaspace", (start, start + _ROOT_CHUNK), True
         for run in self._card_table():
             yield "jvm-gc", run, True
-        for run in sorted(self._tables_of_g1()):
+        for run in sorted(self._g1_tables()):
             yield "jvm-gc", run, False
 
     # --- the table
 
     def _table(self) -> dict[tuple[str, str], tuple[int, int]]:
         base, stride = self._exported("gHotSpotVMStructs"), self._exported("gHotSpotVMStructEntryArrayStride")
-        places = [self._exported(f"gHotSpotVMStructEntry{name}Offset")
+        offsets = [self._exported(f"gHotSpotVMStructEntry{name}Offset")
                   for name in ("TypeName", "FieldName", "IsStatic", "Offset", "Address")]  # fmt: skip
         if not base or not stride or not 40 <= stride <= 128:
             return {}
         raw = []
         for index in range(_MAX_ENTRIES):
             entry = self.reading.read(base + index * stride, stride)
-            if entry is None or max(place or 0 for place in places) + 8 > stride:
+            if entry is None or max(position or 0 for position in offsets) + 8 > stride:
                 return {}
             type_name, field_name, is_static, offset, address = (
-                int.from_bytes(entry[place or 0 : (place or 0) + 8], "little") for place in places
+                int.from_bytes(entry[position or 0 : (position or 0) + 8], "little") for position in offsets
             )
             if not type_name:
                 break
@@ -154,10 +154,10 @@ class HotSpot:
         data = self._offset("GrowableArray<int>", "_data")
         if heaps and data is not None:
             count, array = (self._word(heaps) or 0) & 0xFFFFFFFF, self._word(heaps + data)
-            each = [self._word(array + 8 * i) for i in range(min(count, 8))] if array else []
+            code_heaps = [self._word(array + 8 * i) for i in range(min(count, 8))] if array else []
         else:
-            each = [self._static("CodeCache", "_heap")]  # JDK 8
-        for heap in each:
+            code_heaps = [self._static("CodeCache", "_heap")]  # JDK 8
+        for heap in code_heaps:
             for part in ("_memory", "_segmap"):
                 run = self._virtual_space(heap, self._offset("CodeHeap", part))
                 if run is not None:
@@ -174,27 +174,27 @@ class HotSpot:
         """The root chunks that contain classes and their constants, without the shared archive, which is a file."""
         major = self._field("Abstract_VM_Version", "_vm_major_version")
         version = (self._word(major[1]) or 0) & 0xFFFFFFFF if major is not None and major[1] else 0
-        if version < _FIRST_BY_PIECES or ("CodeCache", "_heap") in self._fields:
+        if version < _FIRST_WITH_ROOT_CHUNKS or ("CodeCache", "_heap") in self._fields:
             return set()
         loader = self._static("ClassLoaderDataGraph", "_head")
         next_loader, classes = self._offset("ClassLoaderData", "_next"), self._offset("ClassLoaderData", "_klasses")
         next_class, constants = self._offset("Klass", "_next_link"), self._offset("InstanceKlass", "_constants")
         shared = [self._static("MetaspaceObj", f"_shared_metaspace_{end}") or 0 for end in ("base", "top")]
         found: set[int] = set()
-        left = _MAX_CLASSES
-        while loader and left and next_loader is not None and classes is not None:
+        classes_left = _MAX_CLASSES
+        while loader and classes_left and next_loader is not None and classes is not None:
             klass = self._word(loader + classes)
-            while klass and left and next_class is not None:
-                left -= 1
+            while klass and classes_left and next_class is not None:
+                classes_left -= 1
                 for address in (klass, self._word(klass + constants) if constants is not None else None):
                     if address and not shared[0] <= address < shared[1]:
                         found.add(address & -_ROOT_CHUNK)
                 klass = self._word(klass + next_class)
-            left -= bool(left)
+            classes_left -= bool(classes_left)
             loader = self._word(loader + next_loader)
-        return {start for start in found if self._is_piece(start, shared)}
+        return {start for start in found if self._is_root_chunk(start, shared)}
 
-    def _is_piece(self, start: int, shared: list[int]) -> bool:
+    def _is_root_chunk(self, start: int, shared: list[int]) -> bool:
         return start > 0 and not (start < shared[1] and shared[0] < start + _ROOT_CHUNK)
 
     def _card_table(self) -> Iterator[Run]:
@@ -206,7 +206,7 @@ class HotSpot:
             if start and length and start % _PAGE == 0 and length < 1 << 40:
                 yield start, start - (-length // _PAGE) * _PAGE
 
-    def _tables_of_g1(self) -> set[Run]:
+    def _g1_tables(self) -> set[Run]:
         """G1's bitmaps and other tables: pairs of _low_boundary and _high_boundary (G1PageBasedVirtualSpace) in the
         objects that the CollectedHeap points to."""
         heap = self._static("Universe", "_collectedHeap")
@@ -242,5 +242,5 @@ class HotSpot:
             return int.from_bytes(data, "little") if data is not None else None
         if page not in self._pages:
             self._pages[page] = self.reading.read(page, _PAGE) if 0 < page < 1 << 47 else None
-        held = self._pages[page]
-        return int(struct.unpack_from("<Q", held, offset)[0]) if held is not None else None
+        cached = self._pages[page]
+        return int(struct.unpack_from("<Q", cached, offset)[0]) if cached is not None else None

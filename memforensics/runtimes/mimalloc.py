@@ -23,7 +23,7 @@ _LIKELY_RANDOM = 1 << 48  # 1 in 65,536 cookies is below it
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _Layout:
     """The layout of the header of one version."""
 
     align: int
@@ -49,7 +49,7 @@ def _size_v1(words: tuple[int, ...], at: int) -> int:
     return size if fits else 0
 
 
-_FORMS = (_Form(32 * MIB, _size_v2, 7), _Form(4 * MIB, _size_v1, 2))
+_LAYOUTS = (_Layout(32 * MIB, _size_v2, 7), _Layout(4 * MIB, _size_v1, 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +77,14 @@ def segments(reading: Reading, memory: Iterable[Run], statics: Callable[[], Iter
     """The segments or arenas in `memory` (ranges of private anonymous memory). `statics` reads the writable static data
     of the modules; it is called only if something looks like a segment or an arena."""
     runs = list(memory)
-    for form in _FORMS:
-        places = [at for start, end in runs for at in range(-(-start // form.align) * form.align, end, form.align)]
-        some = places[:: -(-len(places) // _MAX_TRIED) or 1]
-        keys = {candidate.key for at in some for candidate in _candidates(reading, form, at)}
-        known = _standing_in(keys, statics) if keys else None
-        if known is not None:
-            found = [candidate for at in places for candidate in _candidates(reading, form, at)]
-            return sorted({(each.start, each.start + each.size) for each in found if each.key == known})
+    for layout in _LAYOUTS:
+        bases = [at for start, end in runs for at in range(-(-start // layout.align) * layout.align, end, layout.align)]
+        sample = bases[:: -(-len(bases) // _MAX_TRIED) or 1]
+        keys = {candidate.key for at in sample for candidate in _candidates(reading, layout, at)}
+        cookie = _find_in_statics(keys, statics) if keys else None
+        if cookie is not None:
+            found = [candidate for at in bases for candidate in _candidates(reading, layout, at)]
+            return sorted({(each.start, each.start + each.size) for each in found if each.key == cookie})
     return list(_arenas(reading, runs, statics))
 
 
@@ -92,7 +92,7 @@ def _arenas(reading: Reading, runs: Iterable[Run], statics: Callable[[], Iterato
     """The arenas of 3.x: memid {base, size, ...}, subproc, ..., slice_count. Each is in the list of its subprocess too.
     They are searched at the start of each range and after each arena found."""
     for at, end in runs:
-        while at < end and (size := _arena_size(reading, at)) and _standing_in({at}, statics) is not None:
+        while at < end and (size := _arena_size(reading, at)) and _find_in_statics({at}, statics) is not None:
             yield at, at + size
             at += size
 
@@ -105,17 +105,17 @@ def _arena_size(reading: Reading, at: int) -> int:
     return size if fits and size // SLICE in (fourth, fifth, sixth, seventh) else 0
 
 
-def _candidates(reading: Reading, form: _Form, start: int) -> Iterator[_Candidate]:
+def _candidates(reading: Reading, layout: _Layout, start: int) -> Iterator[_Candidate]:
     data = reading.read(start, HEADER)
     words = struct.unpack(f"<{HEADER // 8}Q", data) if data is not None else ()
-    for at in range(2, len(words) - form.reach):
+    for at in range(2, len(words) - layout.reach):
         key = words[at] ^ start
-        size = form.read_size(words, at) if key >= _LIKELY_RANDOM else 0
+        size = layout.read_size(words, at) if key >= _LIKELY_RANDOM else 0
         if size:
             yield _Candidate(start, size, key)
 
 
-def _standing_in(keys: set[int], statics: Callable[[], Iterator[bytes]]) -> int | None:
+def _find_in_statics(keys: set[int], statics: Callable[[], Iterator[bytes]]) -> int | None:
     patterns = [(key, struct.pack("<Q", key)) for key in keys]
     for data in statics():
         for key, pattern in patterns:

@@ -25,7 +25,7 @@ _AREA = struct.Struct("<QQi4x")  # struct meta_area: check, next, nslots
 _META = struct.Struct("<2Q3Q")  # struct meta: prev, next, mem, two masks, a word of bit fields
 _MAX_SLOTS = (PAGE - _AREA.size) // _META.size
 _MAPLEN_SHIFT = 12  # after last_idx (5 bits), freeable (1) and sizeclass (6)
-_LEAST_RANDOM = 1 << 32  # 1 in 4 billion secrets is below it; counters and flags are
+_MIN_SECRET = 1 << 32  # 1 in 4 billion secrets is below it; counters and flags are
 # Bounds on the reads if static data or records are hostile.
 _MAX_HEADS = 4096  # pointers to pages in the static data of one module
 _MAX_UNCONFIRMED = 8  # pages of records
@@ -60,7 +60,7 @@ def read_heap(reading: Reading, start: int, end: int) -> Heap | None:
     pointers = ((slot, word) for slot, word in pointers_in(reading, start, end) if word % PAGE == 0)
     for slot, head in islice(pointers, _MAX_HEADS):
         check = reading.read(head, 8)
-        if check is None or int.from_bytes(check, "little") < _LEAST_RANDOM:
+        if check is None or int.from_bytes(check, "little") < _MIN_SECRET:
             continue
         secrets = [reading.read(slot - distance, 8) for distance in _SECRET_TO_HEAD if slot - distance >= start]
         heap = _walk(reading, head, check) if check in secrets else None

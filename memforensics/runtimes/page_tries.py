@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 PAGE = 4096
 _MAX_LEAF_BYTES = 256 * MIB  # read per snapshot: 8 bytes per page of the allocator
 _MAX_RECORD_BYTES = 256 * MIB  # read per snapshot: 128 bytes per extent
-_MAX_READ, _LEAST_READ = 16 * MIB, 16 * KIB  # bytes of records: the largest read, and what a read costs at least
+_MAX_READ, _MIN_READ_COST = 16 * MIB, 16 * KIB  # bytes of records: the largest read, and what a read costs at least
 _BATCH, _MAX_ELEMENTS = 1 << 20, 8 << 20  # elements processed at once, and in all: 32 GiB of small objects
 _MAX_BLOCK_READS = 16_384
-_TRIED_A_SLOT = 24  # pages
+_TRIED_PER_SLOT = 24  # pages
 _MAX_TRIES = 1024  # lookups per module and kind
 _NEAR = 256 * KIB  # records this close lie in one piece of memory
 _MAX_SAMPLES = 64  # mappings whose pages are looked up in a trie, those with most resident bytes first
@@ -93,11 +93,11 @@ def recognise(scene: Scene) -> Iterator[OwnerMark]:
     """Memory of jemalloc and tcmalloc, and the memory that holds their records."""
     statics = scene.statics_with_tables
     for found in find_tries(scene.reader, statics, scene.heap_runs, _samples(scene.heap_mappings) if statics else ()):
-        its = owned(scene.reader, found)
-        scene.reader.unread["records"] += its.unread
+        memory = owned(scene.reader, found)
+        scene.reader.unread["records"] += memory.unread
         where = f"its records are in {found.module}"
-        yield from scene.marks(its.heap, found.trie.kind, where)
-        yield from scene.marks(its.records, found.trie.kind, f"{where}: the records themselves")
+        yield from scene.marks(memory.heap, found.trie.kind, where)
+        yield from scene.marks(memory.records, found.trie.kind, f"{where}: the records themselves")
 
 
 def _samples(mappings: Sequence[Mapping]) -> list[int]:
@@ -121,7 +121,7 @@ def find_tries(
     for static in statics:
         found: set[str] = set()
         for trie in TRIES:
-            if trie.kind not in found and 8 << trie.root_bits <= static.end - static.zeros:
+            if trie.kind not in found and 8 << trie.root_bits <= static.end - static.bss_start:
                 leaves = [each for each in static.pointers if lies_in(memory, each[1], 8 << trie.leaf_bits)]
                 root = _find_root(reading, trie, static, leaves, by_root[trie])
                 if root is not None:
@@ -132,9 +132,9 @@ def find_tries(
 def _by_root_index(trie: Trie, pages: Iterable[int]) -> dict[int, list[int]]:
     out: dict[int, list[int]] = {}
     for page in pages:
-        known = out.setdefault(trie.root_index(page), [])
-        if len(known) < _TRIED_A_SLOT:
-            known.append(page)
+        chosen = out.setdefault(trie.root_index(page), [])
+        if len(chosen) < _TRIED_PER_SLOT:
+            chosen.append(page)
     return out
 
 
@@ -142,19 +142,19 @@ def _find_root(
     reading: Reading, trie: Trie, static: Static, leaves: Sequence[Run], by_index: MappingOf[int, list[int]]
 ) -> int | None:
     """Tries each slot that may point to a leaf with each page whose element that leaf could contain."""
-    lowest, highest = static.zeros, static.end - (8 << trie.root_bits)
-    tries = _MAX_TRIES
+    lowest, highest = static.bss_start, static.end - (8 << trie.root_bits)
+    lookups_left = _MAX_TRIES
     for slot, leaf in leaves:
         for index, addresses in by_index.items():
             root = slot - 8 * index
-            if lowest <= root <= highest and tries > 0:
-                tries -= len(addresses)
-                if any(_knows(reading, trie, leaf, address) for address in addresses):
+            if lowest <= root <= highest and lookups_left > 0:
+                lookups_left -= len(addresses)
+                if any(_has_extent_at(reading, trie, leaf, address) for address in addresses):
                     return root
     return None
 
 
-def _knows(reading: Reading, trie: Trie, leaf: int, address: int) -> bool:
+def _has_extent_at(reading: Reading, trie: Trie, leaf: int, address: int) -> bool:
     """Whether the extent of the page at `address` begins or ends with it."""
     element = reading.read(leaf + 8 * trie.leaf_index(address), 8)
     pointer = int.from_bytes(element or b"", "little") & trie.pointer_mask
@@ -184,23 +184,23 @@ def owned(reading: Reading, found: PageTrie) -> Owned:
     leaves: list[Run] = []
     heap: list[Run] = []
     pages: list[int] = []
-    budget, left = _MAX_LEAF_BYTES, 0
+    budget, unread_leaves = _MAX_LEAF_BYTES, 0
     batch = _Elements(trie)
     for slot, leaf in pointers_in(reading, found.root, found.root + (8 << trie.root_bits)):
         end = leaf + (8 << trie.leaf_bits)
         parts = [(max(first, leaf), min(last, end)) for first, last in reading.present(leaf & -PAGE, end)]
         budget -= sum((last - first for first, last in parts), PAGE)
         if budget < 0 or batch.total > _MAX_ELEMENTS:
-            left += 1
+            unread_leaves += 1
             continue
         leaves.append((leaf, end))
         for first, last in parts:
             page = ((slot - found.root) // 8 << trie.leaf_bits) + (first - leaf) // 8
             batch.add(page, reading.read(first, last - first) or b"")
         if batch.count > _BATCH:
-            batch.tell(records, heap, pages)
-    batch.tell(records, heap, pages)
-    return Owned(joined(heap), joined(_metadata(reading, trie, leaves, pages)), records.unread + left)
+            batch.flush(records, heap, pages)
+    batch.flush(records, heap, pages)
+    return Owned(joined(heap), joined(_metadata(reading, trie, leaves, pages)), records.unread + unread_leaves)
 
 
 class _Elements:
@@ -221,7 +221,7 @@ class _Elements:
         self.count += len(at)
         self.total += len(at)
 
-    def tell(self, records: "_Records", heap: list[Run], pages: list[int]) -> None:
+    def flush(self, records: "_Records", heap: list[Run], pages: list[int]) -> None:
         """Adds the extents of the batch and the pages that contain their records, then empties the batch. An element
         counts only if its record covers its page: elements within free memory may be stale."""
         import numpy as np
@@ -230,9 +230,9 @@ class _Elements:
             where = np.concatenate(self._where)
             pointers, order = np.unique(np.concatenate(self._pointers), return_inverse=True)
             starts, ends = records.extents(pointers)
-            true = np.unique(order[(starts[order] <= where) & (where < ends[order])])
-            heap += joined(list(zip(starts[true].tolist(), ends[true].tolist(), strict=True)))
-            pages += np.unique(pointers[true] & np.uint64(-PAGE & (1 << 64) - 1)).tolist()
+            valid = np.unique(order[(starts[order] <= where) & (where < ends[order])])
+            heap += joined(list(zip(starts[valid].tolist(), ends[valid].tolist(), strict=True)))
+            pages += np.unique(pointers[valid] & np.uint64(-PAGE & (1 << 64) - 1)).tolist()
         self._pointers, self._where, self.count = [], [], 0
 
 
@@ -255,7 +255,7 @@ class _Records:
             first, last = int(records[part[0]]), int(records[part[-1]]) + trie.record.size
             if not PAGE < first < last < USER_END:
                 continue
-            self._budget -= max(_LEAST_READ, last - first)
+            self._budget -= max(_MIN_READ_COST, last - first)
             if self._budget < 0:
                 self.unread += int(len(records) - part[0])
                 break
@@ -267,20 +267,20 @@ class _Records:
             fields = np.frombuffer(data, np.uint8)[offsets[:, None] + np.arange(head, head + 16)].copy().view("<u8")
             begin = fields[:, 0] * np.uint64(trie.start_scale) & np.uint64(-PAGE & (1 << 64) - 1)
             size = (fields[:, 1] & np.uint64(trie.size_mask & (1 << 64) - 1)) * np.uint64(trie.size_scale)
-            sane = (begin < USER_END) & (size < USER_END)
-            starts[part], ends[part] = np.where(sane, begin, 0), np.where(sane, begin + size, 0)
+            valid = (begin < USER_END) & (size < USER_END)
+            starts[part], ends[part] = np.where(valid, begin, 0), np.where(valid, begin + size, 0)
         return starts, ends
 
 
 def _metadata(reading: Reading, trie: Trie, leaves: Sequence[Run], pages: Sequence[int]) -> list[Run]:
     """Memory that contains leaves and records: for jemalloc, the whole blocks around them."""
-    block: Callable[[int], Run | None] = _NO_BLOCK if trie is not JEMALLOC else _blocks(reading)
+    block: Callable[[int], Run | None] = _no_block if trie is not JEMALLOC else _blocks(reading)
     pieces = [(start & -PAGE, -(-end // PAGE) * PAGE) for start, end in leaves]
     pieces += joined([(page, page + PAGE) for page in pages], _NEAR)
     return [block(start) or (start, end) for start, end in pieces]
 
 
-def _NO_BLOCK(_: int) -> None:  # noqa: N802
+def _no_block(_: int) -> None:
     return None
 
 

@@ -15,8 +15,8 @@ from memforensics.units import KIB
 
 USER_END = 1 << 47
 _MAX_STATIC_PAGES = 4096  # of one module
-_LEAST_TABLE = 512 * KIB  # the smallest leaf of any allocator's trie
-_LEAST_BSS = 64 * KIB  # a Go program has at least as much .bss, an allocator with a trie has more
+_MIN_TABLE = 512 * KIB  # the smallest leaf of any allocator's trie
+_MIN_BSS = 64 * KIB  # a Go program has at least as much .bss, an allocator with a trie has more
 _NUMPY_BYTES = 64 * KIB  # with less data, importing numpy costs more than it saves
 
 
@@ -25,7 +25,7 @@ class Static:
     """The writable data of one module, .bss included."""
 
     mapping: Mapping  # of the writable part of its file
-    zeros: int  # the first page that may be .bss; `end` when there is none
+    bss_start: int  # the first page that may be .bss; `end` if there is none
     end: int
     pointers: tuple[Run, ...] = ()  # (address, word): words in .bss that may be addresses of tables
 
@@ -54,18 +54,18 @@ def static_data(mappings: Sequence[Mapping]) -> list[Static]:
 
 def with_pointers(reading: Reading, process: Process, statics: Sequence[Static], memory: Sequence[Run]) -> list[Static]:
     """The statics with a large .bss, each with its words that could point to a table: into large runs of `memory`."""
-    large = [run for run in memory if run[1] - run[0] >= _LEAST_TABLE]
+    large = [run for run in memory if run[1] - run[0] >= _MIN_TABLE]
     if not large:
         return []
-    statics = [static for static in statics if static.end - static.zeros > _LEAST_BSS]
-    return [with_table_pointers(reading, one, large) for static in statics for one in _bounded(process, static)]
+    statics = [static for static in statics if static.end - static.bss_start > _MIN_BSS]
+    return [with_table_pointers(reading, one, large) for static in statics for one in _up_to_bss_end(process, static)]
 
 
 def with_table_pointers(reading: Reading, static: Static, large: Sequence[Run]) -> Static:
     return replace(static, pointers=tuple(_pointers_to(reading, static, large)))
 
 
-def _bounded(process: Process, static: Static) -> Iterator[Static]:
+def _up_to_bss_end(process: Process, static: Static) -> Iterator[Static]:
     """The static data up to the end of .bss according to the program headers, because other anonymous memory may follow
     directly. Nothing if the file cannot be read."""
     with contextlib.suppress(OSError, MemforensicsError), process.open_mapped(static.mapping) as stream:
@@ -79,10 +79,10 @@ def _bounded(process: Process, static: Static) -> Iterator[Static]:
 def _pointers_to(reading: Reading, static: Static, large: Sequence[Run]) -> Iterator[Run]:
     lowest, highest = large[0][0], large[-1][1]
     seen: set[int] = set()
-    for slot, word in pointers_in(reading, static.zeros, static.end, (lowest, highest - _LEAST_TABLE)):
+    for slot, word in pointers_in(reading, static.bss_start, static.end, (lowest, highest - _MIN_TABLE)):
         if word not in seen:
             seen.add(word)
-            if lies_in(large, word, _LEAST_TABLE):
+            if lies_in(large, word, _MIN_TABLE):
                 yield slot, word
 
 
@@ -93,20 +93,20 @@ def lies_in(memory: Sequence[Run], start: int, size: int) -> bool:
 
 def pointers_in(reading: Reading, start: int, end: int, among: Run = (PAGE, USER_END)) -> Iterator[Run]:
     """(address, word) of the words in present pages that are a multiple of 16 in the range `among`."""
-    left = _MAX_STATIC_PAGES
+    pages_left = _MAX_STATIC_PAGES
     for first, last in reading.present(start & -PAGE, end) if start < end else ():
-        last = min(last, first + left * PAGE)
-        left -= (last - first) // PAGE
+        last = min(last, first + pages_left * PAGE)
+        pages_left -= (last - first) // PAGE
         first, last = max(first, start), min(last, end)
         data = reading.read(first, last - first & -8) or b""
-        for index, word in _likely(data, among) if len(data) > _NUMPY_BYTES else enumerate(memoryview(data).cast("Q")):
+        for index, word in _between(data, among) if len(data) > _NUMPY_BYTES else enumerate(memoryview(data).cast("Q")):
             if among[0] <= word < among[1] and not word & 15:
                 yield first + 8 * index, word
-        if not left:
+        if not pages_left:
             return
 
 
-def _likely(data: bytes, among: Run) -> Iterator[Run]:
+def _between(data: bytes, among: Run) -> Iterator[Run]:
     import numpy as np
 
     words = np.frombuffer(data, "<u8")

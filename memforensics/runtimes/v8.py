@@ -18,7 +18,7 @@ from memforensics.units import KIB
 _ALIGN = 256 * KIB  # MemoryChunk::kAlignment
 _HEADER = struct.Struct("<5Q")  # size, flags, heap, area start, area end
 _MAX_HEADER = 64 * KIB  # marking bitmap included
-_LEAST_CHUNKS = 4  # of one Heap: each of its spaces has one
+_MIN_CHUNKS = 4  # of one Heap: each of its spaces has one
 _MAX_CHUNKS = 16_384  # read per snapshot
 
 
@@ -32,15 +32,15 @@ def chunks(reading: Reading, mappings: Iterable[Run]) -> list[Run]:
     """Chunks that begin where a mapping begins, and chunks that follow directly. `mappings`: private anonymous."""
     found = list(_candidates(reading, mappings))
     of_heap = Counter(heap for _, heap in found)
-    return [run for run, heap in found if of_heap[heap] >= _LEAST_CHUNKS]
+    return [run for run, heap in found if of_heap[heap] >= _MIN_CHUNKS]
 
 
 def _candidates(reading: Reading, mappings: Iterable[Run]) -> Iterator[tuple[Run, int]]:
-    left = _MAX_CHUNKS
+    reads_left = _MAX_CHUNKS
     for start, end in mappings:
         at = start if start % _ALIGN == 0 else end
-        while at < end and left:
-            left -= 1
+        while at < end and reads_left:
+            reads_left -= 1
             data = reading.read(at, _HEADER.size)
             size, _, heap, first, last = _HEADER.unpack(data or bytes(_HEADER.size))
             fits = 0 < size <= end - at and size % 4096 == 0 and at < first <= at + _MAX_HEADER and first < last

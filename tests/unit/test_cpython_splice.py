@@ -17,8 +17,8 @@ def spliced(
         python,
         is_eval=lambda one: one.startswith("eval"),
         flags=lambda one: one[1],
-        complete=complete,
-        whole=whole,
+        native_complete=complete,
+        python_complete=whole,
     )
     return [one if isinstance(one, str) else one[0] for one in made.frames], made.doubtful
 

@@ -48,7 +48,7 @@ class PythonStacks:
         walked: list[_Native] = list(zip(unwound.frames, native, strict=True))
         is_eval: Callable[[Any], bool] = self._is_eval  # mypy 1.x solves both type variables as their union
         flags: Callable[[Any], int] = _flags
-        spliced = splice(walked, read.frames, is_eval=is_eval, flags=flags, complete=unwound.complete)
+        spliced = splice(walked, read.frames, is_eval=is_eval, flags=flags, native_complete=unwound.complete)
         frames = (self._frame(one) for one in spliced.frames)
         return Stack(
             frames=tuple(frame for frame in frames if frame is not None),

@@ -50,7 +50,7 @@ class Code:
     filename: str
     first_line: int
     lines: tuple[LineRange, ...]
-    own: bool = False
+    is_internal: bool = False
     check: int = 0
 
     def line(self, instruction: int) -> int:
@@ -85,7 +85,7 @@ class CodeReader:
                 filename=read_text(self.memory, at, pointer(at.code_filename)),
                 first_line=first_line,
                 lines=tuple(ranges(at.version, table, first_line)),
-                own=pointer(at.code_qualname) == pointer(at.code_filename),
+                is_internal=pointer(at.code_qualname) == pointer(at.code_filename),
                 check=_check(pointer(at.code_qualname), pointer(at.code_linetable), first_line),
             )
             if len(self._known) >= MAX_CODES:
@@ -102,7 +102,7 @@ class CodeReader:
             return Frame(kind="python", function=None, guessed=True)
         if flags >> CHECK_SHIFT not in (0, code.check):
             return Frame(kind="python", function=None, guessed=True)
-        if code.own:
+        if code.is_internal:
             return None
         return Frame(kind="python", function=code.qualname, file=code.filename, line=code.line(instruction))
 

@@ -38,7 +38,7 @@ def eval_ranges(elf: ElfFile, cfi: Cfi | None) -> Ranges:
             code = elf.read_at_vaddr(symbol.start, min(symbol.size, MAX_CODE_BYTES))
         except MemforensicsError:
             code = b""
-        found |= split_off(code, symbol.start, cfi)
+        found |= split_off_parts(code, symbol.start, cfi)
     return tuple(sorted(found))
 
 
@@ -46,7 +46,7 @@ def _extent(symbol: Symbol) -> tuple[int, int]:
     return symbol.start, symbol.start + max(symbol.size, 1)
 
 
-def split_off(code: bytes, start: int, cfi: Cfi) -> set[tuple[int, int]]:
+def split_off_parts(code: bytes, start: int, cfi: Cfi) -> set[tuple[int, int]]:
     """Split-off parts of a function: its code, mapped at `start`, jumps there, and the target is not the beginning of a
     function, because it has a frame at its first instruction. On x86 every byte is tried as the start of a jump, so two
     jumps are required."""
@@ -57,7 +57,7 @@ def split_off(code: bytes, start: int, cfi: Cfi) -> set[tuple[int, int]]:
         extent = cfi.function_range(target)
         if extent is not None:
             hits[extent] += 1
-    return {extent for extent, count in hits.items() if count > 1 and _has_a_frame(cfi, extent[0])}
+    return {extent for extent, count in hits.items() if count > 1 and _has_frame(cfi, extent[0])}
 
 
 def _jump_targets(code: bytes, start: int) -> Iterator[int]:
@@ -65,7 +65,7 @@ def _jump_targets(code: bytes, start: int) -> Iterator[int]:
         yield start + jump.end() + 4 + int(struct.unpack("<i", jump[1])[0])
 
 
-def _has_a_frame(cfi: Cfi, vaddr: int) -> bool:
+def _has_frame(cfi: Cfi, vaddr: int) -> bool:
     rule = cfi.rule(vaddr)
     if rule is None or rule.end or cfi.machine is None:
         return False

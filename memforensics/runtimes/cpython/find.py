@@ -62,7 +62,7 @@ def find_runtime(process: MappedProcess, space: AddressSpace) -> CPythonRuntime 
         version = (hexversion >> 24, hexversion >> 16 & 0xFF) if hexversion else _version_by_size(runtime.size)
         address = runtime.start + bias
         offsets = debug_offsets(process.memory, address, version) if version >= (3, 13) else offsets_for(version)
-        made = CPythonRuntime(
+        cpython = CPythonRuntime(
             module=module,
             address=address,
             version=version,
@@ -71,8 +71,8 @@ def find_runtime(process: MappedProcess, space: AddressSpace) -> CPythonRuntime 
             eval_ranges=tuple((start + bias, end + bias) for start, end in eval_ranges(elf, space.cfi(module))),
         )
         with contextlib.suppress(Unreadable):  # a second CPython may be loaded and never initialized
-            if made.interpreters(process.memory):
-                return made
+            if cpython.interpreters(process.memory):
+                return cpython
     return None
 
 

@@ -11,17 +11,17 @@ from memforensics.target import Process
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 PROCESS = struct.Struct("<3Q22I2Q")  # struct py_process
 THREADS = struct.Struct("<6Q4I")  # struct py_threads
-KERNEL_FINDS = 256  # thread states that the kernel searches: PY_MAX_THREADS of pyframes.bpf.h
+KERNEL_MAX_STATES = 256  # thread states that the kernel searches: PY_MAX_THREADS of pyframes.bpf.h
 _ALL = (1 << 64) - 1
 
 
 def pid_namespace(process: Process) -> tuple[int, int]:
     """Device and inode of the target's PID namespace; (0, 0) if it is the initial one or unknown."""
     try:
-        about = os.stat(process.proc.root / str(process.pid) / "ns" / "pid")
+        status = os.stat(process.proc.root / str(process.pid) / "ns" / "pid")
     except OSError:
         return 0, 0
-    return (0, 0) if about.st_ino == INITIAL_PID_NAMESPACE else (about.st_dev, about.st_ino)
+    return (0, 0) if status.st_ino == INITIAL_PID_NAMESPACE else (status.st_dev, status.st_ino)
 
 
 def pack_threads(states: Sequence[int], head: int, now_ns: int) -> bytes:

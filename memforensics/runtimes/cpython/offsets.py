@@ -18,7 +18,7 @@ from memforensics.target.memory import Memory
 COOKIE = b"xdebugpy"
 MAX_OFFSET = 1 << 20  # _PyRuntime itself has 460 KB in 3.12
 MAX_FRAME_BYTES = 128  # PY_RAW_BYTES of pyframes.bpf.h
-COMPACT_BEHIND_ASCII = 16  # utf8_length and utf8: PyCompactUnicodeObject, Include/cpython/unicodeobject.h
+COMPACT_AFTER_ASCII = 16  # utf8_length and utf8: PyCompactUnicodeObject, Include/cpython/unicodeobject.h
 
 # Fields of 3.14's struct _Py_DebugOffsets (Include/internal/pycore_debug_offsets.h), which has threads_main,
 # stackpointer and set_object in addition to 3.13's.
@@ -121,32 +121,32 @@ def debug_offsets(memory: Memory, runtime: int, version: tuple[int, int]) -> Off
     raw = memory.read(runtime, max(places.values()) + 8)
     if raw[:8] != COOKIE:
         raise UnsupportedPython("this CPython's debug offsets are not where its version has them")
-    said = {name: int(struct.unpack_from("<Q", raw, place)[0]) for name, place in places.items()}
-    if said.pop("free_threaded"):
+    fields = {name: int(struct.unpack_from("<Q", raw, place)[0]) for name, place in places.items()}
+    if fields.pop("free_threaded"):
         raise UnsupportedPython("free-threaded CPython is not supported", why="its objects are laid out otherwise")
-    hexversion = said.pop("version")
+    hexversion = fields.pop("version")
     if (hexversion >> 24, hexversion >> 16 & 0xFF) != version:
         raise UnsupportedPython(f"this CPython's debug offsets are of version {hexversion:#x}")
-    if not _plausible(said):
+    if not _plausible(fields):
         raise UnsupportedPython("this CPython's debug offsets make no sense")
-    known: dict[str, Any] = dict(said)
+    known: dict[str, Any] = dict(fields)
     if base is not None:
         return replace(base, **known)
-    known |= {"unicode_kind_shift": KIND_SHIFT_3_14, "compact_data": said["ascii_data"] + COMPACT_BEHIND_ASCII}
+    known |= {"unicode_kind_shift": KIND_SHIFT_3_14, "compact_data": fields["ascii_data"] + COMPACT_AFTER_ASCII}
     return Offsets(version=version, runtime_size=0, **known)
 
 
-def _plausible(said: dict[str, int]) -> bool:
+def _plausible(fields: dict[str, int]) -> bool:
     """Whether these can be offsets: within bounds, each field at its own place after the object's head."""
-    code = [value for name, value in said.items() if name.startswith("code_")]
-    frame = [value for name, value in said.items() if name.startswith("frame_")]
+    code = [value for name, value in fields.items() if name.startswith("code_")]
+    frame = [value for name, value in fields.items() if name.startswith("frame_")]
     return (
-        all(value <= MAX_OFFSET for value in said.values())
+        all(value <= MAX_OFFSET for value in fields.values())
         and len(set(code)) == len(code)
         and all(16 <= value <= 1024 for value in code)
         and len(set(frame)) == len(frame)
         and all(value < MAX_FRAME_BYTES - 8 for value in frame)
-        and said["object_type"] == 8
-        and 40 <= said["ascii_data"] <= 64
-        and said.get("bytes_size", 16) < said.get("bytes_data", 32) <= 64
+        and fields["object_type"] == 8
+        and 40 <= fields["ascii_data"] <= 64
+        and fields.get("bytes_size", 16) < fields.get("bytes_data", 32) <= 64
     )

@@ -43,12 +43,12 @@ def _pool_ranges(scene: Scene, minor: int) -> Iterator[OwnerMark]:
         for part in scene.claimed.free_parts(mapping.start, mapping.end)
         if part[1] - part[0] >= pools.pool
     ]
-    before = ClaimedRanges(_joined(scene.known, pools.arena))
-    of_known = [part for start, end in parts for part in before.claimed_parts(start, end)]
-    of_rest = [part for start, end in parts for part in before.free_parts(start, end)]
+    previous = ClaimedRanges(_previous_ranges(scene.known, pools.arena))
+    of_known = [part for start, end in parts for part in previous.claimed_parts(start, end)]
+    of_rest = [part for start, end in parts for part in previous.free_parts(start, end)]
     budget = MAX_POOL_READS
-    for some, share in ((of_known, 2), (of_rest, 1)):
-        places = [_pool_places(scene.reader.present(*part), pools.pool) for part in some]
+    for ranges, share in ((of_known, 2), (of_rest, 1)):
+        places = [_pool_places(scene.reader.present(*part), pools.pool) for part in ranges]
         total = sum(len(each) for each in places)
         stride = -(-total // (budget // share)) or 1
         budget -= total // stride
@@ -57,7 +57,7 @@ def _pool_ranges(scene: Scene, minor: int) -> Iterator[OwnerMark]:
             yield from _pool_runs(scene.reader, each[::stride], pools, stride)
 
 
-def _joined(known: Sequence[OwnerMark], reach: int) -> list[OwnerMark]:
+def _previous_ranges(known: Sequence[OwnerMark], reach: int) -> list[OwnerMark]:
     """The pool ranges of the previous snapshot; ranges at most `reach` bytes apart become one."""
     out: list[OwnerMark] = []
     for mark in known:

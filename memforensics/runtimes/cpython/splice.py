@@ -24,36 +24,36 @@ def splice(
     *,
     is_eval: Callable[[NativeT], bool],
     flags: Callable[[PythonT], int],
-    complete: bool = True,
-    whole: bool = True,
+    native_complete: bool = True,
+    python_complete: bool = True,
 ) -> Spliced[NativeT, PythonT]:
     """Replaces each native eval frame by its run of Python frames.
 
-    A run ends with a frame that has ENTRY, or before a frame that has SHIM. `complete`: the native walk reached the
-    thread's first frame. If it did not, the remaining Python frames are appended; if it did, remaining Python frames
-    make the result doubtful. An eval frame without Python frames always does. `whole`: the Python walk reached the end
-    of its chain. An eval frame beyond that end then belongs to other code, and the stack is cut before it: a greenlet's
-    chain ends with the greenlet, but its native stack continues into the remains of another one.
+    A run ends with a frame that has ENTRY, or before a frame that has SHIM. `native_complete`: the native walk reached
+    the thread's first frame. If it did not, the remaining Python frames are appended; if it did, remaining Python
+    frames make the result doubtful. An eval frame without Python frames always does. `python_complete`: the Python walk
+    reached the end of its chain. An eval frame beyond that end then belongs to other code, and the stack is cut before
+    it: a greenlet's chain ends with the greenlet, but its native stack continues into the remains of another one.
     """
     frames: list[NativeT | PythonT] = []
     position = 0
     doubtful = False
-    for one in native:
-        if not is_eval(one):
-            frames.append(one)
+    for native_frame in native:
+        if not is_eval(native_frame):
+            frames.append(native_frame)
             continue
         run, position, ended = _run(python, position, flags)
         if not ended and not run:
-            if whole and python:
+            if python_complete and python:
                 return Spliced(frames, True, True)
-            frames.append(one)  # it has no Python frame: keep the native one
+            frames.append(native_frame)  # it has no Python frame: keep the native one
             doubtful = True
             continue
         frames.extend(run)
         doubtful = doubtful or not ended
-    left = [frame for frame in python[position:] if not flags(frame) & SHIM]
-    frames.extend(left)
-    return Spliced(frames, doubtful or (complete and bool(left)), False)
+    rest = [frame for frame in python[position:] if not flags(frame) & SHIM]
+    frames.extend(rest)
+    return Spliced(frames, doubtful or (native_complete and bool(rest)), False)
 
 
 def _run(python: Sequence[PythonT], position: int, flags: Callable[[PythonT], int]) -> tuple[list[PythonT], int, bool]:

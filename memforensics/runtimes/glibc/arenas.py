@@ -20,7 +20,7 @@ def recognise(scene: Scene) -> Iterator[OwnerMark]:
 def glibc_arenas(reading: Reading, private: Sequence[Mapping]) -> Iterator[OwnerMark]:
     """Heaps by their heap_info (malloc/arena.c) at 64 MiB alignment: {ar_ptr, prev, size, mprotect_size}. The arena's
     own struct follows the header of its first heap (at 0x30 since glibc 2.35, which added pagesize)."""
-    heads: dict[int, tuple[int, int, int, int, Mapping]] = {}
+    heaps: dict[int, tuple[int, int, int, int, Mapping]] = {}
     for mapping in private:
         for address in range(-(-mapping.start // ARENA_ALIGN) * ARENA_ALIGN, mapping.end, ARENA_ALIGN):
             data = reading.read(address, 32)
@@ -29,11 +29,11 @@ def glibc_arenas(reading: Reading, private: Sequence[Mapping]) -> Iterator[Owner
             arena, previous, size, writable = struct.unpack("<4Q", data)
             plausible = 0 < size <= writable <= ARENA_ALIGN and size % PAGE == 0 and writable % PAGE == 0
             if plausible:  # it may have grown since the mappings were read
-                heads[address] = (arena, previous, size, writable, mapping)
-    for address, (arena, previous, _, writable, mapping) in heads.items():
-        home = arena & -ARENA_ALIGN
-        is_first = home == address and previous == 0 and arena - address in (0x20, 0x30, 0x40)
-        is_further = home != address and previous != address and home in heads and previous in heads
+                heaps[address] = (arena, previous, size, writable, mapping)
+    for address, (arena, previous, _, writable, mapping) in heaps.items():
+        first_heap = arena & -ARENA_ALIGN
+        is_first = first_heap == address and previous == 0 and arena - address in (0x20, 0x30, 0x40)
+        is_further = first_heap != address and previous != address and first_heap in heaps and previous in heaps
         if is_first or is_further:
             yield OwnerMark(
                 start=address,

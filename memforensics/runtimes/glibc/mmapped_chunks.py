@@ -18,8 +18,8 @@ from memforensics.target.realtime_priority import realtime_priority
 from memforensics.units import KIB
 
 KIND = "malloc-mmapped"
-_LEAST = 64 * KIB  # amid other data, a smaller size is weak evidence
-_NEAR_STEPS = 1024  # pages read upward from where a chain broke
+_MIN_SIZE = 64 * KIB  # amid other data, a smaller size is weak evidence
+_UPWARD_PAGES = 1024  # pages read upward from where a chain broke
 _MAX_MISSES = 64
 _PART_COST = 16  # cost of querying the present pages of a part, in reads
 
@@ -46,7 +46,7 @@ def recognise_chained(scene: Scene) -> list[OwnerMark]:
     for start, end in [part for mapping in scene.resident for part in claimed.free_parts(mapping.start, mapping.end)]:
         at = max(start, top)
         if not reads:
-            unread += at + _LEAST <= end
+            unread += at + _MIN_SIZE <= end
             continue
         if at == start and (start, end) in scene.cache.heads:
             reads -= 1
@@ -63,7 +63,7 @@ def recognise_chained(scene: Scene) -> list[OwnerMark]:
                 break
             marks.append(_mark(at, size))
             top = at = at + size
-        unread += at + _LEAST <= end and not reads
+        unread += at + _MIN_SIZE <= end and not reads
     reader.unread["chunks"] += unread
     return marks
 
@@ -77,7 +77,7 @@ def recognise_searched(scene: Scene) -> Iterator[OwnerMark]:
     for part in sorted(parts, key=lambda part: part[0] - part[1]):
         for start, end in list(claimed.free_parts(*part)):  # a block that was just found may reach into it
             free = next(claimed.free_parts(start, spans.end_of(start)))[1]
-            if free - start < _LEAST:
+            if free - start < _MIN_SIZE:
                 continue
             known_start, used, unread = scene.cache.searched.get(end, (end, 0, 0))
             if known_start < end:  # memory grows downward: only the part below is new
@@ -89,7 +89,7 @@ def recognise_searched(scene: Scene) -> Iterator[OwnerMark]:
             if reads:
                 before = reader.unread["chunks"]
                 part = start, min(known_start, end)
-                found, used_now = _search(reader, spans, part, free, max(reads // 2, min(reads, _NEAR_STEPS)))
+                found, used_now = _search(reader, spans, part, free, max(reads // 2, min(reads, _UPWARD_PAGES)))
                 yield from found
                 reads = max(0, reads - used_now - _PART_COST)
                 used, unread = used + used_now, unread + reader.unread["chunks"] - before
@@ -107,13 +107,13 @@ def _search(reader: PageReader, spans: Spans, part: Run, top: int, reads: int) -
     """
     runs, ends = reader.present(*part), {top}
     total = sum(last - first for first, last in runs) // PAGE
-    near = min(_NEAR_STEPS, reads // 2) if total > reads else 0
-    upward = islice((at for first, last in runs for at in range(first, last, PAGE)), near)
+    upward_pages = min(_UPWARD_PAGES, reads // 2) if total > reads else 0
+    upward = islice((at for first, last in runs for at in range(first, last, PAGE)), upward_pages)
     downward = islice(
-        (at for first, last in reversed(runs) for at in range(last - PAGE, first - 1, -PAGE)), reads - near
+        (at for first, last in reversed(runs) for at in range(last - PAGE, first - 1, -PAGE)), reads - upward_pages
     )
     reader.unread["chunks"] += total > reads
-    anchored, loose, misses = set[Run](), set[Run](), 0
+    anchored, unanchored, misses = set[Run](), set[Run](), 0
     places = (*downward, *upward)
     with realtime_priority:
         for at in places:
@@ -124,14 +124,14 @@ def _search(reader: PageReader, spans: Spans, part: Run, top: int, reads: int) -
             if size and (at + size in ends or spans.starts_mapping(at + size)):
                 ends.add(at)
                 anchored.add((at, size))
-            elif size >= _LEAST:
-                loose.add((at, size))
-            elif word >= _LEAST:
+            elif size >= _MIN_SIZE:
+                unanchored.add((at, size))
+            elif word >= _MIN_SIZE:
                 misses += 1
     claimed = ClaimedRanges()
     claimed.claim(_mark(at, size) for at, size in sorted(anchored))
     if misses <= _MAX_MISSES:
-        claimed.claim(_mark(at, size) for at, size in sorted(loose))
+        claimed.claim(_mark(at, size) for at, size in sorted(unanchored))
     return claimed.marks, min(total, reads)
 
 

@@ -20,7 +20,7 @@ _TCB_WINDOW = 16 * KIB
 _TCB_SEARCH = MIB
 _BLOCK = 64 * KIB
 _WORD = re.compile(r"0x[0-9a-f]{1,16}")
-_LEAST = 12 * KIB  # PTHREAD_STACK_MIN is 16 KiB, guard page included
+_MIN_STACK = 12 * KIB  # PTHREAD_STACK_MIN is 16 KiB, guard page included
 
 
 def recognise(scene: Scene) -> Iterator[OwnerMark]:
@@ -33,7 +33,7 @@ def recognise(scene: Scene) -> Iterator[OwnerMark]:
     seen: set[int] = set()
     for guard, mapping in pairwise(mappings):
         guarded = guard.end == mapping.start and guard.perms == "---p" and guard.path == ""
-        if guarded and mapping.size >= _LEAST and is_private_anonymous(mapping):
+        if guarded and mapping.size >= _MIN_STACK and is_private_anonymous(mapping):
             found = _descriptor(reader, max(mapping.start, mapping.end - _TCB_WINDOW), mapping.end)
             bounds: Run | None = (mapping.start, mapping.end)
             if (
@@ -69,16 +69,16 @@ def _descriptor(reader: PageReader, start: int, end: int) -> int | None:
         if data is None:
             continue
         for block in range(last - 1 & -_BLOCK, (first & -_BLOCK) - 1, -_BLOCK):
-            high = (block // _BLOCK).to_bytes(6, "little")  # the upper bytes of all addresses in the block
+            upper_bytes = (block // _BLOCK).to_bytes(6, "little")  # the upper bytes of all addresses in the block
             low, top = max(first, block) - first, min(last, block + _BLOCK) - first
-            at = data.rfind(high, low, top)
+            at = data.rfind(upper_bytes, low, top)
             while at >= 0:
-                place = at - 2
-                address = first + place
-                own = address.to_bytes(8, "little")
-                if address % 16 == 0 and place >= 0 and data[place : place + 8] == own == data[place + 16 : place + 24]:
+                pos = at - 2
+                address = first + pos
+                pointer = address.to_bytes(8, "little")
+                if address % 16 == 0 and pos >= 0 and data[pos : pos + 8] == pointer == data[pos + 16 : pos + 24]:
                     return address
-                at = data.rfind(high, low, at + 5)
+                at = data.rfind(upper_bytes, low, at + 5)
     return None
 
 

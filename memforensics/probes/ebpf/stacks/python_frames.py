@@ -11,7 +11,7 @@ from memforensics.errors import MemforensicsError
 from memforensics.probes.ebpf.loader.layout import NativePc, PythonFrame
 from memforensics.runtimes.cpython.code import CodeReader
 from memforensics.runtimes.cpython.find import CPythonRuntime, find_runtime
-from memforensics.runtimes.cpython.kernel import KERNEL_FINDS, pack_process, pack_threads, pid_namespace
+from memforensics.runtimes.cpython.kernel import KERNEL_MAX_STATES, pack_process, pack_threads, pid_namespace
 from memforensics.runtimes.cpython.offsets import UnsupportedPython
 from memforensics.runtimes.cpython.splice import splice
 from memforensics.runtimes.cpython.stacks import states_by_thread
@@ -89,7 +89,7 @@ class PythonUnwinder:
         self._add_old_threads(runtime)
 
     def _add_old_threads(self, runtime: CPythonRuntime) -> None:
-        """CPython lists its threads newest first, and the kernel searches the first KERNEL_FINDS of them. So it is
+        """CPython lists its threads newest first, and the kernel searches the first KERNEL_MAX_STATES of them. So it is
         given the older ones; the main thread is the last."""
         if time.monotonic() < self._next_threads or pid_namespace(self._process) != (0, 0):
             return
@@ -97,7 +97,7 @@ class PythonUnwinder:
         with contextlib.suppress(MemforensicsError, Unreadable):
             memory = self._process.memory
             head = read_u64(memory, runtime.address + runtime.offsets.interpreters_head)
-            for tid, states in states_by_thread(runtime, memory)[KERNEL_FINDS // 2 :]:
+            for tid, states in states_by_thread(runtime, memory)[KERNEL_MAX_STATES // 2 :]:
                 packed = pack_threads(states, head, time.monotonic_ns())
                 self._programs.add_python_thread(self._process.pid, tid, packed)
 
@@ -135,13 +135,13 @@ class PythonUnwinder:
         if flags & _TOO_MANY:
             self._add_old_threads(runtime)  # for the next stack
         whole = not short
-        made = splice(native, python, is_eval=is_eval, flags=flags_of, complete=complete, whole=whole)
+        made = splice(native, python, is_eval=is_eval, flags=flags_of, native_complete=complete, python_complete=whole)
         # With several interpreters the frames may be of another one. Only a whole native stack shows that they are not.
         uncertain = bool(flags & _SEVERAL and python) and (made.doubtful or not complete)
         if (made.doubtful or uncertain) and whole:
             if uncertain:
                 short = [SEVERAL]
-                made = splice(native, (), is_eval=is_eval, flags=flags_of, complete=complete)
+                made = splice(native, (), is_eval=is_eval, flags=flags_of, native_complete=complete)
             else:
                 short = [DISAGREE]
         self.lost.update(short)
