@@ -85,4 +85,4 @@ def _version_by_size(size: int) -> tuple[int, int]:
     for version in known_versions():
         if version < (3, 11) and offsets_for(version).runtime_size == size:
             return version
-    raise UnsupportedPython("this CPython's version is not known", why=f"its _PyRuntime has {size} bytes")
+    raise UnsupportedPython("the version of this CPython is unknown", why=f"its _PyRuntime has {size} bytes")

@@ -107,8 +107,8 @@ def offsets_for(version: tuple[int, int]) -> Offsets:
     if entry is None:
         newest = max(known_versions())
         raise UnsupportedPython(
-            f"CPython {version[0]}.{version[1]} is not known",
-            why=f"its structures are known for 3.8 to {newest[0]}.{newest[1]}, and for 3.14 as it tells them",
+            f"CPython {version[0]}.{version[1]} is not supported",
+            why=f"supported are 3.8 to {newest[0]}.{newest[1]}, and 3.14 by its own debug offsets",
         )
     return Offsets(version=version, **{name: value for name, value in entry.items() if name != "debug_offsets"})
 
@@ -120,15 +120,15 @@ def debug_offsets(memory: Memory, runtime: int, version: tuple[int, int]) -> Off
     places: dict[str, int] = DEBUG_3_14 if is_3_14 else _table()[f"{version[0]}.{version[1]}"]["debug_offsets"]
     raw = memory.read(runtime, max(places.values()) + 8)
     if raw[:8] != COOKIE:
-        raise UnsupportedPython("this CPython's debug offsets are not where its version has them")
+        raise UnsupportedPython("this CPython has no debug offsets at the start of _PyRuntime")
     fields = {name: int(struct.unpack_from("<Q", raw, place)[0]) for name, place in places.items()}
     if fields.pop("free_threaded"):
-        raise UnsupportedPython("free-threaded CPython is not supported", why="its objects are laid out otherwise")
+        raise UnsupportedPython("free-threaded CPython is not supported", why="its objects have another layout")
     hexversion = fields.pop("version")
     if (hexversion >> 24, hexversion >> 16 & 0xFF) != version:
-        raise UnsupportedPython(f"this CPython's debug offsets are of version {hexversion:#x}")
+        raise UnsupportedPython(f"this CPython's debug offsets are for version {hexversion:#x}")
     if not _plausible(fields):
-        raise UnsupportedPython("this CPython's debug offsets make no sense")
+        raise UnsupportedPython("this CPython's debug offsets are implausible")
     known: dict[str, Any] = dict(fields)
     if base is not None:
         return replace(base, **known)
