@@ -111,7 +111,7 @@ def test_debug_offsets_are_checked(data: bytes) -> None:
 
 
 def of_3_14(*, free_threaded: int = 0) -> bytes:
-    """What a 3.14 says of itself, group by group as pycore_debug_offsets.h has them; 0 for what we do not ask."""
+    """3.14's debug offsets, group by group as in pycore_debug_offsets.h; 0 for fields that are not used."""
     words = [
         *(0x030E00F0, free_threaded),
         *(0, 0, 808),  # runtime: size, finalizing, interpreters_head
@@ -127,7 +127,7 @@ def of_3_14(*, free_threaded: int = 0) -> bytes:
     return b"xdebugpy" + struct.pack(f"<{len(words)}Q", *words) + bytes(64)
 
 
-def test_3_14_by_what_it_says_of_itself() -> None:
+def test_3_14_by_its_debug_offsets() -> None:
     found = debug_offsets(BytesMemory(0x1000, of_3_14()), 0x1000, (3, 14))
     places = (found.interpreters_head, found.interpreter_id, found.interpreter_next, found.threads_head)
     assert places == (808, 7272, 7264, 7344)

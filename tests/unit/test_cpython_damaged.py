@@ -44,14 +44,14 @@ def runtime(version: tuple[int, int]) -> CPythonRuntime:
     [lambda at: 0x4000, lambda at: at + 0x1000, lambda at: 0x10000 + (at * 31 & 0xFFFF8)],
     ids=["ring-of-one", "no-end", "ring-of-many"],
 )
-def test_it_ends_and_says_so(version: tuple[int, int], word: Callable[[int], int]) -> None:
+def test_damaged_lists_end_and_are_marked_incomplete(version: tuple[int, int], word: Callable[[int], int]) -> None:
     memory = Words(word)
     _, is_whole = bounded_stacks(runtime(version), memory)
     assert not is_whole
     assert memory.reads < 3 * MAX_LINKS
 
 
-def test_what_is_whole_says_so() -> None:
+def test_intact_lists_are_marked_complete() -> None:
     """One interpreter, one thread, no frame."""
     at = offsets_for((3, 11))
     words = {

@@ -55,7 +55,7 @@ def test_missing_python_frames_are_doubtful_and_leave_the_native_one() -> None:
     assert spliced(["mmap", "start_thread"], []) == (["mmap", "start_thread"], False)
 
 
-def test_native_frames_beyond_the_end_of_the_python_chain_are_of_something_else() -> None:
+def test_stack_is_cut_after_the_end_of_the_python_chain() -> None:
     native = ["mmap", "eval", "switch", "eval", "call", "eval", "main"]
     assert spliced(native, [("b", 0), ("a", ENTRY)]) == (["mmap", "b", "a", "switch"], True)
     assert spliced(native[:3], [("b", 0), ("a", ENTRY)], complete=False) == (["mmap", "b", "a", "switch"], False)
@@ -69,7 +69,7 @@ def test_a_run_without_its_end_is_doubtful() -> None:
     st.lists(st.lists(st.text("xyz", min_size=1, max_size=2), max_size=4), max_size=5),
     st.booleans(),
 )
-def test_what_belongs_together_splices_without_doubt(runs: list[list[str]], shims: bool) -> None:
+def test_matching_stacks_are_not_doubtful(runs: list[list[str]], shims: bool) -> None:
     runs = [run or ["only"] for run in runs]
     native, python, expected = ["mmap"], [], ["mmap"]
     for run in runs:
@@ -85,7 +85,7 @@ def test_what_belongs_together_splices_without_doubt(runs: list[list[str]], shim
     st.lists(st.tuples(st.text("abc", min_size=1, max_size=1), st.sampled_from([0, ENTRY, SHIM, 3])), max_size=12),
     st.booleans(),
 )
-def test_no_frame_is_lost_whatever_comes(native: list[str], python: list[Python], complete: bool) -> None:
+def test_no_frame_is_lost(native: list[str], python: list[Python], complete: bool) -> None:
     frames, _ = spliced(native, python, complete, whole=False)
     assert [frame for frame in frames if frame == "call"] == [one for one in native if one == "call"]
     assert [frame for frame in frames if len(frame) == 1] == [name for name, flags in python if not flags & SHIM]

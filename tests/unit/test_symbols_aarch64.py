@@ -66,7 +66,7 @@ def differences(rule: Rule | None, row: Row) -> str | None:
 
 
 @pytest.mark.parametrize(("name", "bases"), [("msgspec", {"rsp"}), ("orjson", {"rsp", "rbp"})])
-def test_rules_are_readelfs(name: str, bases: set[str]) -> None:
+def test_rules_agree_with_readelf(name: str, bases: set[str]) -> None:
     cfi = Cfi(open_elf(library(name)))
     compared = [(cfi.rule(row[0]), row) for row in readelf_rows(library(name))]
     assert len(compared) > 1000
@@ -88,7 +88,7 @@ def instructions() -> list[tuple[int, str, str]]:
     return [(at, name, operands) for at, _, name, operands in Cs.disasm_lite(code, text.vaddr)]
 
 
-def test_calls_are_capstones() -> None:
+def test_calls_agree_with_capstone() -> None:
     space = the_space()
     kinds = set()
     for at, name, operands in instructions():
@@ -136,7 +136,7 @@ def test_stubs_lead_to_the_slots_that_the_linker_fills() -> None:
     assert len(set(found)) == len(found)
 
 
-def test_a_slot_that_is_not_bound_yet_tells_nothing() -> None:
+def test_unbound_slot_gives_no_target() -> None:
     """It leads to the first stub of all, which calls the linker."""
     plt = open_elf(library()).section(".plt")
     assert plt is not None
@@ -144,7 +144,7 @@ def test_a_slot_that_is_not_bound_yet_tells_nothing() -> None:
     assert {_resolve_stubs_aarch64(space, BASE + stub) for stub in plt_stubs()} == {None}
 
 
-def test_jumps_are_capstones() -> None:
+def test_jumps_agree_with_capstone() -> None:
     """Where they lead, those with and without a condition."""
     text = open_elf(library()).section(".text")
     assert text is not None

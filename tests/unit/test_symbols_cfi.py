@@ -79,7 +79,7 @@ STDCXX = Path("/usr/lib/x86_64-linux-gnu/libstdc++.so.6")
 
 
 @pytest.mark.parametrize("path", FILES + [STDCXX] * STDCXX.exists(), ids=lambda path: path.name)
-def test_rules_are_readelfs(path: Path) -> None:
+def test_rules_agree_with_readelf(path: Path) -> None:
     rows = list(readelf_rows(path))
     assert len(rows) > 100
     cfi = Cfi(open_elf(path))

@@ -48,12 +48,12 @@ def test_arithmetic(expression: str, value: int) -> None:
 
 
 @pytest.mark.parametrize("expression", ["", "22", "77", "7780", "9b", "0a34", "7000"])
-def test_what_cannot_be_evaluated_says_so(expression: str) -> None:
+def test_unsupported_expressions_raise(expression: str) -> None:
     with pytest.raises(CannotEvaluate):
         evaluate(bytes.fromhex(expression), {RSP: 1}, no_memory)
 
 
 @given(st.binary(max_size=2000))
-def test_any_bytes_end_in_a_word_or_in_words(expression: bytes) -> None:
+def test_arbitrary_bytes_give_a_word_or_an_error(expression: bytes) -> None:
     with contextlib.suppress(CannotEvaluate):
         assert 0 <= evaluate(expression, dict.fromkeys(range(17), 0x1234), lambda address: address ^ 0x55) < 2**64
