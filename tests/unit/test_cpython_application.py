@@ -1,4 +1,4 @@
-"""Whose code a file is."""
+"""Whether a Python file is application or library code."""
 
 import pytest
 

@@ -21,7 +21,7 @@ HERE = offsets_for(sys.version_info[:2])
 
 @dataclass(frozen=True, slots=True)
 class OwnMemory:
-    """This very process's: the objects whose addresses we ask for are alive."""
+    """The memory of this process, in which the objects are alive."""
 
     def read(self, address: int, size: int) -> bytes:
         return ctypes.string_at(address, size)
@@ -92,7 +92,7 @@ def test_code_objects_that_point_into_themselves(pointer: int, words: list[int])
 
 
 def test_the_table_is_the_measured_one() -> None:
-    """Against figures that were taken by hand from the headers, not by the generator."""
+    """Compared with figures taken from the headers by hand, not by the generator."""
     assert [offsets_for(version).thread_ident for version in known_versions()] == [176, 176, 176, 152, 136, 152]
     assert [offsets_for(version).native_thread_id for version in known_versions()] == [None] * 3 + [160, 144, 160]
     assert [offsets_for(version).runtime_size for version in known_versions()[:3]] == [1464, 656, 672]

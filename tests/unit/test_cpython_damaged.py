@@ -1,4 +1,4 @@
-"""Lists of threads and frames that lead in a ring, or have no end: reading them ends soon, and says that it was cut."""
+"""Cyclic and endless lists of threads and frames: reading them ends soon and is marked as cut."""
 
 import struct
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Line tables, against what the running interpreter itself says of its own code."""
+"""Line tables compared with the running interpreter's own answers."""
 
 import itertools
 import sys

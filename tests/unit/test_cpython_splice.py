@@ -1,4 +1,4 @@
-"""Native and Python frames made one stack."""
+"""Merging native and Python frames into one stack."""
 
 from hypothesis import given
 from hypothesis import strategies as st

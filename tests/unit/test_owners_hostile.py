@@ -61,7 +61,7 @@ def _memory(seed: int) -> dict[int, bytes]:
 
 def _words(rng: np.random.Generator, size: int) -> "np.ndarray":
     count = MIB // 8
-    step = rng.choice([1, 8, 64, 4096, 2 * MIB])  # of what is pointed to
+    step = rng.choice([1, 8, 64, 4096, 2 * MIB])  # alignment of the targets
     kinds = [
         BASE + rng.integers(0, SIZE // step, count) * step,
         DATA + rng.integers(0, DATA_SIZE // 8, count) * 8,
@@ -133,12 +133,12 @@ def test_v8(hostile: Hostile) -> None:
     assert fit(chunks(hostile, MEMORY))
 
 
-PAIRS = re.findall(r'"([\w<>]+)", "(\w+)"', inspect.getsource(hotspot))  # types and fields that are looked for
+PAIRS = re.findall(r'"([\w<>]+)", "(\w+)"', inspect.getsource(hotspot))  # types and fields that hotspot.py looks up
 TEXT = b"\0" + b"\0".join(sorted({name.encode() for pair in PAIRS for name in pair})) + b"\0"
 
 
 def test_hotspot(hostile: Hostile) -> None:
-    """A table that names everything that is looked for, and lies about all of it."""
+    """A table with all entries that hotspot.py looks up, all of them false."""
     words = [int.from_bytes(hostile.read(DATA + 8 * i, 8) or b"", "little") for i in range(64)]
     rng = random.Random(words[0])
 

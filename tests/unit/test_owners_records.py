@@ -1,4 +1,4 @@
-"""Records of allocators and files that are not at hand, laid out as their sources say, and what only looks alike."""
+"""Records of allocators and files that are not installed here, built from their sources, and similar other data."""
 
 import struct
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def words(*values: int) -> bytes:
     return struct.pack(f"<{len(values)}Q", *values)
 
 
-# mi_segment_t from the cookie on, and how many words stand before it.
+# mi_segment_t from the cookie on, and the number of words before it.
 SegmentForm = tuple[int, Callable[[int], tuple[int, ...]], tuple[int, ...]]
 V1: SegmentForm = (
     14,
@@ -96,7 +96,7 @@ def test_memory_that_only_resembles_a_heap_of_musl(process: Buffer) -> None:
 
 
 def chunk(at: int, size: int, heap: int) -> bytes:
-    """As V8 11 begins one."""
+    """The header of a chunk in V8 11."""
     return words(size, 0x12, heap, at + 0x1148, at + size).ljust(size, b"\0")
 
 
@@ -157,7 +157,7 @@ def test_file_format_of_any_bytes(data: bytes, size: int) -> None:
     file_format(data, size)
 
 
-HEAPS = 64 * MIB  # heaps of arenas stand at multiples of it
+HEAPS = 64 * MIB  # alignment of the heaps of arenas
 HOME = BASE + -BASE % HEAPS
 
 
@@ -195,8 +195,8 @@ def test_arena_heap_that_grew_after_maps_was_read() -> None:
         words(HOME + 0x30, 0, 4 * MIB, 3 * MIB),  # more in use than writable
         words(HOME + 0x30, 0, HEAPS, 2 * HEAPS),
         words(HOME + 0x30, HOME, 3 * MIB, 4 * MIB),  # a first heap has none before it
-        words(HOME + 0x1000, 0, 3 * MIB, 4 * MIB),  # the arena is not behind its header
-        words(HOME + 9 * HEAPS, HOME, 3 * MIB, 4 * MIB),  # of an arena that is not there
+        words(HOME + 0x1000, 0, 3 * MIB, 4 * MIB),  # the arena does not follow its header
+        words(HOME + 9 * HEAPS, HOME, 3 * MIB, 4 * MIB),  # its arena does not exist
     ],
 )
 def test_memory_at_64_mib_that_is_not_an_arena_heap(head: bytes) -> None:

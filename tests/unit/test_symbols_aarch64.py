@@ -52,7 +52,7 @@ def library(name: str = "msgspec") -> Path:
 
 
 def differences(rule: Rule | None, row: Row) -> str | None:
-    """What readelf says otherwise: it writes `u` for what no instruction told, x30 in a leaf."""
+    """Differences to readelf, which writes `u` for registers without an instruction: x30 in a leaf."""
     _, cfa, registers = row
     if rule is None:
         return "no rule"
@@ -102,7 +102,7 @@ def test_calls_agree_with_capstone() -> None:
 
 
 class _Named:
-    """A memory each word of which is its address: a slot that is read is then known by what came."""
+    """Memory in which each word is its own address, so that the result identifies the slot that was read."""
 
     def read(self, address: int, size: int) -> bytes:
         return address.to_bytes(8, "little")[:size]
@@ -117,7 +117,7 @@ class _Constant:
 
 
 def plt_stubs() -> set[int]:
-    """Those that are called. The first of .plt, which binds, is not."""
+    """The stubs that are called: all but the first of .plt, which calls the linker."""
     plt = open_elf(library()).section(".plt")
     assert plt is not None
     calls = (int(operands[1:], 16) for _, name, operands in instructions() if name == "bl")
@@ -137,7 +137,7 @@ def test_stubs_lead_to_the_slots_that_the_linker_fills() -> None:
 
 
 def test_unbound_slot_gives_no_target() -> None:
-    """It leads to the first stub of all, which calls the linker."""
+    """The slot points to the first stub, which calls the linker."""
     plt = open_elf(library()).section(".plt")
     assert plt is not None
     space = the_space(_Constant(BASE + plt.vaddr))
@@ -145,7 +145,7 @@ def test_unbound_slot_gives_no_target() -> None:
 
 
 def test_jumps_agree_with_capstone() -> None:
-    """Where they lead, those with and without a condition."""
+    """The targets of conditional and unconditional jumps."""
     text = open_elf(library()).section(".text")
     assert text is not None
     said = [
@@ -176,7 +176,7 @@ def functions(space: AddressSpace) -> tuple[int, int]:
 
 
 def frame(space: AddressSpace, pc: int, fp: int, returns_to: int) -> bytes:
-    """A frame of the function, as its rule says."""
+    """A frame of the function, built by its rule."""
     rule = space.rule(pc - 1)
     assert rule is not None
     assert rule.cfa_base == "rsp"
@@ -189,7 +189,7 @@ def frame(space: AddressSpace, pc: int, fp: int, returns_to: int) -> bytes:
 
 
 def unwound_twice(registers: Registers, stack: bytes, space: AddressSpace) -> Unwound:
-    """By user space; and the kernel's walk, by the rules learned from that, finds the same."""
+    """Unwinds in user space; the walk in the kernel, by the rules learned from that, must find the same."""
     memory = BytesMemory(registers.rsp, stack)
     unwound = unwind(registers, memory, space)
     pcs = [layout.NativePc(f.pc, f.is_return, f.guessed) for f in unwound.frames]
@@ -213,7 +213,7 @@ def test_a_leaf_and_signed_return_addresses() -> None:
 
 
 def test_only_a_leaf_returns_to_x30() -> None:
-    """A frame that called does not: x30 is no longer what it was."""
+    """A frame that has made a call does not: the call overwrote x30."""
     space = the_space()
     leaf, _ = functions(space)
     registers = Registers(rip=leaf, rsp=STACK, lr=leaf + 1)
@@ -311,7 +311,7 @@ def test_code_without_a_table_is_left_by_x30_or_by_its_frame_record() -> None:
 
 
 def test_a_frame_record_need_not_lie_at_the_top_of_its_frame() -> None:
-    """GCC puts it at the bottom: where its caller's stack begins is told by where the caller's own record lies."""
+    """GCC puts it at the bottom. The place of the caller's own record gives the start of the caller's stack."""
     plain = the_space()
     _, caller = functions(plain)
     rule = plain.rule(caller - 1)
@@ -411,7 +411,7 @@ def test_the_kernel_gets_the_leafs_rule_and_the_signals() -> None:
 
 @pytest.mark.parametrize("from_leaf", [True, False])
 def test_registers_of_a_miss(from_leaf: bool) -> None:
-    """x30 is the leaf's, or what the kernel's walk has of it where it stopped: behind a signal."""
+    """x30 is the leaf's or, if the walk in the kernel stopped after a signal, the interrupted frame's."""
     pcs = [0x1000 | 1 << 63, 0x2000]
     stopped_at = STACK if from_leaf else STACK + 16384
     data = layout._HEAD.pack(layout.EventType.MISS, 7, 1, 123)

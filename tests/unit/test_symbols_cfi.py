@@ -1,4 +1,4 @@
-"""Unwind rules: real libraries against binutils' decoder, row by row, and the idioms of the platform."""
+"""Unwind rules of real libraries compared with binutils' decoder, row by row, and special cases of the platform."""
 
 import random
 import re
@@ -29,7 +29,7 @@ def readelf_rows(path: Path) -> Iterator[Row]:
     if shutil.which("readelf") is None:
         pytest.skip("needs binutils")
     command = ["readelf", "--debug-dump=frames-interp", str(path)]
-    # It exits with 1 when it does not like something of the separate debug file.
+    # It exits with 1 if it finds a fault in the separate debug file.
     text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     columns: list[str] = []
     in_fde, end = False, 0
@@ -49,7 +49,7 @@ def readelf_rows(path: Path) -> Iterator[Row]:
 
 
 def differences(rule: Rule | None, row: Row) -> str | None:
-    """What readelf says otherwise."""
+    """Differences to readelf."""
     _, cfa, registers = row
     if rule is None:
         return "no rule"
@@ -132,7 +132,8 @@ def test_lazy_plt_stubs() -> None:
 
 
 def test_the_signal_trampoline_of_libc() -> None:
-    """At what a handler returns to stands the ucontext: asm/sigcontext.h has rip 16 words after r8, at 40 + 128."""
+    """A handler returns to the trampoline with rsp at the ucontext: asm/sigcontext.h has rip 16 words after r8, at
+    40 + 128."""
     elf = open_elf(libc())
     cfi = Cfi(elf)
     code = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"

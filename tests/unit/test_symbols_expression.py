@@ -1,4 +1,4 @@
-"""DWARF expressions of call frames: a real idiom, arithmetic, and promises about what is no expression."""
+"""DWARF expressions of call frames: the PLT's expression, arithmetic, and invalid expressions."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""Versions by the file's own word: on a library made for it, and on this machine's with independently known answers."""
+"""Versions that files state: of a library built for the test, and of this machine's libraries by another source."""
 
 import ctypes
 import ctypes.util
@@ -18,7 +18,7 @@ from memforensics.symbols.elf.versions import library_version, stem_of, version_
 
 
 def mapped_path(part: str) -> Path:
-    """The file that this very process has mapped, whose name begins so."""
+    """The path of the file mapped in this process whose name begins with this."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         path = line.split(maxsplit=5)[-1]
         if path.rpartition("/")[2].startswith(part):
@@ -50,7 +50,7 @@ def test_openssl_agrees_with_itself() -> None:
 
 
 def test_a_protocol_version_is_not_taken_for_libssl_s_own() -> None:
-    """libssl's data says "SSL 3.0" and "TLS 1.2"; its own release stands in libcrypto alone."""
+    """libssl's data contains "SSL 3.0" and "TLS 1.2"; the release is in libcrypto only."""
     assert ssl.OPENSSL_VERSION_INFO
     found = version_of(mapped_path("libssl.so"))
     assert found is None or found[0] == ssl.OPENSSL_VERSION.split()[1]
@@ -79,7 +79,7 @@ def test_libstdcxx_by_its_newest_symbol_version() -> None:
 
 
 def test_every_strategy_on_a_library_made_for_it() -> None:
-    """version_words.c, compiled so that only one of its words is there."""
+    """Each build of the source contains only one of its version texts."""
     for define, name, expected in (
         ("WORD_STRING", "libfoo.so.1", ("4.5.6", "foo_get_version_string")),
         ("WORD_STORED", "libfoo.so.1", ("7.8.9", "foo_get_version")),
