@@ -184,9 +184,9 @@ class CaseFile:
             yield
             self._db.execute("COMMIT")
         except BaseException as error:  # also at Ctrl-C between two records
-            with suppress(*SQLITE_ERRORS):
+            with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
-            if not isinstance(error, SQLITE_ERRORS):
+            if not isinstance(error, sqlite3.Error):
                 raise
             raise CaseError(
                 f"cannot write to {self.path}",
