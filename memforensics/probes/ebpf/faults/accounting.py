@@ -97,8 +97,8 @@ class FaultAccounting:
         yield "faults whose stack could not be followed to its end", "a longer trace", incomplete
         yield "stacks dropped: the table of stacks is full", "a shorter trace", sum(s.sites.dropped for s in spaces)
         skipped = sum(self._programs.stacks_skipped(traced.pid) or 0 for traced in self._trace.processes)
-        why, reduce = "to keep --overhead", "a higher --overhead"
+        why, reduce = ", to keep --overhead", "a higher --overhead"
         if not self._bounded:
-            why = f"very many faults (1 of {self._trace.meter.sample_period} on pages touched again)"
+            why = f" (1 of {self._trace.meter.sample_period} was, on pages touched again)"
             reduce = "--overhead 100%, which walks each"
-        yield f"faults whose stack was not walked, {why}: the sampled ones count for them", reduce, skipped
+        yield f"faults that were not sampled{why}: the sampled ones count for them", reduce, skipped
