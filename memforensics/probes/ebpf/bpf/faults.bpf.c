@@ -330,10 +330,9 @@ static __always_inline void note_pages(void *ctx, u64 id, struct target *target)
         read_registers(scratch);
         time_walk(request->t_ns);
         programs.call(ctx, NEXT_WALK);
-    } else {
+    } else if (settings->recording) {
         target->stacks_skipped += 1;
-        if (settings->recording) /* so that no other site claims these pages */
-            place(request, before, 0, id);
+        place(request, before, 0, id); /* so that no other site claims these pages */
     }
 }
 

@@ -382,9 +382,10 @@ int on_mmap_exit(struct sys_exit *ctx) {
     }
     u32 weight = walk_weight(settings, as, length, now);
     if (weight == 0) {
-        target->stacks_skipped += 1;
-        if (settings->recording)
+        if (settings->recording) {
+            target->stacks_skipped += 1;
             open_live((u32)id, as, ret, length, 0, now, 0);
+        }
         end_run();
         return 0;
     }
